@@ -1,0 +1,70 @@
+/// \file
+/// What an update of the codebook must respect.
+#pragma once
+
+#include <limits>
+#include <string_view>
+#include <vector>
+
+#include <isic/matrix.hpp>
+#include <isic/subspace.hpp>
+
+namespace isic {
+
+/// Limits on an update, applied to the finished step (after momentum and preconditioning, which do not commute with a
+/// projection), in the order of the members. Everything is off by default.
+struct constraint {
+    std::vector<bool> locked = {};   ///< [K], codes that may not move; empty: none
+    subspace orthogonal_to = {};     ///< steps lose their part in it; use the merged subspace of all rounds
+    bool keep_norms = false;         ///< moved rows are scaled back to the norm they had
+    double within = std::numeric_limits<double>::infinity();  ///< radius: ||c_k - anchor_k|| <= within, applied last
+    matrix<double> anchor = {};      ///< [K x d], needed for `within`; anchor on the projected codebook
+
+    /// Throws shape_error, value_error or numeric_error unless it fits a codebook [K x d].
+    void check(std::string_view function, index_t codes, index_t width) const {
+        if (!locked.empty()) {
+            detail::require_size(function, "values in constraint.locked", codes, static_cast<index_t>(locked.size()));
+        }
+        if (orthogonal_to.rank() > 0) {
+            detail::require_size(function, "rows in constraint.orthogonal_to", width, orthogonal_to.width());
+            detail::require_finite(function, "constraint.orthogonal_to", orthogonal_to.basis.view());
+        }
+        detail::require<value_error>(within > 0, function, "constraint.within > 0", fmt::format("{}", within));
+        if (std::isfinite(within)) {
+            detail::require_size(function, "rows in constraint.anchor", codes, anchor.rows());
+            detail::require_size(function, "columns in constraint.anchor", width, anchor.cols());
+            detail::require_finite(function, "constraint.anchor", anchor.view());
+        }
+    }
+};
+
+namespace detail {
+
+/// Whether code k may move.
+inline bool may_move(const constraint& c, index_t k) {
+    return c.locked.empty() || !c.locked[static_cast<std::size_t>(k)];
+}
+
+/// row + step, as far as the constraint allows.
+inline vector constrained_row(const constraint& c, index_t k, const vector& row, vector step) {
+    if (c.orthogonal_to.rank() > 0) {
+        const auto v = map(c.orthogonal_to.basis);
+        for (int pass = 0; pass < 2; ++pass) {  // twice is enough
+            step -= v * (v.transpose() * step);
+        }
+    }
+    vector out = row + step;
+    if (c.keep_norms && out.norm() > 0) {
+        out *= row.norm() / out.norm();
+    }
+    if (std::isfinite(c.within)) {
+        const vector anchor = map(c.anchor).row(k).transpose();
+        if (const double distance = (out - anchor).norm(); distance > c.within) {
+            out = anchor + (out - anchor) * (c.within / distance);
+        }
+    }
+    return out;
+}
+
+}  // namespace detail
+}  // namespace isic

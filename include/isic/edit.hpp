@@ -1,0 +1,155 @@
+/// \file
+/// The record of what was done to a codebook: undoes it bit for bit, applies it again, refuses another codebook.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include <isic/codebook.hpp>
+#include <isic/matrix.hpp>
+#include <isic/subspace.hpp>
+
+namespace isic {
+
+/// What an edit did, in numbers.
+struct edit_summary {
+    index_t moved = 0;             ///< rows whose stored bytes changed
+    index_t vanished = 0;          ///< rows of which less than the threshold was left, handled by the policy
+    double relative_change = 0;    ///< ||C - C_before||_F / ||C_before||_F
+    leakage_report before = {};    ///< leakage of all rows before; zero for a full remap
+    leakage_report after = {};     ///< leakage of all rows as stored, after rounding
+};
+
+/// A change of some rows of a codebook [K x d]. A value: copy it, save it, undo with it.
+class edit {
+public:
+    edit() = default;
+
+    /// The edit that turns the codebook `before` into `after`; only rows that differ are kept.
+    ///
+    /// Errors: shape_error unless the shapes are equal.
+    template <matrix_like B, matrix_like A>
+        requires std::same_as<scalar_of<B>, scalar_of<A>>
+    static edit between(const B& before, const A& after) {
+        const auto b = detail::view_of(before);
+        const auto a = detail::view_of(after);
+        detail::require_size("edit::between", "rows", b.rows(), a.rows());
+        detail::require_size("edit::between", "columns", b.cols(), a.cols());
+        edit out = for_codebook(b);
+        double change = 0;
+        double whole = 0;
+        for (index_t k = 0; k < b.rows(); ++k) {
+            if (std::memcmp(b.row(k).data(), a.row(k).data(), b.row(k).size_bytes()) != 0) {
+                out.add_row<scalar_of<B>>(k, b.row(k), a.row(k));
+            }
+            for (index_t j = 0; j < b.cols(); ++j) {
+                const double x = static_cast<double>(b(k, j));
+                const double step = static_cast<double>(a(k, j)) - x;
+                change += step * step;
+                whole += x * x;
+            }
+        }
+        out.summary.moved = static_cast<index_t>(out.ids_.size());
+        out.summary.relative_change = whole > 0 ? std::sqrt(change / whole) : 0.0;
+        out.fingerprint_after_ = fingerprint(after);
+        return out;
+    }
+
+    /// Puts the old bytes back. Errors: shape_error, value_error if `codes` is not the edited codebook; nothing is written then.
+    template <mutable_matrix_like C>
+    void undo(C&& codes) const {
+        write(as_span(codes), before_, fingerprint_after_, "edit::undo", "edited");
+    }
+
+    /// Makes the same change to an untouched copy. Errors: as `undo`, if `codes` is not the original codebook.
+    template <mutable_matrix_like C>
+    void apply(C&& codes) const {
+        write(as_span(codes), after_, fingerprint_before_, "edit::apply", "original");
+    }
+
+    index_t rows() const { return rows_; }                                ///< K
+    index_t cols() const { return cols_; }                                ///< d
+    const std::string& storage() const { return storage_; }               ///< "f32", "f64", "f16" or "bf16"
+    const std::vector<index_t>& ids() const { return ids_; }              ///< rows that changed, ascending
+    std::uint64_t fingerprint_before() const { return fingerprint_before_; }  ///< of the original codebook
+    std::uint64_t fingerprint_after() const { return fingerprint_after_; }    ///< of the edited codebook
+
+    edit_summary summary;        ///< what was done, in numbers
+    subspace removed;            ///< what was projected out; rank 0 for a remap or a tuned codebook
+    std::vector<double> center;  ///< the centre, [d]; empty: zero
+
+private:
+    friend struct edit_access;
+
+    template <class T>
+    static edit for_codebook(matrix_view<T> codes) {
+        edit out;
+        out.rows_ = codes.rows();
+        out.cols_ = codes.cols();
+        out.storage_ = detail::scalar_name<T>();
+        out.fingerprint_before_ = fingerprint(codes);
+        return out;
+    }
+
+    template <class T>
+    void add_row(index_t id, std::span<const T> before, std::span<const T> after) {
+        ids_.push_back(id);
+        const auto append = [](std::vector<std::byte>& out, std::span<const T> row) {
+            const auto bytes = std::as_bytes(row);
+            out.insert(out.end(), bytes.begin(), bytes.end());
+        };
+        append(before_, before);
+        append(after_, after);
+    }
+
+    template <class T>
+    void write(matrix_span<T> codes, const std::vector<std::byte>& bytes, std::uint64_t expected,
+               std::string_view function, std::string_view which) const {
+        detail::require<value_error>(storage_ == detail::scalar_name<T>(), function, fmt::format("a codebook of {}", storage_),
+                                     detail::scalar_name<T>());
+        detail::require_size(function, "rows", rows_, codes.rows());
+        detail::require_size(function, "columns", cols_, codes.cols());
+        const std::uint64_t got = fingerprint(codes);
+        detail::require<value_error>(got == expected, function,
+                                     fmt::format("the {} codebook (fingerprint {:016x})", which, expected), fmt::format("{:016x}", got));
+        const std::size_t size = static_cast<std::size_t>(cols_) * sizeof(T);
+        for (std::size_t i = 0; i < ids_.size(); ++i) {
+            std::memcpy(static_cast<void*>(codes.row(ids_[i]).data()), bytes.data() + i * size, size);
+        }
+    }
+
+    index_t rows_ = 0;
+    index_t cols_ = 0;
+    std::string storage_;
+    std::uint64_t fingerprint_before_ = 0;
+    std::uint64_t fingerprint_after_ = 0;
+    std::vector<index_t> ids_;
+    std::vector<std::byte> before_;
+    std::vector<std::byte> after_;
+};
+
+/// For code that builds or stores edits; not part of the interface.
+struct edit_access {
+    /// \cond
+    template <class T>
+    static edit for_codebook(matrix_view<T> codes) {
+        return edit::for_codebook(codes);
+    }
+    template <class T>
+    static void add_row(edit& e, index_t id, std::span<const T> before, std::span<const T> after) {
+        e.add_row(id, before, after);
+    }
+    static auto& rows(edit& e) { return e.rows_; }
+    static auto& cols(edit& e) { return e.cols_; }
+    static auto& storage(edit& e) { return e.storage_; }
+    static auto& ids(edit& e) { return e.ids_; }
+    static auto& before(auto& e) { return e.before_; }
+    static auto& after(auto& e) { return e.after_; }
+    static auto& fingerprint_before(edit& e) { return e.fingerprint_before_; }
+    static auto& fingerprint_after(edit& e) { return e.fingerprint_after_; }
+    /// \endcond
+};
+
+}  // namespace isic

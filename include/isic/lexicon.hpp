@@ -1,0 +1,130 @@
+/// \file
+/// Safe counterpart prompts by replacing unsafe terms.
+#pragma once
+
+#include <algorithm>
+#include <cctype>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <isic/error.hpp>
+
+namespace isic {
+
+/// A prompt after rewriting, and which terms were replaced, in order.
+struct rewritten_prompt {
+    std::string text;                   ///< the counterpart prompt
+    std::vector<std::string> replaced;  ///< unsafe terms as listed in the lexicon; empty: nothing was found
+};
+
+/// Unsafe terms and their safe replacements: longest match first, whole words only, letter case kept ("KNIFE" ->
+/// "SPOON", "Knife" -> "Spoon"), the article before a replaced word put right ("an axe" -> "a spoon").
+///
+/// Case and word boundaries know ASCII; bytes of other UTF-8 letters count as parts of words and are kept as they are.
+/// An empty replacement removes the term and one of the spaces around it. Source: Safe-CB asks for "minimal
+/// modification"; the rules are our choice.
+class lexicon {
+public:
+    /// Pairs (unsafe term, replacement); terms may hold several words. Errors: value_error on an empty or repeated term.
+    explicit lexicon(std::vector<std::pair<std::string, std::string>> entries) : entries_(std::move(entries)) {
+        for (auto& [term, replacement] : entries_) {
+            term = lower(term);
+            detail::require<value_error>(!term.empty() && term.front() != ' ' && term.back() != ' ', "lexicon",
+                                         "terms without spaces at their ends", fmt::format("\"{}\"", term));
+        }
+        std::ranges::stable_sort(entries_, std::ranges::greater{}, [](const auto& e) { return e.first.size(); });
+        for (std::size_t i = 0; i < entries_.size(); ++i) {
+            for (std::size_t j = i + 1; j < entries_.size(); ++j) {
+                detail::require<value_error>(entries_[i].first != entries_[j].first, "lexicon", "each term once",
+                                             fmt::format("\"{}\" twice", entries_[i].first));
+            }
+        }
+    }
+
+    /// The prompt with every unsafe term replaced. Cost O(length x entries).
+    rewritten_prompt rewrite(std::string_view prompt) const {
+        rewritten_prompt out;
+        const std::string folded = lower(prompt);
+        std::size_t i = 0;
+        while (i < prompt.size()) {
+            const auto* entry = starts_word(folded, i) ? match(folded, i) : nullptr;
+            if (entry == nullptr) {
+                out.text += prompt[i++];
+                continue;
+            }
+            const std::string_view original = prompt.substr(i, entry->first.size());
+            put(out.text, with_case_of(original, entry->second));
+            out.replaced.push_back(entry->first);
+            i += entry->first.size();
+            if (entry->second.empty() && (out.text.empty() || out.text.back() == ' ') && i < prompt.size() && prompt[i] == ' ') {
+                ++i;
+            }
+        }
+        if (!out.replaced.empty()) {
+            while (!out.text.empty() && out.text.back() == ' ' && prompt.back() != ' ') {
+                out.text.pop_back();
+            }
+        }
+        return out;
+    }
+
+private:
+    using term_pair = std::pair<std::string, std::string>;
+
+    static bool is_word(char c) {
+        const auto byte = static_cast<unsigned char>(c);
+        return byte >= 0x80 || std::isalnum(byte) != 0 || c == '_';
+    }
+    static std::string lower(std::string_view text) {
+        std::string out(text);
+        std::ranges::transform(out, out.begin(), [](unsigned char c) { return c < 0x80 ? static_cast<char>(std::tolower(c)) : static_cast<char>(c); });
+        return out;
+    }
+    static bool starts_word(std::string_view text, std::size_t i) { return i == 0 || !(is_word(text[i - 1]) && is_word(text[i])); }
+
+    const term_pair* match(std::string_view text, std::size_t i) const {
+        for (const term_pair& e : entries_) {
+            const std::size_t end = i + e.first.size();
+            if (text.substr(i).starts_with(e.first) && (end == text.size() || !(is_word(text[end - 1]) && is_word(text[end])))) {
+                return &e;
+            }
+        }
+        return nullptr;
+    }
+
+    static std::string with_case_of(std::string_view original, std::string replacement) {
+        const auto is_upper = [](char c) { return std::isupper(static_cast<unsigned char>(c)) != 0; };
+        const auto is_lower = [](char c) { return std::islower(static_cast<unsigned char>(c)) != 0; };
+        const auto raise = [](char& c) { c = static_cast<char>(std::toupper(static_cast<unsigned char>(c))); };
+        const auto letters = std::ranges::count_if(original, [&](char c) { return is_upper(c) || is_lower(c); });
+        if (letters > 1 && std::ranges::none_of(original, is_lower)) {
+            std::ranges::for_each(replacement, raise);
+        } else if (!replacement.empty() && is_upper(original.front())) {
+            raise(replacement.front());
+        }
+        return replacement;
+    }
+
+    /// Appends the replacement; "a" or "an" before it follows its first letter.
+    static void put(std::string& text, const std::string& replacement) {
+        if (!replacement.empty()) {
+            const auto ends_with_word = [&](std::string_view word) {
+                const std::string tail = lower(text).substr(text.size() - std::min(text.size(), word.size()));
+                return tail == word && (text.size() == word.size() || !is_word(text[text.size() - word.size() - 1]));
+            };
+            const bool vowel = std::string_view("aeiouAEIOU").find(replacement.front()) != std::string_view::npos;
+            if (vowel && ends_with_word("a ")) {
+                text.insert(text.size() - 1, 1, 'n');
+            } else if (!vowel && ends_with_word("an ")) {
+                text.erase(text.size() - 2, 1);
+            }
+        }
+        text += replacement;
+    }
+
+    std::vector<term_pair> entries_;
+};
+
+}  // namespace isic

@@ -1,0 +1,330 @@
+/// \file
+/// Taking a subspace out of a codebook: one primitive, c <- c + s (t - c) V V^T, and what it returns.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include <isic/codebook.hpp>
+#include <isic/edit.hpp>
+#include <isic/matrix.hpp>
+#include <isic/subspace.hpp>
+
+namespace isic {
+
+/// One number for all codes, or one per code.
+class per_code {
+public:
+    /// The same for every code.
+    per_code(double all) : all_(all) {}
+    /// One value per code, [K]; the memory must outlive the call it is passed to.
+    per_code(std::span<const double> each) : each_(each), has_each_(true) {}
+    /// One value per code, [K].
+    per_code(const std::vector<double>& each) : per_code(std::span<const double>(each)) {}
+
+    double operator[](index_t k) const { return has_each_ ? each_[static_cast<std::size_t>(k)] : all_; }
+
+    /// Throws unless every value lies in [0, 1] and there is one per code.
+    void check(std::string_view function, std::string_view name, index_t codes) const {
+        if (has_each_) {
+            detail::require_shares(function, name, each_, codes);
+        } else {
+            detail::require_range(function, name, all_, 0.0, 1.0);
+        }
+    }
+
+private:
+    double all_ = 1;
+    std::span<const double> each_;
+    bool has_each_ = false;
+};
+
+/// What becomes of a row that projection leaves nearly empty: its direction is noise.
+enum class vanished_rows {
+    nearest_safe,  ///< takes the new value of the nearest row that did not vanish, an unmoved one if there is any
+    skip,          ///< keeps its old value
+    zero,          ///< becomes zero
+    error          ///< numeric_error; nothing is written
+};
+
+/// Options of `project_out` and `remap`.
+struct projection_options {
+    per_code strength = 1.0;               ///< s in [0, 1], for all or per code; 0 leaves a row's bytes alone
+    matrix_view<double> target = {};       ///< t [K x d], where each code goes inside the subspace; empty: the centre
+    std::span<const double> center = {};   ///< [d], the common target (affine projection); empty: zero
+    std::span<const double> weights = {};  ///< soft projection: w_i in [0, 1] per basis vector; empty: all 1 (hard)
+    bool keep_norms = false;               ///< rescale each moved row to its old norm
+    lookup rule = lookup::plain;           ///< l2_normalised: rows are read normalised and keep their stored norms
+    std::span<const index_t> padding = {};  ///< rows that are no codes; never touched
+    vanished_rows vanished = vanished_rows::nearest_safe;  ///< used when no per-code target is given
+    double vanish_below = 0.1;             ///< a row has vanished when ||c'|| < vanish_below ||c||
+};
+
+namespace detail {
+
+/// Projection in float64 of one codebook into staged new rows; writes only when everything is known to be right.
+template <scalar T>
+class projector {
+public:
+    /// basis null: V is the identity.
+    projector(std::string_view function, matrix_span<T> codes, const subspace* harm, const projection_options& options)
+        : function_(function), codes_(codes), harm_(harm), options_(options), edit_(edit_access::for_codebook(matrix_view<T>(codes))) {
+        check();
+    }
+
+    edit run() {
+        constexpr index_t block = 64;
+        for (index_t start = 0; start < codes_.rows(); start += block) {
+            project_block(start, std::min(block, codes_.rows() - start));
+        }
+        settle_vanished();
+        record();
+        for (const auto& [k, row] : staged_) {
+            std::copy(row.begin(), row.end(), codes_.row(k).begin());
+        }
+        edit_access::fingerprint_after(edit_) = fingerprint(codes_);
+        if (harm_ != nullptr) {
+            edit_.removed = *harm_;
+            edit_.summary.after = measured_leakage();
+        }
+        edit_.center.assign(options_.center.begin(), options_.center.end());
+        return std::move(edit_);
+    }
+
+private:
+    void check() {
+        require_not_empty(function_, "a codebook", matrix_view<T>(codes_));
+        const index_t d = codes_.cols();
+        if (harm_ != nullptr) {
+            require_size(function_, "rows in the basis", d, harm_->width());
+            require<value_error>(harm_->rank() <= d, function_, "a rank of at most d", fmt::format("{} > {}", harm_->rank(), d));
+            require_finite(function_, "the basis", harm_->basis.view());
+            require_apart(function_, codes_, harm_->basis.view());
+            if (!options_.weights.empty()) {
+                require_shares(function_, "weights", options_.weights, harm_->rank());
+            }
+        } else {
+            require<shape_error>(!options_.target.empty(), function_, "a target per code", "none");
+            require<value_error>(options_.weights.empty(), function_, "no weights in a full remap", "weights");
+        }
+        if (!options_.center.empty()) {
+            require_size(function_, "values in the center", d, static_cast<index_t>(options_.center.size()));
+            require_finite(function_, "the center", options_.center);
+        }
+        if (!options_.target.empty()) {
+            require_size(function_, "target rows", codes_.rows(), options_.target.rows());
+            require_size(function_, "target columns", d, options_.target.cols());
+            require_finite(function_, "the targets", options_.target);
+            require_apart(function_, codes_, options_.target);
+        }
+        options_.strength.check(function_, "strength", codes_.rows());
+        require_range(function_, "vanish_below", options_.vanish_below, 0.0, 1.0);
+        require_ids(function_, options_.padding, codes_.rows());
+        require_finite(function_, "the codebook", matrix_view<T>(codes_));
+        is_padding_.assign(static_cast<std::size_t>(codes_.rows()), false);
+        for (const index_t k : options_.padding) {
+            is_padding_[static_cast<std::size_t>(k)] = true;
+        }
+        bool any = false;
+        for (index_t k = 0; k < codes_.rows() && !any; ++k) {
+            any = !is_padding_[static_cast<std::size_t>(k)] &&
+                  std::ranges::any_of(codes_.row(k), [](T x) { return static_cast<double>(x) != 0.0; });
+        }
+        require<numeric_error>(any, function_, "a codebook with a row that is not zero", "zeros only");
+        if (harm_ != nullptr) {
+            edit_.summary.before = measured_leakage();
+        }
+    }
+
+    leakage_report measured_leakage() const {
+        if (harm_->rank() == 0) {
+            return {};
+        }
+        if (options_.rule == lookup::plain) {
+            return leakage(codes_, *harm_, options_.center);
+        }
+        const row_matrix rows = read_rows(matrix_view<T>(codes_), options_.rule);
+        return leakage(rows, *harm_, options_.center);
+    }
+
+    double strength(index_t k) const { return is_padding_[static_cast<std::size_t>(k)] ? 0.0 : options_.strength[k]; }
+
+    void project_block(index_t start, index_t n) {
+        const matrix_view<T> part(codes_.data() + start * codes_.stride(), n, codes_.cols(), codes_.stride());
+        const row_matrix old = read_rows(part, options_.rule);
+        row_matrix goal = row_matrix::Zero(n, codes_.cols());
+        if (!options_.target.empty()) {
+            goal = Eigen::Map<const row_matrix, 0, Eigen::OuterStride<>>(options_.target.data() + start * options_.target.stride(), n,
+                                                                        codes_.cols(), Eigen::OuterStride<>(options_.target.stride()));
+        } else if (!options_.center.empty()) {
+            goal.rowwise() = Eigen::Map<const Eigen::RowVectorXd>(options_.center.data(), codes_.cols());
+        }
+        const row_matrix step = toward(goal - old);
+        row_matrix fresh = old;
+        for (index_t i = 0; i < n; ++i) {
+            fresh.row(i) += strength(start + i) * step.row(i);
+        }
+        // Once more for what rounding left ("twice is enough"); a partial move has nothing to clean.
+        const row_matrix rest = options_.weights.empty() ? toward(goal - fresh) : row_matrix();
+        for (index_t i = 0; i < n; ++i) {
+            const index_t k = start + i;
+            const double scale = std::max(old.row(i).norm(), goal.row(i).norm());
+            const double rounding = (4 * rounding_unit<T>() + 8 * rounding_unit<double>()) * scale + smallest();
+            if (strength(k) == 0 || step.row(i).norm() <= rounding) {
+                continue;
+            }
+            vector row = fresh.row(i).transpose();
+            if (rest.size() > 0 && strength(k) == 1) {
+                row += rest.row(i).transpose();
+            }
+            const double norm_before = old.row(i).norm();
+            if (options_.target.empty() && row.norm() < options_.vanish_below * norm_before) {
+                vanished_.push_back(k);
+                continue;
+            }
+            if ((options_.keep_norms || options_.rule == lookup::l2_normalised) && row.norm() > 0) {
+                row *= stored_norm(k) / row.norm();
+            }
+            stage(k, row);
+        }
+    }
+
+    /// (t - c) V diag(w) V^T
+    row_matrix toward(const row_matrix& difference) const {
+        if (harm_ == nullptr) {
+            return difference;
+        }
+        const auto v = map(harm_->basis);
+        row_matrix coefficients = difference * v;
+        if (!options_.weights.empty()) {
+            coefficients *= Eigen::Map<const vector>(options_.weights.data(), harm_->rank()).asDiagonal();
+        }
+        return coefficients * v.transpose();
+    }
+
+    static double smallest() { return static_cast<double>(std::numeric_limits<T>::denorm_min()); }
+
+    double stored_norm(index_t k) const {
+        vector row;
+        load(std::span<const T>(codes_.row(k)), row);
+        return row.norm();
+    }
+
+    void stage(index_t k, const vector& row) {
+        std::vector<T> values(static_cast<std::size_t>(codes_.cols()));
+        store(row, std::span<T>(values));
+        for (const T value : values) {
+            if (!std::isfinite(static_cast<double>(value))) {
+                fail<numeric_error>(function_, fmt::format("edited rows that fit {}", scalar_name<T>()),
+                                    fmt::format("{} in row {}", static_cast<double>(value), k));
+            }
+        }
+        staged_.emplace_back(k, std::move(values));
+    }
+
+    void settle_vanished() {
+        edit_.summary.vanished = static_cast<index_t>(vanished_.size());
+        if (vanished_.empty() || options_.vanished == vanished_rows::skip) {
+            return;
+        }
+        require<numeric_error>(options_.vanished != vanished_rows::error, function_,
+                               fmt::format("at least {} of each row's norm left", options_.vanish_below),
+                               fmt::format("less in {} rows, the first {}", vanished_.size(), vanished_.front()));
+        if (options_.vanished == vanished_rows::zero) {
+            for (const index_t k : vanished_) {
+                stage(k, vector::Zero(codes_.cols()));
+            }
+        } else {
+            replace_by_nearest();
+        }
+        std::ranges::sort(staged_, {}, [](const auto& s) { return s.first; });
+    }
+
+    void replace_by_nearest() {
+        std::unordered_map<index_t, std::size_t> moved;
+        for (std::size_t i = 0; i < staged_.size(); ++i) {
+            moved[staged_[i].first] = i;
+        }
+        std::vector<index_t> still;
+        std::vector<index_t> others;
+        for (index_t k = 0; k < codes_.rows(); ++k) {
+            const bool usable = !is_padding_[static_cast<std::size_t>(k)] && !std::ranges::binary_search(vanished_, k);
+            if (usable) {
+                (moved.contains(k) ? others : still).push_back(k);
+            }
+        }
+        const std::vector<index_t>& candidates = still.empty() ? others : still;
+        require<numeric_error>(!candidates.empty(), function_, "a row that does not vanish", "none; choose another policy");
+        row_matrix pool(static_cast<index_t>(candidates.size()), codes_.cols());
+        vector row;
+        for (std::size_t i = 0; i < candidates.size(); ++i) {
+            load(std::span<const T>(codes_.row(candidates[i])), row);
+            pool.row(static_cast<index_t>(i)) = row.transpose();
+        }
+        for (const index_t k : vanished_) {
+            load(std::span<const T>(codes_.row(k)), row);
+            const index_t nearest = nearest_codes(row.transpose().eval(), pool, options_.rule).front();
+            const index_t chosen = candidates[static_cast<std::size_t>(nearest)];
+            const auto found = moved.find(chosen);
+            const auto source = found == moved.end() ? std::span<const T>(codes_.row(chosen)) : std::span<const T>(staged_[found->second].second);
+            staged_.emplace_back(k, std::vector<T>(source.begin(), source.end()));
+        }
+    }
+
+    void record() {
+        std::erase_if(staged_, [&](const auto& s) {
+            return std::memcmp(s.second.data(), codes_.row(s.first).data(), codes_.row(s.first).size_bytes()) == 0;
+        });
+        double change = 0;
+        for (const auto& [k, row] : staged_) {
+            edit_access::add_row<T>(edit_, k, codes_.row(k), row);
+            for (std::size_t j = 0; j < row.size(); ++j) {
+                const double step = static_cast<double>(row[j]) - static_cast<double>(codes_.row(k)[j]);
+                change += step * step;
+            }
+        }
+        double whole = 0;
+        for (index_t k = 0; k < codes_.rows(); ++k) {
+            for (const T value : codes_.row(k)) {
+                whole += static_cast<double>(value) * static_cast<double>(value);
+            }
+        }
+        edit_.summary.moved = static_cast<index_t>(staged_.size());
+        edit_.summary.relative_change = std::sqrt(change / whole);
+    }
+
+    std::string_view function_;
+    matrix_span<T> codes_;
+    const subspace* harm_;
+    const projection_options& options_;
+    edit edit_;
+    std::vector<bool> is_padding_;
+    std::vector<index_t> vanished_;
+    std::vector<std::pair<index_t, std::vector<T>>> staged_;
+};
+
+}  // namespace detail
+
+/// Projects a subspace out of a codebook in place: c_k <- c_k + s_k (t_k - c_k) V diag(w) V^T, in float64, rounded once.
+///
+/// codes [K x d]; V = harm.basis [d x r]. Hard (the default), soft (weights), gated or graded (per-code strength),
+/// norm-preserving (keep_norms), affine (center), and toward counterparts (target) are the same formula. A hard
+/// projection done twice changes nothing the second time. Returns the edit: undo(codes) restores every byte.
+/// Cost O(K d r), and the edit keeps the moved rows twice. Errors: shape_error, value_error (ranges, overlapping
+/// memory), numeric_error (NaN, infinity, a zero codebook, rows that overflow the storage type); nothing is written then.
+/// Source: Safe-CB step 1 for V V^T with t = 0; strengths, targets and policies are our choice.
+template <mutable_matrix_like C>
+edit project_out(C&& codes, const subspace& harm, const projection_options& options = {}) {
+    return detail::projector("project_out", as_span(codes), &harm, options).run();
+}
+
+/// Full remap, V = identity: c_k <- c_k + s_k (t_k - c_k). Needs options.target. Errors: as `project_out`.
+template <mutable_matrix_like C>
+edit remap(C&& codes, const projection_options& options) {
+    return detail::projector("remap", as_span(codes), nullptr, options).run();
+}
+
+}  // namespace isic

@@ -1,0 +1,22 @@
+/// \file
+/// The version of the library; the build files read it from here.
+#pragma once
+
+/// Major version: raised when a caller's code must change.
+#define ISIC_VERSION_MAJOR 0
+/// Minor version: raised when something is added.
+#define ISIC_VERSION_MINOR 1
+/// Patch version: raised when something is repaired.
+#define ISIC_VERSION_PATCH 0
+/// The version as text, "major.minor.patch".
+#define ISIC_VERSION_STRING "0.1.0"
+/// The version as one number for `#if`: 10000 * major + 100 * minor + patch.
+#define ISIC_VERSION (ISIC_VERSION_MAJOR * 10000 + ISIC_VERSION_MINOR * 100 + ISIC_VERSION_PATCH)
+
+/// Codebook surgery on autoregressive image generators.
+namespace isic {
+
+/// The version of the headers in use, "major.minor.patch".
+inline constexpr const char* version_string = ISIC_VERSION_STRING;
+
+}  // namespace isic
