@@ -27,7 +27,7 @@ struct constraint {
         }
         if (orthogonal_to.rank() > 0) {
             detail::require_size(function, "rows in constraint.orthogonal_to", width, orthogonal_to.width());
-            detail::require_finite(function, "constraint.orthogonal_to", orthogonal_to.basis.view());
+            detail::require_orthonormal(function, orthogonal_to.basis);
         }
         detail::require<value_error>(within > 0, function, "constraint.within > 0", fmt::format("{}", within));
         if (std::isfinite(within)) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -132,6 +133,8 @@ public:
         usage_.harmful.assign(static_cast<std::size_t>(codes_->rows()), 0.0);
         usage_.safe = usage_.harmful;
     }
+
+    explicit difference_accumulator(const matrix<T>&&) = delete;  // the codebook must outlive the accumulator
 
     /// A pair of pictures as token ids, position by position; counts their usage.
     ///

@@ -2,8 +2,11 @@
 /// The record of what was done to a codebook: undoes it bit for bit, applies it again, refuses another codebook.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -41,7 +44,7 @@ public:
         double change = 0;
         double whole = 0;
         for (index_t k = 0; k < b.rows(); ++k) {
-            if (std::memcmp(b.row(k).data(), a.row(k).data(), b.row(k).size_bytes()) != 0) {
+            if (!std::ranges::equal(std::as_bytes(b.row(k)), std::as_bytes(a.row(k)))) {
                 out.add_row<scalar_of<B>>(k, b.row(k), a.row(k));
             }
             for (index_t j = 0; j < b.cols(); ++j) {

@@ -2,6 +2,7 @@
 /// The exceptions of isic. A caller's mistake throws before anything is written; a numerical outcome is a result's field.
 #pragma once
 
+#include <cstddef>
 #include <stdexcept>
 #include <string>
 #include <string_view>

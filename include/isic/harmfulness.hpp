@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numeric>
 #include <span>
 #include <vector>
@@ -38,11 +39,8 @@ inline code_scores code_harmfulness(const code_usage& usage, const harmfulness_o
     detail::require_size("code_harmfulness", "safe counts", codes, static_cast<index_t>(usage.safe.size()));
     detail::require<value_error>(options.prior_per_code > 0 && std::isfinite(options.prior_per_code), "code_harmfulness",
                                  "prior_per_code > 0", fmt::format("{}", options.prior_per_code));
-    for (const auto* counts : {&usage.harmful, &usage.safe}) {
-        for (const double n : *counts) {
-            detail::require<value_error>(n >= 0 && std::isfinite(n), "code_harmfulness", "counts >= 0", fmt::format("{}", n));
-        }
-    }
+    detail::require_counts("code_harmfulness", usage.harmful);
+    detail::require_counts("code_harmfulness", usage.safe);
     const double total_h = std::accumulate(usage.harmful.begin(), usage.harmful.end(), 0.0);
     const double total_s = std::accumulate(usage.safe.begin(), usage.safe.end(), 0.0);
     detail::require<numeric_error>(total_h > 0 && total_s > 0, "code_harmfulness", "both harmful and safe tokens",
@@ -74,7 +72,7 @@ struct ramp_options {
 
 /// Ramp: s_k = clamp((q_k - low) / (high - low), 0, 1), [K]. Errors: value_error on q outside [0, 1] or high <= low.
 inline std::vector<double> code_strength(std::span<const double> harmfulness, const ramp_options& ramp = {}) {
-    detail::require<value_error>(ramp.high > ramp.low, "code_strength", "high > low",
+    detail::require<value_error>(ramp.high > ramp.low && std::isfinite(ramp.high - ramp.low), "code_strength", "finite high > low",
                                  fmt::format("low {} and high {}", ramp.low, ramp.high));
     detail::require_shares("code_strength", "harmfulness", harmfulness, static_cast<index_t>(harmfulness.size()));
     std::vector<double> out;
@@ -95,8 +93,11 @@ inline std::vector<double> excess_strength(const code_scores& scores) {
     return out;
 }
 
-/// Gate: strength 1 for codes whose harmfulness (or z) exceeds `threshold`, else 0. [K]
+/// Gate: strength 1 for codes whose harmfulness (or z) exceeds `threshold`, else 0. [K] Errors: numeric_error on NaN,
+/// which would pass for harmless.
 inline std::vector<double> gate_strength(std::span<const double> score, double threshold) {
+    detail::require<numeric_error>(!std::isnan(threshold) && std::ranges::none_of(score, [](double q) { return std::isnan(q); }),
+                                   "gate_strength", "a threshold and scores that are numbers", "NaN");
     std::vector<double> out;
     for (const double q : score) {
         out.push_back(q > threshold ? 1.0 : 0.0);
@@ -120,6 +121,8 @@ public:
         counts_.assign(static_cast<std::size_t>(codes_.rows()), 0.0);
         safe_sum_.assign(static_cast<std::size_t>(codes_.cols()), 0.0);
     }
+
+    explicit counterpart_targets(const matrix<T>&&) = delete;  // the codebook must outlive the object
 
     /// A picture and its safe counterpart. Errors: shape_error if lengths differ, value_error on ids; nothing is added then.
     template <token_ids H, token_ids S>
@@ -157,6 +160,7 @@ public:
                                      fmt::format("{}", lambda));
         if (!prior.empty()) {
             detail::require_size("counterpart_targets::targets", "values in the prior", codes_.cols(), static_cast<index_t>(prior.size()));
+            detail::require_finite("counterpart_targets::targets", "the prior", prior);
         }
         detail::require<numeric_error>(seen_ > 0 || !prior.empty(), "counterpart_targets::targets", "a pair or a prior", "neither");
         matrix<double> out = sums_;

@@ -283,6 +283,9 @@ inline void require_consistent(const std::filesystem::path& path, std::string_vi
 /// Parses JSON; unlike the parser's default, a key given twice is an error.
 inline nlohmann::json parse_header(const std::filesystem::path& path, const std::string& text) {
     using event = nlohmann::json::parse_event_t;
+    if (text.find('\0') != std::string::npos) {  // the parser would take it for the end
+        fail_file(path, "the header contains a zero byte");
+    }
     std::vector<std::set<std::string>> keys;
     const auto watch = [&](int, event what, nlohmann::json& value) {
         if (what == event::object_start) {

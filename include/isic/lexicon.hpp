@@ -3,7 +3,7 @@
 #pragma once
 
 #include <algorithm>
-#include <cctype>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -16,14 +16,14 @@ namespace isic {
 /// A prompt after rewriting, and which terms were replaced, in order.
 struct rewritten_prompt {
     std::string text;                   ///< the counterpart prompt
-    std::vector<std::string> replaced;  ///< unsafe terms as listed in the lexicon; empty: nothing was found
+    std::vector<std::string> replaced;  ///< unsafe terms of the lexicon, in lower case; empty: nothing was found
 };
 
 /// Unsafe terms and their safe replacements: longest match first, whole words only, letter case kept ("KNIFE" ->
 /// "SPOON", "Knife" -> "Spoon"), the article before a replaced word put right ("an axe" -> "a spoon").
 ///
 /// Case and word boundaries know ASCII; bytes of other UTF-8 letters count as parts of words and are kept as they are.
-/// An empty replacement removes the term and one of the spaces around it. Source: Safe-CB asks for "minimal
+/// An empty replacement removes the term and one of the spaces around it; the next word then counts for the article. Source: Safe-CB asks for "minimal
 /// modification"; the rules are our choice.
 class lexicon {
 public:
@@ -58,8 +58,14 @@ public:
             put(out.text, with_case_of(original, entry->second));
             out.replaced.push_back(entry->first);
             i += entry->first.size();
-            if (entry->second.empty() && (out.text.empty() || out.text.back() == ' ') && i < prompt.size() && prompt[i] == ' ') {
-                ++i;
+            if (entry->second.empty()) {
+                const bool after_space = out.text.empty() || out.text.back() == ' ';
+                if (after_space && i < prompt.size() && prompt[i] == ' ') {
+                    ++i;
+                    agree(out.text, i < prompt.size() ? prompt[i] : ' ');
+                } else if (after_space && !out.text.empty() && i < prompt.size() && !is_word(prompt[i])) {
+                    out.text.pop_back();  // "a red gun, a dog" -> "a red, a dog"
+                }
             }
         }
         if (!out.replaced.empty()) {
@@ -75,11 +81,14 @@ private:
 
     static bool is_word(char c) {
         const auto byte = static_cast<unsigned char>(c);
-        return byte >= 0x80 || std::isalnum(byte) != 0 || c == '_';
+        return byte >= 0x80 || is_upper(c) || is_lower(c) || (c >= '0' && c <= '9') || c == '_';
     }
+    // ASCII whatever the locale: the same prompt gives the same counterpart everywhere.
+    static bool is_upper(char c) { return c >= 'A' && c <= 'Z'; }
+    static bool is_lower(char c) { return c >= 'a' && c <= 'z'; }
     static std::string lower(std::string_view text) {
         std::string out(text);
-        std::ranges::transform(out, out.begin(), [](unsigned char c) { return c < 0x80 ? static_cast<char>(std::tolower(c)) : static_cast<char>(c); });
+        std::ranges::transform(out, out.begin(), [](char c) { return is_upper(c) ? static_cast<char>(c - 'A' + 'a') : c; });
         return out;
     }
     static bool starts_word(std::string_view text, std::size_t i) { return i == 0 || !(is_word(text[i - 1]) && is_word(text[i])); }
@@ -95,9 +104,7 @@ private:
     }
 
     static std::string with_case_of(std::string_view original, std::string replacement) {
-        const auto is_upper = [](char c) { return std::isupper(static_cast<unsigned char>(c)) != 0; };
-        const auto is_lower = [](char c) { return std::islower(static_cast<unsigned char>(c)) != 0; };
-        const auto raise = [](char& c) { c = static_cast<char>(std::toupper(static_cast<unsigned char>(c))); };
+        const auto raise = [](char& c) { c = is_lower(c) ? static_cast<char>(c - 'a' + 'A') : c; };
         const auto letters = std::ranges::count_if(original, [&](char c) { return is_upper(c) || is_lower(c); });
         if (letters > 1 && std::ranges::none_of(original, is_lower)) {
             std::ranges::for_each(replacement, raise);
@@ -110,18 +117,23 @@ private:
     /// Appends the replacement; "a" or "an" before it follows its first letter.
     static void put(std::string& text, const std::string& replacement) {
         if (!replacement.empty()) {
-            const auto ends_with_word = [&](std::string_view word) {
-                const std::string tail = lower(text).substr(text.size() - std::min(text.size(), word.size()));
-                return tail == word && (text.size() == word.size() || !is_word(text[text.size() - word.size() - 1]));
-            };
-            const bool vowel = std::string_view("aeiouAEIOU").find(replacement.front()) != std::string_view::npos;
-            if (vowel && ends_with_word("a ")) {
-                text.insert(text.size() - 1, 1, 'n');
-            } else if (!vowel && ends_with_word("an ")) {
-                text.erase(text.size() - 2, 1);
-            }
+            agree(text, replacement.front());
         }
         text += replacement;
+    }
+
+    /// Makes "a" or "an" at the end of the text agree with the letter that comes next.
+    static void agree(std::string& text, char next) {
+        const auto ends_with_word = [&](std::string_view word) {
+            const std::string tail = lower(std::string_view(text).substr(text.size() - std::min(text.size(), word.size())));
+            return tail == word && (text.size() == word.size() || !is_word(text[text.size() - word.size() - 1]));
+        };
+        const bool vowel = std::string_view("aeiouAEIOU").find(next) != std::string_view::npos;
+        if (vowel && ends_with_word("a ")) {
+            text.insert(text.size() - 1, 1, 'n');
+        } else if (!vowel && is_word(next) && ends_with_word("an ")) {
+            text.erase(text.size() - 2, 1);
+        }
     }
 
     std::vector<term_pair> entries_;

@@ -2,10 +2,12 @@
 /// Row-major matrices of any row stride: views over the caller's memory and one owning type.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <ranges>
 #include <span>
 #include <string_view>
@@ -55,7 +57,7 @@ public:
             detail::fail<shape_error>("matrix_span", "rows >= 0, cols >= 0, stride >= cols",
                                       fmt::format("{} x {} with stride {}", rows, cols, stride));
         }
-        detail::require<value_error>(data != nullptr || rows * cols == 0, "matrix_span", "memory", "a null pointer");
+        detail::require<value_error>(data != nullptr || rows == 0 || cols == 0, "matrix_span", "memory", "a null pointer");
     }
 
     /// A mutable view is also a const one.
@@ -104,6 +106,7 @@ public:
     std::span<const T> row(index_t i) const { return view().row(i); }
     T& operator()(index_t i, index_t j) { return values_[static_cast<std::size_t>(i * cols_ + j)]; }
     const T& operator()(index_t i, index_t j) const { return values_[static_cast<std::size_t>(i * cols_ + j)]; }
+    operator matrix_span<T>() & { return span(); }
     operator matrix_view<T>() const { return view(); }
     matrix_span<T> span() { return {values_.data(), rows_, cols_}; }
     matrix_view<T> view() const { return {values_.data(), rows_, cols_}; }
@@ -185,11 +188,27 @@ void load(std::span<const T> row, vector& out) {
     }
 }
 
+/// x as T, rounded once to nearest. Eigen goes to half and bfloat16 through float and would round twice; rounding to an
+/// odd float first keeps what the second rounding needs to know.
+template <scalar T>
+T rounded(double x) {
+    if constexpr (sizeof(T) < sizeof(float)) {
+        float near = static_cast<float>(x);
+        if (std::isfinite(near) && static_cast<double>(near) != x && (std::bit_cast<std::uint32_t>(near) & 1U) == 0) {
+            const float infinity = std::numeric_limits<float>::infinity();
+            near = std::nextafter(near, x > static_cast<double>(near) ? infinity : -infinity);
+        }
+        return static_cast<T>(near);
+    } else {
+        return static_cast<T>(x);
+    }
+}
+
 /// Rounds a float64 row into the storage type.
 template <scalar T>
 void store(const vector& row, std::span<T> out) {
     for (std::size_t j = 0; j < out.size(); ++j) {
-        out[j] = static_cast<T>(row[static_cast<index_t>(j)]);
+        out[j] = rounded<T>(row[static_cast<index_t>(j)]);
     }
 }
 
@@ -207,10 +226,10 @@ constexpr std::string_view scalar_name() {
     }
 }
 
-/// Half the spacing of T at 1 is the relative error of one rounding.
+/// Half the spacing of T at 1 is the relative error of one rounding. (Not from epsilon(): Eigen 3.4's is wrong for half.)
 template <scalar T>
 double rounding_unit() {
-    return 0.5 * static_cast<double>(Eigen::NumTraits<T>::epsilon());
+    return std::ldexp(1.0, -std::numeric_limits<T>::digits);
 }
 
 /// Largest finite value of T as float64.
@@ -237,10 +256,14 @@ inline Eigen::Map<row_matrix> map(matrix<double>& m) {
     return {m.data(), m.rows(), m.cols()};
 }
 
-/// Throws numeric_error naming the first value that is not finite.
+/// Throws numeric_error naming the first value that is not finite; rows marked in `skipped` may hold anything.
 template <class T>
-void require_finite(std::string_view function, std::string_view name, matrix_view<T> m) {
+void require_finite(std::string_view function, std::string_view name, matrix_view<T> m,
+                    const std::vector<bool>* skipped = nullptr) {
     for (index_t i = 0; i < m.rows(); ++i) {
+        if (skipped != nullptr && (*skipped)[static_cast<std::size_t>(i)]) {
+            continue;
+        }
         for (index_t j = 0; j < m.cols(); ++j) {
             if (const double value = static_cast<double>(m(i, j)); !std::isfinite(value)) {
                 fail<numeric_error>(function, fmt::format("finite values in {}", name),
@@ -266,7 +289,9 @@ inline void require_shares(std::string_view function, std::string_view name, std
                            index_t codes) {
     require_size(function, fmt::format("values of {}", name), codes, static_cast<index_t>(values.size()));
     for (std::size_t k = 0; k < values.size(); ++k) {
-        require_range(function, fmt::format("{} of code {}", name, k), values[k], 0.0, 1.0);
+        if (!(values[k] >= 0.0 && values[k] <= 1.0)) {  // the text is made only when it is needed
+            require_range(function, fmt::format("{} of code {}", name, k), values[k], 0.0, 1.0);
+        }
     }
 }
 
@@ -294,12 +319,46 @@ std::uintptr_t end_address(matrix_span<T> m) {
                      : reinterpret_cast<std::uintptr_t>(m.data() + (m.rows() - 1) * m.stride() + m.cols());
 }
 
-/// Throws value_error if two pieces of memory share bytes.
+/// Which rows are no codes, one mark per code. Throws as require_ids.
+inline std::vector<bool> padding_mask(std::string_view function, std::span<const index_t> padding, index_t codes) {
+    require_ids(function, padding, codes);
+    std::vector<bool> out(static_cast<std::size_t>(codes), false);
+    for (const index_t k : padding) {
+        out[static_cast<std::size_t>(k)] = true;
+    }
+    return out;
+}
+
+/// Throws value_error unless all values are counts: finite and not negative.
+inline void require_counts(std::string_view function, std::span<const double> counts) {
+    for (const double n : counts) {
+        if (!(n >= 0 && std::isfinite(n))) {
+            fail<value_error>(function, "counts >= 0", fmt::format("{}", n));
+        }
+    }
+}
+
+/// Throws value_error if two pieces of memory share bytes. Two column blocks of one wider matrix do not.
 template <class A, class B>
 void require_apart(std::string_view function, matrix_span<A> a, matrix_span<B> b) {
-    const bool apart = a.empty() || b.empty() || end_address(a) <= reinterpret_cast<std::uintptr_t>(b.data()) ||
-                       end_address(b) <= reinterpret_cast<std::uintptr_t>(a.data());
+    const auto start_a = reinterpret_cast<std::uintptr_t>(a.data());
+    const auto start_b = reinterpret_cast<std::uintptr_t>(b.data());
+    bool apart = a.empty() || b.empty() || end_address(a) <= start_b || end_address(b) <= start_a;
+    const auto stride = static_cast<std::uintptr_t>(a.stride()) * sizeof(A);
+    if (!apart && stride == static_cast<std::uintptr_t>(b.stride()) * sizeof(B)) {
+        // Where b's rows start within a's.
+        const std::uintptr_t shift = start_b >= start_a ? (start_b - start_a) % stride
+                                                        : (stride - (start_a - start_b) % stride) % stride;
+        apart = shift >= static_cast<std::uintptr_t>(a.cols()) * sizeof(A) &&
+                shift + static_cast<std::uintptr_t>(b.cols()) * sizeof(B) <= stride;
+    }
     require<value_error>(apart, function, "separate memory for what is read and what is edited", "overlapping memory");
+}
+
+/// The same for a vector, which may be empty.
+template <class A>
+void require_apart(std::string_view function, matrix_span<A> a, std::span<const double> b) {
+    require_apart(function, a, matrix_view<double>(b.data(), 1, static_cast<index_t>(b.size())));
 }
 
 }  // namespace detail

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numeric>
 #include <span>
 #include <vector>
@@ -23,20 +24,26 @@ struct drift_report {
     index_t moved = 0;    ///< rows that differ at all
 };
 
-/// Drift between two codebooks [K x d]. Errors: shape_error, numeric_error (NaN, or a zero codebook before).
+/// Drift between two codebooks [K x d]; rows in `padding` do not count. Errors: shape_error, value_error on padding ids,
+/// numeric_error (NaN, or a zero codebook before).
 template <matrix_like B, matrix_like A>
-drift_report drift(const B& before, const A& after) {
+drift_report drift(const B& before, const A& after, std::span<const index_t> padding = {}) {
     const auto b = detail::view_of(before);
     const auto a = detail::view_of(after);
     detail::require_not_empty("drift", "a codebook", b);
     detail::require_size("drift", "rows after", b.rows(), a.rows());
     detail::require_size("drift", "columns after", b.cols(), a.cols());
-    detail::require_finite("drift", "the codebook before", b);
-    detail::require_finite("drift", "the codebook after", a);
+    const std::vector<bool> is_padding = detail::padding_mask("drift", padding, b.rows());
+    detail::require_finite("drift", "the codebook before", b, &is_padding);
+    detail::require_finite("drift", "the codebook after", a, &is_padding);
+    const auto counted = static_cast<double>(std::ranges::count(is_padding, false));
     drift_report out;
     double whole = 0;
     double change = 0;
     for (index_t k = 0; k < b.rows(); ++k) {
+        if (is_padding[static_cast<std::size_t>(k)]) {
+            continue;
+        }
         double row = 0;
         for (index_t j = 0; j < b.cols(); ++j) {
             const double x = static_cast<double>(b(k, j));
@@ -46,7 +53,7 @@ drift_report drift(const B& before, const A& after) {
         }
         change += row;
         out.moved += row > 0 ? 1 : 0;
-        out.mean += std::sqrt(row) / static_cast<double>(b.rows());
+        out.mean += std::sqrt(row) / counted;
         out.largest = std::max(out.largest, std::sqrt(row));
     }
     detail::require<numeric_error>(whole > 0, "drift", "a codebook before that is not zero", "zeros only");
@@ -55,12 +62,14 @@ drift_report drift(const B& before, const A& after) {
 }
 
 /// Share of vectors [n x d] whose nearest code changed, in [0, 1]: what re-encoding would notice. Cost O(n K d).
+/// Errors: as `nearest_codes`; shape_error if there are no vectors.
 template <matrix_like Z, matrix_like B, matrix_like A>
-double nearest_code_churn(const Z& vectors, const B& before, const A& after, lookup rule = lookup::plain) {
+double nearest_code_churn(const Z& vectors, const B& before, const A& after, lookup rule = lookup::plain,
+                          std::span<const index_t> padding = {}) {
     detail::require_size("nearest_code_churn", "codes after", detail::view_of(before).rows(), detail::view_of(after).rows());
     detail::require_not_empty("nearest_code_churn", "vectors", detail::view_of(vectors));
-    const auto old_ids = nearest_codes(vectors, before, rule);
-    const auto new_ids = nearest_codes(vectors, after, rule);
+    const auto old_ids = nearest_codes(vectors, before, rule, padding);
+    const auto new_ids = nearest_codes(vectors, after, rule, padding);
     const auto same = std::transform_reduce(old_ids.begin(), old_ids.end(), new_ids.begin(), index_t{0}, std::plus{},
                                             [](index_t x, index_t y) { return index_t{x == y}; });
     return 1.0 - static_cast<double>(same) / static_cast<double>(old_ids.size());
@@ -68,17 +77,32 @@ double nearest_code_churn(const Z& vectors, const B& before, const A& after, loo
 
 /// Pairs of codes at most `tolerance` apart: two codes that differ only inside the removed subspace become one.
 ///
-/// Exact: rows sorted by their first coordinate, then compared within `tolerance` of it. Cost O(K log K + pairs d) for
-/// well-spread codes, O(K^2 d) at worst. Errors: value_error unless tolerance >= 0; numeric_error on NaN.
+/// Exact: rows sorted by the coordinate that spreads widest, then compared within `tolerance` of it; rows in `padding` do
+/// not count. Cost O(K log K + pairs d) for well-spread codes, O(K^2 d) at worst. Errors: value_error unless
+/// tolerance >= 0, or on padding ids; numeric_error on NaN.
 template <matrix_like C>
-index_t collapsed_pairs(const C& codes, double tolerance = 0.0) {
+index_t collapsed_pairs(const C& codes, double tolerance = 0.0, std::span<const index_t> padding = {}) {
     const auto c = detail::view_of(codes);
     detail::require<value_error>(tolerance >= 0 && std::isfinite(tolerance), "collapsed_pairs", "tolerance >= 0", fmt::format("{}", tolerance));
     detail::require_not_empty("collapsed_pairs", "a codebook", c);
-    detail::require_finite("collapsed_pairs", "the codebook", c);
-    std::vector<index_t> order(static_cast<std::size_t>(c.rows()));
-    std::iota(order.begin(), order.end(), index_t{0});
-    const auto first = [&](index_t k) { return static_cast<double>(c(k, 0)); };
+    const std::vector<bool> is_padding = detail::padding_mask("collapsed_pairs", padding, c.rows());
+    detail::require_finite("collapsed_pairs", "the codebook", c, &is_padding);
+    std::vector<index_t> order;
+    for (index_t k = 0; k < c.rows(); ++k) {
+        if (!is_padding[static_cast<std::size_t>(k)]) {
+            order.push_back(k);
+        }
+    }
+    index_t widest = 0;
+    double spread = -1;
+    for (index_t j = 0; j < c.cols() && !order.empty(); ++j) {
+        const auto [low, high] = std::ranges::minmax(order, {}, [&](index_t k) { return static_cast<double>(c(k, j)); });
+        if (const double width = static_cast<double>(c(high, j)) - static_cast<double>(c(low, j)); width > spread) {
+            spread = width;
+            widest = j;
+        }
+    }
+    const auto first = [&](index_t k) { return static_cast<double>(c(k, widest)); };
     std::ranges::sort(order, {}, first);
     index_t pairs = 0;
     for (std::size_t i = 0; i < order.size(); ++i) {
@@ -96,11 +120,8 @@ index_t collapsed_pairs(const C& codes, double tolerance = 0.0) {
 
 /// exp(entropy) of usage counts [K]: the effective number of codes, in [1, K]. Errors: value_error, numeric_error if all are 0.
 inline double usage_perplexity(std::span<const double> counts) {
-    double total = 0;
-    for (const double n : counts) {
-        detail::require<value_error>(n >= 0 && std::isfinite(n), "usage_perplexity", "counts >= 0", fmt::format("{}", n));
-        total += n;
-    }
+    detail::require_counts("usage_perplexity", counts);
+    const double total = std::accumulate(counts.begin(), counts.end(), 0.0);
     detail::require<numeric_error>(total > 0, "usage_perplexity", "a count above 0", "none");
     double entropy = 0;
     for (const double n : counts) {

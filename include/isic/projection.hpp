@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <limits>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -20,10 +22,10 @@ class per_code {
 public:
     /// The same for every code.
     per_code(double all) : all_(all) {}
-    /// One value per code, [K]; the memory must outlive the call it is passed to.
-    per_code(std::span<const double> each) : each_(each), has_each_(true) {}
+    /// One value per code, [K]; copied.
+    per_code(std::span<const double> each) : each_(each.begin(), each.end()), has_each_(true) {}
     /// One value per code, [K].
-    per_code(const std::vector<double>& each) : per_code(std::span<const double>(each)) {}
+    per_code(std::vector<double> each) : each_(std::move(each)), has_each_(true) {}
 
     double operator[](index_t k) const { return has_each_ ? each_[static_cast<std::size_t>(k)] : all_; }
 
@@ -38,19 +40,20 @@ public:
 
 private:
     double all_ = 1;
-    std::span<const double> each_;
+    std::vector<double> each_;
     bool has_each_ = false;
 };
 
 /// What becomes of a row that projection leaves nearly empty: its direction is noise.
 enum class vanished_rows {
-    nearest_safe,  ///< takes the new value of the nearest row that did not vanish, an unmoved one if there is any
+    nearest_safe,  ///< takes the new value of the nearest row neither vanished nor zero, an unmoved one if there is any
     skip,          ///< keeps its old value
     zero,          ///< becomes zero
     error          ///< numeric_error; nothing is written
 };
 
-/// Options of `project_out` and `remap`.
+/// Options of `project_out` and `remap`. `target`, `center`, `weights` and `padding` are views: their memory must outlive
+/// the call.
 struct projection_options {
     per_code strength = 1.0;               ///< s in [0, 1], for all or per code; 0 leaves a row's bytes alone
     matrix_view<double> target = {};       ///< t [K x d], where each code goes inside the subspace; empty: the centre
@@ -58,7 +61,7 @@ struct projection_options {
     std::span<const double> weights = {};  ///< soft projection: w_i in [0, 1] per basis vector; empty: all 1 (hard)
     bool keep_norms = false;               ///< rescale each moved row to its old norm
     lookup rule = lookup::plain;           ///< l2_normalised: rows are read normalised and keep their stored norms
-    std::span<const index_t> padding = {};  ///< rows that are no codes; never touched
+    std::span<const index_t> padding = {};  ///< rows that are no codes: never touched, not counted, may hold anything
     vanished_rows vanished = vanished_rows::nearest_safe;  ///< used when no per-code target is given
     double vanish_below = 0.1;             ///< a row has vanished when ||c'|| < vanish_below ||c||
 };
@@ -101,10 +104,14 @@ private:
         if (harm_ != nullptr) {
             require_size(function_, "rows in the basis", d, harm_->width());
             require<value_error>(harm_->rank() <= d, function_, "a rank of at most d", fmt::format("{} > {}", harm_->rank(), d));
-            require_finite(function_, "the basis", harm_->basis.view());
+            require_orthonormal(function_, harm_->basis);
             require_apart(function_, codes_, harm_->basis.view());
             if (!options_.weights.empty()) {
-                require_shares(function_, "weights", options_.weights, harm_->rank());
+                require_size(function_, "weights", harm_->rank(), static_cast<index_t>(options_.weights.size()));
+                for (const double w : options_.weights) {
+                    require_range(function_, "weights", w, 0.0, 1.0);
+                }
+                require_apart(function_, codes_, options_.weights);
             }
         } else {
             require<shape_error>(!options_.target.empty(), function_, "a target per code", "none");
@@ -113,6 +120,7 @@ private:
         if (!options_.center.empty()) {
             require_size(function_, "values in the center", d, static_cast<index_t>(options_.center.size()));
             require_finite(function_, "the center", options_.center);
+            require_apart(function_, codes_, options_.center);
         }
         if (!options_.target.empty()) {
             require_size(function_, "target rows", codes_.rows(), options_.target.rows());
@@ -122,12 +130,8 @@ private:
         }
         options_.strength.check(function_, "strength", codes_.rows());
         require_range(function_, "vanish_below", options_.vanish_below, 0.0, 1.0);
-        require_ids(function_, options_.padding, codes_.rows());
-        require_finite(function_, "the codebook", matrix_view<T>(codes_));
-        is_padding_.assign(static_cast<std::size_t>(codes_.rows()), false);
-        for (const index_t k : options_.padding) {
-            is_padding_[static_cast<std::size_t>(k)] = true;
-        }
+        is_padding_ = padding_mask(function_, options_.padding, codes_.rows());
+        require_finite(function_, "the codebook", matrix_view<T>(codes_), &is_padding_);
         bool any = false;
         for (index_t k = 0; k < codes_.rows() && !any; ++k) {
             any = !is_padding_[static_cast<std::size_t>(k)] &&
@@ -144,10 +148,10 @@ private:
             return {};
         }
         if (options_.rule == lookup::plain) {
-            return leakage(codes_, *harm_, options_.center);
+            return leakage(codes_, *harm_, options_.center, options_.padding);
         }
         const row_matrix rows = read_rows(matrix_view<T>(codes_), options_.rule);
-        return leakage(rows, *harm_, options_.center);
+        return leakage(rows, *harm_, options_.center, options_.padding);
     }
 
     double strength(index_t k) const { return is_padding_[static_cast<std::size_t>(k)] ? 0.0 : options_.strength[k]; }
@@ -172,7 +176,9 @@ private:
         for (index_t i = 0; i < n; ++i) {
             const index_t k = start + i;
             const double scale = std::max(old.row(i).norm(), goal.row(i).norm());
-            const double rounding = (4 * rounding_unit<T>() + 8 * rounding_unit<double>()) * scale + smallest();
+            const double absolute = smallest() * std::sqrt(static_cast<double>(codes_.cols()));  // of subnormal entries
+            const double rounding = (4 * rounding_unit<T>() + 8 * rounding_unit<double>()) * scale +
+                                    (options_.rule == lookup::plain ? absolute : absolute / stored_norm(k));
             if (strength(k) == 0 || step.row(i).norm() <= rounding) {
                 continue;
             }
@@ -251,7 +257,8 @@ private:
         std::vector<index_t> still;
         std::vector<index_t> others;
         for (index_t k = 0; k < codes_.rows(); ++k) {
-            const bool usable = !is_padding_[static_cast<std::size_t>(k)] && !std::ranges::binary_search(vanished_, k);
+            const bool zero = std::ranges::all_of(codes_.row(k), [](T x) { return static_cast<double>(x) == 0.0; });
+            const bool usable = !zero && !is_padding_[static_cast<std::size_t>(k)] && !std::ranges::binary_search(vanished_, k);
             if (usable) {
                 (moved.contains(k) ? others : still).push_back(k);
             }
@@ -264,10 +271,15 @@ private:
             load(std::span<const T>(codes_.row(candidates[i])), row);
             pool.row(static_cast<index_t>(i)) = row.transpose();
         }
-        for (const index_t k : vanished_) {
-            load(std::span<const T>(codes_.row(k)), row);
-            const index_t nearest = nearest_codes(row.transpose().eval(), pool, options_.rule).front();
-            const index_t chosen = candidates[static_cast<std::size_t>(nearest)];
+        row_matrix lost(static_cast<index_t>(vanished_.size()), codes_.cols());
+        for (std::size_t i = 0; i < vanished_.size(); ++i) {
+            load(std::span<const T>(codes_.row(vanished_[i])), row);
+            lost.row(static_cast<index_t>(i)) = row.transpose();
+        }
+        const std::vector<index_t> nearest = nearest_codes(lost, pool, options_.rule);
+        for (std::size_t i = 0; i < vanished_.size(); ++i) {
+            const index_t k = vanished_[i];
+            const index_t chosen = candidates[static_cast<std::size_t>(nearest[i])];
             const auto found = moved.find(chosen);
             const auto source = found == moved.end() ? std::span<const T>(codes_.row(chosen)) : std::span<const T>(staged_[found->second].second);
             staged_.emplace_back(k, std::vector<T>(source.begin(), source.end()));
@@ -288,6 +300,9 @@ private:
         }
         double whole = 0;
         for (index_t k = 0; k < codes_.rows(); ++k) {
+            if (is_padding_[static_cast<std::size_t>(k)]) {
+                continue;
+            }
             for (const T value : codes_.row(k)) {
                 whole += static_cast<double>(value) * static_cast<double>(value);
             }

@@ -135,13 +135,24 @@ inline matrix<double> from_eigen(const Eigen::MatrixXd& v) {
     return out;
 }
 
+/// Throws unless the columns of a basis [d x r] are orthonormal to 1e-6, as a basis stored in float32 still is.
+inline void require_orthonormal(std::string_view function, const matrix<double>& basis) {
+    require_finite(function, "the basis", basis.view());
+    const auto v = map(basis);
+    const Eigen::MatrixXd error = v.transpose() * v - Eigen::MatrixXd::Identity(v.cols(), v.cols());
+    const double worst = error.size() == 0 ? 0.0 : error.cwiseAbs().maxCoeff();
+    require<value_error>(worst <= 1e-6, function, "orthonormal columns in the basis (span_of makes them so)",
+                         fmt::format("an entry of V^T V off by {}", worst));
+}
+
 /// Checks rank options against the width; returns the budget.
 inline index_t rank_budget(const rank_options& o, index_t d, std::string_view function) {
     if (o.fixed < 0 || o.fixed > d) {
         fail<value_error>(function, fmt::format("rank.fixed in [0, d = {}]", d), fmt::format("{}", o.fixed));
     }
-    if (o.max_rank < 0 || o.max_rank > d) {
-        fail<value_error>(function, fmt::format("rank.max_rank in [0, d = {}]", d), fmt::format("{}", o.max_rank));
+    const index_t most = o.fixed > 0 ? d : std::max<index_t>(1, d - 1);
+    if (o.max_rank < 0 || o.max_rank > most) {
+        fail<value_error>(function, fmt::format("rank.max_rank in [0, {}] for d = {}", most, d), fmt::format("{}", o.max_rank));
     }
     require_range(function, "rank.energy", o.energy, 0.0, 1.0);
     require<value_error>(o.sign_flips >= 0, function, "rank.sign_flips >= 0", fmt::format("{}", o.sign_flips));
@@ -199,7 +210,7 @@ inline subspace subspace_of_moment(const Eigen::MatrixXd& gram, index_t n, const
     std::vector<double> sigma = out.singular_values;
     if (const double rest = total - pairs.values.head(meaningful).sum(); pairs.values.size() < d && rest > 1e-14 * total) {
         const double last = sigma.empty() ? 0.0 : sigma.back();
-        for (double left = rest; left > 0 && last > 0; left -= last * last) {
+        for (double left = rest; left > 0 && last > 0 && static_cast<index_t>(sigma.size()) < d; left -= last * last) {
             sigma.push_back(std::min(last, std::sqrt(left)));
         }
     }
@@ -298,7 +309,11 @@ subspace fit_subspace(const M& difference_rows, const fit_options& options = {})
     }
     detail::require<value_error>(options.center != centering::safe_axis, "fit_subspace",
                                  "an accumulator with safe embeddings for centering::safe_axis", "difference rows alone");
-    detail::require<numeric_error>(d.squaredNorm() > 0, "fit_subspace", "differences that are not all zero", "zeros only");
+    // Equal differences leave rounding when their mean is taken out; that is no direction.
+    const double least = options.center == centering::mean ? 1e-24 * detail::map(copy).squaredNorm() : 0.0;
+    detail::require<numeric_error>(d.squaredNorm() > least, "fit_subspace", "differences that are not all zero", "zeros only");
+    detail::require<numeric_error>(std::isfinite(d.squaredNorm()), "fit_subspace", "differences whose squares are finite",
+                                   "infinity");
     std::optional<index_t> flips;
     if (options.rank.fixed == 0 && options.rank.sign_flips > 0) {
         flips = detail::sign_flip_rank(d, options.rank);
@@ -340,7 +355,8 @@ subspace fit_subspace(const difference_accumulator<T>& pairs, const fit_options&
         detail::center_moment(gram, Eigen::Map<const detail::vector>(mean.data(), pairs.width()), pairs.count(),
                               &safe_gram, options.center);
     }
-    detail::require<numeric_error>(gram.trace() > 0, "fit_subspace", "differences that are not all zero", "zeros only");
+    const double least = options.center == centering::none ? 0.0 : 1e-12 * detail::map(pairs.second_moment()).trace();
+    detail::require<numeric_error>(!(gram.trace() <= least), "fit_subspace", "differences that are not all zero", "zeros only");
     return detail::subspace_of_moment(gram, pairs.count(), options.rank, std::nullopt);
 }
 
@@ -364,15 +380,39 @@ subspace span_of(const M& directions) {
     return out;
 }
 
+namespace detail {
+
+/// Sum of all squared singular values, also where only the largest were computed.
+inline double total_energy(const subspace& s) {
+    double held = 0;
+    double sum = 0;
+    for (std::size_t i = 0; i < s.singular_values.size(); ++i) {
+        sum += s.singular_values[i] * s.singular_values[i];
+        held = static_cast<index_t>(i) < s.rank() ? sum : held;
+    }
+    return s.energy > 0 ? std::max(sum, held / s.energy) : sum;
+}
+
+}  // namespace detail
+
 /// The smallest subspace that contains both: rounds, or concepts. The first's columns come first, unchanged.
 ///
-/// Directions of `second` within `tolerance` (sine of the angle) of `first` add nothing. Errors: shape_error if the
-/// widths differ; value_error if the merged rank exceeds max_rank (0: no limit but d).
+/// Directions of `second` within `tolerance` (sine of the angle) of `first` add nothing. The result's singular_values
+/// are one per column: first's, then the size of second's differences along each new column. A subspace of rank 0
+/// adds nothing, whatever its width if it is `subspace{}`. Errors: shape_error if the widths differ; value_error unless
+/// tolerance is in [0, 1), or if the merged rank exceeds max_rank (0: no limit but d).
 inline subspace merge(const subspace& first, const subspace& second, double tolerance = 1e-8, index_t max_rank = 0) {
-    if (first.rank() == 0) {
-        return second;
+    detail::require<value_error>(tolerance >= 0 && tolerance < 1, "merge", "tolerance in [0, 1)", fmt::format("{}", tolerance));
+    if (first.width() > 0 && second.width() > 0) {
+        detail::require_size("merge", "rows in the second basis", first.width(), second.width());
     }
-    detail::require_size("merge", "rows in the second basis", first.width(), second.width());
+    if (first.rank() == 0 || second.rank() == 0) {
+        const subspace& only = second.rank() > 0 || first.width() == 0 ? second : first;
+        if (max_rank > 0 && only.rank() > max_rank) {
+            detail::fail<value_error>("merge", fmt::format("a merged rank of at most {}", max_rank), fmt::format("{}", only.rank()));
+        }
+        return only;
+    }
     const Eigen::MatrixXd a = detail::map(first.basis);
     const Eigen::MatrixXd b = detail::map(second.basis);
     const Eigen::MatrixXd outside = b - a * (a.transpose() * b);
@@ -388,8 +428,22 @@ inline subspace merge(const subspace& first, const subspace& second, double tole
     Eigen::MatrixXd v(a.rows(), a.cols() + rest.cols());
     v << a, rest;
     out.basis = detail::from_eigen(v);
-    out.singular_values.insert(out.singular_values.end(), second.singular_values.begin(), second.singular_values.end());
     out.chosen.rank = v.cols();
+    const auto known = [](const subspace& s) { return static_cast<index_t>(s.singular_values.size()) >= s.rank(); };
+    out.singular_values.clear();
+    if (known(first) && known(second)) {
+        out.singular_values.assign(first.singular_values.begin(), first.singular_values.begin() + first.rank());
+        const Eigen::Map<const detail::vector> sigma(second.singular_values.data(), second.rank());
+        for (index_t j = 0; j < rest.cols(); ++j) {
+            out.singular_values.push_back((sigma.asDiagonal() * (b.transpose() * rest.col(j))).norm());
+        }
+        double held = 0;
+        for (const double s : out.singular_values) {
+            held += s * s;
+        }
+        const double total = detail::total_energy(first) + detail::total_energy(second);
+        out.energy = total > 0 ? std::min(1.0, held / total) : 0.0;
+    }
     return out;
 }
 
@@ -404,13 +458,13 @@ inline std::vector<double> principal_angles(const subspace& first, const subspac
     const bool swap = first.rank() < second.rank();
     const Eigen::MatrixXd a = detail::map(swap ? second.basis : first.basis);
     const Eigen::MatrixXd b = detail::map(swap ? first.basis : second.basis);
-    const Eigen::JacobiSVD<Eigen::MatrixXd> svd(a.transpose() * b, Eigen::ComputeThinU | Eigen::ComputeThinV);
-    const Eigen::MatrixXd outside = b * svd.matrixV() - a * (a.transpose() * (b * svd.matrixV()));
+    const Eigen::MatrixXd inside = a.transpose() * b;
+    const detail::vector cosines = Eigen::JacobiSVD<Eigen::MatrixXd>(inside).singularValues();
+    // Singular values of their own: with the cosines' vectors, which tiny angles leave undetermined, they would mix.
+    const detail::vector sines = Eigen::JacobiSVD<Eigen::MatrixXd>(b - a * inside).singularValues().reverse();
     std::vector<double> out;
-    for (index_t i = 0; i < svd.singularValues().size(); ++i) {
-        const double cosine = std::clamp(svd.singularValues()[i], 0.0, 1.0);
-        const double sine = std::min(1.0, outside.col(i).norm());
-        out.push_back(sine < std::numbers::sqrt2 / 2 ? std::asin(sine) : std::acos(cosine));
+    for (index_t i = 0; i < cosines.size(); ++i) {
+        out.push_back(sines[i] < std::numbers::sqrt2 / 2 ? std::asin(sines[i]) : std::acos(std::min(1.0, cosines[i])));
     }
     std::ranges::sort(out);
     return out;
@@ -422,24 +476,33 @@ struct leakage_report {
     double largest = 0;  ///< the same for the worst single row; rows equal to the center count as 0
 };
 
-/// Leakage of codes [K x d] into a subspace around a center [d] (empty: zero). Cost O(K d r).
+/// Leakage of codes [K x d] into a subspace around a center [d] (empty: zero); rows in `padding` are no codes and do not
+/// count. Cost O(K d r).
 ///
-/// Errors: shape_error if widths differ or the codebook is empty; numeric_error on NaN or infinity.
+/// Errors: shape_error if widths differ or the codebook is empty; value_error on padding ids or a basis that is not
+/// orthonormal; numeric_error on NaN or infinity.
 template <matrix_like C>
-leakage_report leakage(const C& codes, const subspace& harm, std::span<const double> center = {}) {
+leakage_report leakage(const C& codes, const subspace& harm, std::span<const double> center = {},
+                       std::span<const index_t> padding = {}) {
     const auto c = detail::view_of(codes);
     detail::require_not_empty("leakage", "a codebook", c);
     detail::require_size("leakage", "rows in the basis", c.cols(), harm.width());
     if (!center.empty()) {
         detail::require_size("leakage", "values in the center", c.cols(), static_cast<index_t>(center.size()));
+        detail::require_finite("leakage", "the center", center);
     }
-    detail::require_finite("leakage", "the codebook", c);
+    detail::require_orthonormal("leakage", harm.basis);
+    const std::vector<bool> is_padding = detail::padding_mask("leakage", padding, c.rows());
+    detail::require_finite("leakage", "the codebook", c, &is_padding);
     const auto v = detail::map(harm.basis);
     double inside = 0;
     double all = 0;
     leakage_report out;
     detail::vector row;
     for (index_t k = 0; k < c.rows(); ++k) {
+        if (is_padding[static_cast<std::size_t>(k)]) {
+            continue;
+        }
         detail::load(c.row(k), row);
         if (!center.empty()) {
             row -= Eigen::Map<const detail::vector>(center.data(), c.cols());
@@ -462,10 +525,7 @@ inline std::vector<double> spectral_weights(const subspace& harm, double alpha) 
     detail::require<value_error>(alpha > 0 && std::isfinite(alpha), "spectral_weights", "alpha > 0", fmt::format("{}", alpha));
     detail::require<shape_error>(static_cast<index_t>(harm.singular_values.size()) >= harm.rank(), "spectral_weights",
                                  "a singular value per basis vector", fmt::format("{}", harm.singular_values.size()));
-    double total = 0;
-    for (const double sigma : harm.singular_values) {
-        total += sigma * sigma;
-    }
+    const double total = detail::total_energy(harm);
     detail::require<numeric_error>(total > 0, "spectral_weights", "a singular value above 0", "none");
     std::vector<double> out;
     for (index_t i = 0; i < harm.rank(); ++i) {

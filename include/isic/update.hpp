@@ -2,6 +2,7 @@
 /// Constrained updates of a codebook: closed-form ridge, EMA, SGD, Adam. The state is the caller's to keep.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <span>
 #include <vector>
@@ -29,6 +30,7 @@ template <matrix_like Z, token_ids R>
 assignments assign(const Z& vectors, const R& ids, index_t codes) {
     const auto z = detail::view_of(vectors);
     const auto all = detail::ids_of(ids);
+    detail::require<shape_error>(codes > 0, "assign", "at least one code", fmt::format("{}", codes));
     detail::require_size("assign", "ids", z.rows(), static_cast<index_t>(all.size()));
     detail::require_ids("assign", all, codes);
     detail::require_finite("assign", "the vectors", z);
@@ -75,8 +77,10 @@ update_summary move_rows(matrix_span<T> codes, const constraint& limits, Step st
 template <class T>
 void check_codes(std::string_view function, matrix_span<T> codes, const constraint& limits) {
     require_not_empty(function, "a codebook", matrix_view<T>(codes));
-    require_finite(function, "the codebook", matrix_view<T>(codes));
     limits.check(function, codes.rows(), codes.cols());
+    // A locked row may be padding and hold anything.
+    require_finite(function, "the codebook", matrix_view<T>(codes), limits.locked.empty() ? nullptr : &limits.locked);
+    require_apart(function, codes, limits.anchor.view());
 }
 
 template <class T>
@@ -85,9 +89,8 @@ void check_assignments(std::string_view function, matrix_span<T> codes, const as
     require_size(function, "rows of sums", codes.rows(), batch.sums.rows());
     require_size(function, "columns of sums", codes.cols(), batch.sums.cols());
     require_finite(function, "the sums", batch.sums.view());
-    for (const double n : batch.counts) {
-        require<value_error>(n >= 0 && std::isfinite(n), function, "counts >= 0", fmt::format("{}", n));
-    }
+    require_counts(function, batch.counts);
+    require_apart(function, codes, batch.sums.view());
 }
 
 template <class T, class G>
@@ -151,7 +154,8 @@ update_summary ema_update(C&& codes, ema_state& state, const assignments& batch,
         state.sums = detail::to_double(matrix_view<scalar_of<C>>(c));
     }
     detail::require_size("ema_update", "counts in the state", c.rows(), static_cast<index_t>(state.counts.size()));
-    detail::prepare_state("ema_update", state.sums, c.rows(), c.cols());
+    detail::require_size("ema_update", "rows of sums in the state", c.rows(), state.sums.rows());
+    detail::require_size("ema_update", "columns of sums in the state", c.cols(), state.sums.cols());
     return detail::move_rows(c, limits, [&](index_t k, const detail::vector& row, detail::vector& step) {
         double& n = state.counts[static_cast<std::size_t>(k)];
         n = decay * n + (1 - decay) * batch.counts[static_cast<std::size_t>(k)];

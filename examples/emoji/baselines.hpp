@@ -1,0 +1,137 @@
+// Other ways to edit the same codebook, from the same pictures, for comparison.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <emoji/measure.hpp>
+#include <emoji/model.hpp>
+
+namespace emoji {
+
+struct baseline {
+    std::string name;
+    std::function<matrix()> book;  // the edited codebook
+};
+
+// What the first round of self-improvement knew: its pairs, its harmfulness and the safe pictures.
+struct surgery_data {
+    isic::token_grid harmful;
+    isic::token_grid counterparts;
+    isic::token_grid safe;
+    std::vector<double> harmfulness;
+};
+
+class baselines {
+public:
+    baselines(const tokenizer& t, const surgery_data& data, std::function<model(loss_terms)> make_model, const encoded_pictures& real, index_t tuning_steps)
+        : tokenizer_(t),
+          original_(t.codebook()),
+          data_(data),
+          make_model_(std::move(make_model)),
+          real_(real),
+          tuning_steps_(tuning_steps),
+          strength_(isic::code_strength(data.harmfulness)),
+          pairs_(original_),
+          goals_(original_) {
+        for (index_t i = 0; i < data.harmful.pictures(); ++i) {
+            pairs_.add(data.harmful.picture(i), data.counterparts.picture(i));
+            goals_.add(data.harmful.picture(i), data.counterparts.picture(i));
+        }
+        for (index_t i = 0; i < data.safe.pictures(); ++i) {
+            pairs_.add_safe(data.safe.picture(i));
+        }
+        mean_ = pairs_.safe_mean();
+        targets_ = goals_.targets(2.0, mean_);
+    }
+
+    std::vector<baseline> all() const {
+        std::vector<baseline> out;
+        out.push_back({"delete codes", [this] { return deleted(); }});
+        for (const index_t rank : {4, 8, 16}) {
+            out.push_back({fmt::format("projection, rank {}, per-code strength", rank), [this, rank] { return projected(subspace(rank), true); }});
+        }
+        for (const index_t rank : {2, 4, 6}) {
+            out.push_back({fmt::format("uniform projection as published, rank {}", rank), [this, rank] { return projected(subspace(rank), false); }});
+        }
+        out.push_back({"random subspace, rank 8, per-code strength", [this] { return projected(random_subspace(8), true); }});
+        out.push_back({"closed-form remap", [this] { return remapped(); }});
+        out.push_back({"safe-only tuning of the original", [this] { return safe_tuned(original_, {}); }});
+        out.push_back({"remap, then safe-only tuning", [this] { return safe_tuned(remapped(), {}); }});
+        out.push_back({"remap, then safe-only tuning off the rank-8 subspace", [this] { return safe_tuned(remapped(), {.orthogonal_to = subspace(8)}); }});
+        return out;
+    }
+
+private:
+    isic::subspace subspace(index_t rank) const { return isic::fit_subspace(pairs_, {.rank = {.fixed = rank}}); }
+
+    isic::subspace random_subspace(index_t rank) const {
+        isic::matrix<double> directions(original_.cols(), rank);
+        random_stream random(9, 0);
+        for (index_t i = 0; i < directions.rows(); ++i) {
+            for (index_t j = 0; j < rank; ++j) {
+                directions(i, j) = random.uniform() + random.uniform() + random.uniform() + random.uniform() - 2;
+            }
+        }
+        return isic::span_of(directions);
+    }
+
+    matrix deleted() const {
+        matrix book = original_;
+        for (std::size_t k = 0; k < data_.harmfulness.size(); ++k) {
+            if (data_.harmfulness[k] > 0.8) {
+                book.row(static_cast<index_t>(k)).setZero();
+            }
+        }
+        return book;
+    }
+
+    // Per-code strength moves toward the safe mean; the published form moves every code to zero inside the subspace.
+    matrix projected(const isic::subspace& harm, bool per_code) const {
+        matrix book = original_;
+        if (per_code) {
+            isic::project_out(book, harm, {.strength = strength_, .center = mean_});
+        } else {
+            isic::project_out(book, harm);
+        }
+        return book;
+    }
+
+    matrix remapped() const {
+        matrix book = original_;
+        isic::remap(book, {.strength = strength_, .target = targets_});
+        return book;
+    }
+
+    // Gradient steps on safe pictures alone: no pair term.
+    matrix safe_tuned(const matrix& start, const isic::constraint& limits) const {
+        model m = make_model_({.pair_weight = 0, .real = &real_});
+        m.codebook() = start;
+        const std::vector<double> none;
+        const auto loss = m.tuning_loss({data_.harmful, data_.counterparts, data_.safe, none, data_.harmfulness, 1});
+        isic::adam_state state;
+        isic::matrix<double> gradient(start.rows(), start.cols());
+        for (index_t step = 0; step < tuning_steps_; ++step) {
+            std::fill_n(gradient.data(), gradient.rows() * gradient.cols(), 0.0);
+            loss(step, gradient);
+            const double left = 1.0 - static_cast<double>(step) / static_cast<double>(tuning_steps_);
+            isic::adam_update(m.codebook(), gradient, state, {.rate = 0.03 * std::max(left, 1e-3), .beta2 = 0.98}, limits);
+        }
+        return m.codebook();
+    }
+
+    const tokenizer& tokenizer_;
+    const matrix& original_;
+    const surgery_data& data_;
+    std::function<model(loss_terms)> make_model_;
+    const encoded_pictures& real_;
+    index_t tuning_steps_;
+    std::vector<double> strength_;
+    isic::difference_accumulator<float> pairs_;
+    isic::counterpart_targets<float> goals_;
+    std::vector<double> mean_;
+    isic::matrix<double> targets_;
+};
+
+}  // namespace emoji

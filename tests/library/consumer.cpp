@@ -1,0 +1,17 @@
+// A program that uses isic from outside; built by the three consumer_* tests.
+#include <isic/isic.hpp>
+
+#include <cstdio>
+
+int main() {
+    isic::matrix<float> codes(4, 3, 1.0F);
+    isic::matrix<float> harmful_minus_safe(1, 3);
+    harmful_minus_safe(0, 1) = 2.0F;
+    const isic::subspace harm = isic::fit_subspace(harmful_minus_safe, {.rank = {.fixed = 1}});
+    const isic::edit edit = isic::project_out(codes, harm);
+    const double leakage = isic::leakage(codes, harm).total;
+    edit.undo(codes);
+    std::printf("isic %s: leakage %g after projection, %g after undo\n", isic::version_string, leakage,
+                isic::leakage(codes, harm).total);
+    return leakage < 1e-6 && isic::leakage(codes, harm).total > 0.1 ? 0 : 1;
+}

@@ -1,0 +1,12 @@
+// Rows are vectors: a column-major Eigen matrix would be read wrongly, so it is not read at all.
+// expect: no matching function for call to .*differences
+#include <isic/differences.hpp>
+
+using row_major = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+void check(const row_major& harmful, const row_major& safe) {
+    isic::differences(harmful, safe);
+#ifdef ISIC_BROKEN
+    isic::differences(Eigen::MatrixXf(harmful), safe);
+#endif
+}

@@ -1,0 +1,100 @@
+// What the library's results are compared with: float64, Eigen's own SVDs or plain loops, no code of the library.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include <Eigen/Dense>
+
+#include <isic/matrix.hpp>
+#include <isic/subspace.hpp>
+
+#include "support/data.hpp"
+
+namespace isic_test {
+
+using dense = Eigen::MatrixXd;
+
+template <class T>
+dense to_dense(isic::matrix_view<T> m) {
+    dense out(m.rows(), m.cols());
+    for (index_t i = 0; i < m.rows(); ++i) {
+        for (index_t j = 0; j < m.cols(); ++j) {
+            out(i, j) = static_cast<double>(m(i, j));
+        }
+    }
+    return out;
+}
+template <class T>
+dense to_dense(isic::matrix_span<T> m) {
+    return to_dense(isic::matrix_view<T>(m));
+}
+template <class T>
+dense to_dense(const isic::matrix<T>& m) {
+    return to_dense(m.view());
+}
+inline isic::matrix<double> from_dense(const dense& m) {
+    isic::matrix<double> out(m.rows(), m.cols());
+    for (index_t i = 0; i < m.rows(); ++i) {
+        for (index_t j = 0; j < m.cols(); ++j) {
+            out(i, j) = m(i, j);
+        }
+    }
+    return out;
+}
+
+/// An orthonormal d x r basis from Householder QR of random numbers.
+inline dense random_basis(random& dice, index_t d, index_t r) {
+    dense a(d, r);
+    for (index_t i = 0; i < a.size(); ++i) {
+        a.data()[i] = dice.normal();
+    }
+    return Eigen::HouseholderQR<dense>(a).householderQ() * dense::Identity(d, r);
+}
+
+/// A subspace made by hand.
+inline isic::subspace subspace_of(const dense& basis) {
+    isic::subspace out;
+    out.basis = from_dense(basis);
+    out.singular_values.assign(static_cast<std::size_t>(basis.cols()), 1.0);
+    out.energy = 1;
+    out.chosen = {basis.cols(), isic::rank_rule::fixed};
+    return out;
+}
+
+/// max |V^T V - I|
+inline double skew(const dense& v) {
+    return v.cols() == 0 ? 0.0 : (v.transpose() * v - dense::Identity(v.cols(), v.cols())).cwiseAbs().maxCoeff();
+}
+
+/// ||V V^T - W W^T||: 0 for the same span, 1 or more if one has a direction the other lacks.
+inline double span_gap(const dense& v, const dense& w) {
+    return (v * v.transpose() - w * w.transpose()).norm();
+}
+
+/// ||C V|| / ||C||
+inline double leak(const dense& codes, const dense& v) {
+    return (codes * v).norm() / codes.norm();
+}
+
+/// Row by row: c + s (t - c) V diag(w) V^T, in plain loops.
+inline dense projected(const dense& codes, const dense& v, const dense& goal, const std::vector<double>& strength,
+                       std::vector<double> weights = {}) {
+    weights.resize(static_cast<std::size_t>(v.cols()), weights.empty() ? 1.0 : 0.0);
+    dense out = codes;
+    for (index_t k = 0; k < codes.rows(); ++k) {
+        for (index_t i = 0; i < v.cols(); ++i) {
+            double coefficient = 0;
+            for (index_t j = 0; j < v.rows(); ++j) {
+                coefficient += (goal(k, j) - codes(k, j)) * v(j, i);
+            }
+            for (index_t j = 0; j < v.rows(); ++j) {
+                out(k, j) += strength[static_cast<std::size_t>(k)] * weights[static_cast<std::size_t>(i)] * coefficient * v(j, i);
+            }
+        }
+    }
+    return out;
+}
+
+}  // namespace isic_test
