@@ -43,7 +43,7 @@ int main() {
         for (const float brightness : pictures) p_unsafe.push_back(brightness > 2.0f ? 1.0 : 0.0);
         return p_unsafe;
     };
-    const isic::lexicon words({{"knife", "spoon"}});
+    const isic::lexicon words{{"knife", "spoon"}};
     isic::self_improve_options options;
     for (const char* animal : {"fox", "bear", "monkey", "hedgehog"}) {
         options.unsafe_prompts.push_back(fmt::format("a {} with a knife", animal));

@@ -171,7 +171,7 @@ public:
     }
 
 private:
-    static constexpr index_t tuning_steps = 400;
+    static constexpr index_t tuning_steps = 400, rank_per_round = 12;
 
     std::filesystem::path output_folder() const {
         std::filesystem::create_directories(settings_.out);
@@ -215,9 +215,9 @@ private:
         o.counterpart_attempts = 4;
         o.resample = false;  // the transformer reads the original codes, so its tokens stay the same
         o.rank_budget = tokenizer_.dim();
-        o.fit.rank.fixed = std::getenv("RPR") ? std::atoi(std::getenv("RPR")) : 12;
-        o.tuning_steps = std::getenv("STEPS") ? std::atoi(std::getenv("STEPS")) : tuning_steps / 2;
-        o.constrain_tuning = false;  // the pair term keeps the concept out; see docs/demo.md
+        o.fit.rank.fixed = rank_per_round;
+        o.tuning_steps = tuning_steps / 2;
+        o.constrain_tuning = false;  // the pair term keeps the concept out; with the constraint it would have no room left
         o.seed = seed;
         o.on_progress = progress_line();
         return o;

@@ -9,6 +9,7 @@
 #include <isic/error.hpp>
 #include <isic/generator.hpp>
 #include <isic/harmfulness.hpp>
+#include <isic/io.hpp>
 #include <isic/lexicon.hpp>
 #include <isic/loop.hpp>
 #include <isic/matrix.hpp>

@@ -43,6 +43,10 @@ public:
         }
     }
 
+    /// The same, written out: `isic::lexicon words{{"knife", "spoon"}, {"armed", "plain"}};`
+    lexicon(std::initializer_list<std::pair<std::string, std::string>> entries)
+        : lexicon(std::vector<std::pair<std::string, std::string>>(entries)) {}
+
     /// The prompt with every unsafe term replaced. Cost O(length x entries).
     rewritten_prompt rewrite(std::string_view prompt) const {
         rewritten_prompt out;
