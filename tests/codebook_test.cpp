@@ -10,11 +10,11 @@
 using isic::index_t;
 using isic::lookup;
 using isic_test::check_throws;
+using isic_test::not_a_number;
+using isic_test::infinity;
 using isic_test::dense;
 
 namespace {
-
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
 /// Every distance in a plain loop, the first of the smallest.
 std::vector<index_t> brute_force(dense z, dense c, lookup rule, const std::set<index_t>& padding = {}) {
@@ -123,7 +123,7 @@ TEST_CASE("nearest codes refuse what does not fit") {
         check_throws<isic::value_error>("nearest_codes", [&] { isic::nearest_codes(book, book, lookup::plain, std::vector{k}); });
     }
     auto bad = book;
-    bad(3, 0) = nan;
+    bad(3, 0) = not_a_number;
     check_throws<isic::numeric_error>("nearest_codes", [&] { isic::nearest_codes(bad, book); }, {"vectors"});
     check_throws<isic::numeric_error>("nearest_codes", [&] { isic::nearest_codes(book, bad); }, {"codebook"});
     CHECK(isic::nearest_codes(isic::matrix<double>(0, 3), book).empty());

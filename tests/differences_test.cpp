@@ -1,7 +1,6 @@
 #include <isic/differences.hpp>
 
 #include <cstdint>
-#include <limits>
 
 #include <isic/subspace.hpp>
 
@@ -11,13 +10,12 @@
 
 using isic::index_t;
 using isic_test::check_throws;
+using isic_test::not_a_number;
+using isic_test::infinity;
 using isic_test::dense;
 using isic_test::to_dense;
 
 namespace {
-
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
-constexpr double infinity = std::numeric_limits<double>::infinity();
 
 /// Histogram of each picture, [n x K].
 dense counted(const std::vector<int>& ids, index_t tokens, index_t codes) {
@@ -205,7 +203,7 @@ TEST_CASE("a refused pair leaves the accumulator as it was") {
     CHECK(pairs.count() == 2);
 
     auto bad = dice.matrix(2, 3);
-    bad(1, 2) = nan;
+    bad(1, 2) = not_a_number;
     const auto good = dice.matrix(2, 3);
     isic::difference_accumulator rows(3);
     check_throws<isic::numeric_error>("difference_accumulator::add_rows", [&] { rows.add_rows(good, bad); }, {"safe", "row 1, column 2"});
@@ -226,7 +224,7 @@ TEST_CASE("bad input to the differences is told by function, expected and got") 
     check_throws<isic::shape_error>("differences", [&] { isic::differences(a, dice.matrix(4, 2)); }, {"3 of columns in safe"});
     check_throws<isic::shape_error>("differences", [&] { isic::differences(isic::matrix<double>(0, 3), isic::matrix<double>(0, 3)); });
     check_throws<isic::shape_error>("differences", [&] { isic::differences(isic::matrix<double>(3, 0), isic::matrix<double>(3, 0)); });
-    for (const double wrong : {nan, infinity, -infinity}) {
+    for (const double wrong : {not_a_number, infinity, -infinity}) {
         auto b = a;
         b(2, 1) = wrong;
         check_throws<isic::numeric_error>("differences", [&] { isic::differences(a, b); }, {"in safe", "row 2, column 1"});

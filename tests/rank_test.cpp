@@ -1,7 +1,6 @@
 #include <isic/rank.hpp>
 
 #include <array>
-#include <limits>
 
 #include "support/data.hpp"
 #include "support/errors.hpp"
@@ -9,8 +8,7 @@
 
 using isic::index_t;
 using isic_test::check_throws;
-
-constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+using isic_test::not_a_number;
 
 TEST_CASE("lambda, the Marchenko-Pastur median and omega meet the reference table to 1e-6") {
     struct line {
@@ -48,7 +46,7 @@ TEST_CASE("half of the Marchenko-Pastur mass lies above the median, to 1e-9") {
 }
 
 TEST_CASE("gavish-donoho functions want beta in (0, 1]") {
-    for (const double beta : {0.0, -0.1, 1.0001, nan}) {
+    for (const double beta : {0.0, -0.1, 1.0001, not_a_number}) {
         check_throws<isic::value_error>("gavish_donoho_lambda", [&] { isic::gavish_donoho_lambda(beta); }, {"(0, 1]"});
         check_throws<isic::value_error>("marchenko_pastur_median", [&] { isic::marchenko_pastur_median(beta); });
     }
@@ -100,7 +98,7 @@ TEST_CASE("rounding in the sum never asks for directions without energy") {
 }
 
 TEST_CASE("energy rank wants a share in (0, 1]") {
-    for (const double share : {0.0, -0.5, 1.01, nan}) {
+    for (const double share : {0.0, -0.5, 1.01, not_a_number}) {
         check_throws<isic::value_error>("energy_rank", [&] { isic::energy_rank(std::array{1.0}, share); });
     }
 }

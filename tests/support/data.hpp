@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <span>
 #include <vector>
@@ -18,6 +19,9 @@ TYPE_TO_STRING(Eigen::bfloat16);
 namespace isic_test {
 
 using isic::index_t;
+
+inline constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
+inline constexpr double infinity = std::numeric_limits<double>::infinity();
 
 /// Half the spacing of T at 1, written down rather than asked of the library.
 template <class T>
