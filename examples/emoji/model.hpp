@@ -24,7 +24,7 @@ struct encoded_pictures {
 // The terms of the tuning loss: mse(D(C[s]), D(C0[s])) on safe pictures, pair_weight * huber(D(C[h]) - D(C0[r])) on
 // harmful pictures and their counterparts, mse(D(C[x]), x) on real safe pictures.
 struct loss_terms {
-    double pair_weight = 3.0;                // 0 leaves the pair term out
+    double pair_weight = 1.5;                // 0 leaves the pair term out
     double huber = 0.05;                     // e^2 up to here, then linear; pixels are in 0..1
     const encoded_pictures* real = nullptr;  // nullptr leaves the real term out
     index_t safe_batch = 32, pair_batch = 32, real_batch = 16;
