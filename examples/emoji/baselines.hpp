@@ -26,8 +26,7 @@ struct surgery_data {
 class baselines {
 public:
     baselines(const tokenizer& t, const surgery_data& data, std::function<model(loss_terms)> make_model, const encoded_pictures& real, index_t tuning_steps)
-        : tokenizer_(t),
-          original_(t.codebook()),
+        : original_(t.codebook()),
           data_(data),
           make_model_(std::move(make_model)),
           real_(real),
@@ -121,7 +120,6 @@ private:
         return m.codebook();
     }
 
-    const tokenizer& tokenizer_;
     const matrix& original_;
     const surgery_data& data_;
     std::function<model(loss_terms)> make_model_;
