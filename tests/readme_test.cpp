@@ -31,6 +31,18 @@ std::vector<std::string> blocks(const std::string& language) {
     return out;
 }
 
+std::string output_of(const char* program) {
+    std::FILE* pipe = popen(program, "r");
+    REQUIRE(pipe != nullptr);
+    std::string out;
+    std::array<char, 4096> part{};
+    for (std::size_t n = 0; (n = std::fread(part.data(), 1, part.size(), pipe)) > 0;) {
+        out.append(part.data(), n);
+    }
+    CHECK(pclose(pipe) == 0);
+    return out;
+}
+
 }  // namespace
 
 TEST_CASE("the README's programs are the compiled examples") {
@@ -38,6 +50,21 @@ TEST_CASE("the README's programs are the compiled examples") {
     REQUIRE(programs.size() == 2);
     CHECK(programs[0] == text_of("examples/quickstart.cpp"));
     CHECK(programs[1] == text_of("examples/own_generator.cpp"));
+}
+
+#ifdef ISIC_QUICKSTART
+constexpr const char* quickstart = ISIC_QUICKSTART;
+constexpr const char* own_generator = ISIC_OWN_GENERATOR;
+#else
+constexpr const char* quickstart = nullptr;
+constexpr const char* own_generator = nullptr;
+#endif
+
+TEST_CASE("the README shows what its programs print" * doctest::skip(quickstart == nullptr)) {
+    const auto outputs = blocks("text");
+    REQUIRE(outputs.size() == 2);
+    CHECK(outputs[0] == output_of(quickstart));
+    CHECK(outputs[1] == output_of(own_generator));
 }
 
 TEST_CASE("the README's commands exist") {

@@ -12,6 +12,7 @@ namespace emoji {
 
 struct baseline {
     std::string name;
+    index_t rank = 0;              // of what is projected out, 0 if nothing is
     std::function<matrix()> book;  // the edited codebook
 };
 
@@ -47,18 +48,19 @@ public:
 
     std::vector<baseline> all() const {
         std::vector<baseline> out;
-        out.push_back({"delete codes", [this] { return deleted(); }});
+        out.push_back({"delete codes", 0, [this] { return deleted(); }});
         for (const index_t rank : {4, 8, 16}) {
-            out.push_back({fmt::format("projection, rank {}, per-code strength", rank), [this, rank] { return projected(subspace(rank), true); }});
+            out.push_back({fmt::format("rank {} projection, per-code strength", rank), rank, [this, rank] { return projected(subspace(rank), true); }});
         }
+        out.push_back({"rank 8 random subspace, per-code strength", 8, [this] { return projected(random_subspace(8), true); }});
         for (const index_t rank : {2, 4, 6}) {
-            out.push_back({fmt::format("uniform projection as published, rank {}", rank), [this, rank] { return projected(subspace(rank), false); }});
+            out.push_back({fmt::format("rank {} uniform projection, as published", rank), rank, [this, rank] { return projected(subspace(rank), false); }});
         }
-        out.push_back({"random subspace, rank 8, per-code strength", [this] { return projected(random_subspace(8), true); }});
-        out.push_back({"closed-form remap", [this] { return remapped(); }});
-        out.push_back({"safe-only tuning of the original", [this] { return safe_tuned(original_, {}); }});
-        out.push_back({"remap, then safe-only tuning", [this] { return safe_tuned(remapped(), {}); }});
-        out.push_back({"remap, then safe-only tuning off the rank-8 subspace", [this] { return safe_tuned(remapped(), {.orthogonal_to = subspace(8)}); }});
+        out.push_back({"rank 4 random subspace, uniform", 4, [this] { return projected(random_subspace(4), false); }});
+        out.push_back({"closed-form remap", original_.cols(), [this] { return remapped(); }});
+        out.push_back({"safe-only tuning of the original", 0, [this] { return safe_tuned(original_, {}); }});
+        out.push_back({"remap, safe-only tuning", original_.cols(), [this] { return safe_tuned(remapped(), {}); }});
+        out.push_back({"remap, safe-only tuning off the subspace", 8, [this] { return safe_tuned(remapped(), {.orthogonal_to = subspace(8)}); }});
         return out;
     }
 

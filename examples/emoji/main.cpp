@@ -171,7 +171,7 @@ public:
     }
 
 private:
-    static constexpr index_t tuning_steps = 400, rank_per_round = 12;
+    static constexpr index_t baseline_tuning_steps = 400;
 
     std::filesystem::path output_folder() const {
         std::filesystem::create_directories(settings_.out);
@@ -215,8 +215,10 @@ private:
         o.counterpart_attempts = 4;
         o.resample = false;  // the transformer reads the original codes, so its tokens stay the same
         o.rank_budget = tokenizer_.dim();
-        o.fit.rank.fixed = rank_per_round;
-        o.tuning_steps = tuning_steps / 2;
+        o.fit.rank.fixed = 6;
+        // A short first round: what is still flagged after it is measured again before the longer ones.
+        o.tuning_steps = 15;
+        o.tuning_growth = 5;
         o.constrain_tuning = false;  // the pair term keeps the concept out; with the constraint it would have no room left
         o.seed = seed;
         o.on_progress = progress_line();
@@ -265,7 +267,7 @@ private:
 
     void run_baselines() {
         fmt::print("\nthe same pictures, other ways\n");
-        constexpr std::size_t width = 52;
+        constexpr std::size_t width = 42;
         print_header("method", width);
         json rows = json::object();
         const auto add = [&](const std::string& name, const emoji::measures& m, index_t rank, double seconds) {
@@ -276,14 +278,14 @@ private:
         const auto replaced = emoji::without_unsafe_words(world_, evaluation_->unsafe_prompts());
         add("unsafe words replaced", evaluation_->measure(tokenizer_.codebook(), transformer_.sample(replaced, {.seed = emoji::mix_bits(settings_.seed) + 12})), 0, 0);
         const emoji::surgery_data data = data_of_first_round();
-        const emoji::baselines others(tokenizer_, data, [&](emoji::loss_terms terms) { return emoji::model(world_, tokenizer_, transformer_, terms); }, real_, tuning_steps);
+        const emoji::baselines others(tokenizer_, data, [&](emoji::loss_terms terms) { return emoji::model(world_, tokenizer_, transformer_, terms); }, real_, baseline_tuning_steps);
         for (const emoji::baseline& b : others.all()) {
             const double start = now();
             const emoji::matrix book = b.book();
-            add(b.name, evaluation_->measure(book), 0, now() - start);
+            const double seconds = now() - start;
+            add(b.name, evaluation_->measure(book), b.rank, seconds);
         }
-        const double start = now();
-        add("the recipe, own pictures only", own_pictures_only(), tokenizer_.dim(), now() - start);
+        add_own_pictures_only(add);
         add("the recipe, with real safe pictures", measured_.at(static_cast<std::size_t>(result_.best_round)), result_.merged.rank(), report_["loop_seconds"].get<double>());
         report_["baselines"] = rows;
     }
@@ -301,12 +303,15 @@ private:
         return data;
     }
 
-    emoji::measures own_pictures_only() {
-        emoji::model m(world_, tokenizer_, transformer_, {.pair_weight = 1.5});
-        isic::self_improve_options o = loop_options();
-        isic::self_improve(m, judge_of(m), o);
+    // The same loop for an owner who has no real pictures at hand.
+    template <class Add>
+    void add_own_pictures_only(const Add& add) {
+        const double start = now();
+        emoji::model m(world_, tokenizer_, transformer_);
+        const isic::self_improve_report result = isic::self_improve(m, judge_of(m), loop_options());
         progress_line::clear();
-        return evaluation_->measure(m.codebook());
+        const double seconds = now() - start;
+        add("the recipe, own pictures only", evaluation_->measure(m.codebook()), result.merged.rank(), seconds);
     }
 
     void run_attacks() {
@@ -323,7 +328,7 @@ private:
     void write_files() {
         const auto folder = output_folder();
         const auto take = [](const auto& all, index_t n) { return std::vector(all.begin(), all.begin() + std::min<std::ptrdiff_t>(n, std::ssize(all))); };
-        const auto unsafe = take(evaluation_->unsafe_prompts(), 12), safe = take(evaluation_->safe_prompts(), 8);
+        const auto unsafe = take(evaluation_->unsafe_prompts(), 7), safe = take(evaluation_->safe_prompts(), 5);
         std::vector<std::string> captions;
         emoji::token_ids ids = take(evaluation_->unsafe_ids(), std::ssize(unsafe) * emoji::tokenizer::tokens);
         const emoji::token_ids safe_ids = take(evaluation_->safe_ids(), std::ssize(safe) * emoji::tokenizer::tokens);
