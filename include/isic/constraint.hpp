@@ -33,7 +33,8 @@ struct constraint {
         if (std::isfinite(within)) {
             detail::require_size(function, "rows in constraint.anchor", codes, anchor.rows());
             detail::require_size(function, "columns in constraint.anchor", width, anchor.cols());
-            detail::require_finite(function, "constraint.anchor", anchor.view());
+            // A locked row may be padding and hold anything.
+            detail::require_finite(function, "constraint.anchor", anchor.view(), locked.empty() ? nullptr : &locked);
         }
     }
 };
@@ -45,14 +46,19 @@ inline bool may_move(const constraint& c, index_t k) {
     return c.locked.empty() || !c.locked[static_cast<std::size_t>(k)];
 }
 
-/// row + step, as far as the constraint allows.
-inline vector constrained_row(const constraint& c, index_t k, const vector& row, vector step) {
-    if (c.orthogonal_to.rank() > 0) {
-        const auto v = map(c.orthogonal_to.basis);
+/// Takes from x its part in a subspace.
+inline void take_out(const subspace& harm, vector& x) {
+    if (harm.rank() > 0) {
+        const auto v = map(harm.basis);
         for (int pass = 0; pass < 2; ++pass) {  // twice is enough
-            step -= v * (v.transpose() * step);
+            x -= v * (v.transpose() * x);
         }
     }
+}
+
+/// row + step, as far as the constraint allows.
+inline vector constrained_row(const constraint& c, index_t k, const vector& row, vector step) {
+    take_out(c.orthogonal_to, step);
     vector out = row + step;
     if (c.keep_norms && out.norm() > 0) {
         out *= row.norm() / out.norm();

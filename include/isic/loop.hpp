@@ -28,7 +28,7 @@ namespace isic {
 /// Why the loop ended.
 enum class stop_reason {
     below_target,      ///< the judged rate fell below stop_below
-    nothing_unsafe,    ///< no picture was judged unsafe: there is nothing to learn from
+    nothing_unsafe,    ///< no picture was judged unsafe before a round: there is nothing to learn from
     no_counterparts,   ///< no unsafe picture has a counterpart that is judged safe
     no_improvement,    ///< `patience` rounds without a significant drop
     rank_budget,       ///< the merged subspace has all the rank it may have
@@ -101,7 +101,7 @@ struct self_improve_options {
     index_t patience = 1;                 ///< rounds in a row that may miss it
     double damage_budget = std::numeric_limits<double>::infinity();  ///< largest ||C - C_0|| / ||C_0||
 
-    double unsafe_above = 0.5;            ///< P(unsafe) from which a picture counts as unsafe
+    double unsafe_above = 0.5;            ///< P(unsafe) above which a picture counts as unsafe
     double safe_below = 0.5;              ///< P(unsafe) below which a counterpart or safe picture counts as safe
     index_t counterpart_attempts = 3;     ///< draws of a counterpart before the pair is dropped
     double judge_sensitivity = 1.0;       ///< with judge_specificity: corrected rates are reported if either is below 1
@@ -118,7 +118,8 @@ struct self_improve_options {
     lookup rule = lookup::plain;          ///< how the model reads its codebook
     std::vector<index_t> padding = {};    ///< rows that are no codes
 
-    index_t tuning_steps = 0;             ///< gradient steps per round, if the generator offers a loss
+    index_t tuning_steps = 0;             ///< gradient steps in the first round, if the generator offers a loss
+    double tuning_growth = 1.0;           ///< each round takes so many times the steps of the one before; at least 1
     adam_options tuning = {.rate = 0.12, .beta2 = 0.98};  ///< the rate falls linearly to a thousandth
     bool constrain_tuning = true;         ///< keep steps orthogonal to the merged subspace
     double lock_above = 2.0;              ///< codes of at least this harmfulness do not move while tuning
@@ -191,16 +192,35 @@ private:
         require<value_error>(o.counterpart_attempts >= 1, f, "counterpart_attempts >= 1", fmt::format("{}", o.counterpart_attempts));
         require<value_error>(o.tuning_steps >= 0, f, "tuning_steps >= 0", fmt::format("{}", o.tuning_steps));
         require<value_error>(o.tuning_steps == 0 || tunes_codebook<G>, f, "a generator with tuning_loss for tuning_steps > 0", "one without");
+        require<value_error>(o.tuning_growth >= 1 && std::isfinite(o.tuning_growth), f, "tuning_growth >= 1", fmt::format("{}", o.tuning_growth));
         require<value_error>(o.damage_budget > 0, f, "damage_budget > 0", fmt::format("{}", o.damage_budget));
         require_range(f, "stop_below", o.stop_below, 0, 1);
         require_range(f, "unsafe_above", o.unsafe_above, 0, 1);
         require_range(f, "safe_below", o.safe_below, 0, 1);
+        require_range(f, "min_improvement", o.min_improvement, 0, 1);
+        require<value_error>(o.significance >= 0, f, "significance >= 0", fmt::format("{}", o.significance));
         corrected_rate(rate{}, o.judge_sensitivity, o.judge_specificity);
         const auto codes = as_span_of_model();
         require_not_empty(f, "a codebook", matrix_view<storage>(codes));
         rank_budget(o.fit.rank, codes.cols(), f);
         require<value_error>(o.rank_budget >= 0 && o.rank_budget <= codes.cols(), f, fmt::format("rank_budget in [0, d = {}]", codes.cols()),
                              fmt::format("{}", o.rank_budget));
+        check_learning(f, codes.rows(), codes.cols());
+    }
+
+    /// What the stages of a round would refuse, before anything is drawn.
+    void check_learning(std::string_view f, index_t codes, index_t width) {
+        const auto& o = options_;
+        padding_mask(f, o.padding, codes);
+        code_strength({}, o.ramp);
+        require<value_error>(o.fit.rank.sign_flips == 0, f, "rank.sign_flips = 0, as pairs become moments", fmt::format("{}", o.fit.rank.sign_flips));
+        require<value_error>(o.fit.center != centering::safe_axis || width >= 3, f, "d >= 3 for centering::safe_axis", fmt::format("{}", width));
+        const double prior = o.harmfulness.prior_per_code;
+        require<value_error>(prior > 0 && std::isfinite(prior), f, "harmfulness.prior_per_code > 0", fmt::format("{}", prior));
+        require<value_error>(o.target_weight > 0 && std::isfinite(o.target_weight), f, "target_weight > 0", fmt::format("{}", o.target_weight));
+        require<value_error>(o.tuning_radius > 0, f, "tuning_radius > 0", fmt::format("{}", o.tuning_radius));
+        require<value_error>(!std::isnan(o.lock_above), f, "a lock_above", "NaN");
+        o.tuning.check(f);
     }
 
     matrix_span<storage> as_span_of_model() {
@@ -237,11 +257,12 @@ private:
         finish(round_report{}, start);
         index_t missed = 0;
         for (round_ = 1; round_ <= options_.max_rounds; ++round_) {
+            const bool below = report_.rounds.back().self_unsafe.value < options_.stop_below;
+            if (below && (round_ > 1 || unsafe_count() > 0)) {
+                return stop_reason::below_target;
+            }
             if (unsafe_count() == 0) {
                 return stop_reason::nothing_unsafe;
-            }
-            if (report_.rounds.back().self_unsafe.value < options_.stop_below) {
-                return stop_reason::below_target;
             }
             if (merged_.rank() >= total_rank_budget() && total_rank_budget() < original_.cols()) {
                 return stop_reason::rank_budget;
@@ -251,6 +272,9 @@ private:
             if (round_ > 1 && options_.resample) {
                 draw();
                 judge_unsafe();
+                if (unsafe_count() == 0) {
+                    return stop_reason::nothing_unsafe;
+                }
             }
             const std::vector<bool> before = is_unsafe();
             if (!collect_pairs(now)) {
@@ -258,7 +282,7 @@ private:
             }
             project(now);
             tune(now);
-            now.relative_change = drift(original_, as_span_of_model()).relative;
+            now.relative_change = drift(original_, as_span_of_model(), options_.padding).relative;
             if (now.relative_change > options_.damage_budget) {
                 return stop_reason::damage_budget;
             }
@@ -300,6 +324,8 @@ private:
             fail<shape_error>("self_improve", fmt::format("{} pictures of {} tokens from {}", pictures, t, source),
                               fmt::format("{} ids", tokens.ids.size()));
         }
+        tokens_per_picture_ = tokens_per_picture_ > 0 ? tokens_per_picture_ : t;
+        require_size("self_improve", fmt::format("tokens per picture from {}", source), tokens_per_picture_, t);
         require_ids("self_improve", std::span<const std::int32_t>(tokens.ids), original_.rows());
         return tokens;
     }
@@ -435,17 +461,19 @@ private:
         if constexpr (redraws_tokens<G>) {
             return checked_tokens(model_.redraw({prompts, harmful, report_.harmfulness, attempt, seed}), n, "redraw");
         } else {
-            token_grid fresh = drawn(prompts, seed);
-            require_size("self_improve", "tokens per counterpart", harmful.tokens_per_picture, fresh.tokens_per_picture);
-            return fresh;
+            return drawn(prompts, seed);
         }
     }
 
     void project(round_report& now) {
         tell("project", 0, 1);
         const auto codes = as_span_of_model();
-        difference_accumulator<storage> pairs(codes);
-        counterpart_targets<storage> goals(codes);
+        matrix<storage> book = copy();
+        for (const index_t k : options_.padding) {  // padding may hold anything, NaN too
+            std::ranges::fill(book.row(k), storage(0));
+        }
+        difference_accumulator<storage> pairs(book);
+        counterpart_targets<storage> goals(book);
         for (index_t i = 0; i < round_harmful_.pictures(); ++i) {
             pairs.add(round_harmful_.picture(i), round_counterparts_.picture(i));
             goals.add(round_harmful_.picture(i), round_counterparts_.picture(i));
@@ -482,6 +510,11 @@ private:
         tell("project", 1, 1);
     }
 
+    index_t tuning_steps() const {
+        const double steps = static_cast<double>(options_.tuning_steps) * std::pow(options_.tuning_growth, static_cast<double>(round_ - 1));
+        return static_cast<index_t>(std::min(steps, 1e15));  // whatever the growth, a number
+    }
+
     void tune(round_report& now) {
         if constexpr (tunes_codebook<G>) {
             if (options_.tuning_steps == 0) {
@@ -506,21 +539,22 @@ private:
             }
             adam_state state;
             matrix<double> gradient(codes.rows(), codes.cols());
-            const index_t tail = std::max<index_t>(1, options_.tuning_steps / 10);
-            for (index_t step = 0; step < options_.tuning_steps; ++step) {
-                tell("tune", step, options_.tuning_steps);
+            const index_t steps = tuning_steps();
+            const index_t tail = std::max<index_t>(1, steps / 10);
+            for (index_t step = 0; step < steps; ++step) {
+                tell("tune", step, steps);
                 map(gradient).setZero();
                 const double value = loss(step, gradient);
                 require<numeric_error>(std::isfinite(value), "self_improve", "a finite tuning loss", fmt::format("{} at step {}", value, step));
                 adam_options adam = options_.tuning;
-                const double left = 1.0 - static_cast<double>(step) / static_cast<double>(options_.tuning_steps);
+                const double left = 1.0 - static_cast<double>(step) / static_cast<double>(steps);
                 adam.rate *= std::max(left, 1e-3);
                 adam_update(codes, gradient, state, adam, limits);
                 now.first_loss = step == 0 ? value : now.first_loss;
-                now.last_loss += step >= options_.tuning_steps - tail ? value / static_cast<double>(tail) : 0.0;
+                now.last_loss += step >= steps - tail ? value / static_cast<double>(tail) : 0.0;
             }
-            now.tuning_steps = options_.tuning_steps;
-            tell("tune", options_.tuning_steps, options_.tuning_steps);
+            now.tuning_steps = steps;
+            tell("tune", steps, steps);
         }
     }
 
@@ -536,6 +570,7 @@ private:
             options_.on_round(now);
         }
         const double score = options_.score ? options_.score(now) : now.self_unsafe.value;
+        require<numeric_error>(!std::isnan(score), "self_improve", "a score that is a number", "NaN");
         if (report_.rounds.empty() || score < best_score_) {
             best_score_ = score;
             best_ = copy();
@@ -555,6 +590,7 @@ private:
     subspace best_merged_;
     double best_score_ = std::numeric_limits<double>::infinity();
     index_t round_ = 0;
+    index_t tokens_per_picture_ = 0;
     token_grid unsafe_tokens_;
     token_grid safe_tokens_;
     token_grid round_harmful_;

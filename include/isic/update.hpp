@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include <isic/constraint.hpp>
@@ -101,13 +103,17 @@ void check_gradient(std::string_view function, matrix_span<T> codes, matrix_span
     require_apart(function, codes, gradient);
 }
 
-/// A state matrix: made on first use, afterwards its shape must stay.
-inline void prepare_state(std::string_view function, matrix<double>& state, index_t rows, index_t cols) {
-    if (state.empty()) {
-        state = matrix<double>(rows, cols);
+/// State matrices: made on first use, afterwards their shape must stay. All are checked before one is made.
+inline void prepare_states(std::string_view function, index_t rows, index_t cols, std::initializer_list<matrix<double>*> states) {
+    for (const matrix<double>* state : states) {
+        require_size(function, "rows in the optimiser state", rows, state->empty() ? rows : state->rows());
+        require_size(function, "columns in the optimiser state", cols, state->empty() ? cols : state->cols());
     }
-    require_size(function, "rows in the optimiser state", rows, state.rows());
-    require_size(function, "columns in the optimiser state", cols, state.cols());
+    for (matrix<double>* state : states) {
+        if (state->empty()) {
+            *state = matrix<double>(rows, cols);
+        }
+    }
 }
 
 }  // namespace detail
@@ -192,7 +198,7 @@ update_summary sgd_update(C&& codes, const G& gradient, sgd_state& state, const 
     detail::check_gradient("sgd_update", c, g);
     detail::require<value_error>(options.rate > 0 && std::isfinite(options.rate), "sgd_update", "rate > 0", fmt::format("{}", options.rate));
     detail::require<value_error>(options.momentum >= 0 && options.momentum < 1, "sgd_update", "momentum in [0, 1)", fmt::format("{}", options.momentum));
-    detail::prepare_state("sgd_update", state.velocity, c.rows(), c.cols());
+    detail::prepare_states("sgd_update", c.rows(), c.cols(), {&state.velocity});
     return detail::move_rows(c, limits, [&](index_t k, const detail::vector&, detail::vector& step) {
         for (index_t j = 0; j < c.cols(); ++j) {
             double& v = state.velocity(k, j);
@@ -209,18 +215,28 @@ struct adam_options {
     double beta1 = 0.9;     ///< decay of the mean, in [0, 1)
     double beta2 = 0.999;   ///< decay of the square, in [0, 1)
     double epsilon = 1e-8;  ///< > 0
+
+    /// Throws value_error unless all are in their ranges.
+    void check(std::string_view function) const {
+        detail::require<value_error>(rate > 0 && std::isfinite(rate), function, "rate > 0", fmt::format("{}", rate));
+        detail::require<value_error>(epsilon > 0 && std::isfinite(epsilon), function, "epsilon > 0", fmt::format("{}", epsilon));
+        detail::require<value_error>(beta1 >= 0 && beta1 < 1, function, "beta1 in [0, 1)", fmt::format("{}", beta1));
+        detail::require<value_error>(beta2 >= 0 && beta2 < 1, function, "beta2 in [0, 1)", fmt::format("{}", beta2));
+    }
 };
 
 /// State of `adam_update`; starts empty.
 struct adam_state {
-    matrix<double> mean;    ///< [K x d], of the raw gradient
+    matrix<double> mean;    ///< [K x d], of the projected gradient
     matrix<double> square;  ///< [K x d]
     index_t steps = 0;      ///< steps taken
 };
 
-/// Adam whose finished step is projected: c <- c - P rate m^ / (sqrt(v^) + epsilon). gradient [K x d], any storage.
+/// Adam on the projected gradient whose finished step is projected too: c <- c - P rate m^ / (sqrt(v^) + epsilon), m and v
+/// the moments of P g. gradient [K x d], any storage.
 ///
-/// Projecting the gradient instead would leak: the preconditioner works entry by entry and does not commute with P.
+/// The preconditioner works entry by entry and does not commute with P. Without the outer P the step would leak; without
+/// the inner one it would turn what P forbids into motion elsewhere, climb, and not rest at the constrained minimum.
 /// Errors: value_error on options, shape and numeric errors; nothing is written then.
 template <mutable_matrix_like C, matrix_like G>
 update_summary adam_update(C&& codes, const G& gradient, adam_state& state, const adam_options& options = {},
@@ -229,20 +245,19 @@ update_summary adam_update(C&& codes, const G& gradient, adam_state& state, cons
     const auto g = detail::view_of(gradient);
     detail::check_codes("adam_update", c, limits);
     detail::check_gradient("adam_update", c, g);
-    detail::require<value_error>(options.rate > 0 && std::isfinite(options.rate), "adam_update", "rate > 0", fmt::format("{}", options.rate));
-    detail::require<value_error>(options.epsilon > 0, "adam_update", "epsilon > 0", fmt::format("{}", options.epsilon));
-    for (const double beta : {options.beta1, options.beta2}) {
-        detail::require<value_error>(beta >= 0 && beta < 1, "adam_update", "beta1 and beta2 in [0, 1)", fmt::format("{}", beta));
-    }
-    detail::prepare_state("adam_update", state.mean, c.rows(), c.cols());
-    detail::prepare_state("adam_update", state.square, c.rows(), c.cols());
+    options.check("adam_update");
+    detail::require<value_error>(state.steps >= 0, "adam_update", "steps >= 0 in the state", fmt::format("{}", state.steps));
+    detail::prepare_states("adam_update", c.rows(), c.cols(), {&state.mean, &state.square});
     ++state.steps;
     const double unbias_mean = 1 - std::pow(options.beta1, static_cast<double>(state.steps));
     const double unbias_square = 1 - std::pow(options.beta2, static_cast<double>(state.steps));
+    detail::vector row_gradient;
     return detail::move_rows(c, limits, [&](index_t k, const detail::vector&, detail::vector& step) {
         bool any = false;
+        detail::load(g.row(k), row_gradient);
+        detail::take_out(limits.orthogonal_to, row_gradient);
         for (index_t j = 0; j < c.cols(); ++j) {
-            const double x = static_cast<double>(g(k, j));
+            const double x = row_gradient[j];
             double& m = state.mean(k, j);
             double& v = state.square(k, j);
             m = options.beta1 * m + (1 - options.beta1) * x;

@@ -1,0 +1,224 @@
+// A generator whose harm is known: some codes are a safe code plus a harmful direction, and a frozen linear probe sees it.
+#pragma once
+
+#include <cmath>
+#include <functional>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <isic/generator.hpp>
+
+#include "support/data.hpp"
+#include "support/reference.hpp"
+
+namespace isic_test {
+
+/// P(unsafe) of pictures, [n]; pictures are the means of their codes, [n x d].
+using toy_judge = std::function<std::vector<double>(const dense&)>;
+
+struct toy_shape {
+    index_t kinds = 1;       ///< of harm: directions orthogonal to each other, each a little weaker than the one before
+    index_t width = 8;
+    index_t safe_codes = 24;
+    index_t padding = 0;     ///< last rows, which no picture uses
+    index_t gap = 0;         ///< between rows in memory
+    double offset = 0;       ///< of all codes along the first direction
+    std::uint64_t seed = 1;
+};
+
+/// The prompts "harm0 ...", "harm1 ..." of each kind give pictures half of harmful codes, all others of safe codes only.
+template <isic::scalar T>
+class toy_generator {
+public:
+    using storage = T;
+    static constexpr index_t tokens = 8;
+    static constexpr index_t codes_per_kind = 4;
+
+    explicit toy_generator(const toy_shape& shape = {})
+        : shape_(shape), harm_(planted_directions(shape)), planted_(planted_codes(shape, harm_)), memory_(planted_, shape.gap) {}
+
+    isic::matrix_span<T> codebook() { return memory_.span(); }
+
+    isic::token_grid generate(std::span<const std::string> prompts, std::uint64_t seed) {
+        called("generate");
+        isic::token_grid out{{}, tokens};
+        for (const std::string& prompt : prompts) {
+            random dice(seed ^ std::hash<std::string>{}(prompt));
+            for (index_t t = 0; t < tokens; ++t) {
+                const bool harmful = prompt.starts_with("harm") && t < tokens / 2;
+                const index_t id = harmful ? (prompt[4] - '0') * codes_per_kind + dice.below(codes_per_kind)
+                                           : first_safe() + dice.below(shape_.safe_codes);
+                out.ids.push_back(static_cast<std::int32_t>(id));
+            }
+        }
+        return passed_on(std::move(out));
+    }
+
+    dense decode(const isic::token_grid& grid) {
+        called("decode");
+        dense out = dense::Zero(grid.pictures(), shape_.width);
+        for (index_t i = 0; i < grid.pictures(); ++i) {
+            for (const auto id : grid.picture(i)) {
+                for (index_t j = 0; j < shape_.width; ++j) {
+                    out(i, j) += static_cast<double>(codebook()(id, j)) / static_cast<double>(grid.tokens_per_picture);
+                }
+            }
+        }
+        return out;
+    }
+
+    /// sigmoid(4 (sum of the planted directions . picture - 1)): about 1 for half a picture of harm, about 0 for none.
+    toy_judge judge() const {
+        return [probe = dense(harm_.rowwise().sum())](const dense& pictures) {
+            std::vector<double> out;
+            for (index_t i = 0; i < pictures.rows(); ++i) {
+                out.push_back(1 / (1 + std::exp(-4 * (pictures.row(i).dot(probe.col(0)) - 1))));
+            }
+            return out;
+        };
+    }
+
+    /// The safe code that a harmful one was made of.
+    std::int32_t safe_twin(std::int32_t id) const { return static_cast<std::int32_t>(first_safe() + id % shape_.safe_codes); }
+    index_t first_safe() const { return shape_.kinds * codes_per_kind; }
+    index_t first_padding() const { return first_safe() + shape_.safe_codes; }
+    const dense& harm() const { return harm_; }                       ///< [d x kinds]
+    const isic::matrix<T>& planted() const { return planted_; }       ///< the codebook as it was
+    const strided<T>& memory() const { return memory_; }
+
+    std::map<std::string, int, std::less<>> calls;                    ///< how often each member was called
+    std::function<void(std::string_view)> on_call = {};               ///< before each call; may throw
+    std::function<void(isic::token_grid&)> on_tokens = {};            ///< may spoil what is drawn
+    std::vector<isic::token_grid> drawn;                              ///< all that was drawn, in order
+
+protected:
+    void called(std::string_view member) {
+        ++calls[std::string(member)];
+        if (on_call) {
+            on_call(member);
+        }
+    }
+
+    isic::token_grid passed_on(isic::token_grid grid) {
+        if (on_tokens) {
+            on_tokens(grid);
+        }
+        drawn.push_back(grid);
+        return grid;
+    }
+
+    bool is_padding(index_t k) const { return k >= first_padding(); }
+
+private:
+    static dense planted_directions(const toy_shape& shape) {
+        random dice(shape.seed);
+        return random_basis(dice, shape.width, shape.kinds);
+    }
+
+    static isic::matrix<T> planted_codes(const toy_shape& shape, const dense& harm) {
+        random dice(shape.seed + 1);
+        const index_t harmful = shape.kinds * codes_per_kind;
+        dense codes = to_dense(dice.matrix(harmful + shape.safe_codes + shape.padding, shape.width, 0.5));
+        codes -= codes * harm * harm.transpose();
+        for (index_t k = 0; k < harmful; ++k) {
+            const index_t kind = k / codes_per_kind;
+            codes.row(k) = codes.row(harmful + k % shape.safe_codes) + (6 - 0.5 * static_cast<double>(kind)) * harm.col(kind).transpose();
+        }
+        codes.bottomRows(shape.padding).rowwise() += 6 * harm.col(0).transpose();
+        codes.rowwise() += shape.offset * harm.col(0).transpose();
+        isic::matrix<T> out(codes.rows(), codes.cols());
+        for (index_t k = 0; k < codes.rows(); ++k) {
+            for (index_t j = 0; j < codes.cols(); ++j) {
+                out(k, j) = static_cast<T>(codes(k, j));
+            }
+        }
+        return out;
+    }
+
+    toy_shape shape_;
+    dense harm_;
+    isic::matrix<T> planted_;
+    strided<T> memory_;
+};
+
+/// Puts the safe twin where a code is known to be harmful; picture i is repaired only from attempt `attempts_of(i)` on.
+template <class Toy>
+struct with_redraw : Toy {
+    struct seen_request {
+        std::vector<std::string> prompts;
+        isic::token_grid harmful;
+        index_t attempt;
+        std::uint64_t seed;
+    };
+
+    using Toy::Toy;
+
+    isic::token_grid redraw(const isic::redraw_request& request) {
+        this->called("redraw");
+        requests.push_back({{request.prompts.begin(), request.prompts.end()}, request.harmful, request.attempt, request.seed});
+        isic::token_grid out = request.harmful;
+        for (index_t i = 0; i < out.pictures(); ++i) {
+            if (attempts_of && attempts_of(request.prompts[static_cast<std::size_t>(i)]) > request.attempt) {
+                continue;
+            }
+            for (index_t t = i * out.tokens_per_picture; t < (i + 1) * out.tokens_per_picture; ++t) {
+                std::int32_t& id = out.ids[static_cast<std::size_t>(t)];
+                id = request.harmfulness[static_cast<std::size_t>(id)] > 0.7 ? this->safe_twin(id) : id;
+            }
+        }
+        return this->passed_on(std::move(out));
+    }
+
+    std::function<index_t(const std::string&)> attempts_of = {};
+    std::vector<seen_request> requests;
+};
+
+/// Offers a loss that wants the harm back: half the squared distance to the planted harmful codes and to twice the safe ones.
+template <class Toy>
+struct with_tuning : Toy {
+    struct seen_set {
+        isic::token_grid harmful;
+        isic::token_grid counterparts;
+        isic::token_grid safe;
+        std::vector<double> still_unsafe;
+        std::vector<double> harmfulness;
+        index_t round;
+    };
+
+    using Toy::Toy;
+
+    auto tuning_loss(const isic::tuning_set& set) {
+        this->called("tuning_loss");
+        sets.push_back({set.harmful, set.counterparts, set.safe, {set.still_unsafe.begin(), set.still_unsafe.end()},
+                        {set.harmfulness.begin(), set.harmfulness.end()}, set.round});
+        return [this](index_t, isic::matrix<double>& gradient) {
+            this->called("loss");
+            double loss = 0;
+            for (index_t k = 0; k < gradient.rows(); ++k) {
+                for (index_t j = 0; j < gradient.cols() && !this->is_padding(k); ++j) {
+                    const double goal = (k < this->first_safe() ? 1 : 2) * static_cast<double>(this->planted()(k, j));
+                    const double off = static_cast<double>(this->codebook()(k, j)) - goal;
+                    gradient(k, j) += off;
+                    loss += 0.5 * off * off;
+                }
+            }
+            if (on_gradient) {
+                on_gradient(loss, gradient);
+            }
+            losses.push_back(loss);
+            return loss;
+        };
+    }
+
+    std::function<void(double&, isic::matrix<double>&)> on_gradient = {};  ///< may spoil them
+    std::vector<double> losses;
+    std::vector<seen_set> sets;
+};
+
+template <isic::scalar T>
+using full_toy = with_tuning<with_redraw<toy_generator<T>>>;
+
+}  // namespace isic_test
