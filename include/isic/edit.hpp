@@ -32,7 +32,8 @@ public:
 
     /// The edit that turns the codebook `before` into `after`; only rows that differ are kept.
     ///
-    /// Errors: shape_error unless the shapes are equal.
+    /// Rows with NaN or infinity, as padding may hold, do not count in summary.relative_change. Cost O(K d). Errors:
+    /// shape_error unless the shapes are equal.
     template <matrix_like B, matrix_like A>
         requires std::same_as<scalar_of<B>, scalar_of<A>>
     static edit between(const B& before, const A& after) {
@@ -47,11 +48,17 @@ public:
             if (!std::ranges::equal(std::as_bytes(b.row(k)), std::as_bytes(a.row(k)))) {
                 out.add_row<scalar_of<B>>(k, b.row(k), a.row(k));
             }
+            double row_change = 0;
+            double row = 0;
             for (index_t j = 0; j < b.cols(); ++j) {
                 const double x = static_cast<double>(b(k, j));
                 const double step = static_cast<double>(a(k, j)) - x;
-                change += step * step;
-                whole += x * x;
+                row_change += step * step;
+                row += x * x;
+            }
+            if (std::isfinite(row_change)) {
+                change += row_change;
+                whole += row;
             }
         }
         out.summary.moved = static_cast<index_t>(out.ids_.size());

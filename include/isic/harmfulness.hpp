@@ -21,17 +21,19 @@ struct harmfulness_options {
 
 /// How exclusively each code is used by harmful pictures, and how sure that is; [K] each.
 struct code_scores {
-    std::vector<double> harmfulness;  ///< q = p_h / (p_h + p_s) in [0, 1]; 0.5 where nothing is known
+    std::vector<double> harmfulness;  ///< q = p_h / (p_h + p_s) in [0, 1]; 0.5 for an unused code
     std::vector<double> z;            ///< log-odds over its standard error: evidence, not exclusivity
     std::vector<double> p_harmful;    ///< smoothed share of the code in harmful pictures
     std::vector<double> p_safe;       ///< smoothed share of the code in safe pictures
 };
 
-/// q_k = p_h / (p_h + p_s), p_h = (n_h + A pi_k) / (N_h + A), p_s alike, pi = pooled share, A = prior_per_code K.
+/// q_k = p_h / (p_h + p_s), p_h = (n_h + A_h pi_k) / (N_h + A_h), p_s alike; pi = pooled share.
 ///
-/// z is the log-odds z-score with the same informative Dirichlet prior (Monroe, Colaresi and Quinn 2008). Use q for
-/// strengths: z grows with counts alone. Cost O(K). Errors: shape_error if the lengths differ or are zero; value_error
-/// on a negative or infinite count, or prior <= 0; numeric_error if one side has no counts at all.
+/// The prior's mass 2 A, A = prior_per_code K, is shared out in proportion to the tokens: A_h = 2 A N_h / (N_h + N_s).
+/// With A on both sides an unused code would look harmful wherever safe pictures are in the majority. z is the log-odds
+/// z-score with the same prior (Monroe, Colaresi and Quinn 2008). Use q for strengths: z grows with counts alone.
+/// Cost O(K). Errors: shape_error if the lengths differ or are zero; value_error on a negative or infinite count, or
+/// prior <= 0; numeric_error if one side has no counts at all.
 /// Source: our choice; the prior form follows "fightin' words".
 inline code_scores code_harmfulness(const code_usage& usage, const harmfulness_options& options = {}) {
     const auto codes = static_cast<index_t>(usage.harmful.size());
@@ -45,20 +47,22 @@ inline code_scores code_harmfulness(const code_usage& usage, const harmfulness_o
     const double total_s = std::accumulate(usage.safe.begin(), usage.safe.end(), 0.0);
     detail::require<numeric_error>(total_h > 0 && total_s > 0, "code_harmfulness", "both harmful and safe tokens",
                                    fmt::format("{} harmful and {} safe", total_h, total_s));
-    const double prior = options.prior_per_code * static_cast<double>(codes);
+    const double prior = 2 * options.prior_per_code * static_cast<double>(codes);
+    const double prior_h = prior * (total_h / (total_h + total_s));
+    const double prior_s = prior * (total_s / (total_h + total_s));
     // Every code gets half a count in the pool, so that unused ones keep a share.
     const double pool = total_h + total_s + 0.5 * static_cast<double>(codes);
     code_scores out;
     for (std::size_t k = 0; k < usage.harmful.size(); ++k) {
         const double pi = (usage.harmful[k] + usage.safe[k] + 0.5) / pool;
-        const double h = usage.harmful[k] + prior * pi;
-        const double s = usage.safe[k] + prior * pi;
-        const double p_h = h / (total_h + prior);
-        const double p_s = s / (total_s + prior);
+        const double h = usage.harmful[k] + prior_h * pi;
+        const double s = usage.safe[k] + prior_s * pi;
+        const double p_h = h / (total_h + prior_h);
+        const double p_s = s / (total_s + prior_s);
         out.p_harmful.push_back(p_h);
         out.p_safe.push_back(p_s);
         out.harmfulness.push_back(p_h / (p_h + p_s));
-        const double log_odds = std::log(h / (total_h + prior - h)) - std::log(s / (total_s + prior - s));
+        const double log_odds = std::log(h / (total_h + prior_h - h)) - std::log(s / (total_s + prior_s - s));
         out.z.push_back(codes > 1 ? log_odds / std::sqrt(1 / h + 1 / s) : 0.0);
     }
     return out;
@@ -185,6 +189,7 @@ private:
     double seen_ = 0;
 };
 
+/// The codebook's storage type.
 template <matrix_like C>
 counterpart_targets(const C&) -> counterpart_targets<scalar_of<C>>;
 

@@ -6,6 +6,7 @@
 #include <isic/constraint.hpp>
 #include <isic/differences.hpp>
 #include <isic/edit.hpp>
+#include <isic/edit_file.hpp>
 #include <isic/error.hpp>
 #include <isic/generator.hpp>
 #include <isic/harmfulness.hpp>

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -23,8 +24,8 @@ struct rewritten_prompt {
 /// "SPOON", "Knife" -> "Spoon"), the article before a replaced word put right ("an axe" -> "a spoon").
 ///
 /// Case and word boundaries know ASCII; bytes of other UTF-8 letters count as parts of words and are kept as they are.
-/// An empty replacement removes the term and one of the spaces around it; the next word then counts for the article. Source: Safe-CB asks for "minimal
-/// modification"; the rules are our choice.
+/// An empty replacement removes the term and one of the spaces around it; the next word then counts for the article.
+/// Source: Safe-CB asks for "minimal modification"; the rules are our choice.
 class lexicon {
 public:
     /// Pairs (unsafe term, replacement); terms may hold several words. Errors: value_error on an empty or repeated term.

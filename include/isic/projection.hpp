@@ -27,6 +27,7 @@ public:
     /// One value per code, [K].
     per_code(std::vector<double> each) : each_(std::move(each)), has_each_(true) {}
 
+    /// The value of code k.
     double operator[](index_t k) const { return has_each_ ? each_[static_cast<std::size_t>(k)] : all_; }
 
     /// Throws unless every value lies in [0, 1] and there is one per code.
@@ -63,7 +64,7 @@ struct projection_options {
     lookup rule = lookup::plain;           ///< l2_normalised: rows are read normalised and keep their stored norms
     std::span<const index_t> padding = {};  ///< rows that are no codes: never touched, not counted, may hold anything
     vanished_rows vanished = vanished_rows::nearest_safe;  ///< used when no per-code target is given
-    double vanish_below = 0.1;             ///< a row has vanished when ||c'|| < vanish_below ||c||
+    double vanish_below = 0.1;             ///< a row has vanished when ||c'|| < vanish_below ||c||, or only rounding is left
 };
 
 namespace detail {
@@ -105,6 +106,7 @@ private:
             require_size(function_, "rows in the basis", d, harm_->width());
             require<value_error>(harm_->rank() <= d, function_, "a rank of at most d", fmt::format("{} > {}", harm_->rank(), d));
             require_orthonormal(function_, harm_->basis);
+            v_ = orthonormal_rest(map(harm_->basis), Eigen::MatrixXd(d, 0));  // a basis rounded to float would leak
             require_apart(function_, codes_, harm_->basis.view());
             if (!options_.weights.empty()) {
                 require_size(function_, "weights", harm_->rank(), static_cast<index_t>(options_.weights.size()));
@@ -186,8 +188,8 @@ private:
             if (rest.size() > 0 && strength(k) == 1) {
                 row += rest.row(i).transpose();
             }
-            const double norm_before = old.row(i).norm();
-            if (options_.target.empty() && row.norm() < options_.vanish_below * norm_before) {
+            const double noise = 16 * rounding_unit<double>() * scale;
+            if (options_.target.empty() && row.norm() < std::max(options_.vanish_below * old.row(i).norm(), noise)) {
                 vanished_.push_back(k);
                 continue;
             }
@@ -203,12 +205,11 @@ private:
         if (harm_ == nullptr) {
             return difference;
         }
-        const auto v = map(harm_->basis);
-        row_matrix coefficients = difference * v;
+        row_matrix coefficients = difference * v_;
         if (!options_.weights.empty()) {
             coefficients *= Eigen::Map<const vector>(options_.weights.data(), harm_->rank()).asDiagonal();
         }
-        return coefficients * v.transpose();
+        return coefficients * v_.transpose();
     }
 
     static double smallest() { return static_cast<double>(std::numeric_limits<T>::denorm_min()); }
@@ -314,6 +315,7 @@ private:
     std::string_view function_;
     matrix_span<T> codes_;
     const subspace* harm_;
+    row_matrix v_;
     const projection_options& options_;
     edit edit_;
     std::vector<bool> is_padding_;
@@ -326,8 +328,9 @@ private:
 /// Projects a subspace out of a codebook in place: c_k <- c_k + s_k (t_k - c_k) V diag(w) V^T, in float64, rounded once.
 ///
 /// codes [K x d]; V = harm.basis [d x r]. Hard (the default), soft (weights), gated or graded (per-code strength),
-/// norm-preserving (keep_norms), affine (center), and toward counterparts (target) are the same formula. A hard
-/// projection done twice changes nothing the second time. Returns the edit: undo(codes) restores every byte.
+/// norm-preserving (keep_norms), affine (center), and toward counterparts (target) are the same formula. Rows that it
+/// would move by no more than four rounding units of their norm keep their bytes; so a hard projection of all codes
+/// around zero, done twice, changes nothing the second time. Returns the edit: undo(codes) restores every byte.
 /// Cost O(K d r), and the edit keeps the moved rows twice. Errors: shape_error, value_error (ranges, overlapping
 /// memory), numeric_error (NaN, infinity, a zero codebook, rows that overflow the storage type); nothing is written then.
 /// Source: Safe-CB step 1 for V V^T with t = 0; strengths, targets and policies are our choice.

@@ -26,7 +26,7 @@ FLOORS = [
     ["metrics"],
     ["generator", "lexicon"],
     ["loop"],
-    ["format"],
+    ["format", "edit_file"],
     ["isic"],
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
