@@ -304,9 +304,12 @@ private:
     detail::vector difference_;
 };
 
+/// The accumulator of a codebook stores as the codebook does.
 template <matrix_like C>
 difference_accumulator(const C&) -> difference_accumulator<scalar_of<C>>;
+/// A width alone: rows of any type are added.
 difference_accumulator(index_t) -> difference_accumulator<double>;
+/// The same, so that a literal is no matrix.
 difference_accumulator(int) -> difference_accumulator<double>;
 
 }  // namespace isic

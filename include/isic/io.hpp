@@ -116,9 +116,9 @@ inline index_t byte_count(const std::vector<index_t>& shape, dtype type) {
 
 /// Bytes with a type and a shape, row-major.
 struct tensor {
-    dtype type = dtype::f32;
-    std::vector<index_t> shape;
-    std::vector<std::byte> bytes;
+    dtype type = dtype::f32;       ///< of every value
+    std::vector<index_t> shape;    ///< empty for a single value
+    std::vector<std::byte> bytes;  ///< as they stand in a file, little-endian
 
     /// A tensor of a copy of `values`; T decides the type. Errors: value_error if the sizes differ.
     template <class T>
@@ -166,6 +166,7 @@ struct tensor {
         return {};
     }
 
+    /// Same type, shape and bytes.
     friend bool operator==(const tensor&, const tensor&) = default;
 
 private:
@@ -209,8 +210,8 @@ private:
 
 /// What one safetensors file holds.
 struct tensor_file {
-    std::map<std::string, tensor> tensors;
-    std::map<std::string, std::string> metadata;
+    std::map<std::string, tensor> tensors;        ///< by name
+    std::map<std::string, std::string> metadata;  ///< the header's free texts
 };
 
 namespace detail {

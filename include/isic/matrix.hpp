@@ -43,7 +43,7 @@ template <class T>
     requires scalar<std::remove_const_t<T>>
 class matrix_span {
 public:
-    using value_type = std::remove_const_t<T>;
+    using value_type = std::remove_const_t<T>;  ///< T without const
 
     matrix_span() = default;
 
@@ -67,12 +67,14 @@ public:
         return {data_, rows_, cols_, stride_};
     }
 
-    T* data() const { return data_; }
-    index_t rows() const { return rows_; }
-    index_t cols() const { return cols_; }
-    index_t stride() const { return stride_; }
-    bool empty() const { return rows_ == 0 || cols_ == 0; }
+    T* data() const { return data_; }  ///< the first value of the first row
+    index_t rows() const { return rows_; }  ///< number of rows
+    index_t cols() const { return cols_; }  ///< values per row
+    index_t stride() const { return stride_; }  ///< values from one row to the next
+    bool empty() const { return rows_ == 0 || cols_ == 0; }  ///< no value at all
+    /// Row i; i is not checked.
     std::span<T> row(index_t i) const { return {data_ + i * stride_, static_cast<std::size_t>(cols_)}; }
+    /// Value j of row i; neither is checked.
     T& operator()(index_t i, index_t j) const { return data_[i * stride_ + j]; }
 
 private:
@@ -90,26 +92,28 @@ using matrix_view = matrix_span<const T>;
 template <scalar T>
 class matrix {
 public:
-    using value_type = T;
+    using value_type = T;  ///< what is stored
 
     matrix() = default;
     /// rows x cols copies of `value`. Errors: shape_error if a size is negative.
     matrix(index_t rows, index_t cols, T value = T(0))
         : rows_(checked(rows)), cols_(checked(cols)), values_(static_cast<std::size_t>(rows * cols), value) {}
 
-    T* data() { return values_.data(); }
-    const T* data() const { return values_.data(); }
-    index_t rows() const { return rows_; }
-    index_t cols() const { return cols_; }
-    bool empty() const { return values_.empty(); }
-    std::span<T> row(index_t i) { return span().row(i); }
-    std::span<const T> row(index_t i) const { return view().row(i); }
+    T* data() { return values_.data(); }  ///< the first value of the first row
+    const T* data() const { return values_.data(); }  ///< the same, read only
+    index_t rows() const { return rows_; }  ///< number of rows
+    index_t cols() const { return cols_; }  ///< values per row, and from one row to the next
+    bool empty() const { return values_.empty(); }  ///< no value at all
+    std::span<T> row(index_t i) { return span().row(i); }  ///< row i; i is not checked
+    std::span<const T> row(index_t i) const { return view().row(i); }  ///< the same, read only
+    /// Value j of row i; neither is checked.
     T& operator()(index_t i, index_t j) { return values_[static_cast<std::size_t>(i * cols_ + j)]; }
+    /// The same, read only.
     const T& operator()(index_t i, index_t j) const { return values_[static_cast<std::size_t>(i * cols_ + j)]; }
-    operator matrix_span<T>() & { return span(); }
-    operator matrix_view<T>() const { return view(); }
-    matrix_span<T> span() { return {values_.data(), rows_, cols_}; }
-    matrix_view<T> view() const { return {values_.data(), rows_, cols_}; }
+    operator matrix_span<T>() & { return span(); }  ///< a matrix is a view of itself
+    operator matrix_view<T>() const { return view(); }  ///< the same, read only
+    matrix_span<T> span() { return {values_.data(), rows_, cols_}; }  ///< a view of all of it
+    matrix_view<T> view() const { return {values_.data(), rows_, cols_}; }  ///< the same, read only
 
 private:
     static index_t checked(index_t n) {
@@ -134,14 +138,17 @@ concept eigen_rows = requires(M& m) {
 
 }  // namespace detail
 
+/// What isic reads and edits: a view of itself, of a matrix, of row-major Eigen types.
 template <class T>
 matrix_span<T> as_span(matrix_span<T> m) {
     return m;
 }
+/// All of a matrix.
 template <scalar T>
 matrix_span<T> as_span(matrix<T>& m) {
     return m.span();
 }
+/// The same, read only.
 template <scalar T>
 matrix_view<T> as_span(const matrix<T>& m) {
     return m.view();
