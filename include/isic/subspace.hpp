@@ -8,7 +8,8 @@
 #include <span>
 #include <vector>
 
-#include <Eigen/Dense>
+#include <Eigen/Eigenvalues>
+#include <Eigen/SVD>
 
 #include <isic/differences.hpp>
 #include <isic/matrix.hpp>
@@ -99,12 +100,7 @@ inline eigen_pairs top_eigen(const Eigen::MatrixXd& a, index_t r) {
         const Eigen::MatrixXd top = small.vectors.leftCols(r);
         const Eigen::MatrixXd residual = aq * top - q * top * small.values.head(r).asDiagonal();
         if (residual.norm() <= 1e-13 * std::max(small.values[0], 1e-300) || next.cols() == 0) {
-            const Eigen::HouseholderQR<Eigen::MatrixXd> qr(q * top);
-            Eigen::MatrixXd vectors = qr.householderQ() * Eigen::MatrixXd::Identity(d, r);
-            for (index_t j = 0; j < r; ++j) {
-                vectors.col(j) *= qr.matrixQR()(j, j) < 0 ? -1.0 : 1.0;
-            }
-            return {small.values.head(r), vectors};
+            return {small.values.head(r), orthonormal_rest(q * top, Eigen::MatrixXd(d, 0))};
         }
         q.conservativeResize(Eigen::NoChange, q.cols() + next.cols());
         q.rightCols(next.cols()) = next;
@@ -255,7 +251,7 @@ inline Eigen::MatrixXd random_rotation(index_t d, std::uint64_t seed) {
     for (index_t i = 0; i < g.size(); ++i) {
         g.data()[i] = symmetric_uniform(seed, static_cast<std::uint64_t>(i));
     }
-    return Eigen::HouseholderQR<Eigen::MatrixXd>(g).householderQ();
+    return orthonormal_rest(g, Eigen::MatrixXd(d, 0));
 }
 
 /// Singular values above the quantile of those of randomly rotated, entrywise sign-flipped rows; counted from the first
