@@ -38,6 +38,15 @@ has_header() {
     return 1
 }
 
+# A program compiled and linked with clang++'s address sanitizer.
+has_clang_sanitizers() {
+    local out works=1
+    out=$(mktemp -d)
+    echo 'int main() {}' | clang++ -fsanitize=address,undefined -x c++ - -o "$out/program" 2>/dev/null && works=0
+    rm -rf "$out"
+    return "$works"
+}
+
 # name | Debian package | test | where to get it elsewhere
 needs='
 CMake 3.25 or later|cmake|has_cmake|https://cmake.org
@@ -52,6 +61,7 @@ stb|libstb-dev|has_header stb/stb_image_write.h|https://github.com/nothings/stb
 if [ "$what" = all ]; then
     needs+='
 clang++ 14 or later|clang|has_command clang++|https://clang.llvm.org
+the sanitizers of clang++|libclang-rt-dev|has_clang_sanitizers|https://compiler-rt.llvm.org
 pkg-config|pkg-config|has_command pkg-config|https://www.freedesktop.org/wiki/Software/pkg-config
 doctest 2.4 or later|doctest-dev|has_header doctest/doctest.h|https://github.com/doctest/doctest
 Python 3|python3|has_command python3|https://www.python.org

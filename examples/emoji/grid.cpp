@@ -73,7 +73,7 @@ private:
 void write_grid(const std::filesystem::path& path, const std::vector<std::string>& captions, const std::vector<grid_row>& rows,
                 index_t gap_before, int scale) {
     constexpr int margin = 6, label_width = 92, caption_height = 46, wide_gap = 14;
-    const int cell = static_cast<int>(tokenizer::side) * scale + 4;
+    const int cell = static_cast<int>(tokenizer::side) * scale + 12;
     const auto columns = static_cast<index_t>(captions.size());
     for (const grid_row& row : rows) {
         if (row.pictures.rows() != columns) {

@@ -1,0 +1,56 @@
+"""Every example in a docstring runs, and every public name has one."""
+
+import doctest
+import importlib
+import inspect
+import pathlib
+import pkgutil
+import re
+
+import numpy as np
+import pytest
+
+import isic
+
+MODULES = ["isic", *(f"isic.{m.name}" for m in pkgutil.iter_modules(isic.__path__) if m.name != "_isic")]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+    names = {"np": np, "isic": isic}
+    results = doctest.testmod(importlib.import_module(name), extraglobs=names, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert results.failed == 0
+
+
+def test_the_examples_are_found():
+    module = importlib.import_module("isic._edit")
+    assert sum(len(t.examples) for t in doctest.DocTestFinder().find(module)) > 5
+
+
+@pytest.mark.parametrize("name", isic.__all__)
+def test_public_names_are_documented(name):
+    thing = getattr(isic, name)
+    if inspect.isclass(thing) or inspect.isfunction(thing):
+        assert inspect.getdoc(thing)
+        assert thing.__module__.split(".")[0] == "isic"
+
+
+def test_options_are_keywords():
+    for name in isic.__all__:
+        thing = getattr(isic, name)
+        if inspect.isfunction(thing):
+            for p in inspect.signature(thing).parameters.values():
+                assert p.default is inspect.Parameter.empty or p.kind is p.KEYWORD_ONLY or name == "write_safetensors", f"{name}({p.name})"
+
+
+def test_the_readme_prints_what_it_says(capsys):
+    readme = pathlib.Path(__file__).parents[2] / "bindings" / "README.md"
+    if not readme.is_file():
+        pytest.skip("the sources are not here")
+    program = re.search(r"```python\n(.*?)```", readme.read_text(), re.DOTALL).group(1)
+    exec(program, {})
+    assert capsys.readouterr().out.strip() in program
+
+
+def test_version():
+    assert isic.__version__.count(".") == 2

@@ -1,0 +1,64 @@
+"""A caller's mistake raises one of few exceptions, in Python's words, before anything is written."""
+
+import builtins
+
+import numpy as np
+import pytest
+
+import isic
+
+
+def test_hierarchy():
+    assert issubclass(isic.ValueError, isic.Error) and issubclass(isic.ValueError, builtins.ValueError)
+    assert issubclass(isic.ShapeError, builtins.ValueError) and issubclass(isic.IoError, OSError)
+    assert issubclass(isic.NumericError, ArithmeticError) and issubclass(isic.BackendError, RuntimeError)
+    for error in (isic.ShapeError, isic.NumericError, isic.IoError, isic.BackendError):
+        assert issubclass(error, isic.Error) and error.__module__ == "isic"
+
+
+def test_star_import_leaves_builtins_alone():
+    names = {}
+    exec("from isic import *", names)
+    assert "ValueError" not in names and "project_out" in names
+
+
+CODES = np.arange(12.0).reshape(4, 3)
+
+
+@pytest.mark.parametrize(("error", "message", "call"), [
+    (isic.ShapeError, r"isic\.differences: expected 2 of columns in safe, got 1", lambda: isic.differences([[1.0, 2.0]], [[1.0]])),
+    (isic.ShapeError, "2 dimensions", lambda: isic.differences([1.0], [1.0])),
+    (isic.NumericError, "nan at row 0", lambda: isic.differences([[np.nan]], [[1.0]])),
+    (isic.ValueError, "real numbers", lambda: isic.differences([["a"]], [["b"]])),
+    (isic.ValueError, r"isic\.DifferenceAccumulator\.add: expected token ids in \[0, 4\), got 4", lambda: isic.DifferenceAccumulator(CODES).add([4], [0])),
+    (isic.ValueError, "integers", lambda: isic.DifferenceAccumulator(CODES).add([0.5], [0])),
+    (isic.ValueError, "token ids in", lambda: isic.DifferenceAccumulator(CODES).add(np.array([2**63], np.uint64), [0])),
+    (isic.ShapeError, "safe ids of shape", lambda: isic.DifferenceAccumulator(CODES).add([[0, 1]], [[0], [1]])),
+    (TypeError, "codebook or a width", lambda: isic.DifferenceAccumulator()),
+    (isic.ShapeError, "at least one pair", lambda: isic.fit_subspace(isic.DifferenceAccumulator(CODES))),
+    (isic.ValueError, "'none', 'mean', 'safe_axis'", lambda: isic.fit_subspace(CODES, center="median")),
+    (isic.ValueError, "'plain', 'l2_normalised'", lambda: isic.project_out(CODES, isic.span_of(np.eye(3)[:, :1]), rule="cosine")),
+    (isic.ValueError, "strength", lambda: isic.project_out(CODES, isic.span_of(np.eye(3)[:, :1]), strength=1.5)),
+    (isic.ShapeError, "strength", lambda: isic.project_out(CODES, isic.span_of(np.eye(3)[:, :1]), strength=[1.0])),
+    (isic.ShapeError, "rows in the basis", lambda: isic.project_out(CODES, isic.span_of(np.eye(4)[:, :1]))),
+    (isic.ValueError, "overlapping", lambda: isic.project_out(CODES, isic.span_of(np.eye(3)[:, :1]), target=CODES)),
+    (TypeError, "isic.Subspace, got ndarray", lambda: isic.project_out(CODES, np.eye(3))),
+    (TypeError, "positional", lambda: isic.project_out(CODES, isic.span_of(np.eye(3)), 1.0)),
+    (TypeError, "strenght", lambda: isic.project_out(CODES, isic.span_of(np.eye(3)), strenght=1.0)),
+    (isic.ValueError, "one dtype", lambda: isic.Edit.between(CODES, CODES.astype(np.float32))),
+    (isic.ValueError, "one storage type", lambda: isic.DifferenceAccumulator(CODES).merge(isic.DifferenceAccumulator(CODES.astype(np.float32)))),
+    (isic.ValueError, "rate > 0", lambda: isic.sgd_update(CODES, CODES + 1, isic.SgdState(), rate=-1.0)),
+    (TypeError, "isic.Constraint", lambda: isic.sgd_update(CODES, CODES + 1, isic.SgdState(), constraint={})),
+    (TypeError, r"isic\.Edit\.undo: expected codes", lambda: isic.Edit.between(CODES, CODES + 1).undo("codes")),
+    (isic.ShapeError, r"isic\.AdamState\.mean", lambda: setattr(isic.AdamState(), "mean", [1.0])),
+    (isic.IoError, "found none", lambda: isic.load_edit("/nowhere/edit.safetensors")),
+    (isic.ValueError, "'a' of bool, integers or floats", lambda: isic.write_safetensors("/nowhere/t", {"a": np.array(["x"])})),
+    (isic.ValueError, "each term once", lambda: isic.Lexicon([("gun", "a"), ("Gun", "b")])),
+])
+def test_mistakes(error, message, call):
+    before = CODES.tobytes()
+    with pytest.raises(error, match=message) as caught:
+        call()
+    assert type(caught.value) is error
+    assert "::" not in str(caught.value)
+    assert CODES.tobytes() == before

@@ -1,0 +1,60 @@
+"""The package is typed: a program passes mypy --strict, and wrong calls do not."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import isic
+import typed_example
+
+EXAMPLE = pathlib.Path(__file__).with_name("typed_example.py")
+
+WRONG = """
+import numpy as np
+import isic
+codes = np.eye(3)
+harm = isic.span_of(codes)
+isic.project_out(codes, harm, vanished="ignore")
+isic.project_out(codes, codes)
+isic.fit_subspace(codes, max_ranks=2)
+isic.self_improve(object(), lambda p: p, unsafe_prompts=["a"], safe_prompts=["b"], rewrite=str)
+"""
+
+
+def mypy(path, cache):
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    return subprocess.run([sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(cache), str(path)], capture_output=True, text=True, check=False)
+
+
+def test_the_example_is_typed(tmp_path):
+    result = mypy(EXAMPLE, tmp_path)
+    assert result.returncode == 0, result.stdout
+
+
+def test_wrong_calls_are_found(tmp_path):
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(WRONG)
+    result = mypy(wrong, tmp_path / "cache")
+    for line in (6, 7, 8, 9):
+        assert f"wrong.py:{line}: error" in result.stdout, result.stdout
+
+
+def test_the_package_itself_is_typed(tmp_path):
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    result = subprocess.run([sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), "-p", "isic"], capture_output=True, text=True,
+                            check=False)
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_stub_names_what_is_compiled():
+    """Each name of the compiled module stands in its stub, and the other way round."""
+    stub = (pathlib.Path(isic.__file__).parent / "_isic.pyi").read_text()
+    declared = {line.split("(")[0].split(":")[0].split()[1] for line in stub.splitlines() if line.startswith(("def ", "class "))}
+    assert declared == {name for name in dir(isic._isic) if not name.startswith("_")} - {"version"}
+
+
+def test_the_example_runs(capsys):
+    typed_example.main()
+    assert "below_target" in capsys.readouterr().out
