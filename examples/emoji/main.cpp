@@ -126,6 +126,7 @@ public:
           lexicon_(unsafe_words(world_)) {}
 
     int draw_prompt() {
+        output_folder();
         const emoji::prompt p = world_.parse(settings_.prompt);
         const std::string text = world_.text(p);
         emoji::model m(world_, tokenizer_, transformer_);
@@ -156,6 +157,7 @@ public:
 
     int run() {
         const double start = now();
+        output_folder();  // an error here should not come after the work
         fmt::print("drawing {} unsafe and {} safe pictures for the evaluation\n", settings_.unsafe, settings_.safe);
         evaluation_.emplace(world_, renderer_, tokenizer_, transformer_, cnn_, ghost_, settings_.seed, settings_.unsafe, settings_.safe, settings_.threads);
         prepare_real();

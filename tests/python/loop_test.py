@@ -177,10 +177,11 @@ def test_callbacks():
     assert report.rounds[1].metrics == {"brightness": 7.5}
 
 
-def test_cancel():
+@pytest.mark.parametrize("truth", [bool, np.bool_])
+def test_cancel(truth):
     model = Toy()
     original = model.codebook.copy()
-    report = isic.self_improve(model, judge, on_progress=lambda p: p.stage != "project" or p.done == 0, **PROMPTS)
+    report = isic.self_improve(model, judge, on_progress=lambda p: truth(p.stage != "project" or p.done == 0), **PROMPTS)
     assert report.reason == "cancelled" and report.best_round == 0
     assert np.array_equal(model.codebook, original)
 
