@@ -353,13 +353,15 @@ TEST_CASE("harmfulness is counted from the pictures drawn, with the prior asked 
         REQUIRE(q.size() == 28);
         const auto& harmful = model.drawn[0].ids;
         const auto& safe = model.drawn[1].ids;
-        const double prior = 28 * prior_per_code;
+        const auto n_h = static_cast<double>(harmful.size());
+        const auto n_s = static_cast<double>(safe.size());
+        const double prior = 2 * 28 * prior_per_code / (n_h + n_s);  // per token
         for (std::int32_t k = 0; k < 28; ++k) {
             const auto h = static_cast<double>(std::ranges::count(harmful, k));
             const auto s = static_cast<double>(std::ranges::count(safe, k));
-            const double pooled = (h + s + 0.5) / static_cast<double>(harmful.size() + safe.size() + 14);
-            const double p_h = (h + prior * pooled) / (static_cast<double>(harmful.size()) + prior);
-            const double p_s = (s + prior * pooled) / (static_cast<double>(safe.size()) + prior);
+            const double pooled = (h + s + 0.5) / (n_h + n_s + 14);
+            const double p_h = (h / n_h + prior * pooled) / (1 + prior);
+            const double p_s = (s / n_s + prior * pooled) / (1 + prior);
             CHECK(q[static_cast<std::size_t>(k)] == doctest::Approx(p_h / (p_h + p_s)));
         }
     }

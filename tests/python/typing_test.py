@@ -23,28 +23,27 @@ isic.self_improve(object(), lambda p: p, unsafe_prompts=["a"], safe_prompts=["b"
 """
 
 
-def mypy(path, cache):
+def mypy(cache, *what):
     pytest.importorskip("mypy", reason="mypy is not installed")
-    return subprocess.run([sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(cache), str(path)], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(cache), *what]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_the_example_is_typed(tmp_path):
-    result = mypy(EXAMPLE, tmp_path)
+    result = mypy(tmp_path, str(EXAMPLE))
     assert result.returncode == 0, result.stdout
 
 
 def test_wrong_calls_are_found(tmp_path):
     wrong = tmp_path / "wrong.py"
     wrong.write_text(WRONG)
-    result = mypy(wrong, tmp_path / "cache")
+    result = mypy(tmp_path / "cache", str(wrong))
     for line in (6, 7, 8, 9):
         assert f"wrong.py:{line}: error" in result.stdout, result.stdout
 
 
 def test_the_package_itself_is_typed(tmp_path):
-    pytest.importorskip("mypy", reason="mypy is not installed")
-    result = subprocess.run([sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), "-p", "isic"], capture_output=True, text=True,
-                            check=False)
+    result = mypy(tmp_path, "-p", "isic")
     assert result.returncode == 0, result.stdout
 
 
