@@ -10,10 +10,10 @@ generator=()
 if [ ! -f "$build/CMakeCache.txt" ]; then
     generator=(-G Ninja)
 fi
-# Only the demo speaks on standard output.
+# -O2 is as fast as -O3 here, and compiled sooner. Only the demo speaks on standard output.
 {
     cmake -S "$root" -B "$build" "${generator[@]}" -Wno-dev --log-level=WARNING \
-        -DCMAKE_BUILD_TYPE=Release -DISIC_NATIVE=ON -DISIC_EXAMPLES=ON -DISIC_TESTS=OFF
+        -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE="-O2 -DNDEBUG" -DISIC_NATIVE=ON -DISIC_EXAMPLES=ON -DISIC_TESTS=OFF
     cmake --build "$build" --parallel "$(nproc)" --target isic_emoji_demo
 } >&2
 exec "$build/examples/isic_emoji_demo" "$@"
