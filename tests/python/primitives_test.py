@@ -157,14 +157,15 @@ def test_vanished_rows(policy, expected):
 
 
 def test_harmfulness():
-    usage = isic.CodeUsage(np.array([8.0, 2, 0]), np.array([1.0, 2, 7]))
-    pi = (usage.harmful + usage.safe + 0.5) / (20 + 1.5)
-    h, s = (usage.harmful + 1.5 * pi) / 11.5, (usage.safe + 1.5 * pi) / 11.5
+    usage = isic.CodeUsage(np.array([8.0, 2, 0, 0]), np.array([1.0, 2, 17, 0]))
+    pi = (usage.harmful + usage.safe + 0.5) / (30 + 4 * 0.5)
+    prior_h, prior_s = 4 * 10 / 30, 4 * 20 / 30  # 2 A = 2 * 0.5 * 4, in proportion to the tokens
+    h, s = (usage.harmful + prior_h * pi) / (10 + prior_h), (usage.safe + prior_s * pi) / (20 + prior_s)
     scores = isic.code_harmfulness(usage)
-    assert np.allclose(scores.harmfulness, h / (h + s))
+    assert np.allclose(scores.harmfulness, h / (h + s)) and scores.harmfulness[3] == pytest.approx(0.5)
     assert np.allclose(isic.code_strength(scores), np.clip((h / (h + s) - 0.6) / 0.3, 0, 1))
     assert np.allclose(isic.excess_strength(scores), np.maximum(0, 1 - s / h))
-    assert isic.gate_strength(scores.z, threshold=0.0).tolist() == [1, 0, 0]
+    assert isic.gate_strength(scores.z, threshold=1.0).tolist() == [1, 0, 0, 0]
 
 
 def test_counterpart_targets(case):

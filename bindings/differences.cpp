@@ -1,0 +1,159 @@
+#include <variant>
+
+#include <isic/differences.hpp>
+#include <isic/harmfulness.hpp>
+
+#include "accumulator.hpp"
+#include "module.hpp"
+#include "values.hpp"
+
+namespace isic::python {
+namespace {
+
+void require_same_shape(std::string_view function, const id_array& harmful, const id_array& safe) {
+    if (harmful.shape != safe.shape) {
+        detail::fail<shape_error>(function, fmt::format("safe ids of shape [{}]", fmt::join(harmful.shape, ", ")),
+                                  fmt::format("[{}]", fmt::join(safe.shape, ", ")));
+    }
+}
+
+/// T of ids [n, T] or of one picture [T].
+index_t tokens_per_picture(std::string_view function, const id_array& ids) {
+    if (ids.shape.empty() || ids.shape.size() > 2) {
+        detail::fail<shape_error>(function, "ids [n, T], or [T] of one picture", fmt::format("shape [{}]", fmt::join(ids.shape, ", ")));
+    }
+    return ids.shape.back();
+}
+
+py::array python_differences(py::handle harmful, py::handle safe) {
+    const doubles h("differences", "harmful", harmful), s("differences", "safe", safe);
+    return array_of(unlocked([&] { return differences(h.view(), s.view()); }));
+}
+
+py::array python_pooled_differences(py::handle harmful, py::handle safe, index_t group) {
+    const doubles h("pooled_differences", "harmful", harmful), s("pooled_differences", "safe", safe);
+    return array_of(unlocked([&] { return pooled_differences(h.view(), s.view(), group); }));
+}
+
+py::array python_histograms(py::handle ids, index_t codes) {
+    const id_array all = ids_of("histograms", "ids", ids);
+    const index_t t = tokens_per_picture("histograms", all);
+    return array_of(unlocked([&] { return histograms(all.ids, t, codes); }));
+}
+
+py::array python_bag_of_codes(py::handle codes, py::handle harmful, py::handle safe) {
+    constexpr const char* f = "bag_of_codes_differences";
+    const memory book = memory_of(f, "codes", codes, access::read);
+    const id_array h = ids_of(f, "harmful_ids", harmful), s = ids_of(f, "safe_ids", safe);
+    require_same_shape(f, h, s);
+    const index_t t = tokens_per_picture(f, h);
+    return array_of(read_unlocked(book, [&](auto view) { return bag_of_codes_differences(view, h.ids, s.ids, t); }));
+}
+
+/// Adds one picture, or a grid of them, to something that counts pairs of ids.
+void add_pairs(std::string_view function, auto& to, py::handle harmful, py::handle safe) {
+    const id_array h = ids_of(function, "harmful_ids", harmful), s = ids_of(function, "safe_ids", safe);
+    require_same_shape(function, h, s);
+    std::visit([&](auto& pairs) { unlocked([&] { pairs.add(h.ids, s.ids); return 0; }); }, to);
+}
+
+void add_safe(accumulator& self, py::handle safe) {
+    const id_array s = ids_of("difference_accumulator::add_safe", "safe_ids", safe);
+    std::visit([&](auto& pairs) { unlocked([&] { pairs.add_safe(s.ids); return 0; }); }, self.pairs);
+}
+
+void add_rows(accumulator& self, py::handle harmful, py::handle safe) {
+    constexpr const char* f = "difference_accumulator::add_rows";
+    const doubles h(f, "harmful", harmful), s(f, "safe", safe);
+    std::visit([&](auto& pairs) { unlocked([&] { pairs.add_rows(h.view(), s.view()); return 0; }); }, self.pairs);
+}
+
+/// Adds other to self if both are over the same storage type.
+template <class Variant>
+void merge_same(std::string_view function, Variant& self, const Variant& other) {
+    std::visit([&]<class A, class B>(A& to, const B& from) {
+        if constexpr (std::same_as<A, B>) {
+            to.merge(from);
+        } else {
+            detail::fail<value_error>(function, "codebooks of one storage type", "two");
+        }
+    }, self, other);
+}
+
+/// isic::counterpart_targets over any storage type, with the codebook that it looks into.
+struct goals {
+    memory book;
+    std::variant<counterpart_targets<float>, counterpart_targets<double>, counterpart_targets<Eigen::half>,
+                 counterpart_targets<Eigen::bfloat16>>
+        targets;
+};
+
+goals make_goals(py::handle codes) {
+    memory book = memory_of("counterpart_targets", "codes", codes, access::read);
+    auto targets = with_span(book, [](auto span) -> decltype(goals::targets) { return counterpart_targets(span); });
+    return {std::move(book), std::move(targets)};
+}
+
+}  // namespace
+
+accumulator::accumulator(index_t width) : pairs(difference_accumulator<double>(width)) {}
+
+accumulator::accumulator(py::handle codes)
+    : book(memory_of("difference_accumulator", "codes", codes, access::read)),
+      pairs(with_span(book, [](auto span) -> variant { return difference_accumulator(span); })) {}
+
+void bind_differences(py::module_& m) {
+    m.def("differences", &python_differences, "harmful"_a, "safe"_a);
+    m.def("pooled_differences", &python_pooled_differences, "harmful"_a, "safe"_a, "group"_a);
+    m.def("histograms", &python_histograms, "ids"_a, "codes"_a);
+    m.def("bag_of_codes_differences", &python_bag_of_codes, "codes"_a, "harmful_ids"_a, "safe_ids"_a);
+
+    const auto of = [](auto read) { return [read](const accumulator& self) { return std::visit(read, self.pairs); }; };
+    py::class_<accumulator>(m, "DifferenceAccumulator")
+        .def(py::init([](py::handle codes, std::optional<index_t> width) {
+                 return width ? accumulator(*width) : accumulator(codes);
+             }), "codes"_a, "width"_a)
+        .def("add", [](accumulator& self, py::handle h, py::handle s) { add_pairs("difference_accumulator::add", self.pairs, h, s); },
+             "harmful_ids"_a, "safe_ids"_a)
+        .def("add_safe", &add_safe, "safe_ids"_a)
+        .def("add_rows", &add_rows, "harmful"_a, "safe"_a)
+        .def("merge", [](accumulator& self, const accumulator& other) { merge_same("difference_accumulator::merge", self.pairs, other.pairs); },
+             "other"_a)
+        .def_property_readonly("width", of([](const auto& p) { return p.width(); }))
+        .def_property_readonly("count", of([](const auto& p) { return p.count(); }))
+        .def("usage", of([](const auto& p) { return object_of(p.usage()); }))
+        .def("mean", of([](const auto& p) { return array_of(p.mean()); }))
+        .def("safe_mean", of([](const auto& p) { return array_of(unlocked([&] { return p.safe_mean(); })); }))
+        .def("second_moment", of([](const auto& p) { return array_of(p.second_moment()); }))
+        .def("safe_second_moment", of([](const auto& p) { return array_of(unlocked([&] { return p.safe_second_moment(); })); }));
+
+    m.def("code_harmfulness", [](py::handle usage, double prior) {
+        return object_of(code_harmfulness(usage_of("code_harmfulness", usage), {.prior_per_code = prior}));
+    }, "usage"_a, "prior_per_code"_a);
+    m.def("code_strength", [](py::handle harmfulness, double low, double high) {
+        return array_of(code_strength(vector_of("code_strength", "harmfulness", harmfulness), {.low = low, .high = high}));
+    }, "harmfulness"_a, "low"_a, "high"_a);
+    m.def("excess_strength", [](py::handle p_harmful, py::handle p_safe) {
+        code_scores scores;
+        scores.p_harmful = vector_of("excess_strength", "p_harmful", p_harmful);
+        scores.p_safe = vector_of("excess_strength", "p_safe", p_safe);
+        return array_of(excess_strength(scores));
+    }, "p_harmful"_a, "p_safe"_a);
+    m.def("gate_strength", [](py::handle score, double threshold) {
+        return array_of(gate_strength(vector_of("gate_strength", "score", score), threshold));
+    }, "score"_a, "threshold"_a);
+
+    py::class_<goals>(m, "CounterpartTargets")
+        .def(py::init(&make_goals), "codes"_a)
+        .def("add", [](goals& self, py::handle h, py::handle s) { add_pairs("counterpart_targets::add", self.targets, h, s); },
+             "harmful_ids"_a, "safe_ids"_a)
+        .def("merge", [](goals& self, const goals& other) { merge_same("counterpart_targets::merge", self.targets, other.targets); },
+             "other"_a)
+        .def("targets", [](const goals& self, double weight, py::handle prior) {
+            const auto mu = vector_of("counterpart_targets::targets", "prior", prior);
+            return std::visit([&](const auto& t) { return array_of(unlocked([&] { return t.targets(weight, mu); })); }, self.targets);
+        }, "weight"_a, "prior"_a)
+        .def("counts", [](const goals& self) { return std::visit([](const auto& t) { return array_of(t.counts()); }, self.targets); });
+}
+
+}  // namespace isic::python

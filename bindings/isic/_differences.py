@@ -1,0 +1,211 @@
+"""Embedding differences, harmful minus safe, and what usage counts say about each code."""
+
+from __future__ import annotations
+
+from . import _isic
+from ._types import Codes, FloatArray, Floats, Ids
+from ._values import CodeScores, CodeUsage, short
+
+
+def differences(harmful: Floats, safe: Floats) -> FloatArray:
+    """Paired differences D_i = harmful_i - safe_i.
+
+    harmful, safe: [n, d]. Returns [n, d] float64. Raises ShapeError unless both are [n, d] and not empty, NumericError on
+    NaN or infinity. Source: Safe-CB, step 1 (published in words; the formula is a reconstruction).
+
+    >>> isic.differences([[3.0, 1.0]], [[0.0, 1.0]])
+    array([[3., 0.]])
+    """
+    return _isic.differences(harmful, safe)
+
+
+def pooled_differences(harmful: Floats, safe: Floats, *, group: int) -> FloatArray:
+    """Differences of group means: row i pools the rows i * group ... (i + 1) * group - 1 of both sides.
+
+    With one picture's T position embeddings as a group this is the difference of pooled embeddings. Returns
+    [n / group, d]. Raises as `differences`, and ShapeError unless group >= 1 divides n.
+
+    >>> isic.pooled_differences([[3.0], [1.0]], [[0.0], [0.0]], group=2)
+    array([[2.]])
+    """
+    return _isic.pooled_differences(harmful, safe, group)
+
+
+def histograms(ids: Ids, *, codes: int) -> FloatArray:
+    """Token histograms, [n, K]: entry (i, k) counts code k among row i of ids [n, T].
+
+    codes: K. Raises ValueError on an id outside [0, K).
+
+    >>> isic.histograms([[0, 2, 2]], codes=3)
+    array([[1., 0., 2.]])
+    """
+    return _isic.histograms(ids, codes)
+
+
+def bag_of_codes_differences(codes: Codes, harmful_ids: Ids, safe_ids: Ids) -> FloatArray:
+    """Bag-of-codes differences D_i = C^T (h_i - s_i) / T: needs token counts only, no encoder.
+
+    codes [K, d]; ids [n, T], or [T] of one picture. Returns [n, d]. Raises ShapeError if the shapes of the ids differ,
+    ValueError on ids outside [0, K).
+
+    >>> isic.bag_of_codes_differences(np.eye(2), [[0, 0]], [[0, 1]])
+    array([[ 0.5, -0.5]])
+    """
+    return _isic.bag_of_codes_differences(codes, harmful_ids, safe_ids)
+
+
+class DifferenceAccumulator:
+    """Differences seen one pair of pictures at a time, kept as moments: O(d^2) memory, however many pairs.
+
+    DifferenceAccumulator(codes) looks token ids up in a codebook [K, d], which it keeps alive, does not copy and reads as
+    it is at the time of each call. DifferenceAccumulator(width=d) takes rows of embeddings instead. One thread at a time
+    may add to it.
+
+    >>> codes = np.array([[3, 1, 0], [3, 0, 1], [0, 1, 0], [0, 0, 1], [0, 1, 1], [1, 1, 1]], dtype=np.float32)
+    >>> pairs = isic.DifferenceAccumulator(codes)
+    >>> pairs.add([0, 1, 4, 5], [2, 3, 4, 5])  # an unsafe picture's tokens, its safe counterpart's
+    >>> pairs
+    DifferenceAccumulator(width=3, count=4)
+    >>> pairs.mean()
+    array([1.5, 0. , 0. ])
+    """
+
+    def __init__(self, codes: Codes | None = None, *, width: int | None = None) -> None:
+        if (codes is None) == (width is None):
+            raise TypeError("isic.DifferenceAccumulator: expected a codebook or a width, got " + ("both" if codes is not None else "neither"))
+        self._pairs = _isic.DifferenceAccumulator(codes, width)
+
+    def add(self, harmful_ids: Ids, safe_ids: Ids) -> None:
+        """A pair of pictures as token ids [T], position by position, or n pairs [n, T]; counts their usage.
+
+        Raises ShapeError if the shapes differ or this holds rows, ValueError on an id outside [0, K); nothing is added then.
+        """
+        self._pairs.add(harmful_ids, safe_ids)
+
+    def add_safe(self, safe_ids: Ids) -> None:
+        """Counts the codes of a safe picture that is nobody's counterpart: more of them make harmfulness sharper."""
+        self._pairs.add_safe(safe_ids)
+
+    def add_rows(self, harmful: Floats, safe: Floats) -> None:
+        """Paired rows of embeddings, [m, d] each. Raises ShapeError, NumericError; nothing is added then."""
+        self._pairs.add_rows(harmful, safe)
+
+    def merge(self, other: DifferenceAccumulator) -> None:
+        """Adds what another accumulator saw. Raises ShapeError if width, codes or kind differ, ValueError if dtypes do."""
+        self._pairs.merge(other._pairs)
+
+    @property
+    def width(self) -> int:
+        """d."""
+        return self._pairs.width
+
+    @property
+    def count(self) -> int:
+        """n, difference rows seen."""
+        return self._pairs.count
+
+    @property
+    def usage(self) -> CodeUsage:
+        """Counts of each code in harmful and in safe pictures, [K] each; empty for rows."""
+        return self._pairs.usage()
+
+    def mean(self) -> FloatArray:
+        """Mean difference, [d]; zero before the first pair."""
+        return self._pairs.mean()
+
+    def safe_mean(self) -> FloatArray:
+        """Mean of the safe embeddings, [d]: of safe rows, or of codes weighted by their use in safe pictures."""
+        return self._pairs.safe_mean()
+
+    def second_moment(self) -> FloatArray:
+        """D^T D, [d, d]."""
+        return self._pairs.second_moment()
+
+    def safe_second_moment(self) -> FloatArray:
+        """Second moment of the safe embeddings, [d, d], not divided by their number."""
+        return self._pairs.safe_second_moment()
+
+    def __repr__(self) -> str:
+        return f"DifferenceAccumulator(width={self.width}, count={self.count})"
+
+
+def code_harmfulness(usage: CodeUsage, *, prior_per_code: float = 0.5) -> CodeScores:
+    """How exclusively harmful pictures use each code: q_k = p_h / (p_h + p_s), smoothed by a Dirichlet prior.
+
+    p_h = (n_h + A_h pi_k) / (N_h + A_h), p_s alike, pi the pooled share; the prior's mass 2 A, A = prior_per_code * K, is
+    shared out in proportion to the tokens: A_h = 2 A N_h / (N_h + N_s). `z` is the log-odds z-score with the same prior
+    (Monroe, Colaresi and Quinn 2008). Use q for strengths: z grows with counts alone. Raises ShapeError if the lengths
+    differ, ValueError on negative counts or prior_per_code <= 0, NumericError if one side has no counts. Source: our
+    choice; the prior's form follows "fightin' words".
+
+    >>> scores = isic.code_harmfulness(isic.CodeUsage(np.array([9.0, 1.0]), np.array([1.0, 9.0])))
+    >>> scores
+    CodeScores(harmfulness=[0.863636, 0.136364], z=[4.20177, -4.20177], p_harmful=[0.863636, 0.136364], p_safe=[0.136364, 0.863636])
+    """
+    return _isic.code_harmfulness(usage, prior_per_code)
+
+
+def code_strength(harmfulness: Floats | CodeScores, *, low: float = 0.6, high: float = 0.9) -> FloatArray:
+    """Ramp from harmfulness to edit strength: s_k = clamp((q_k - low) / (high - low), 0, 1), [K].
+
+    low: harmfulness at which a code begins to move; high: from which it moves fully. Raises ValueError on q outside
+    [0, 1] or high <= low.
+
+    >>> isic.code_strength([0.5, 0.75, 1.0])
+    array([0. , 0.5, 1. ])
+    """
+    return _isic.code_strength(harmfulness.harmfulness if isinstance(harmfulness, CodeScores) else harmfulness, low, high)
+
+
+def excess_strength(scores: CodeScores) -> FloatArray:
+    """Excess share s_k = max(0, 1 - p_s / p_h), [K]: the ridge solution; no thresholds, safer and more damaging."""
+    return _isic.excess_strength(scores.p_harmful, scores.p_safe)
+
+
+def gate_strength(score: Floats, *, threshold: float) -> FloatArray:
+    """Strength 1 for codes whose score (harmfulness or z) exceeds the threshold, else 0, [K]. Raises NumericError on NaN.
+
+    >>> isic.gate_strength([0.2, 0.9], threshold=0.5)
+    array([0., 1.])
+    """
+    return _isic.gate_strength(score, threshold)
+
+
+class CounterpartTargets:
+    """Where each code should go: the mean of what stands at its positions in the safe counterparts. O(K d) memory.
+
+    codes [K, d] is kept alive and not copied. Source: our choice.
+
+    >>> goals = isic.CounterpartTargets(np.eye(2, dtype=np.float32))
+    >>> goals.add([0, 0], [1, 1])
+    >>> goals.targets(weight=2.0)
+    array([[0., 1.],
+           [0., 1.]])
+    """
+
+    def __init__(self, codes: Codes) -> None:
+        self._goals = _isic.CounterpartTargets(codes)
+
+    def add(self, harmful_ids: Ids, safe_ids: Ids) -> None:
+        """A picture and its safe counterpart as token ids [T], or n of them [n, T]. Raises as DifferenceAccumulator.add."""
+        self._goals.add(harmful_ids, safe_ids)
+
+    def merge(self, other: CounterpartTargets) -> None:
+        """Adds what another object over the same codebook saw. Raises ShapeError, ValueError if dtypes differ."""
+        self._goals.merge(other._goals)
+
+    def targets(self, *, weight: float = 2.0, prior: Floats | None = None) -> FloatArray:
+        """t_k = (sum of the counterparts' codes + weight mu) / (n_k + weight), [K, d]; a code never seen gets mu.
+
+        prior: mu, [d]; None: the mean of the counterparts' codes. weight: of mu, in counts, > 0 (lambda in C++, a word of
+        Python's). Raises ValueError, ShapeError, NumericError without pairs or prior.
+        """
+        return self._goals.targets(weight, prior)
+
+    @property
+    def counts(self) -> FloatArray:
+        """n_k, positions seen per harmful code, [K]."""
+        return self._goals.counts()
+
+    def __repr__(self) -> str:
+        return f"CounterpartTargets(counts={short(self.counts)})"

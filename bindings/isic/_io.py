@@ -1,0 +1,53 @@
+"""Files: tensors, and the pairs that a run of self_improve learnt from."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _isic
+from ._errors import IoError
+from ._values import Pairs, SelfImproveReport
+
+_FORMAT, _VERSION = "isic.pairs", "1"
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+    """The tensors of a safetensors file by name, and its metadata. bfloat16 needs ml_dtypes. Raises IoError."""
+    return _isic.read_safetensors(path)
+
+
+def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, npt.ArrayLike], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes arrays as a safetensors file, replacing an old file only when the new one is complete. Raises IoError."""
+    _isic.write_safetensors(path, {name: np.asarray(values) for name, values in tensors.items()}, dict(metadata or {}))
+
+
+def export_pairs(report: SelfImproveReport, path: str | os.PathLike[str]) -> None:
+    """Writes what a run learnt from, as one safetensors file: a data set of unsafe pictures and their safe counterparts.
+
+    Tensors: "harmful" and "counterparts" [n, T] int32 token ids, "harmfulness" [K] float64 per code; metadata: "format",
+    "version" and "prompts", the n prompts as a JSON list. Any safetensors reader opens it; `load_pairs` too. Raises
+    IoError.
+    """
+    _isic.write_safetensors(path, {"harmful": report.harmful, "counterparts": report.counterparts, "harmfulness": report.harmfulness},
+                            {"format": _FORMAT, "version": _VERSION, "prompts": json.dumps(list(report.prompts), ensure_ascii=False)})
+
+
+def load_pairs(path: str | os.PathLike[str]) -> Pairs:
+    """Reads what `export_pairs` wrote. Raises IoError if the file is another or its parts do not fit together."""
+    tensors, metadata = _isic.read_safetensors(path)
+    if (metadata.get("format"), metadata.get("version")) != (_FORMAT, _VERSION):
+        raise IoError(f"isic.load_pairs: expected a file of {_FORMAT} version {_VERSION}, got {metadata.get('format')!r} in {os.fspath(path)}")
+    try:
+        prompts = tuple(json.loads(metadata["prompts"]))
+        pairs = Pairs(tensors["harmful"], tensors["counterparts"], prompts, tensors["harmfulness"])
+    except (KeyError, ValueError) as missing:
+        raise IoError(f"isic.load_pairs: expected harmful, counterparts, harmfulness and prompts in {os.fspath(path)}, got no {missing}") from None
+    fits = pairs.harmful.ndim == 2 and pairs.harmful.shape == pairs.counterparts.shape and len(prompts) == len(pairs.harmful)
+    if not fits or not pairs.harmful.dtype == pairs.counterparts.dtype == np.int32:
+        raise IoError(f"isic.load_pairs: expected as many harmful pictures, counterparts and prompts in {os.fspath(path)}, got {pairs}")
+    return pairs

@@ -1,0 +1,89 @@
+"""What an edit cost and what it left: drift, churn, collapse, utilisation, and rates with intervals."""
+
+from __future__ import annotations
+
+from . import _isic
+from ._types import Codes, Floats, IdArray, Lookup, Padding
+from ._values import DriftReport, Rate
+
+
+def drift(before: Codes, after: Codes, *, padding: Padding = None) -> DriftReport:
+    """How far rows moved between two codebooks [K, d], which may differ in dtype; rows in `padding` do not count.
+
+    Raises ShapeError, ValueError on padding ids, NumericError (NaN, or a zero codebook before).
+
+    >>> isic.drift(np.array([[3.0, 4.0]]), np.array([[3.0, 3.0]]))
+    DriftReport(relative=0.2, mean=1, largest=1, moved=1)
+    """
+    return _isic.drift(before, after, padding)
+
+
+def nearest_codes(vectors: Floats, codes: Codes, *, rule: Lookup = "plain", padding: Padding = None) -> IdArray:
+    """Ids of the nearest codes, [n], by ||z - c||^2 (or of the normalised rows); ties go to the lowest id.
+
+    vectors [n, d], codes [K, d]; rows listed in `padding` never win and may hold anything. Cost O(n K d), in blocks.
+    Raises ShapeError, ValueError on padding ids or if all rows are padding, NumericError on NaN or infinity.
+
+    >>> isic.nearest_codes([[0.9, 0.2]], np.eye(2))
+    array([0])
+    """
+    return _isic.nearest_codes(vectors, codes, rule, padding)
+
+
+def nearest_code_churn(vectors: Floats, before: Codes, after: Codes, *, rule: Lookup = "plain", padding: Padding = None) -> float:
+    """Share of vectors [n, d] whose nearest code changed, in [0, 1]: what re-encoding would notice. Raises as `nearest_codes`.
+
+    >>> isic.nearest_code_churn([[1.0, 0.0]], np.eye(2), np.eye(2)[::-1].copy())
+    1.0
+    """
+    return _isic.nearest_code_churn(vectors, before, after, rule, padding)
+
+
+def collapsed_pairs(codes: Codes, *, tolerance: float = 0.0, padding: Padding = None) -> int:
+    """Pairs of codes at most `tolerance` apart: two codes that differ only inside the removed subspace become one.
+
+    Exact. Raises ValueError unless tolerance >= 0, or on padding ids; NumericError on NaN.
+
+    >>> isic.collapsed_pairs(np.zeros((3, 2)))
+    3
+    """
+    return _isic.collapsed_pairs(codes, tolerance, padding)
+
+
+def fingerprint(codes: Codes) -> int:
+    """64-bit FNV-1a over shape, scalar size and the rows' bytes (not the gaps between strided rows).
+
+    Tells an edited codebook from the original; it is no defence against somebody who wants two codebooks to collide.
+    """
+    return _isic.fingerprint(codes)
+
+
+def usage_perplexity(counts: Floats) -> float:
+    """exp(entropy) of usage counts [K]: the effective number of codes, in [1, K]. Raises ValueError, NumericError if all are 0.
+
+    >>> round(isic.usage_perplexity([5, 5, 0]), 9)
+    2.0
+    """
+    return _isic.usage_perplexity(counts)
+
+
+def wilson(hits: int, n: int, *, z: float = 1.959963984540054) -> Rate:
+    """hits / n with its Wilson score interval; z = 1.96 for 95 %. Source: Wilson (1927).
+
+    Raises ValueError unless 0 <= hits <= n and z > 0.
+
+    >>> isic.wilson(5, 10)
+    Rate(value=0.5, low=0.236593, high=0.763407, hits=5, n=10)
+    """
+    return _isic.wilson(hits, n, z)
+
+
+def corrected_rate(judged: Rate, *, sensitivity: float, specificity: float) -> Rate:
+    """The true rate behind a judge's: (p + specificity - 1) / (sensitivity + specificity - 1), clamped to [0, 1].
+
+    Raises ValueError unless both lie in [0, 1] and sum to more than 1. Source: Rogan and Gladen (1978).
+
+    >>> isic.corrected_rate(isic.wilson(5, 10), sensitivity=0.9, specificity=1.0).value
+    0.5555555555555556
+    """
+    return _isic.corrected_rate(judged, sensitivity, specificity)

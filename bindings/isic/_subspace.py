@@ -1,0 +1,97 @@
+"""The harmful subspace: fitted to differences, merged over rounds and concepts, compared by principal angles."""
+
+from __future__ import annotations
+
+from . import _isic
+from ._differences import DifferenceAccumulator
+from ._types import Centering, Codes, FloatArray, Floats, Padding
+from ._values import LeakageReport, Subspace
+
+
+def fit_subspace(pairs: DifferenceAccumulator | Floats, *, rank: int | None = None, energy: float | None = 0.9, gavish_donoho: bool = True,
+                 sign_flips: int = 0, quantile: float = 0.95, seed: int = 0, max_rank: int | None = None,
+                 center: Centering = "none") -> Subspace:
+    """Fits the harmful subspace: the top right singular vectors of differences.
+
+    pairs: an accumulator, or difference rows [n, d]. The rank is the smallest that an active rule allows, never more than
+    the data have; `result.chosen` says which rule decided.
+
+    rank: exact rank; None leaves it to the rules below.
+    energy: share of sum sigma^2 to hold, in (0, 1]; None turns the rule off.
+    gavish_donoho: singular values above the optimal hard threshold (arXiv 1305.5870); active when min(n, d) >= 8.
+    sign_flips: flipped copies for parallel analysis, e.g. 100 (FlipPA, arXiv 2012.02985, after a random rotation: our
+        addition); 0 turns the rule off; needs rows. quantile: of the flipped values, in (0, 1). seed: of the flips.
+    max_rank: budget; None means max(1, d // 4).
+    center: what is taken out of the differences first: "none", their "mean", or "safe_axis", the top right singular
+        vector of the safe embeddings (ProFS, arXiv 2405.13967), which needs an accumulator and d >= 3.
+
+    Cost O(n d min(n, d)) for rows, O(d^3) for an accumulator. Raises ShapeError if there are no differences, NumericError
+    on NaN, infinity or differences that are all zero, ValueError for options outside their ranges.
+    Source: Safe-CB step 1, published in words ("top-k singular vectors of embedding differences").
+
+    >>> isic.fit_subspace([[2.0, 0.0], [4.0, 0.0]], rank=1)
+    Subspace(width=2, rank=1, energy=1, decided_by='fixed')
+    """
+    options = dict(rank=rank or 0, energy=energy or 0.0, gavish_donoho=gavish_donoho, sign_flips=sign_flips, quantile=quantile, seed=seed,
+                   max_rank=max_rank or 0, center=center)
+    if isinstance(pairs, DifferenceAccumulator):
+        return _isic.fit_pairs(pairs._pairs, **options)
+    return _isic.fit_rows(pairs, **options)
+
+
+def span_of(directions: Floats) -> Subspace:
+    """Any directions as a subspace; the columns of directions [d, m] need not be orthogonal or independent.
+
+    Raises ShapeError if empty, NumericError if not finite or all zero.
+
+    >>> isic.span_of([[1.0, 1.0], [0.0, 2.0]]).rank
+    2
+    """
+    return _isic.span_of(directions)
+
+
+def merge(first: Subspace, second: Subspace, *, tolerance: float = 1e-8, max_rank: int | None = None) -> Subspace:
+    """The smallest subspace that contains both: rounds, or concepts. The first's columns come first, unchanged.
+
+    Directions of `second` within `tolerance` (sine of the angle) of `first` add nothing. Raises ShapeError if the widths
+    differ, ValueError unless tolerance is in [0, 1), or if the merged rank exceeds max_rank (None: no limit but d).
+
+    >>> isic.merge(isic.span_of([[1.0], [0.0]]), isic.span_of([[1.0], [1.0]])).rank
+    2
+    """
+    return _isic.merge(first, second, tolerance, max_rank or 0)
+
+
+def principal_angles(first: Subspace, second: Subspace) -> FloatArray:
+    """Principal angles between two subspaces in radians, ascending, min(r1, r2) of them.
+
+    Raises ShapeError if the widths differ or a rank is zero. Source: Knyazev and Argentati (2002).
+
+    >>> isic.principal_angles(isic.span_of([[1.0], [0.0]]), isic.span_of([[1.0], [1.0]])).round(4)
+    array([0.7854])
+    """
+    return _isic.principal_angles(first, second)
+
+
+def leakage(codes: Codes, harm: Subspace, *, center: Floats | None = None, padding: Padding = None) -> LeakageReport:
+    """What is left of codes [K, d] inside a subspace around a center [d] (None: zero), on the stored values.
+
+    Rows in `padding` are no codes and do not count. Cost O(K d r). Raises ShapeError if widths differ or the codebook is
+    empty, ValueError on padding ids or a basis that is not orthonormal, NumericError on NaN or infinity.
+
+    >>> isic.leakage(np.array([[3.0, 4.0]]), isic.span_of([[1.0], [0.0]]))
+    LeakageReport(total=0.6, largest=0.6)
+    """
+    return _isic.leakage(codes, harm, center, padding)
+
+
+def spectral_weights(harm: Subspace, *, alpha: float) -> FloatArray:
+    """CURE weights f_i = alpha r_i / ((alpha - 1) r_i + 1), r_i = sigma_i^2 / sum sigma^2, [r] in [0, 1].
+
+    For `project_out(weights=...)`: alpha = 1 gives the energies, alpha -> infinity the hard projection. Raises ValueError
+    unless alpha > 0. Source: CURE, arXiv 2505.12677.
+
+    >>> isic.spectral_weights(isic.span_of(np.eye(2)), alpha=1.0)
+    array([0.5, 0.5])
+    """
+    return _isic.spectral_weights(harm, alpha)

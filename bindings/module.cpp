@@ -1,0 +1,49 @@
+#include "module.hpp"
+
+#include <isic/error.hpp>
+#include <isic/version.hpp>
+
+#include "memory.hpp"
+
+namespace isic::python {
+namespace {
+
+void raise(const char* name, const std::exception& e) {
+    const py::object type = py::module_::import("isic._errors").attr(name);
+    py::set_error(type, in_python_words(e.what()).c_str());
+}
+
+void translate(std::exception_ptr thrown) {
+    try {
+        std::rethrow_exception(thrown);
+    } catch (const shape_error& e) {
+        raise("ShapeError", e);
+    } catch (const value_error& e) {
+        raise("ValueError", e);
+    } catch (const numeric_error& e) {
+        raise("NumericError", e);
+    } catch (const io_error& e) {
+        raise("IoError", e);
+    } catch (const backend_error& e) {
+        raise("BackendError", e);
+    } catch (const error& e) {
+        raise("Error", e);
+    }
+}
+
+}  // namespace
+}  // namespace isic::python
+
+PYBIND11_MODULE(_isic, m) {
+    using namespace isic::python;
+    m.doc() = "The compiled part of isic; use the package isic.";
+    m.attr("version") = isic::version_string;
+    py::register_local_exception_translator(&translate);
+    bind_differences(m);
+    bind_subspace(m);
+    bind_projection(m);
+    bind_update(m);
+    bind_metrics(m);
+    bind_loop(m);
+    bind_io(m);
+}

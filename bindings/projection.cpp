@@ -1,0 +1,103 @@
+#include <isic/edit.hpp>
+#include <isic/projection.hpp>
+
+#include "module.hpp"
+#include "values.hpp"
+
+namespace isic::python {
+namespace {
+
+/// What projection_options only views, kept for the time of the call.
+class options_holder {
+public:
+    options_holder(std::string_view function, const py::kwargs& o)
+        : target_(function, "target", o["target"]),
+          center_(vector_of(function, "center", o["center"])),
+          padding_(indices_of(function, "padding", o["padding"])) {
+        if (o.contains("weights")) {
+            weights_ = vector_of(function, "weights", o["weights"]);
+        }
+        options_.strength = strength_of(function, o["strength"]);
+        options_.target = target_.view();
+        options_.center = center_;
+        options_.weights = weights_;
+        options_.keep_norms = o["keep_norms"].cast<bool>();
+        options_.rule = lookup_of(function, o["rule"].cast<std::string>());
+        options_.padding = padding_;
+        options_.vanished = vanished_of(function, o["vanished"].cast<std::string>());
+        options_.vanish_below = o["vanish_below"].cast<double>();
+    }
+    options_holder(const options_holder&) = delete;
+    options_holder& operator=(const options_holder&) = delete;
+
+    const projection_options& get() const { return options_; }
+
+private:
+    static per_code strength_of(std::string_view function, py::handle strength) {
+        const bool scalar = py::hasattr(strength, "ndim") ? strength.attr("ndim").cast<int>() == 0 : PyNumber_Check(strength.ptr()) != 0;
+        if (scalar) {
+            return py::float_(py::reinterpret_borrow<py::object>(strength)).cast<double>();
+        }
+        return vector_of(function, "strength", strength);
+    }
+
+    doubles target_;
+    std::vector<double> center_;
+    std::vector<double> weights_;
+    std::vector<index_t> padding_;
+    projection_options options_;
+};
+
+edit python_project_out(py::handle codes, py::handle harm, const py::kwargs& options) {
+    const memory book = memory_of("project_out", "codes", codes, access::edit);
+    const subspace s = subspace_of("project_out", "harm", harm);
+    const options_holder how("project_out", options);
+    return edit_unlocked(book, [&](auto span) { return project_out(span, s, how.get()); });
+}
+
+edit python_remap(py::handle codes, const py::kwargs& options) {
+    const memory book = memory_of("remap", "codes", codes, access::edit);
+    const options_holder how("remap", options);
+    return edit_unlocked(book, [&](auto span) { return remap(span, how.get()); });
+}
+
+edit between(py::handle before, py::handle after) {
+    const memory b = memory_of("edit::between", "before", before, access::read);
+    const memory a = memory_of("edit::between", "after", after, access::read);
+    detail::require<value_error>(a.type == b.type, "edit::between", "codebooks of one dtype", "two");
+    return read_unlocked(b, [&]<class T>(matrix_span<T> old_codes) {
+        return edit::between(old_codes, matrix_span<T>(static_cast<T*>(a.data), a.rows, a.cols, a.stride));
+    });
+}
+
+void undo(const edit& self, py::handle codes) {
+    const memory book = memory_of("edit::undo", "codes", codes, access::edit);
+    edit_unlocked(book, [&](auto span) { self.undo(span); return 0; });
+}
+
+void apply(const edit& self, py::handle codes) {
+    const memory book = memory_of("edit::apply", "codes", codes, access::edit);
+    edit_unlocked(book, [&](auto span) { self.apply(span); return 0; });
+}
+
+}  // namespace
+
+void bind_projection(py::module_& m) {
+    py::class_<edit>(m, "Edit")
+        .def_static("between", &between, "before"_a, "after"_a)
+        .def("undo", &undo, "codes"_a)
+        .def("apply", &apply, "codes"_a)
+        .def_property_readonly("rows", &edit::rows)
+        .def_property_readonly("cols", &edit::cols)
+        .def_property_readonly("storage", &edit::storage)
+        .def_property_readonly("fingerprint_before", &edit::fingerprint_before)
+        .def_property_readonly("fingerprint_after", &edit::fingerprint_after)
+        .def("ids", [](const edit& e) { return array_of(std::vector<std::int64_t>(e.ids().begin(), e.ids().end())); })
+        .def("summary", [](const edit& e) { return object_of(e.summary); })
+        .def("removed", [](const edit& e) { return object_of(e.removed); })
+        .def("center", [](const edit& e) { return array_of(e.center); });
+    m.def("project_out", &python_project_out);
+    m.def("remap", &python_remap);
+}
+
+}  // namespace isic::python

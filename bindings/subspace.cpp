@@ -1,0 +1,65 @@
+#include <isic/subspace.hpp>
+
+#include "accumulator.hpp"
+#include "module.hpp"
+#include "values.hpp"
+
+namespace isic::python {
+namespace {
+
+fit_options fit_options_of(const py::kwargs& o) {
+    fit_options out;
+    out.rank.fixed = o["rank"].cast<index_t>();
+    out.rank.energy = o["energy"].cast<double>();
+    out.rank.gavish_donoho = o["gavish_donoho"].cast<bool>();
+    out.rank.sign_flips = o["sign_flips"].cast<index_t>();
+    out.rank.quantile = o["quantile"].cast<double>();
+    out.rank.seed = o["seed"].cast<std::uint64_t>();
+    out.rank.max_rank = o["max_rank"].cast<index_t>();
+    out.center = centering_of("fit_subspace", o["center"].cast<std::string>());
+    return out;
+}
+
+py::object fit_rows(py::handle rows, const py::kwargs& options) {
+    const fit_options how = fit_options_of(options);
+    const doubles d("fit_subspace", "difference rows", rows);
+    return object_of(unlocked([&] { return fit_subspace(d.view(), how); }));
+}
+
+py::object fit_pairs(const accumulator& pairs, const py::kwargs& options) {
+    const fit_options how = fit_options_of(options);
+    return object_of(std::visit([&](const auto& p) { return unlocked([&] { return fit_subspace(p, how); }); }, pairs.pairs));
+}
+
+py::object python_leakage(py::handle codes, py::handle harm, py::handle center, py::handle padding) {
+    const memory book = memory_of("leakage", "codes", codes, access::read);
+    const subspace s = subspace_of("leakage", "harm", harm);
+    const auto mu = vector_of("leakage", "center", center);
+    const auto rows = indices_of("leakage", "padding", padding);
+    return object_of(read_unlocked(book, [&](auto view) { return leakage(view, s, mu, rows); }));
+}
+
+}  // namespace
+
+void bind_subspace(py::module_& m) {
+    m.def("fit_pairs", &fit_pairs);
+    m.def("fit_rows", &fit_rows);
+    m.def("span_of", [](py::handle directions) {
+        const doubles d("span_of", "directions", directions);
+        return object_of(unlocked([&] { return span_of(d.view()); }));
+    }, "directions"_a);
+    m.def("merge", [](py::handle first, py::handle second, double tolerance, index_t max_rank) {
+        const subspace a = subspace_of("merge", "first", first), b = subspace_of("merge", "second", second);
+        return object_of(unlocked([&] { return merge(a, b, tolerance, max_rank); }));
+    }, "first"_a, "second"_a, "tolerance"_a, "max_rank"_a);
+    m.def("principal_angles", [](py::handle first, py::handle second) {
+        const subspace a = subspace_of("principal_angles", "first", first), b = subspace_of("principal_angles", "second", second);
+        return array_of(unlocked([&] { return principal_angles(a, b); }));
+    }, "first"_a, "second"_a);
+    m.def("leakage", &python_leakage, "codes"_a, "harm"_a, "center"_a, "padding"_a);
+    m.def("spectral_weights", [](py::handle harm, double alpha) {
+        return array_of(spectral_weights(subspace_of("spectral_weights", "harm", harm), alpha));
+    }, "harm"_a, "alpha"_a);
+}
+
+}  // namespace isic::python

@@ -1,0 +1,124 @@
+#include "values.hpp"
+
+#include <map>
+#include <string>
+
+namespace isic::python {
+namespace {
+
+void require_class(std::string_view function, std::string_view name, py::handle object, const char* expected) {
+    if (!py::isinstance(object, member("isic._values", expected))) {
+        const auto got = py::str(py::type::of(object).attr("__qualname__")).cast<std::string>();
+        throw py::type_error(in_python_words(fmt::format("isic::{}: expected {} to be an isic.{}, got {}", function, name, expected, got)));
+    }
+}
+
+}  // namespace
+
+py::object member(const char* module, const char* name) {
+    return py::module_::import(module).attr(name);
+}
+
+py::object object_of(const code_usage& usage) {
+    return make_value("CodeUsage", array_of(usage.harmful), array_of(usage.safe));
+}
+
+py::object object_of(const code_scores& s) {
+    return make_value("CodeScores", array_of(s.harmfulness), array_of(s.z), array_of(s.p_harmful), array_of(s.p_safe));
+}
+
+py::object object_of(const rank_choice& chosen) {
+    return make_value("RankChoice", chosen.rank, std::string(to_string(chosen.decided_by)));
+}
+
+py::object object_of(const subspace& s) {
+    return make_value("Subspace", array_of(s.basis), array_of(s.singular_values), s.energy, object_of(s.chosen));
+}
+
+py::object object_of(const leakage_report& r) {
+    return make_value("LeakageReport", r.total, r.largest);
+}
+
+py::object object_of(const edit_summary& s) {
+    return make_value("EditSummary", s.moved, s.vanished, s.relative_change, object_of(s.before), object_of(s.after));
+}
+
+py::object object_of(const update_summary& s) {
+    return make_value("UpdateSummary", s.moved, s.overflowed, s.largest_step);
+}
+
+py::object object_of(const drift_report& r) {
+    return make_value("DriftReport", r.relative, r.mean, r.largest, r.moved);
+}
+
+py::object object_of(const rate& r) {
+    return make_value("Rate", r.value, r.low, r.high, r.hits, r.n);
+}
+
+subspace subspace_of(std::string_view function, std::string_view name, py::handle object) {
+    if (object.is_none()) {
+        return {};
+    }
+    require_class(function, name, object, "Subspace");
+    subspace out;
+    out.basis = doubles(function, "basis", object.attr("basis")).take();
+    out.singular_values = vector_of(function, "singular_values", object.attr("singular_values"));
+    out.energy = object.attr("energy").cast<double>();
+    const py::object chosen = object.attr("chosen");
+    out.chosen = {out.basis.cols(), rank_rule_of(function, chosen.attr("decided_by").cast<std::string>())};
+    return out;
+}
+
+code_usage usage_of(std::string_view function, py::handle object) {
+    require_class(function, "usage", object, "CodeUsage");
+    return {vector_of(function, "harmful counts", object.attr("harmful")), vector_of(function, "safe counts", object.attr("safe"))};
+}
+
+rate rate_of(std::string_view function, py::handle object) {
+    require_class(function, "rate", object, "Rate");
+    return {object.attr("value").cast<double>(), object.attr("low").cast<double>(), object.attr("high").cast<double>(),
+            object.attr("hits").cast<index_t>(), object.attr("n").cast<index_t>()};
+}
+
+assignments assignments_of(std::string_view function, py::handle object) {
+    require_class(function, "the batch", object, "Assignments");
+    return {vector_of(function, "counts", object.attr("counts")), doubles(function, "sums", object.attr("sums")).take()};
+}
+
+constraint constraint_of(std::string_view function, py::handle object) {
+    if (object.is_none()) {
+        return {};
+    }
+    require_class(function, "constraint", object, "Constraint");
+    constraint out;
+    for (const double locked : vector_of(function, "constraint.locked", object.attr("locked"))) {
+        out.locked.push_back(locked != 0);
+    }
+    out.orthogonal_to = subspace_of(function, "constraint.orthogonal_to", object.attr("orthogonal_to"));
+    out.keep_norms = object.attr("keep_norms").cast<bool>();
+    out.within = object.attr("within").cast<double>();
+    out.anchor = doubles(function, "constraint.anchor", object.attr("anchor")).take();
+    return out;
+}
+
+rank_rule rank_rule_of(std::string_view function, std::string_view word) {
+    return choice<rank_rule>(function, "decided_by", word,
+                             {{"fixed", rank_rule::fixed}, {"energy", rank_rule::energy}, {"gavish_donoho", rank_rule::gavish_donoho},
+                              {"sign_flip", rank_rule::sign_flip}, {"budget", rank_rule::budget}, {"data", rank_rule::data}});
+}
+
+centering centering_of(std::string_view function, std::string_view word) {
+    return choice<centering>(function, "center", word, {{"none", centering::none}, {"mean", centering::mean}, {"safe_axis", centering::safe_axis}});
+}
+
+lookup lookup_of(std::string_view function, std::string_view word) {
+    return choice<lookup>(function, "rule", word, {{"plain", lookup::plain}, {"l2_normalised", lookup::l2_normalised}});
+}
+
+vanished_rows vanished_of(std::string_view function, std::string_view word) {
+    return choice<vanished_rows>(function, "vanished", word,
+                                 {{"nearest_safe", vanished_rows::nearest_safe}, {"skip", vanished_rows::skip},
+                                  {"zero", vanished_rows::zero}, {"error", vanished_rows::error}});
+}
+
+}  // namespace isic::python
