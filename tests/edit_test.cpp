@@ -3,9 +3,7 @@
 #include <isic/edit_file.hpp>
 
 #include <filesystem>
-#include <fstream>
 #include <functional>
-#include <iterator>
 #include <random>
 #include <string>
 
@@ -13,6 +11,7 @@
 
 #include "support/data.hpp"
 #include "support/errors.hpp"
+#include "support/files.hpp"
 #include "support/reference.hpp"
 
 using isic::edit;
@@ -20,36 +19,12 @@ using isic::index_t;
 using isic::matrix;
 using isic_test::bytes_of;
 using isic_test::check_throws;
+using isic_test::get;
+using isic_test::put;
+using isic_test::scratch_folder;
 using isic_test::to_dense;
 
 namespace {
-
-class scratch_folder {
-public:
-    scratch_folder() {
-        std::random_device random;
-        path_ = std::filesystem::temp_directory_path() / fmt::format("isic_edit_test_{:08x}", random());
-        std::filesystem::create_directory(path_);
-    }
-    ~scratch_folder() { std::filesystem::remove_all(path_); }
-    scratch_folder(const scratch_folder&) = delete;
-    scratch_folder& operator=(const scratch_folder&) = delete;
-
-    std::filesystem::path file(const std::string& name) const { return path_ / name; }
-    index_t count() const { return std::distance(std::filesystem::directory_iterator(path_), {}); }
-
-private:
-    std::filesystem::path path_;
-};
-
-void put(const std::filesystem::path& path, const std::string& bytes) {
-    std::ofstream(path, std::ios::binary) << bytes;
-}
-
-std::string get(const std::filesystem::path& path) {
-    std::ifstream in(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(in), {}};
-}
 
 /// A codebook with some rows replaced; row 1 holds what only bytes can tell apart.
 template <class T>

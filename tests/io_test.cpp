@@ -2,8 +2,6 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <random>
 #include <string>
 #include <vector>
@@ -13,38 +11,16 @@
 
 #include <isic/io.hpp>
 
+#include "support/files.hpp"
+
 namespace {
 
 using isic::dtype;
 using isic::index_t;
 using isic::tensor;
-
-class scratch_folder {
-public:
-    scratch_folder() {
-        std::random_device random;
-        path_ = std::filesystem::temp_directory_path() / fmt::format("isic_io_test_{:08x}", random());
-        std::filesystem::create_directory(path_);
-    }
-    ~scratch_folder() { std::filesystem::remove_all(path_); }
-    scratch_folder(const scratch_folder&) = delete;
-    scratch_folder& operator=(const scratch_folder&) = delete;
-
-    std::filesystem::path file(const std::string& name) const { return path_ / name; }
-    index_t count() const { return std::distance(std::filesystem::directory_iterator(path_), {}); }
-
-private:
-    std::filesystem::path path_;
-};
-
-void put(const std::filesystem::path& path, const std::string& bytes) {
-    std::ofstream(path, std::ios::binary) << bytes;
-}
-
-std::string get(const std::filesystem::path& path) {
-    std::ifstream in(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(in), {}};
-}
+using isic_test::get;
+using isic_test::put;
+using isic_test::scratch_folder;
 
 std::string with_length(const std::string& header, const std::string& data) {
     const std::uint64_t length = header.size();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <span>
@@ -20,6 +21,20 @@ enum class lookup {
 };
 
 namespace detail {
+
+/// 64-bit FNV-1a over bytes, piece by piece.
+class byte_hash {
+public:
+    void add(std::span<const std::byte> bytes) {
+        for (const std::byte b : bytes) {
+            value_ = (value_ ^ std::to_integer<std::uint64_t>(b)) * 0x100000001b3ULL;
+        }
+    }
+    std::uint64_t value() const { return value_; }
+
+private:
+    std::uint64_t value_ = 0xcbf29ce484222325ULL;
+};
 
 /// Rows as float64, normalised if the look-up is; zero rows stay zero. Plain sums: equal rows give equal values wherever
 /// they lie in memory.
@@ -109,19 +124,13 @@ std::vector<index_t> nearest_codes(const Z& vectors, const C& codes, lookup rule
 template <matrix_like C>
 std::uint64_t fingerprint(const C& codes) {
     const auto c = detail::view_of(codes);
-    std::uint64_t hash = 0xcbf29ce484222325ULL;
-    const auto add = [&](const void* data, std::size_t size) {
-        const auto* bytes = static_cast<const unsigned char*>(data);
-        for (std::size_t i = 0; i < size; ++i) {
-            hash = (hash ^ bytes[i]) * 0x100000001b3ULL;
-        }
-    };
+    detail::byte_hash hash;
     const std::int64_t shape[3] = {c.rows(), c.cols(), static_cast<std::int64_t>(sizeof(scalar_of<C>))};
-    add(shape, sizeof shape);
+    hash.add(std::as_bytes(std::span(shape)));
     for (index_t i = 0; i < c.rows(); ++i) {
-        add(c.row(i).data(), c.row(i).size_bytes());
+        hash.add(std::as_bytes(c.row(i)));
     }
-    return hash;
+    return hash.value();
 }
 
 }  // namespace isic

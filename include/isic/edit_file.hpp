@@ -16,6 +16,7 @@
 
 #include <fmt/format.h>
 
+#include <isic/codebook.hpp>
 #include <isic/edit.hpp>
 #include <isic/io.hpp>
 #include <isic/rank.hpp>
@@ -40,18 +41,13 @@ void visit_numbers(E& e, Visit visit) {
     visit("removed.rank", e.removed.chosen.rank);
 }
 
-/// 64-bit FNV-1a over all tensors and metadata but the checksum itself: any byte that changed on the way shows.
+/// A hash of all tensors and metadata but the checksum itself: any byte that changed on the way shows.
 inline std::uint64_t checksum(const tensor_file& file) {
-    std::uint64_t hash = 0xcbf29ce484222325ULL;
-    const auto add = [&](std::span<const std::byte> bytes) {
-        for (const std::byte b : bytes) {
-            hash = (hash ^ std::to_integer<std::uint64_t>(b)) * 0x100000001b3ULL;
-        }
-    };
+    byte_hash hash;
     const auto add_text = [&](const std::string& text) {
         const auto length = static_cast<std::uint64_t>(text.size());  // so that neighbours cannot trade letters
-        add(std::as_bytes(std::span(&length, 1)));
-        add(std::as_bytes(std::span(text)));
+        hash.add(std::as_bytes(std::span(&length, 1)));
+        hash.add(std::as_bytes(std::span(text)));
     };
     for (const auto& [key, value] : file.metadata) {
         if (key != "checksum") {
@@ -61,9 +57,9 @@ inline std::uint64_t checksum(const tensor_file& file) {
     }
     for (const auto& [name, t] : file.tensors) {
         add_text(fmt::format("{} {} [{}]", name, entry_of(t.type).safetensors, fmt::join(t.shape, ", ")));
-        add(t.bytes);
+        hash.add(t.bytes);
     }
-    return hash;
+    return hash.value();
 }
 
 inline dtype storage_dtype(const std::filesystem::path& path, std::string_view storage) {
