@@ -1,3 +1,5 @@
+#include <isic/fit.hpp>
+#include <isic/merge.hpp>
 #include <isic/subspace.hpp>
 
 #include "accumulator.hpp"

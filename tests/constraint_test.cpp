@@ -5,6 +5,7 @@
 #include <tuple>
 #include <type_traits>
 
+#include <isic/merge.hpp>
 #include <isic/update.hpp>
 
 #include "support/data.hpp"

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include <isic/subspace.hpp>
+#include <isic/fit.hpp>
 
 #include "support/data.hpp"
 #include "support/errors.hpp"

@@ -134,7 +134,7 @@ TEST_CASE_TEMPLATE("ridge is the solution of the normal equations in the allowed
                 CHECK(memory.gaps_intact());
                 const dense c = to_dense(start);
                 const dense after = to_dense(memory.span());
-                const dense allowed = (v.householderQr().householderQ() * dense::Identity(width, width)).rightCols(width - rank);
+                const dense allowed = isic_test::complement(dice, v);
                 index_t used = 0;
                 double slope_before = 0;
                 for (index_t k = 0; k < codes; ++k) {
@@ -150,10 +150,9 @@ TEST_CASE_TEMPLATE("ridge is the solution of the normal equations in the allowed
                         CHECK(step.norm() == 0);
                         continue;
                     }
-                    // delta = allowed y: (n Q^T Q + lambda Q^T Q) y = Q^T sum (z - c), solved by Eigen.
+                    // delta = Q y: (n Q^T Q + lambda Q^T Q) y = Q^T sum (z - c), and Q^T Q = I.
                     const double count = static_cast<double>(n);
-                    const dense normal = (count + lambda) * allowed.transpose() * allowed;
-                    const Eigen::VectorXd delta = allowed * normal.ldlt().solve(allowed.transpose() * pull);
+                    const Eigen::VectorXd delta = allowed * (allowed.transpose() * pull) / (count + lambda);
                     CHECK((step - delta).cwiseAbs().maxCoeff() <= rounding<T>(after));
                     // The gradient of sum ||z - c - Q y||^2 + lambda ||Q y||^2 in y, halved: zero at the solution, not before.
                     const Eigen::VectorXd gradient = allowed.transpose() * ((count + lambda) * step - pull);

@@ -15,6 +15,7 @@ Edit(6 x 3 f32, moved=2, vanished=0, leakage 0.839 -> 0.333)
 >>> edit.undo()  # every byte as it was
 """
 
+from . import checkpoint as checkpoint
 from ._differences import (CounterpartTargets, DifferenceAccumulator, bag_of_codes_differences, code_harmfulness, code_strength, differences,
                            excess_strength, gate_strength, histograms, pooled_differences)
 from ._edit import Edit, load_edit, project_out, remap, save_edit
@@ -26,19 +27,20 @@ from ._isic import version as __version__
 from ._lexicon import Lexicon
 from ._loop import Generator, Judge, RedrawingGenerator, TunableGenerator, TuningLoss, self_improve
 from ._metrics import (collapsed_pairs, corrected_rate, drift, fingerprint, nearest_code_churn, nearest_codes, usage_perplexity, wilson)
-from ._subspace import fit_subspace, leakage, merge, principal_angles, span_of, spectral_weights
+from ._subspace import (FittedSubspace, fit_subspace, leakage, load_subspace, merge, principal_angles, save_subspace, span_of,
+                        spectral_weights)
 from ._update import adam_update, assign, ema_update, ridge_update, sgd_update
 from ._values import (Assignments, CodeScores, CodeUsage, Constraint, DriftReport, EditSummary, LeakageReport, Pairs, Progress, RankChoice,
                       Rate, RedrawRequest, RewrittenPrompt, RoundReport, SelfImproveReport, Subspace, TuningSet, UpdateSummary)
 
 __all__ = [
     "AdamState", "Assignments", "BackendError", "CodeScores", "CodeUsage", "Constraint", "CounterpartTargets", "DifferenceAccumulator",
-    "DriftReport", "Edit", "EditSummary", "EmaState", "Error", "Generator", "IoError", "Judge", "LeakageReport", "Lexicon", "NumericError",
-    "Pairs", "Progress", "RankChoice", "Rate", "RedrawRequest", "RedrawingGenerator", "RewrittenPrompt", "RoundReport", "SelfImproveReport",
-    "SgdState", "ShapeError", "Subspace", "TunableGenerator", "TuningLoss", "TuningSet", "UpdateSummary", "adam_update",
-    "assign", "bag_of_codes_differences", "code_harmfulness", "code_strength", "collapsed_pairs", "corrected_rate", "differences", "drift",
-    "ema_update", "excess_strength", "export_pairs", "fingerprint", "fit_subspace", "gate_strength", "histograms", "leakage", "load_edit",
-    "load_pairs", "merge", "nearest_code_churn", "nearest_codes", "pooled_differences", "principal_angles", "project_out",
-    "read_safetensors", "remap", "ridge_update", "save_edit", "self_improve", "sgd_update", "span_of", "spectral_weights",
-    "usage_perplexity", "wilson", "write_safetensors",
+    "DriftReport", "Edit", "EditSummary", "EmaState", "Error", "FittedSubspace", "Generator", "IoError", "Judge", "LeakageReport",
+    "Lexicon", "NumericError", "Pairs", "Progress", "RankChoice", "Rate", "RedrawRequest", "RedrawingGenerator", "RewrittenPrompt",
+    "RoundReport", "SelfImproveReport", "SgdState", "ShapeError", "Subspace", "TunableGenerator", "TuningLoss", "TuningSet",
+    "UpdateSummary", "adam_update", "assign", "bag_of_codes_differences", "code_harmfulness", "code_strength", "collapsed_pairs",
+    "corrected_rate", "differences", "drift", "ema_update", "excess_strength", "export_pairs", "fingerprint", "fit_subspace",
+    "gate_strength", "histograms", "leakage", "load_edit", "load_pairs", "load_subspace", "merge", "nearest_code_churn",
+    "nearest_codes", "pooled_differences", "principal_angles", "project_out", "read_safetensors", "remap", "ridge_update", "save_edit",
+    "save_subspace", "self_improve", "sgd_update", "span_of", "spectral_weights", "usage_perplexity", "wilson", "write_safetensors",
 ]

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
 from . import _isic
 from ._differences import DifferenceAccumulator
+from ._errors import IoError, ShapeError
 from ._types import Centering, Codes, FloatArray, Floats, Padding
-from ._values import LeakageReport, Subspace
+from ._values import CodeUsage, LeakageReport, RankChoice, Subspace, Value
+
+_FORMAT, _VERSION = "isic.subspace", "1"
 
 
 def fit_subspace(pairs: DifferenceAccumulator | Floats, *, rank: int | None = None, energy: float | None = 0.9, gavish_donoho: bool = True,
@@ -95,3 +104,65 @@ def spectral_weights(harm: Subspace, *, alpha: float) -> FloatArray:
     array([0.5, 0.5])
     """
     return _isic.spectral_weights(harm, alpha)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class FittedSubspace(Value):
+    """A harmful subspace with what its token ids said about each code; `load_subspace` makes one."""
+
+    subspace: Subspace
+    """What is to be removed."""
+    harmfulness: FloatArray | None = None
+    """Of each code, [K], or [L, K] of L residual levels; None: it was fitted to embeddings."""
+    targets: FloatArray | None = None
+    """Where each code goes, [K, d] or [L, K, d]: the mean of its safe counterparts."""
+    usage: CodeUsage | None = None
+    """How often each code was seen."""
+
+
+def save_subspace(path: str | os.PathLike[str], harm: Subspace | FittedSubspace, *, harmfulness: Floats | None = None,
+                  targets: Floats | None = None, usage: CodeUsage | None = None) -> None:
+    """Writes a subspace, and what is known of each code, as one safetensors file that any reader opens.
+
+    Tensors, float64: "basis" [d, r], "singular_values", and where known "harmfulness" [K] or [L, K], "targets" with a
+    last dimension d, "usage.harmful" and "usage.safe" [K]; metadata: "format", "version", "energy", "rank", "decided_by".
+    Raises ShapeError if they do not fit together, IoError.
+    """
+    if isinstance(harm, Subspace):
+        harm = FittedSubspace(harm, *(None if values is None else np.asarray(values, dtype=np.float64) for values in (harmfulness, targets)), usage)
+    _check_fit("save_subspace", harm)
+    s = harm.subspace
+    tensors = {"basis": s.basis, "singular_values": s.singular_values, "harmfulness": harm.harmfulness, "targets": harm.targets}
+    if harm.usage is not None:
+        tensors.update({"usage.harmful": harm.usage.harmful, "usage.safe": harm.usage.safe})
+    metadata = {"format": _FORMAT, "version": _VERSION, "energy": repr(float(s.energy)), "rank": json.dumps(s.chosen.rank),
+                "decided_by": s.chosen.decided_by}
+    _isic.write_safetensors(path, {name: np.ascontiguousarray(v, dtype=np.float64) for name, v in tensors.items() if v is not None}, metadata)
+
+
+def load_subspace(path: str | os.PathLike[str]) -> FittedSubspace:
+    """Reads what `save_subspace` wrote. Raises IoError if the file is another or its parts do not fit together."""
+    tensors, metadata = _isic.read_safetensors(path)
+    if (metadata.get("format"), metadata.get("version")) != (_FORMAT, _VERSION):
+        raise IoError(f"isic.load_subspace: expected a file of {_FORMAT} version {_VERSION}, got {metadata.get('format')!r} in {os.fspath(path)}")
+    try:
+        chosen = RankChoice(int(metadata["rank"]), metadata["decided_by"])  # type: ignore[arg-type]
+        subspace = Subspace(tensors["basis"], tensors["singular_values"], float(metadata["energy"]), chosen)
+        usage = CodeUsage(tensors["usage.harmful"], tensors["usage.safe"]) if "usage.harmful" in tensors else None
+        fitted = FittedSubspace(subspace, tensors.get("harmfulness"), tensors.get("targets"), usage)
+        _check_fit("load_subspace", fitted)
+    except (KeyError, ValueError) as error:
+        raise IoError(f"isic.load_subspace: expected a subspace and what fits it in {os.fspath(path)}, got {error}") from None
+    return fitted
+
+
+def _check_fit(function: str, fitted: FittedSubspace) -> None:
+    basis, q, t = fitted.subspace.basis, fitted.harmfulness, fitted.targets
+    fits = basis.ndim == 2 and (q is None or (q.ndim in (1, 2) and bool(((0 <= q) & (q <= 1)).all())))
+    fits = fits and (t is None or (t.ndim in (2, 3) and t.shape[-1] == len(basis) and (q is None or t.shape[:-1] == q.shape)))
+    if not fits or not all(np.isfinite(v).all() for v in (basis, q, t) if v is not None):
+        shapes = ", ".join(f"{name} {v.shape}" for name, v in (("basis", basis), ("harmfulness", q), ("targets", t)) if v is not None)
+        raise ShapeError(f"isic.{function}: expected a basis [d, r], harmfulness [K] in [0, 1] and targets [K, d], all finite, got {shapes}")
+
+
+FittedSubspace.__module__ = "isic"

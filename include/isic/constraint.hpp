@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <isic/matrix.hpp>
+#include <isic/orthonormal.hpp>
 #include <isic/subspace.hpp>
 
 namespace isic {
@@ -46,13 +47,10 @@ inline bool may_move(const constraint& c, index_t k) {
     return c.locked.empty() || !c.locked[static_cast<std::size_t>(k)];
 }
 
-/// Takes from x its part in a subspace.
+/// Takes from x its part in a subspace; one of rank 0 has none, whatever its width.
 inline void take_out(const subspace& harm, vector& x) {
     if (harm.rank() > 0) {
-        const auto v = map(harm.basis);
-        for (int pass = 0; pass < 2; ++pass) {  // twice is enough
-            x -= v * (v.transpose() * x);
-        }
+        take_out(map(harm.basis), x);
     }
 }
 

@@ -16,8 +16,10 @@
 #include <isic/constraint.hpp>
 #include <isic/differences.hpp>
 #include <isic/edit.hpp>
+#include <isic/fit.hpp>
 #include <isic/generator.hpp>
 #include <isic/harmfulness.hpp>
+#include <isic/merge.hpp>
 #include <isic/metrics.hpp>
 #include <isic/projection.hpp>
 #include <isic/subspace.hpp>

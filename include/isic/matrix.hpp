@@ -263,6 +263,12 @@ inline Eigen::Map<row_matrix> map(matrix<double>& m) {
     return {m.data(), m.rows(), m.cols()};
 }
 
+inline matrix<double> from_eigen(const Eigen::MatrixXd& m) {
+    matrix<double> out(m.rows(), m.cols());
+    map(out) = m;
+    return out;
+}
+
 /// Throws numeric_error naming the first value that is not finite; rows marked in `skipped` may hold anything.
 template <class T>
 void require_finite(std::string_view function, std::string_view name, matrix_view<T> m,

@@ -13,6 +13,7 @@
 #include <isic/codebook.hpp>
 #include <isic/edit.hpp>
 #include <isic/matrix.hpp>
+#include <isic/orthonormal.hpp>
 #include <isic/subspace.hpp>
 
 namespace isic {

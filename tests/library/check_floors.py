@@ -17,8 +17,10 @@ FLOORS = [
     ["backend", "io"],
     ["cpu", "cuda"],
     ["differences", "codebook"],
-    ["rank"],
+    ["rank", "orthonormal"],
+    ["eigen"],
     ["subspace", "harmfulness"],
+    ["fit", "merge"],
     ["edit"],  # below projection, which returns one
     ["projection"],
     ["constraint"],

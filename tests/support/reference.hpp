@@ -1,11 +1,13 @@
-// What the library's results are compared with: float64, Eigen's own SVDs or plain loops, no code of the library.
+// What the library's results are compared with: float64, plain loops, no code of the library.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
+#include <utility>
 #include <vector>
 
-#include <Eigen/Dense>
+#include <Eigen/Core>
 
 #include <isic/matrix.hpp>
 #include <isic/subspace.hpp>
@@ -44,13 +46,43 @@ inline isic::matrix<double> from_dense(const dense& m) {
     return out;
 }
 
-/// An orthonormal d x r basis from Householder QR of random numbers.
+/// Independent columns made orthonormal, twice over.
+inline dense orthonormal(dense q) {
+    for (index_t j = 0; j < q.cols(); ++j) {
+        for (int pass = 0; pass < 2; ++pass) {
+            for (index_t other = 0; other < j; ++other) {
+                q.col(j) -= q.col(other).dot(q.col(j)) * q.col(other);
+            }
+            q.col(j).normalize();
+        }
+    }
+    return q;
+}
+
+/// An orthonormal d x r basis of random directions.
 inline dense random_basis(random& dice, index_t d, index_t r) {
     dense a(d, r);
     for (index_t i = 0; i < a.size(); ++i) {
         a.data()[i] = dice.normal();
     }
-    return Eigen::HouseholderQR<dense>(a).householderQ() * dense::Identity(d, r);
+    return orthonormal(std::move(a));
+}
+
+/// An orthonormal basis of what is orthogonal to v [d x r]: [d x (d - r)].
+inline dense complement(random& dice, const dense& v) {
+    dense all(v.rows(), v.rows());
+    all << v, random_basis(dice, v.rows(), v.rows() - v.cols());
+    return orthonormal(all).rightCols(v.rows() - v.cols());
+}
+
+/// Coordinate axes as columns.
+inline dense axis(index_t d, std::initializer_list<index_t> which) {
+    dense out = dense::Zero(d, static_cast<index_t>(which.size()));
+    index_t j = 0;
+    for (const index_t i : which) {
+        out(i, j++) = 1;
+    }
+    return out;
 }
 
 /// A subspace made by hand.
@@ -61,6 +93,17 @@ inline isic::subspace subspace_of(const dense& basis) {
     out.energy = 1;
     out.chosen = {basis.cols(), isic::rank_rule::fixed};
     return out;
+}
+
+inline bool largest_entries_positive(const dense& v) {
+    for (index_t j = 0; j < v.cols(); ++j) {
+        index_t at = 0;
+        v.col(j).cwiseAbs().maxCoeff(&at);
+        if (v(at, j) < 0) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /// max |V^T V - I|

@@ -1,0 +1,67 @@
+/// \file
+/// Orthonormal columns: made, checked, and their signs.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <string_view>
+
+#include <Eigen/Core>
+
+#include <isic/matrix.hpp>
+
+namespace isic::detail {
+
+/// Takes from x its part along the orthonormal columns of q.
+template <class Q>
+void take_out(const Q& q, vector& x) {
+    for (int pass = 0; pass < 2; ++pass) {  // twice is enough
+        x -= q * (q.transpose() * x);
+    }
+}
+
+/// Columns of x made orthonormal to q and to each other; those that vanish are dropped.
+inline Eigen::MatrixXd orthonormal_rest(Eigen::MatrixXd x, const Eigen::MatrixXd& q) {
+    Eigen::MatrixXd kept(x.rows(), 0);
+    for (index_t j = 0; j < x.cols(); ++j) {
+        vector v = x.col(j);
+        const double before = v.norm();
+        take_out(q, v);
+        take_out(kept, v);
+        if (v.norm() > 1e-10 * before && before > 0) {
+            kept.conservativeResize(Eigen::NoChange, kept.cols() + 1);
+            kept.rightCols(1) = v.normalized();
+        }
+    }
+    return kept;
+}
+
+/// Makes the entry of largest magnitude of each column positive; the first among equals.
+inline void fix_signs(Eigen::MatrixXd& v) {
+    for (index_t j = 0; j < v.cols(); ++j) {
+        const double largest = v.col(j).cwiseAbs().maxCoeff();
+        index_t i = 0;
+        while (std::abs(v(i, j)) < largest * (1 - 1e-9)) {
+            ++i;
+        }
+        if (v(i, j) < 0) {
+            v.col(j) *= -1;
+        }
+    }
+}
+
+/// Throws unless the columns of a basis [d x r] are orthonormal to 1e-6, as a basis stored in float32 still is.
+inline void require_orthonormal(std::string_view function, const matrix<double>& basis) {
+    require_finite(function, "the basis", basis.view());
+    const auto v = map(basis);
+    double worst = 0;
+    for (index_t i = 0; i < v.cols(); ++i) {
+        for (index_t j = 0; j <= i; ++j) {
+            worst = std::max(worst, std::abs(v.col(i).dot(v.col(j)) - (i == j ? 1.0 : 0.0)));
+        }
+    }
+    require<value_error>(worst <= 1e-6, function, "orthonormal columns in the basis (span_of makes them so)",
+                         fmt::format("an entry of V^T V off by {}", worst));
+}
+
+}  // namespace isic::detail
