@@ -1,11 +1,17 @@
+#include <algorithm>
+#include <deque>
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include <pybind11/stl/filesystem.h>
 
 #include <isic/edit_file.hpp>
-#include <isic/io.hpp>
+#include <isic/patch.hpp>
+#include <isic/safetensors.hpp>
 
 #include "module.hpp"
 #include "values.hpp"
@@ -13,29 +19,48 @@
 namespace isic::python {
 namespace {
 
-constexpr std::pair<const char*, dtype> numpy_names[] = {
-    {"bool", dtype::boolean}, {"uint8", dtype::u8},   {"int8", dtype::i8},     {"uint16", dtype::u16},  {"int16", dtype::i16},
-    {"uint32", dtype::u32},   {"int32", dtype::i32},  {"uint64", dtype::u64},  {"int64", dtype::i64},   {"float16", dtype::f16},
-    {"bfloat16", dtype::bf16}, {"float32", dtype::f32}, {"float64", dtype::f64}};
+struct numpy_name {
+    const char* name;
+    dtype type;
+    const char* package = "numpy";  // that numpy gets it from
+};
 
-/// numpy knows bfloat16 only where ml_dtypes is installed.
+constexpr numpy_name numpy_names[] = {
+    {"bool", dtype::boolean},
+    {"uint8", dtype::u8},
+    {"int8", dtype::i8},
+    {"uint16", dtype::u16},
+    {"int16", dtype::i16},
+    {"uint32", dtype::u32},
+    {"int32", dtype::i32},
+    {"uint64", dtype::u64},
+    {"int64", dtype::i64},
+    {"float16", dtype::f16},
+    {"float32", dtype::f32},
+    {"float64", dtype::f64},
+    {"complex64", dtype::c64},
+    {"bfloat16", dtype::bf16, "ml_dtypes"},
+    {"float8_e4m3fn", dtype::f8_e4m3, "ml_dtypes"},
+    {"float8_e5m2", dtype::f8_e5m2, "ml_dtypes"},
+    {"float8_e8m0fnu", dtype::f8_e8m0, "ml_dtypes"},
+    {"float8_e4m3fnuz", dtype::f8_e4m3fnuz, "ml_dtypes"},
+    {"float8_e5m2fnuz", dtype::f8_e5m2fnuz, "ml_dtypes"},
+};
+
 py::dtype numpy_type(dtype type) {
-    if (type == dtype::bf16) {
-        try {
-            return py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16"));
-        } catch (const py::error_already_set& e) {
-            if (!e.matches(PyExc_ImportError)) {
-                throw;
-            }
-            throw value_error("isic::read_safetensors: expected ml_dtypes for a bfloat16 tensor, got no such package; pip install ml_dtypes");
-        }
+    const auto known = std::ranges::find(numpy_names, type, &numpy_name::type);
+    if (known == std::end(numpy_names)) {
+        throw value_error(fmt::format("isic::read_safetensors: expected types that numpy has, got {}", detail::entry_of(type).safetensors));
     }
-    for (const auto& [name, known] : numpy_names) {
-        if (known == type) {
-            return py::dtype(name);
+    try {
+        py::module_::import(known->package);
+    } catch (const py::error_already_set& e) {
+        if (!e.matches(PyExc_ImportError)) {
+            throw;
         }
+        throw value_error(fmt::format("isic::read_safetensors: expected {0} for a {1} tensor, got no such package; pip install {0}", known->package, known->name));
     }
-    throw value_error("isic::read_safetensors: expected a type that numpy has, got another");
+    return py::dtype(known->name);
 }
 
 py::array array_of_tensor(tensor t) {
@@ -49,11 +74,10 @@ tensor tensor_of_array(const std::string& name, py::handle object) {
     const py::module_ numpy = py::module_::import("numpy");
     const py::array a = numpy.attr("asarray")(object, "order"_a = "C").cast<py::array>();
     const auto type_name = py::str(a.dtype().attr("name")).cast<std::string>();
-    for (const auto& [known, type] : numpy_names) {
-        if (type_name == known && a.dtype().attr("isnative").cast<bool>()) {
-            const auto* bytes = static_cast<const std::byte*>(a.data());
-            return {type, {a.shape(), a.shape() + a.ndim()}, {bytes, bytes + a.nbytes()}};
-        }
+    const auto known = std::ranges::find_if(numpy_names, [&](const numpy_name& n) { return type_name == n.name; });
+    if (known != std::end(numpy_names) && a.dtype().attr("isnative").cast<bool>()) {
+        const auto* bytes = static_cast<const std::byte*>(a.data());
+        return {known->type, {a.shape(), a.shape() + a.ndim()}, {bytes, bytes + a.nbytes()}};
     }
     throw value_error(fmt::format("isic::write_safetensors: expected '{}' of bool, integers or floats, got {}", name, type_name));
 }
@@ -77,6 +101,45 @@ void write(const std::filesystem::path& path, const py::dict& tensors, const std
     unlocked([&] { write_safetensors(path, file); return 0; });
 }
 
+py::tuple layout(const std::filesystem::path& path) {
+    const safetensors_layout found = unlocked([&] { return read_safetensors_layout(path); });
+    py::dict tensors;
+    for (const auto& [name, place] : found.tensors) {
+        tensors[py::str(name)] = py::make_tuple(detail::entry_of(place.type).safetensors, py::tuple(py::cast(place.shape)), place.offset, place.bytes);
+    }
+    return py::make_tuple(tensors, found.metadata);
+}
+
+/// The bytes of an object for as long as this lives; make and destroy it with the GIL held.
+class byte_buffer {
+public:
+    explicit byte_buffer(py::handle object) {
+        if (PyObject_GetBuffer(object.ptr(), &buffer_, PyBUF_SIMPLE) != 0) {
+            throw py::error_already_set();
+        }
+    }
+    ~byte_buffer() { PyBuffer_Release(&buffer_); }
+    byte_buffer(const byte_buffer&) = delete;
+    byte_buffer& operator=(const byte_buffer&) = delete;
+
+    std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(buffer_.buf), static_cast<std::size_t>(buffer_.len)}; }
+
+private:
+    Py_buffer buffer_{};
+};
+
+using patch_tuple = std::tuple<std::filesystem::path, index_t, py::object, py::object>;
+
+void patch(const std::filesystem::path& journal, const std::vector<patch_tuple>& patches) {
+    std::deque<byte_buffer> buffers;
+    std::vector<file_patch> out;
+    for (const auto& [file, offset, before, after] : patches) {
+        const auto old_bytes = buffers.emplace_back(before).bytes();
+        out.push_back({file, offset, old_bytes, buffers.emplace_back(after).bytes()});
+    }
+    unlocked([&] { patch_files(journal, out); return 0; });
+}
+
 }  // namespace
 
 void bind_io(py::module_& m) {
@@ -84,6 +147,9 @@ void bind_io(py::module_& m) {
     m.def("load_edit", [](const std::filesystem::path& path) { return unlocked([&] { return load_edit(path); }); }, "path"_a);
     m.def("read_safetensors", &read, "path"_a);
     m.def("write_safetensors", &write, "path"_a, "tensors"_a, "metadata"_a);
+    m.def("safetensors_layout", &layout, "path"_a);
+    m.def("patch_files", &patch, "journal"_a, "patches"_a);
+    m.def("recover_files", [](const std::filesystem::path& journal) { return unlocked([&] { return std::string(to_string(recover_files(journal))); }); }, "journal"_a);
 }
 
 }  // namespace isic::python

@@ -49,7 +49,7 @@ py::list prompts_list(std::span<const std::string> prompts) {
 py::object object_of_round(const round_report& r) {
     const py::object corrected = r.corrected_unsafe ? object_of(*r.corrected_unsafe) : py::none();
     return make_value("RoundReport", r.round, object_of(r.self_unsafe), corrected, r.pairs, r.dropped, r.rank, std::string(to_string(r.decided_by)),
-                      r.merged_rank, object_of(r.projection), r.tuning_steps, r.first_loss, r.last_loss, r.relative_change, r.seconds, r.metrics);
+                      array_of(r.singular_values), r.merged_rank, object_of(r.projection), r.tuning_steps, r.first_loss, r.last_loss, r.relative_change, r.seconds, r.metrics);
 }
 
 /// Calls of the caller's Python code from the loop, which runs without the GIL.

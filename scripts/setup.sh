@@ -47,6 +47,12 @@ has_clang_sanitizers() {
     return "$works"
 }
 
+has_venv() { python3 -c 'import ensurepip, venv' >/dev/null 2>&1; }
+
+has_python_headers() { python3 -c 'import os, sysconfig; open(os.path.join(sysconfig.get_path("include"), "Python.h"))' >/dev/null 2>&1; }
+
+has_chromium() { has_command chromium || has_command chromium-browser || has_command google-chrome; }
+
 # name | Debian package | test | where to get it elsewhere
 needs='
 CMake 3.25 or later|cmake|has_cmake|https://cmake.org
@@ -64,7 +70,10 @@ clang++ 14 or later|clang|has_command clang++|https://clang.llvm.org
 the sanitizers of clang++|libclang-rt-dev|has_clang_sanitizers|https://compiler-rt.llvm.org
 pkg-config|pkg-config|has_command pkg-config|https://www.freedesktop.org/wiki/Software/pkg-config
 doctest 2.4 or later|doctest-dev|has_header doctest/doctest.h|https://github.com/doctest/doctest
-Python 3|python3|has_command python3|https://www.python.org
+Python 3.9 or later|python3|has_command python3|https://www.python.org
+its venv|python3-venv|has_venv|https://docs.python.org/3/library/venv.html
+its headers|python3-dev|has_python_headers|https://www.python.org
+Chromium|chromium|has_chromium|https://www.chromium.org
 Doxygen 1.9 or later|doxygen|has_command doxygen|https://www.doxygen.nl
 '
 fi

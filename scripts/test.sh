@@ -7,26 +7,26 @@
 #
 # Parts: size      no tracked file is larger than 6.2 MB
 #        gcc       g++, optimised: unit tests, library tests, examples
-#        sanitize  clang++ with the address and undefined-behaviour sanitizers: unit tests, examples
+#        sanitize  clang++ with the address and undefined-behaviour sanitizers: unit tests
 #        docs      every public name is documented
+#        python    the package, built as a wheel from the sdist and installed alone: pytest, mypy
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 jobs=$(nproc)
 export CMAKE_BUILD_PARALLEL_LEVEL=$jobs
-parts=(size gcc sanitize docs)
+parts=(size gcc sanitize docs python)
 
 if command -v ccache >/dev/null 2>&1; then
     export CMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER-ccache}
 fi
 
-# configure_and_build PRESET OPTIONS...: into build/test-PRESET
-configure_and_build() {
-    local preset=$1 build=build/test-$1
+# configure PRESET OPTIONS...: into build/test-PRESET
+configure() {
+    local preset=$1
     shift
-    cmake --preset "$preset" -B "$build" -DISIC_WERROR=ON "$@"
-    cmake --build "$build"
+    cmake --preset "$preset" -B "build/test-$preset" -DISIC_WERROR=ON "$@"
 }
 
 # The unit tests' own summary is shown, whether they pass or not; of the rest only what fails.
@@ -59,12 +59,14 @@ part_size() {
 
 # -O1: compiling takes longer than running.
 part_gcc() {
-    configure_and_build release -DCMAKE_CXX_COMPILER=g++ -DCMAKE_CXX_FLAGS_RELEASE="-O1 -DNDEBUG"
+    configure release -DCMAKE_CXX_COMPILER=g++ -DCMAKE_CXX_FLAGS_RELEASE="-O1 -DNDEBUG"
+    cmake --build build/test-release
     run_tests release
 }
 
 part_sanitize() {
-    configure_and_build sanitize
+    configure sanitize
+    cmake --build build/test-sanitize --target isic_tests isic_heavy_tests
     run_tests sanitize
 }
 
@@ -72,6 +74,21 @@ part_docs() {
     mkdir -p build/docs
     doxygen Doxyfile
     echo "every public name is documented"
+}
+
+# python -m build makes the sdist, and the wheel from it. Tests run outside the source tree, on what was installed.
+part_python() {
+    local here=build/test-python venv=build/test-python/venv
+    rm -rf "$here/dist"
+    mkdir -p "$here"
+    python3 -m venv "$venv"
+    local pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+    "${pip[@]}" torch==2.13.0 build  # pinned: a later torch brings gigabytes of CUDA
+    "$venv/bin/python" -m build --outdir "$here/dist" .
+    local wheel=("$here"/dist/isic-*.whl)
+    "${pip[@]}" --force-reinstall --no-deps "${wheel[0]}"
+    "${pip[@]}" "${wheel[0]}[test,transformers]" torch==2.13.0 transformers==5.23.0 vector-quantize-pytorch==1.32.0
+    (cd "$here" && OMP_NUM_THREADS=1 venv/bin/python -m pytest -c ../../pyproject.toml --rootdir ../.. ../../tests/python)
 }
 
 # Each part runs in a shell of its own, where the first failing command ends it.
@@ -111,7 +128,7 @@ for entry in "${results[@]}"; do
     IFS='|' read -r part result seconds <<<"$entry"
     echo "$part: $result in $seconds s"
     # the test runners' own last words
-    grep -aE '^[0-9]+% tests passed|^\[doctest\] (test cases|assertions):' "$logs/$part.log" | uniq | sed 's/^/    /' ||
+    grep -aE '^[0-9]+% tests passed|^\[doctest\] (test cases|assertions):|^=+ [0-9]+ (passed|failed).* =+$' "$logs/$part.log" | uniq | sed 's/^/    /' ||
         true
 done
 exit "$verdict"

@@ -15,7 +15,7 @@
 #include <emoji/tokenizer.hpp>
 #include <emoji/transformer.hpp>
 #include <emoji/world.hpp>
-#include <isic/io.hpp>
+#include <isic/safetensors.hpp>
 
 namespace {
 

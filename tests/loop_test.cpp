@@ -246,6 +246,19 @@ TEST_CASE("every field of every round says what happened") {
     CHECK(report.merged.rank() == 2);
     CHECK(isic_test::span_gap(to_dense(report.merged.basis), model.harm()) < 0.5);
     CHECK(report.harmful.pictures() == 24);  // those unsafe in both rounds once
+    CHECK(report.rounds[0].singular_values.empty());
+    const index_t rows = report.rounds[1].pairs * report.harmful.tokens_per_picture;
+    dense differences(rows, books[0].cols());
+    for (index_t t = 0; t < rows; ++t) {
+        const auto at = static_cast<std::size_t>(t);
+        differences.row(t) = books[0].row(report.harmful.ids[at]) - books[0].row(report.counterparts.ids[at]);
+    }
+    Eigen::VectorXd v = Eigen::VectorXd::Ones(differences.cols());
+    for (int i = 0; i < 500; ++i) {
+        v = (differences.transpose() * (differences * v)).normalized();
+    }
+    REQUIRE(!report.rounds[1].singular_values.empty());
+    CHECK(report.rounds[1].singular_values[0] == doctest::Approx((differences * v).norm()).epsilon(1e-6));
 }
 
 TEST_CASE("pairs, their prompts and what tuning may draw from are the unsafe pictures and their repairs") {

@@ -129,7 +129,8 @@ def save_subspace(path: str | os.PathLike[str], harm: Subspace | FittedSubspace,
     Raises ShapeError if they do not fit together, IoError.
     """
     if isinstance(harm, Subspace):
-        harm = FittedSubspace(harm, *(None if values is None else np.asarray(values, dtype=np.float64) for values in (harmfulness, targets)), usage)
+        q, t = (None if values is None else np.asarray(values, dtype=np.float64) for values in (harmfulness, targets))
+        harm = FittedSubspace(harm, q, t, usage)
     _check_fit("save_subspace", harm)
     s = harm.subspace
     tensors = {"basis": s.basis, "singular_values": s.singular_values, "harmfulness": harm.harmfulness, "targets": harm.targets}
@@ -137,14 +138,16 @@ def save_subspace(path: str | os.PathLike[str], harm: Subspace | FittedSubspace,
         tensors.update({"usage.harmful": harm.usage.harmful, "usage.safe": harm.usage.safe})
     metadata = {"format": _FORMAT, "version": _VERSION, "energy": repr(float(s.energy)), "rank": json.dumps(s.chosen.rank),
                 "decided_by": s.chosen.decided_by}
-    _isic.write_safetensors(path, {name: np.ascontiguousarray(v, dtype=np.float64) for name, v in tensors.items() if v is not None}, metadata)
+    known = {name: np.ascontiguousarray(values, dtype=np.float64) for name, values in tensors.items() if values is not None}
+    _isic.write_safetensors(path, known, metadata)
 
 
 def load_subspace(path: str | os.PathLike[str]) -> FittedSubspace:
     """Reads what `save_subspace` wrote. Raises IoError if the file is another or its parts do not fit together."""
     tensors, metadata = _isic.read_safetensors(path)
     if (metadata.get("format"), metadata.get("version")) != (_FORMAT, _VERSION):
-        raise IoError(f"isic.load_subspace: expected a file of {_FORMAT} version {_VERSION}, got {metadata.get('format')!r} in {os.fspath(path)}")
+        got = f"{metadata.get('format')!r} in {os.fspath(path)}"
+        raise IoError(f"isic.load_subspace: expected a file of {_FORMAT} version {_VERSION}, got {got}")
     try:
         chosen = RankChoice(int(metadata["rank"]), metadata["decided_by"])  # type: ignore[arg-type]
         subspace = Subspace(tensors["basis"], tensors["singular_values"], float(metadata["energy"]), chosen)
@@ -162,7 +165,7 @@ def _check_fit(function: str, fitted: FittedSubspace) -> None:
     fits = fits and (t is None or (t.ndim in (2, 3) and t.shape[-1] == len(basis) and (q is None or t.shape[:-1] == q.shape)))
     if not fits or not all(np.isfinite(v).all() for v in (basis, q, t) if v is not None):
         shapes = ", ".join(f"{name} {v.shape}" for name, v in (("basis", basis), ("harmfulness", q), ("targets", t)) if v is not None)
-        raise ShapeError(f"isic.{function}: expected a basis [d, r], harmfulness [K] in [0, 1] and targets [K, d], all finite, got {shapes}")
+        raise ShapeError(f"isic.{function}: expected a basis [d, r], harmfulness [K] in [0, 1] and targets [K, d], finite, got {shapes}")
 
 
 FittedSubspace.__module__ = "isic"

@@ -288,6 +288,8 @@ class RoundReport(Value):
     """Rank fitted in this round."""
     decided_by: RankRule
     """The rule that chose it."""
+    singular_values: FloatArray
+    """Of this round's differences, descending; all that were computed."""
     merged_rank: int
     """Rank of all rounds together."""
     projection: EditSummary

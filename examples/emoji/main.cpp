@@ -244,6 +244,8 @@ private:
             row["dropped"] = r.dropped;
             row["rank_of_round"] = r.rank;
             row["rank_decided_by"] = isic::to_string(r.decided_by);
+            row["singular_values"] = r.singular_values;
+            row["nearest_code_churn"] = evaluation_->nearest_code_churn(m.codebook());
             row["codes_moved_by_projection"] = r.projection.moved;
             row["relative_change"] = r.relative_change;
             row["first_loss"] = r.first_loss;
@@ -259,6 +261,8 @@ private:
                    result_.best_round, now() - start);
         best_ = m.codebook();
         report_["rounds"] = rounds;
+        report_["n"] = evaluation_->counts();
+        report_["n"]["fit_self_unsafe"] = options.unsafe_prompts.size();
         report_["best_round"] = result_.best_round;
         report_["stop_reason"] = isic::to_string(result_.reason);
         report_["loop_seconds"] = now() - start;

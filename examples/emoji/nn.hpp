@@ -21,8 +21,8 @@
 #include <fmt/format.h>
 
 #include <isic/error.hpp>
-#include <isic/io.hpp>
 #include <isic/matrix.hpp>
+#include <isic/safetensors.hpp>
 
 // Registers stay registers only where the compiler sees through every call of the innermost loops.
 #if defined(__GNUC__)

@@ -17,7 +17,7 @@
 #include <emoji/nn.hpp>
 #include <emoji/random.hpp>
 #include <emoji/world.hpp>
-#include <isic/io.hpp>
+#include <isic/safetensors.hpp>
 
 namespace emoji {
 

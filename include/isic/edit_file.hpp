@@ -20,6 +20,7 @@
 #include <isic/edit.hpp>
 #include <isic/io.hpp>
 #include <isic/rank.hpp>
+#include <isic/safetensors.hpp>
 
 namespace isic {
 namespace detail {

@@ -1,5 +1,5 @@
 /// \file
-/// Tensors in files: safetensors and .npy. A reader trusts nothing in the file; a writer never leaves half of one.
+/// Tensors as files hold them; what the readers and writers of the formats share.
 #pragma once
 
 #include <algorithm>
@@ -7,13 +7,11 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <limits>
 #include <map>
 #include <random>
-#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -24,7 +22,6 @@
 
 #include <Eigen/Core>
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include <isic/error.hpp>
 #include <isic/matrix.hpp>
@@ -33,31 +30,43 @@ namespace isic {
 
 static_assert(std::endian::native == std::endian::little, "isic/io.hpp reads and writes little-endian files in place");
 
-/// Element types that files may hold.
-enum class dtype { boolean, u8, i8, u16, i16, u32, i32, u64, i64, f16, bf16, f32, f64 };
+/// Element types that files may hold: every one of safetensors. isic computes with those up to f64 and only carries the rest.
+enum class dtype {
+    boolean, u8, i8, u16, i16, u32, i32, u64, i64, f16, bf16, f32, f64,
+    c64, f8_e4m3, f8_e5m2, f8_e8m0, f8_e4m3fnuz, f8_e5m2fnuz, f6_e2m3, f6_e3m2, f4
+};
 
 namespace detail {
 
 struct dtype_entry {
     dtype type;
-    index_t size;
+    index_t bits;
     const char* safetensors;
     const char* npy;  // empty: the format has no such type
 };
 
-inline constexpr std::array<dtype_entry, 13> dtypes{{{dtype::boolean, 1, "BOOL", "|b1"},
-                                                     {dtype::u8, 1, "U8", "|u1"},
-                                                     {dtype::i8, 1, "I8", "|i1"},
-                                                     {dtype::u16, 2, "U16", "<u2"},
-                                                     {dtype::i16, 2, "I16", "<i2"},
-                                                     {dtype::u32, 4, "U32", "<u4"},
-                                                     {dtype::i32, 4, "I32", "<i4"},
-                                                     {dtype::u64, 8, "U64", "<u8"},
-                                                     {dtype::i64, 8, "I64", "<i8"},
-                                                     {dtype::f16, 2, "F16", "<f2"},
-                                                     {dtype::bf16, 2, "BF16", ""},
-                                                     {dtype::f32, 4, "F32", "<f4"},
-                                                     {dtype::f64, 8, "F64", "<f8"}}};
+inline constexpr std::array<dtype_entry, 22> dtypes{{{dtype::boolean, 8, "BOOL", "|b1"},
+                                                     {dtype::u8, 8, "U8", "|u1"},
+                                                     {dtype::i8, 8, "I8", "|i1"},
+                                                     {dtype::u16, 16, "U16", "<u2"},
+                                                     {dtype::i16, 16, "I16", "<i2"},
+                                                     {dtype::u32, 32, "U32", "<u4"},
+                                                     {dtype::i32, 32, "I32", "<i4"},
+                                                     {dtype::u64, 64, "U64", "<u8"},
+                                                     {dtype::i64, 64, "I64", "<i8"},
+                                                     {dtype::f16, 16, "F16", "<f2"},
+                                                     {dtype::bf16, 16, "BF16", ""},
+                                                     {dtype::f32, 32, "F32", "<f4"},
+                                                     {dtype::f64, 64, "F64", "<f8"},
+                                                     {dtype::c64, 64, "C64", "<c8"},
+                                                     {dtype::f8_e4m3, 8, "F8_E4M3", ""},
+                                                     {dtype::f8_e5m2, 8, "F8_E5M2", ""},
+                                                     {dtype::f8_e8m0, 8, "F8_E8M0", ""},
+                                                     {dtype::f8_e4m3fnuz, 8, "F8_E4M3FNUZ", ""},
+                                                     {dtype::f8_e5m2fnuz, 8, "F8_E5M2FNUZ", ""},
+                                                     {dtype::f6_e2m3, 6, "F6_E2M3", ""},
+                                                     {dtype::f6_e3m2, 6, "F6_E3M2", ""},
+                                                     {dtype::f4, 4, "F4", ""}}};
 
 inline const dtype_entry& entry_of(dtype type) {
     for (const dtype_entry& entry : dtypes) {
@@ -88,28 +97,24 @@ struct dtype_of_type<T> {  // by width, so that long and long long both work
     static constexpr dtype value = by_width[2 * std::bit_width(sizeof(T)) - 2 + (std::is_signed_v<T> ? 1 : 0)];
 };
 
-/// Number of elements, or -1 if a size is negative or the product does not fit index_t.
+/// Number of elements, or -1 if a size is negative or the product of those that are not 0 does not fit index_t.
 inline index_t element_count(const std::vector<index_t>& shape) {
-    if (std::any_of(shape.begin(), shape.end(), [](index_t n) { return n < 0; })) {
-        return -1;
-    }
-    if (std::find(shape.begin(), shape.end(), 0) != shape.end()) {
-        return 0;
-    }
     index_t count = 1;
+    bool empty = false;
     for (const index_t n : shape) {
-        if (count > std::numeric_limits<index_t>::max() / n) {
+        if (n < 0 || (n > 0 && count > std::numeric_limits<index_t>::max() / n)) {
             return -1;
         }
-        count *= n;
+        empty = empty || n == 0;
+        count *= n == 0 ? 1 : n;
     }
-    return count;
+    return empty ? 0 : count;
 }
 
-/// Number of bytes, or -1 as above.
+/// Number of bytes, or -1 as above, or if small elements do not fill the last byte.
 inline index_t byte_count(const std::vector<index_t>& shape, dtype type) {
-    const index_t count = element_count(shape), size = entry_of(type).size;
-    return count > std::numeric_limits<index_t>::max() / size ? -1 : count * size;
+    const index_t count = element_count(shape), bits = entry_of(type).bits;
+    return count < 0 || count > std::numeric_limits<index_t>::max() / bits || count * bits % 8 != 0 ? -1 : count * bits / 8;
 }
 
 }  // namespace detail
@@ -143,7 +148,7 @@ struct tensor {
     }
 
     /// The elements converted to T [size()]; floating types from any type, integers only from integers that fit.
-    /// Errors: value_error if bytes and shape disagree, or an element is no T.
+    /// Errors: value_error if bytes and shape disagree, an element is no T, or isic does not compute with its type.
     template <class T>
     std::vector<T> values() const {
         using E = dtype;
@@ -161,9 +166,9 @@ struct tensor {
             case E::bf16: return convert<Eigen::bfloat16, T>();
             case E::f32: return convert<float, T>();
             case E::f64: return convert<double, T>();
+            default: break;
         }
-        detail::entry_of(type);  // throws
-        return {};
+        throw value_error(fmt::format("isic::tensor::values: expected a type that isic computes with, got {}", detail::entry_of(type).safetensors));
     }
 
     /// Same type, shape and bytes.
@@ -281,366 +286,5 @@ inline void require_consistent(const std::filesystem::path& path, std::string_vi
     }
 }
 
-/// Parses JSON; unlike the parser's default, a key given twice is an error.
-inline nlohmann::json parse_header(const std::filesystem::path& path, const std::string& text) {
-    using event = nlohmann::json::parse_event_t;
-    if (text.find('\0') != std::string::npos) {  // the parser would take it for the end
-        fail_file(path, "the header contains a zero byte");
-    }
-    std::vector<std::set<std::string>> keys;
-    const auto watch = [&](int, event what, nlohmann::json& value) {
-        if (what == event::object_start) {
-            keys.emplace_back();
-        } else if (what == event::object_end) {
-            keys.pop_back();
-        } else if (what == event::key && !keys.back().insert(value.get<std::string>()).second) {
-            fail_file(path, fmt::format("the key '{}' occurs twice", value.get<std::string>()));
-        }
-        return true;
-    };
-    try {
-        return nlohmann::json::parse(text, watch);
-    } catch (const nlohmann::json::exception& e) {
-        fail_file(path, fmt::format("the header is not JSON: {}", e.what()));
-    }
-}
-
-/// A number of the header as index_t.
-inline index_t header_size(const std::filesystem::path& path, const std::string& name, const nlohmann::json& value) {
-    if (!value.is_number_unsigned() ||
-        value.get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<index_t>::max())) {
-        fail_file(path, fmt::format("{}: expected a size, got {}", name, value.dump(-1, ' ', true)));
-    }
-    return static_cast<index_t>(value.get<std::uint64_t>());
-}
-
-struct placed_tensor {
-    index_t begin = 0;
-    index_t end = 0;
-    std::string name;
-    tensor value;  // without its bytes
-};
-
-inline placed_tensor parse_entry(const std::filesystem::path& path, const std::string& name, const nlohmann::json& j) {
-    if (!j.is_object() || j.size() != 3 || !j.contains("dtype") || !j.contains("shape") || !j.contains("data_offsets") ||
-        !j["dtype"].is_string() || !j["shape"].is_array() || !j["data_offsets"].is_array() ||
-        j["data_offsets"].size() != 2) {
-        fail_file(path, fmt::format("{}: expected dtype, shape and two data_offsets", name));
-    }
-    const std::string type = j["dtype"].get<std::string>();
-    const auto entry =
-        std::find_if(dtypes.begin(), dtypes.end(), [&](const dtype_entry& e) { return type == e.safetensors; });
-    if (entry == dtypes.end()) {
-        fail_file(path, fmt::format("{}: expected a known dtype, got '{}'", name, type));
-    }
-    placed_tensor out{header_size(path, name, j["data_offsets"][0]), header_size(path, name, j["data_offsets"][1]), name, {}};
-    out.value.type = entry->type;
-    for (const nlohmann::json& n : j["shape"]) {
-        out.value.shape.push_back(header_size(path, name, n));
-    }
-    const index_t expected = byte_count(out.value.shape, out.value.type);
-    if (expected < 0 || out.end < out.begin || out.end - out.begin != expected) {
-        fail_file(path, fmt::format("{}: expected {} bytes for {} [{}], got offsets {} to {}", name, expected, type,
-                                    fmt::join(out.value.shape, ", "), out.begin, out.end));
-    }
-    return out;
-}
-
-/// The tensors in file order; together they must cover the data exactly.
-inline std::vector<placed_tensor> parse_entries(const std::filesystem::path& path, const nlohmann::json& header,
-                                                index_t data_size) {
-    std::vector<placed_tensor> placed;
-    for (const auto& [name, value] : header.items()) {
-        if (name != "__metadata__") {
-            placed.push_back(parse_entry(path, name, value));
-        }
-    }
-    std::sort(placed.begin(), placed.end(),
-              [](const auto& a, const auto& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
-    index_t at = 0;
-    for (const placed_tensor& t : placed) {
-        if (t.begin != at) {
-            fail_file(path, fmt::format("{}: expected data at offset {}, got {}", t.name, at, t.begin));
-        }
-        at = t.end;
-    }
-    if (at != data_size) {
-        fail_file(path, fmt::format("expected {} bytes of data, found {}", at, data_size));
-    }
-    return placed;
-}
-
-inline std::map<std::string, std::string> parse_metadata(const std::filesystem::path& path, const nlohmann::json& j) {
-    std::map<std::string, std::string> out;
-    for (const auto& [key, value] : j.items()) {
-        if (!j.is_object() || !value.is_string()) {
-            fail_file(path, fmt::format("__metadata__: expected strings, got {}", value.dump(-1, ' ', true)));
-        }
-        out[key] = value.get<std::string>();
-    }
-    return out;
-}
-
 }  // namespace detail
-
-/// Reads every tensor of a safetensors file. Errors: io_error naming the file and what is wrong in it.
-inline tensor_file read_safetensors(const std::filesystem::path& path) {
-    std::uint64_t size = 0, length = 0;
-    std::ifstream in = detail::open_to_read(path, size);
-    if (size < sizeof(length)) {
-        detail::fail_file(path, fmt::format("expected a safetensors file, found {} bytes", size));
-    }
-    detail::read_exactly(in, path, &length, sizeof(length));
-    if (length > detail::max_header || length > size - sizeof(length)) {
-        detail::fail_file(path, fmt::format("a header of {} bytes in a file of {}", length, size));
-    }
-    std::string text(length, '\0');
-    detail::read_exactly(in, path, text.data(), length);
-    const nlohmann::json header = detail::parse_header(path, text);
-    if (!header.is_object() || text.front() != '{') {
-        detail::fail_file(path, "the header is not an object");
-    }
-    tensor_file out;
-    if (header.contains("__metadata__")) {
-        out.metadata = detail::parse_metadata(path, header["__metadata__"]);
-    }
-    for (auto& placed : detail::parse_entries(path, header, static_cast<index_t>(size - sizeof(length) - length))) {
-        placed.value.bytes.resize(static_cast<std::size_t>(placed.end - placed.begin));
-        detail::read_exactly(in, path, placed.value.bytes.data(), placed.value.bytes.size());
-        out.tensors.emplace(placed.name, std::move(placed.value));
-    }
-    return out;
-}
-
-/// Writes a safetensors file, replacing an old one only when the new one is complete.
-/// Errors: io_error if it cannot be written or a tensor's bytes and shape disagree.
-inline void write_safetensors(const std::filesystem::path& path, const tensor_file& file) {
-    std::vector<std::pair<std::string, const tensor*>> order;
-    for (const auto& [name, t] : file.tensors) {
-        detail::require_consistent(path, name, t);
-        if (name == "__metadata__") {
-            detail::fail_file(path, "expected a tensor name, got the reserved '__metadata__'");
-        }
-        order.emplace_back(name, &t);
-    }
-    // Wide types first keeps every tensor aligned to its type.
-    std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
-        return detail::entry_of(a.second->type).size > detail::entry_of(b.second->type).size;
-    });
-    nlohmann::json header = nlohmann::json::object();
-    if (!file.metadata.empty()) {
-        header["__metadata__"] = file.metadata;
-    }
-    std::size_t at = 0;
-    for (const auto& [name, t] : order) {
-        header[name] = {{"dtype", detail::entry_of(t->type).safetensors},
-                        {"shape", nlohmann::json(t->shape)},
-                        {"data_offsets", {at, at + t->bytes.size()}}};
-        at += t->bytes.size();
-    }
-    std::string text;
-    try {
-        text = header.dump();
-    } catch (const nlohmann::json::exception& e) {
-        detail::fail_file(path, fmt::format("a name or metadata is not UTF-8: {}", e.what()));
-    }
-    text.resize((text.size() + 7) / 8 * 8, ' ');
-    const std::uint64_t length = text.size();
-    if (length > detail::max_header) {
-        detail::fail_file(path, fmt::format("expected a header of at most {} bytes, got {}", detail::max_header, length));
-    }
-    detail::replace_file(path, [&](std::ofstream& out) {
-        detail::write_bytes(out, &length, sizeof(length));
-        detail::write_bytes(out, text.data(), text.size());
-        for (const auto& entry : order) {
-            detail::write_bytes(out, entry.second->bytes.data(), entry.second->bytes.size());
-        }
-    });
-}
-
-namespace detail {
-
-/// Reads the Python dictionary of a .npy header: three known keys, each once.
-class npy_header {
-public:
-    npy_header(const std::filesystem::path& path, std::string_view text) : path_(path), rest_(text) {
-        expect('{');
-        while (!accept('}')) {
-            const std::string_view key = quoted();
-            if (!seen_.insert(std::string(key)).second) {
-                fail_file(path_, fmt::format("the key '{}' occurs twice", key));
-            }
-            expect(':');
-            read_value(key);
-            if (!accept(',')) {
-                expect('}');
-                break;
-            }
-        }
-        skip_space();
-        if (!rest_.empty() || seen_.size() != 3) {
-            fail_file(path_, "expected a header with descr, fortran_order and shape only");
-        }
-    }
-
-    dtype type() const { return type_; }
-    const std::vector<index_t>& shape() const { return shape_; }
-
-private:
-    void read_value(std::string_view key) {
-        if (key == "descr") {
-            const std::string_view name = quoted();
-            const auto entry = std::find_if(dtypes.begin(), dtypes.end(),
-                                            [&](const dtype_entry& e) { return !name.empty() && name == e.npy; });
-            if (entry == dtypes.end()) {
-                fail_file(path_, fmt::format("expected a known little-endian descr, got '{}'", name));
-            }
-            type_ = entry->type;
-        } else if (key == "fortran_order") {
-            skip_space();
-            if (!rest_.starts_with("False")) {
-                fail_file(path_, "expected fortran_order False");
-            }
-            rest_.remove_prefix(5);
-        } else if (key == "shape") {
-            read_shape();
-        } else {
-            fail_file(path_, fmt::format("expected descr, fortran_order or shape, got '{}'", key));
-        }
-    }
-
-    void read_shape() {
-        expect('(');
-        while (!accept(')')) {
-            shape_.push_back(number());
-            if (!accept(',')) {
-                expect(')');
-                break;
-            }
-        }
-    }
-
-    index_t number() {
-        skip_space();
-        index_t value = 0;
-        std::size_t digits = 0;
-        for (; digits < rest_.size() && rest_[digits] >= '0' && rest_[digits] <= '9'; ++digits) {
-            const index_t digit = rest_[digits] - '0';
-            if (value > (std::numeric_limits<index_t>::max() - digit) / 10) {
-                fail_file(path_, "a size in the shape does not fit");
-            }
-            value = 10 * value + digit;
-        }
-        if (digits == 0) {
-            fail_file(path_, "expected a size in the shape");
-        }
-        rest_.remove_prefix(digits);
-        return value;
-    }
-
-    std::string_view quoted() {
-        skip_space();
-        const char mark = rest_.empty() ? '\0' : rest_.front();
-        const std::size_t end = rest_.empty() ? std::string_view::npos : rest_.find(mark, 1);
-        if ((mark != '\'' && mark != '"') || end == std::string_view::npos) {
-            fail_file(path_, "expected a quoted name in the header");
-        }
-        const std::string_view out = rest_.substr(1, end - 1);
-        rest_.remove_prefix(end + 1);
-        return out;
-    }
-
-    void skip_space() {
-        const std::size_t n = rest_.find_first_not_of(" \n\t\r");
-        rest_.remove_prefix(n == std::string_view::npos ? rest_.size() : n);
-    }
-
-    bool accept(char c) {
-        skip_space();
-        if (rest_.empty() || rest_.front() != c) {
-            return false;
-        }
-        rest_.remove_prefix(1);
-        return true;
-    }
-
-    void expect(char c) {
-        if (!accept(c)) {
-            fail_file(path_, fmt::format("expected '{}' in the header", c));
-        }
-    }
-
-    const std::filesystem::path& path_;
-    std::string_view rest_;
-    std::set<std::string> seen_;
-    dtype type_ = dtype::f32;
-    std::vector<index_t> shape_;
-};
-
-inline constexpr std::string_view npy_magic{"\x93NUMPY", 6};
-
-}  // namespace detail
-
-/// Reads a .npy file (versions 1 to 3, C order, little-endian). Errors: io_error naming the file and what is wrong.
-inline tensor read_npy(const std::filesystem::path& path) {
-    std::uint64_t size = 0;
-    std::ifstream in = detail::open_to_read(path, size);
-    std::array<char, 12> start{};
-    const auto prefix = [&](std::size_t from, std::size_t to) {
-        if (size < to) {
-            detail::fail_file(path, fmt::format("expected a .npy file, found {} bytes", size));
-        }
-        detail::read_exactly(in, path, start.data() + from, to - from);
-    };
-    prefix(0, 8);
-    const int version = start[6];
-    if (std::string_view(start.data(), 6) != detail::npy_magic || version < 1 || version > 3) {
-        detail::fail_file(path, "expected a .npy file of version 1, 2 or 3");
-    }
-    const std::size_t head = version == 1 ? 10 : 12;
-    prefix(8, head);
-    std::uint32_t length = 0;
-    std::memcpy(&length, start.data() + 8, head - 8);
-    if (length > detail::max_header || length > size - head) {
-        detail::fail_file(path, fmt::format("a header of {} bytes in a file of {}", length, size));
-    }
-    std::string text(length, '\0');
-    detail::read_exactly(in, path, text.data(), length);
-    const detail::npy_header header(path, text);
-    const index_t expected = detail::byte_count(header.shape(), header.type());
-    const auto found = static_cast<index_t>(size - head - length);
-    if (expected != found) {
-        detail::fail_file(path, fmt::format("expected {} bytes of data for [{}], found {}", expected,
-                                            fmt::join(header.shape(), ", "), found));
-    }
-    tensor out{header.type(), header.shape(), std::vector<std::byte>(static_cast<std::size_t>(expected))};
-    detail::read_exactly(in, path, out.bytes.data(), out.bytes.size());
-    return out;
-}
-
-/// Writes a .npy file of version 1, replacing an old one only when the new one is complete.
-/// Errors: io_error if it cannot be written, the type is bf16, or bytes and shape disagree.
-inline void write_npy(const std::filesystem::path& path, const tensor& t) {
-    detail::require_consistent(path, "array", t);
-    const detail::dtype_entry& entry = detail::entry_of(t.type);
-    if (std::string_view(entry.npy).empty()) {
-        detail::fail_file(path, fmt::format("expected a type that .npy has, got {}", entry.safetensors));
-    }
-    std::string text = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}{}), }}", entry.npy,
-                                   fmt::join(t.shape, ", "), t.shape.size() == 1 ? "," : "");
-    text.resize((10 + text.size() + 1 + 63) / 64 * 64 - 10, ' ');
-    text.back() = '\n';
-    if (text.size() > std::numeric_limits<std::uint16_t>::max()) {
-        detail::fail_file(path, fmt::format("expected fewer dimensions, got {}", t.shape.size()));
-    }
-    const auto length = static_cast<std::uint16_t>(text.size());
-    detail::replace_file(path, [&](std::ofstream& out) {
-        detail::write_bytes(out, detail::npy_magic.data(), detail::npy_magic.size());
-        detail::write_bytes(out, "\x01\x00", 2);
-        detail::write_bytes(out, &length, sizeof(length));
-        detail::write_bytes(out, text.data(), text.size());
-        detail::write_bytes(out, t.bytes.data(), t.bytes.size());
-    });
-}
-
 }  // namespace isic

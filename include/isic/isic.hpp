@@ -18,9 +18,12 @@
 #include <isic/matrix.hpp>
 #include <isic/merge.hpp>
 #include <isic/metrics.hpp>
+#include <isic/npy.hpp>
 #include <isic/orthonormal.hpp>
+#include <isic/patch.hpp>
 #include <isic/projection.hpp>
 #include <isic/rank.hpp>
+#include <isic/safetensors.hpp>
 #include <isic/subspace.hpp>
 #include <isic/update.hpp>
 #include <isic/version.hpp>

@@ -72,6 +72,7 @@ struct round_report {
     index_t dropped = 0;                   ///< unsafe pictures without one
     index_t rank = 0;                      ///< rank fitted in this round
     rank_rule decided_by = rank_rule::data;  ///< the rule that chose it
+    std::vector<double> singular_values = {};  ///< of this round's differences, descending; all that were computed
     index_t merged_rank = 0;               ///< rank of all rounds together
     edit_summary projection = {};          ///< what projecting did
     index_t tuning_steps = 0;              ///< gradient steps taken
@@ -508,6 +509,7 @@ private:
         merged_ = merge(merged_, harm);
         now.rank = harm.rank();
         now.decided_by = harm.chosen.decided_by;
+        now.singular_values = harm.singular_values;
         now.merged_rank = merged_.rank();
         tell("project", 1, 1);
     }

@@ -1,13 +1,14 @@
 // A program that uses isic from outside; built by the three consumer_* tests.
-#include <isic/isic.hpp>
-
 #include <cstdio>
+
+#include <isic/projection.hpp>
+#include <isic/version.hpp>
 
 int main() {
     isic::matrix<float> codes(4, 3, 1.0F);
-    isic::matrix<float> harmful_minus_safe(1, 3);
-    harmful_minus_safe(0, 1) = 2.0F;
-    const isic::subspace harm = isic::fit_subspace(harmful_minus_safe, {.rank = {.fixed = 1}});
+    isic::matrix<float> axis(3, 1);
+    axis(1, 0) = 2.0F;
+    const isic::subspace harm = isic::span_of(axis);
     const isic::edit edit = isic::project_out(codes, harm);
     const double leakage = isic::leakage(codes, harm).total;
     edit.undo(codes);

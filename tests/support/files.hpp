@@ -37,7 +37,9 @@ inline void put(const std::filesystem::path& path, const std::string& bytes) {
 
 inline std::string get(const std::filesystem::path& path) {
     std::ifstream in(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(in), {}};
+    std::string out(std::filesystem::exists(path) ? std::filesystem::file_size(path) : 0, '\0');
+    in.read(out.data(), static_cast<std::streamsize>(out.size()));
+    return out;
 }
 
 }  // namespace isic_test

@@ -1,0 +1,28 @@
+"""isic report: a run as one page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from ..report import write_report
+from ._common import command
+
+MORE = "The page needs no network and no other file. What RUN.json does not have is left out, and the page says so."
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = command(subparsers, "report", run, summary="show a run of self_improve, or of the demo, as one page", more=MORE,
+                     example="scripts/demo.sh --out out\nisic report out/report.json -o report.html")
+    parser.add_argument("file", metavar="RUN.json", help="SelfImproveReport.to_dict() as JSON, or the demo's report.json")
+    parser.add_argument("-o", "--output", metavar="FILE", default="report.html", help="the page (default: %(default)s)")
+    parser.add_argument("--pictures", metavar="PNG", nargs="+", default=(),
+                        help="pictures to show (default: those that RUN.json names, else rounds.png beside it)")
+    parser.add_argument("--title", default="Codebook surgery", help="the page's title (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    write_report(args.file, args.output, pictures=args.pictures, title=args.title)
+    print(json.dumps({"written": args.output}) if args.json else f"wrote {args.output}")
+    return 0

@@ -1,0 +1,22 @@
+"""isic undo: puts the old bytes back."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .. import checkpoint
+from ._common import add_checkpoint, command, emit, opened
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = command(subparsers, "undo", run, summary="put back, byte for byte, what apply overwrote",
+                     example="isic undo model.safetensors")
+    add_checkpoint(parser)
+    parser.add_argument("--undo", metavar="FILE", help="the undo file (default: CHECKPOINT.isic-undo.safetensors)")
+
+
+def run(args: argparse.Namespace) -> int:
+    path, _ = opened(args.checkpoint)
+    emit(args, checkpoint.undo(path, undo=args.undo))
+    return 0

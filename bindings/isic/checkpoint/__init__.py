@@ -1,0 +1,322 @@
+"""Codebook surgery on checkpoint files: find the codebook, plan, apply, undo, verify.
+
+safetensors (single or sharded), torch archives, .npy and .npz are edited in place: only the changed rows are written, the
+memory needed does not grow with the file, and a journal beside the file makes every edit all or nothing, even if the
+process is killed: the next call repairs. An undo file restores every byte.
+
+>>> import tempfile, pathlib
+>>> file = pathlib.Path(tempfile.mkdtemp()) / "vq.safetensors"
+>>> isic.write_safetensors(file, {"quantize.embedding.weight": np.eye(4, 3, dtype=np.float32) + 1})
+>>> report = isic.checkpoint.apply(file, isic.span_of([[1.0], [0.0], [0.0]]))
+>>> [level.moved for level in report.plan.levels], isic.checkpoint.verify(file).state
+([4], 'edited')
+>>> isic.checkpoint.undo(file).state, isic.checkpoint.verify(file).state
+('undone', 'original')
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Sequence, Union
+
+from .._errors import IoError
+from .._subspace import FittedSubspace, load_subspace
+from .._types import Floats, Lookup, VanishedRows
+from .._values import LeakageReport, Subspace, Value
+from ._checkpoint import Checkpoint, OnProgress
+from ._find import Codebook
+from ._fit import fit
+from ._surgery import LevelChange, Options, Plan, Work, code_tables, measured_leakage, work_out
+from ._text import shortened, size, table
+from ._undo import Undo, load_undo, save_undo
+
+__all__ = ["Applied", "Checkpoint", "Codebook", "Inspection", "LevelChange", "Plan", "StoredLeakage", "Undone", "Verified", "apply", "fit",
+           "inspect", "open", "plan", "undo", "verify"]
+
+AnyPath = Union[str, "os.PathLike[str]"]
+Harm = Union[Subspace, FittedSubspace, str, "os.PathLike[str]"]
+"""A subspace, with or without what is known of each code, or the file that holds it."""
+
+
+@dataclass(frozen=True, repr=False)
+class Inspection(Value):
+    """What a checkpoint holds."""
+
+    path: str
+    """The file."""
+    format: str
+    """"safetensors", "sharded", "torch", "npz" or "npy"."""
+    tensors: int
+    """How many."""
+    nbytes: int
+    """Of all of them."""
+    codebooks: tuple[Codebook, ...]
+    """Known families first, then what name and shape suggest."""
+    recovered: str
+    """What was done about an interrupted edit: "nothing", "completed" or "discarded"."""
+
+    def __str__(self) -> str:
+        head = f"{self.path}: {self.format}, {self.tensors} tensors, {size(self.nbytes)}"
+        if not self.codebooks:
+            return head + "\nno codebook found; if you know its key, say CHECKPOINT:KEY (LFQ, BSQ and FSQ quantisers store none)"
+        rows = [(b.key, b.family, f"{b.levels} x " * (b.levels > 1) + f"{b.codes} x {b.width}", b.dtype, b.look_up,
+                 "no" if b.refusal else "yes" if b.known else "if named") for b in self.codebooks]
+        alike: dict[str, list[str]] = {}
+        for book in self.codebooks:
+            alike.setdefault(_details(book), []).append(book.key)
+        details = ["\n".join([*keys, facts]) for facts, keys in alike.items() if facts]
+        return "\n\n".join([head, table(("key", "family", "codes", "dtype", "look-up", "surgery"), rows), *details])
+
+
+@dataclass(frozen=True, repr=False)
+class Applied(Value):
+    """What `apply` did."""
+
+    plan: Plan
+    """The numbers."""
+    path: str
+    """The file that was edited, or the new copy."""
+    undo_file: str
+    """What puts the old bytes back; empty if nothing had to change."""
+
+    def __str__(self) -> str:
+        if not self.undo_file:
+            return f"{self.plan}\n\nnothing had to change in {self.path}"
+        return f"{self.plan}\n\nchanged {size(self.plan.changed_bytes)} of {self.path}\nundo file: {self.undo_file}"
+
+
+@dataclass(frozen=True, repr=False)
+class Undone(Value):
+    """What `undo` did."""
+
+    path: str
+    """The file."""
+    state: Literal["undone", "already undone"]
+    """Now, or before."""
+    tensors: tuple[str, ...]
+    """Keys whose old bytes stand again."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.state}; {', '.join(self.tensors)} as before the edit, byte for byte"
+
+
+@dataclass(frozen=True, repr=False)
+class StoredLeakage(Value):
+    """What the file holds inside the subspace."""
+
+    key: str
+    """The table."""
+    now: LeakageReport
+    """Of the stored rows."""
+    recorded: LeakageReport | None
+    """What `apply` left; None without an undo file."""
+
+
+@dataclass(frozen=True, repr=False)
+class Verified(Value):
+    """Which state a checkpoint is in, and what leaks."""
+
+    path: str
+    """The file."""
+    state: Literal["edited", "original", "neither", "unknown"]
+    """By the undo file's fingerprints; "unknown" without one."""
+    message: str
+    """How it is neither; else empty."""
+    leakage: tuple[StoredLeakage, ...]
+    """Per table; empty without a subspace."""
+
+    def __str__(self) -> str:
+        says = {"edited": "edited, exactly as apply left it", "original": "original: the edit has not been applied, or was undone",
+                "neither": f"neither original nor edited: {self.message}", "unknown": "unknown: there is no undo file"}[self.state]
+        rows = [(level.key, level.now.total, level.now.largest, level.recorded.total if level.recorded else "-") for level in self.leakage]
+        text = f"{self.path}: {says}"
+        return text + "\n\n" + table(("tensor", "leakage", "worst row", "after apply"), rows) if rows else text
+
+
+def open(path: AnyPath) -> Checkpoint:
+    """Opens a checkpoint: a file, a sharded index, or a folder with one of them. Repairs an interrupted edit first.
+
+    Raises IoError if it is none, or if its headers cannot be trusted.
+    """
+    return Checkpoint(path)
+
+
+def inspect(path: AnyPath) -> Inspection:
+    """Finds the codebooks of a checkpoint by known keys and by shape, and what belongs to each. Raises as `open`."""
+    c = Checkpoint(path)
+    return Inspection(str(c.path), c.format, len(c.tensors), sum(t.nbytes for t in c.tensors.values()), c.codebooks(), c.recovered)
+
+
+def plan(path: AnyPath, harm: Harm, *, key: str | None = None, strength: Floats | None = None, remap: bool = False, rank: int | None = None,
+         rule: Lookup | None = None, vanished: VanishedRows = "nearest_safe", vanish_below: float = 0.1, also: Sequence[AnyPath] = (),
+         leave: Sequence[str] = ()) -> Plan:
+    """Works out what `apply` would do, with the same options, and writes nothing."""
+    options = Options(strength, remap, rank, rule, vanished, vanish_below, tuple(map(str, also)), tuple(leave))
+    return _worked_out(path, harm, key, options)[1].plan
+
+
+def apply(path: AnyPath, harm: Harm, *, key: str | None = None, strength: Floats | None = None, remap: bool = False,
+          rank: int | None = None, rule: Lookup | None = None, vanished: VanishedRows = "nearest_safe", vanish_below: float = 0.1,
+          also: Sequence[AnyPath] = (), leave: Sequence[str] = (), undo: AnyPath | None = None, output: AnyPath | None = None,
+          on_progress: OnProgress | None = None) -> Applied:
+    """Takes a subspace out of a checkpoint's codebook, in the file, after writing the undo file.
+
+    key: which codebook; None: the only one, or the only one of the subspace's width.
+    strength: s in [0, 1], one number, [K] or [L, K]; None: by the harmfulness that the subspace file knows, else 1.
+    remap: moves codes all the way to the file's targets, not only inside the subspace.
+    rank: only the first so many directions. rule: how rows are read; None: as the family does.
+    vanished, vanish_below: what becomes of rows that nearly vanish, as `isic.project_out`.
+    also: further keys with the codebook's bytes that are edited too, or other checkpoints that hold a copy.
+    leave: keys with the same bytes that stay. undo: the undo file; None: CHECKPOINT.isic-undo.safetensors.
+    output: edits a copy instead: a new file, or a new folder for a sharded checkpoint.
+
+    Running sums of training (`embed_avg`, ...) are edited with their codebook. Raises isic.Error, before a byte of the
+    checkpoint has changed. The file is patched where it is: its hard links and links to it see the change.
+    """
+    options = Options(strength, remap, rank, rule, vanished, vanish_below, tuple(map(str, also)), tuple(leave))
+    checkpoint, work = _worked_out(path, harm, key, options)
+    if output is not None:
+        return _apply_to_copy(checkpoint, work, Path(output), None if undo is None else Path(undo), on_progress)
+    undo_file = checkpoint.undo_file if undo is None else Path(undo)
+    if not work.before:
+        return Applied(work.plan, str(checkpoint.path), "")
+    _require_free(undo_file, checkpoint)
+    _write(checkpoint, work, undo_file)
+    return Applied(work.plan, str(checkpoint.path), str(undo_file))
+
+
+def undo(path: AnyPath, *, undo: AnyPath | None = None) -> Undone:
+    """Puts the bytes back that `apply` overwrote. A file that is already as it was stays; one in neither state is refused.
+
+    Raises IoError naming what was found; nothing is written then.
+    """
+    checkpoint, record = _with_undo(path, undo)
+    state = record.state(checkpoint)
+    keys = tuple(old.key for old in record.tensors)
+    if state == "original":
+        return Undone(str(checkpoint.path), "already undone", keys)
+    if state != "edited":
+        raise IoError(f"isic.checkpoint.undo: expected {checkpoint.path} as the edit left it, got another state: {state}")
+    now = {old.key: checkpoint.read(old.key) for old in record.tensors}
+    checkpoint.write(now, {old.key: old.put_back(now[old.key]) for old in record.tensors})
+    return Undone(str(checkpoint.path), "undone", keys)
+
+
+def verify(path: AnyPath, *, harm: Harm | None = None, key: str | None = None, undo: AnyPath | None = None) -> Verified:
+    """Says which state a checkpoint is in, and how much of the subspace its stored rows hold.
+
+    harm: what to look for; None: what the undo file says was taken out. Without an undo file the state is "unknown".
+    """
+    checkpoint = Checkpoint(path)
+    if undo is None and not checkpoint.undo_file.exists():
+        if harm is None:
+            raise IoError(f"isic.checkpoint.verify: expected an undo file or a subspace to look for, found no {checkpoint.undo_file}")
+        fitted = _fitted(harm)
+        book = checkpoint.codebook(key, width=fitted.subspace.width)
+        return Verified(str(checkpoint.path), "unknown", "", _leakages(checkpoint, book, fitted.subspace, {}))
+    checkpoint, record = _with_undo(path, undo)
+    state = record.state(checkpoint)
+    recorded = record.plan["codebook"]
+    book = replace(checkpoint.codebook(key or recorded["key"]), rule=recorded["rule"])
+    after = {} if harm is not None else {level["key"]: LeakageReport(**level["after"]) for level in record.plan["levels"]}
+    leaks = _leakages(checkpoint, book, record.subspace if harm is None else _fitted(harm).subspace, after)
+    if state in ("edited", "original"):
+        return Verified(str(checkpoint.path), "edited" if state == "edited" else "original", "", leaks)
+    return Verified(str(checkpoint.path), "neither", state, leaks)
+
+
+def _details(book: Codebook) -> str:
+    """What there is to say about a codebook, below the table."""
+    facts = [("levels", shortened(book.keys) if len(book.keys) > 1 else ""), ("read by", book.readers),
+             ("padding rows", shortened(tuple(map(str, book.padding)))), ("same storage", shortened(book.aliases)),
+             ("copies", shortened(book.copies)), ("same bytes", shortened(book.twins)), ("training sums", shortened(book.sums)),
+             ("divided by", shortened(book.divided_by)), ("input table", shortened(book.input_tables)),
+             *(("note", note) for note in book.notes), ("no surgery", book.refusal)]
+    return "\n".join(f"  {name + ':':<15}{text}" for name, text in facts if text)
+
+
+def _fitted(harm: Harm) -> FittedSubspace:
+    if isinstance(harm, FittedSubspace):
+        return harm
+    return FittedSubspace(harm) if isinstance(harm, Subspace) else load_subspace(harm)
+
+
+def _worked_out(path: AnyPath, harm: Harm, key: str | None, options: Options) -> tuple[Checkpoint, Work]:
+    fitted = _fitted(harm)
+    files = [name for name in options.also if os.path.exists(name)]
+    checkpoint = Checkpoint(path, others=files)
+    book = checkpoint.codebook(key, width=fitted.subspace.width)
+    for file in checkpoint.others:
+        if not any(copy.startswith(f"{file.name}:") for copy in (*book.copies, *book.twins)):
+            raise IoError(f"isic.checkpoint: expected a copy of {book.key} in {file}, found none with the same bytes")
+    in_files = [twin for twin in book.twins if any(twin.startswith(f"{file.name}:") for file in checkpoint.others)]
+    keys = (*(name for name in options.also if name not in files), *in_files)
+    return checkpoint, work_out(str(checkpoint.path), checkpoint.tensors, book, fitted, replace(options, also=keys))
+
+
+def _require_free(undo_file: Path, checkpoint: Checkpoint) -> None:
+    """An undo file may be replaced only when its edit is not in the checkpoint any more."""
+    if undo_file.exists() and load_undo(undo_file).state(checkpoint) != "original":
+        raise IoError(f"isic.checkpoint.apply: expected no undo file of an earlier edit, got {undo_file}; "
+                      "undo that edit first, or name another file with --undo (undo= in Python)")
+
+
+def _write(checkpoint: Checkpoint, work: Work, undo_file: Path) -> None:
+    locked = [str(checkpoint.tensors[key].path) for key in work.before if not os.access(checkpoint.tensors[key].path, os.W_OK)]
+    if locked:
+        raise IoError(f"isic.checkpoint.apply: expected files that can be written, got {locked[0]}")
+    save_undo(undo_file, checkpoint, work)
+    try:
+        checkpoint.write(work.before, work.after)
+    except BaseException:
+        # With a journal the edit is under way, and the next call completes it; "edited" is somebody else's doing.
+        if not checkpoint.journal.exists() and load_undo(undo_file).state(checkpoint) != "edited":
+            undo_file.unlink()
+        raise
+
+
+def _apply_to_copy(checkpoint: Checkpoint, work: Work, output: Path, undo_file: Path | None, on_progress: OnProgress | None) -> Applied:
+    if checkpoint.others:
+        raise IoError("isic.checkpoint.apply: expected no further files to edit with output, got " + ", ".join(map(str, checkpoint.others)))
+    if output.exists():
+        raise IoError(f"isic.checkpoint.apply: expected a new file or folder, got {output}, which exists")
+    _require_free(Path(f"{output}.isic-undo.safetensors") if undo_file is None else undo_file, checkpoint)
+    part = output.with_name(f"{output.name}.isic-part{output.suffix}")
+    _remove(part)
+    try:
+        copied = checkpoint.copy(part, on_progress)
+        if work.before:
+            copy = Checkpoint(copied)
+            copy.write(work.before, work.after)
+        os.rename(part, output)
+    except BaseException:
+        _remove(part)
+        raise
+    final = Checkpoint(output)
+    undo_file = final.undo_file if undo_file is None else undo_file
+    if work.before:
+        save_undo(undo_file, final, work)
+    return Applied(replace(work.plan, checkpoint=str(final.path)), str(final.path), str(undo_file) if work.before else "")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    elif path.exists():
+        path.unlink()
+
+
+def _with_undo(path: AnyPath, undo_file: AnyPath | None) -> tuple[Checkpoint, Undo]:
+    checkpoint = Checkpoint(path)
+    record = load_undo(checkpoint.undo_file if undo_file is None else Path(undo_file))
+    if record.others:
+        checkpoint = Checkpoint(path, others=[checkpoint.path.parent / other for other in record.others])
+    return checkpoint, record
+
+
+def _leakages(checkpoint: Checkpoint, book: Codebook, harm: Subspace, recorded: dict[str, LeakageReport]) -> tuple[StoredLeakage, ...]:
+    return tuple(StoredLeakage(name, measured_leakage(codes, harm, book), recorded.get(name))
+                 for name, codes in code_tables(checkpoint.tensors, book))

@@ -1,0 +1,85 @@
+"""A harmful subspace from embeddings, or from the token ids of a checkpoint's codebook."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from .._differences import CounterpartTargets, DifferenceAccumulator, code_harmfulness
+from .._errors import ShapeError
+from .._errors import ValueError as IsicValueError
+from .._subspace import FittedSubspace, fit_subspace
+from .._types import FloatArray, Floats, Ids, IdArray
+from .._values import CodeUsage
+from ._checkpoint import Checkpoint
+from ._find import Codebook
+from ._surgery import code_tables
+
+
+def fit(harmful: Floats | Ids, safe: Floats | Ids, *, checkpoint: str | os.PathLike[str] | Checkpoint | None = None, key: str | None = None,
+        rank: int | None = None, energy: float | None = 0.9, max_rank: int | None = None, prior_per_code: float = 0.5,
+        weight: float = 2.0) -> FittedSubspace:
+    """Fits a harmful subspace to paired data, and learns from token ids what each code is.
+
+    harmful, safe: embeddings [n, d]; or, with a checkpoint, token ids [n, T] ([n, T, L] of L residual levels), row by row
+    an unsafe picture and its safe counterpart. Codes are read as the decoder reads them (normalised where it normalises).
+
+    key: which codebook of the checkpoint; None: the only one. rank, energy, max_rank: as `isic.fit_subspace`.
+    prior_per_code: as `isic.code_harmfulness`. weight: as `isic.CounterpartTargets.targets`.
+
+    Raises isic.Error: ShapeError if the shapes differ, ValueError on ids outside the codebook.
+    """
+    options: dict[str, Any] = dict(rank=rank, energy=energy, max_rank=max_rank)
+    h, s = np.asarray(harmful), np.asarray(safe)
+    if np.issubdtype(h.dtype, np.integer) != np.issubdtype(s.dtype, np.integer):
+        raise IsicValueError(f"isic.checkpoint.fit: expected two sets of token ids, or two of embeddings, got {h.dtype} and {s.dtype}")
+    if not np.issubdtype(h.dtype, np.integer):
+        pairs = DifferenceAccumulator(width=h.shape[-1] if h.ndim else 0)
+        pairs.add_rows(h, s)
+        return FittedSubspace(fit_subspace(pairs, **options))
+    if checkpoint is None:
+        raise IsicValueError("isic.checkpoint.fit: expected the checkpoint whose codes the token ids mean, got none "
+                             "(--codebook CHECKPOINT[:KEY])")
+    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+    book = opened.codebook(key)
+    tables = [_as_read(codes, book) for _, codes in code_tables(opened.tensors, book)]
+    h, s = _ids_per_level(h, book), _ids_per_level(s, book)
+    accumulators = [DifferenceAccumulator(table) for table in tables]
+    goals = [CounterpartTargets(table) for table in tables]
+    for level, (accumulator, goal) in enumerate(zip(accumulators, goals)):
+        accumulator.add(h[..., level], s[..., level])
+        goal.add(h[..., level], s[..., level])
+    pairs = accumulators[0] if len(tables) == 1 else _sums_of_levels(tables, h, s)
+    usage = [a.usage for a in accumulators]
+    harmfulness = [code_harmfulness(u, prior_per_code=prior_per_code).harmfulness for u in usage]
+    targets = [goal.targets(weight=weight) for goal in goals]
+    return FittedSubspace(fit_subspace(pairs, **options), _stacked(harmfulness), _stacked(targets),
+                          CodeUsage(_stacked([u.harmful for u in usage]), _stacked([u.safe for u in usage])))
+
+
+def _as_read(codes: Any, book: Codebook) -> FloatArray:
+    table: FloatArray = np.delete(codes.astype(np.float64), book.padding, axis=0)
+    norms = np.linalg.norm(table, axis=1, keepdims=True)
+    return table / np.where(norms > 0, norms, 1.0) if book.rule == "l2_normalised" else table
+
+
+def _ids_per_level(ids: IdArray, book: Codebook) -> IdArray:
+    """[n, T, L]."""
+    one = book.levels == 1
+    if ids.ndim not in ((1, 2) if one else (2, 3)) or (not one and ids.shape[-1] != book.levels):
+        expected = "[n, T]" if one else f"[n, T, {book.levels}]"
+        raise ShapeError(f"isic.checkpoint.fit: expected token ids {expected} of {book}, got shape {ids.shape}")
+    return ids[..., None] if one else ids
+
+
+def _sums_of_levels(tables: list[FloatArray], harmful: IdArray, safe: IdArray) -> DifferenceAccumulator:
+    pairs = DifferenceAccumulator(width=tables[0].shape[1])
+    rows = [sum(table[ids[..., level].ravel()] for level, table in enumerate(tables)) for ids in (harmful, safe)]
+    pairs.add_rows(*rows)
+    return pairs
+
+
+def _stacked(parts: list[FloatArray]) -> FloatArray:
+    return parts[0] if len(parts) == 1 else np.stack(parts)

@@ -1,0 +1,288 @@
+"""What an edit does to the tensors of a codebook: worked out in memory, before a byte of a file changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _isic
+from .._differences import code_strength
+from .._edit import project_out, remap as remap_codes
+from .._errors import ShapeError, ValueError as IsicValueError
+from .._metrics import collapsed_pairs, nearest_code_churn
+from .._subspace import FittedSubspace, leakage
+from .._types import FloatArray, Floats, Lookup, VanishedRows
+from .._values import LeakageReport, RankChoice, Subspace, Value
+from ._find import Codebook
+from ._formats import Array, Tensor
+from ._text import shortened, table
+
+_SAMPLE, _COMPARED = 2048, 1 << 30
+"""Code vectors whose nearest code is looked for, to measure churn, and numbers compared for it: fewer vectors of a large codebook."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How `plan` and `apply` edit; documented there."""
+
+    strength: Floats | None = None
+    remap: bool = False
+    rank: int | None = None
+    rule: Lookup | None = None
+    vanished: VanishedRows = "nearest_safe"
+    vanish_below: float = 0.1
+    also: tuple[str, ...] = ()
+    leave: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, repr=False)
+class LevelChange(Value):
+    """What an edit does to one table of a codebook."""
+
+    key: str
+    """Its tensor."""
+    moved: int
+    """Rows whose stored bytes change."""
+    vanished: int
+    """Rows that nearly vanished, handled by the policy."""
+    before: LeakageReport
+    """Leakage of the stored rows."""
+    after: LeakageReport
+    """The same after the edit, as rounded to the file's dtype."""
+    rounding: float
+    """Worst leakage of a row that was projected fully: what rounding left; 0 if there is none."""
+    relative_change: float
+    """||C' - C||_F / ||C||_F."""
+    churn: float
+    """Share of the old rows (of 2,048 of them, or fewer) whose nearest row is another one afterwards."""
+    collapsed: int
+    """Pairs of rows that become one."""
+
+
+@dataclass(frozen=True, repr=False)
+class Plan(Value):
+    """What an edit of a checkpoint does, in numbers; nothing has been written."""
+
+    checkpoint: str
+    """The file."""
+    codebook: Codebook
+    """What is edited."""
+    rank: int
+    """Of the subspace that is taken out."""
+    energy: float
+    """Share of the differences' squared singular values that it holds."""
+    strength: str
+    """How strongly rows move, in words."""
+    levels: tuple[LevelChange, ...]
+    """Per table."""
+    edited: tuple[str, ...]
+    """Keys whose bytes change."""
+    changed_bytes: int
+    """Bytes of the changed rows."""
+
+    def __str__(self) -> str:
+        rows = [(c.key, c.moved, c.vanished, c.before.total, c.after.total, c.rounding, c.relative_change, c.churn, c.collapsed)
+                for c in self.levels]
+        header = ("tensor", "moved", "vanished", "leakage", "after", "rounding", "change", "churn", "collapsed")
+        others = [key for key in self.edited if key not in self.codebook.keys]
+        subspace = f"rank {self.rank} of {self.codebook.width}, {100 * self.energy:.3g} % of the differences' energy"
+        facts = [("codebook", str(self.codebook)), ("subspace", subspace), ("strength", self.strength),
+                 ("read by", self.codebook.readers), ("edited too", shortened(others)),
+                 ("left alone", shortened(self.codebook.input_tables)), *(("note", note) for note in self.codebook.notes)]
+        return "\n".join(f"{name + ':':<12}{text}" for name, text in facts if text) + "\n\n" + table(header, rows)
+
+
+@dataclass
+class Work:
+    """New values of every tensor that changes, beside the old ones."""
+
+    plan: Plan
+    harm: Subspace
+    before: dict[str, Array] = field(default_factory=dict)
+    after: dict[str, Array] = field(default_factory=dict)
+
+
+def work_out(path: str, tensors: dict[str, Tensor], book: Codebook, fitted: FittedSubspace, options: Options) -> Work:
+    """Edits copies of the tensors. Raises isic.Error on everything that does not fit together."""
+    book = _decided(tensors, book, options)
+    harm = _cut(fitted.subspace, options.rank)
+    if harm.width != book.width:
+        raise ShapeError(f"isic.checkpoint: expected a subspace of width {book.width} for {book}, got width {harm.width}")
+    strength, words = _strength(book, fitted, options)
+    before = {key: tensors[key].read() for key in dict.fromkeys((*book.keys, *book.copies, *book.twins, *book.sums))}
+    after = {key: values.copy() for key, values in before.items()}
+    levels = []
+    for level, (key, rows) in enumerate(_tables(book, after)):
+        codes, counts = _codes(tensors, book, level, rows)
+        old = codes.copy()
+        goal = _per_row(book, fitted.targets, level, 3) if options.remap else None
+        levels.append(_edit_level(key, codes, harm, _per_row(book, strength, level, 2), goal, book, options))
+        _store(rows, old, codes, counts)
+    _copy_to_copies(book, before, after)
+    _rescale_sums(tensors, book, before, after)
+    changed = {key: moved_rows(before[key], after[key]) for key in before}
+    edited = tuple(key for key, ids in changed.items() if ids.size) + tuple(a for a in book.aliases if changed[book.key].size)
+    nbytes = sum(int(ids.size) * before[key].shape[-1] * before[key].itemsize for key, ids in changed.items())
+    plan = Plan(path, book, harm.rank, harm.energy, words, tuple(levels), edited, nbytes)
+    return Work(plan, harm, {k: v for k, v in before.items() if changed[k].size}, {k: v for k, v in after.items() if changed[k].size})
+
+
+def moved_rows(before: Array, after: Array) -> npt.NDArray[np.int64]:
+    """Rows (of the last dimension) whose bytes differ."""
+    differ = (before.view(np.uint8).reshape(-1, before.shape[-1] * before.itemsize)
+              != after.view(np.uint8).reshape(-1, before.shape[-1] * before.itemsize)).any(axis=1)
+    return np.flatnonzero(differ).astype(np.int64)
+
+
+def measured_leakage(codes: Array, harm: Subspace, book: Codebook) -> LeakageReport:
+    """Leakage of the rows as a decoder reads them."""
+    if book.rule == "plain":
+        return leakage(codes, harm, padding=book.padding or None)
+    wide = codes.astype(np.float64)
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    return leakage(wide / np.where(norms > 0, norms, 1.0), harm, padding=book.padding or None)
+
+
+def code_tables(tensors: dict[str, Tensor], book: Codebook) -> Iterator[tuple[str, Array]]:
+    """The code vectors of every table, [K, d] each, as a decoder is given them."""
+    values = {key: tensors[key].read() for key in book.keys}
+    for level, (key, rows) in enumerate(_tables(book, values)):
+        yield key, _codes(tensors, book, level, rows)[0]
+
+
+def _decided(tensors: dict[str, Tensor], book: Codebook, options: Options) -> Codebook:
+    if book.refusal:
+        raise IsicValueError(f"isic.checkpoint: expected a codebook with rows to edit, got {book.key} ({book.family}): {book.refusal}")
+    for key in (*options.also, *options.leave):
+        if key not in tensors:
+            raise IsicValueError(f"isic.checkpoint: expected tensors of the checkpoint to edit too or to leave, got {key!r}")
+    open_questions = [key for key in book.twins if key not in (*options.also, *options.leave)]
+    if open_questions:
+        raise IsicValueError(f"isic.checkpoint: expected to know what {', '.join(open_questions)} is, which holds the same bytes as "
+                             f"{book.key}; say --also KEY to edit it too, or --leave KEY to keep it (also=, leave= in Python)")
+    same = [key for key in (*book.copies, *book.twins) if key not in options.leave]
+    for key in options.also:
+        if key not in same and key not in book.keys:
+            raise IsicValueError(f"isic.checkpoint: expected the same bytes in {key} as in {book.key} to edit it too, got others")
+    return replace(book, twins=tuple(k for k in same if k in book.twins), copies=tuple(k for k in same if k in book.copies),
+                   rule=options.rule or book.rule)
+
+
+def _cut(harm: Subspace, rank: int | None) -> Subspace:
+    if rank is None:
+        return harm
+    if not 1 <= rank <= harm.rank:
+        raise IsicValueError(f"isic.checkpoint: expected a rank in [1, {harm.rank}], got {rank}")
+    squares = np.asarray(harm.singular_values) ** 2
+    known = squares.size >= harm.rank and squares.sum() > 0
+    energy = float(squares[:rank].sum() / squares.sum()) if known else harm.energy * rank / harm.rank
+    return Subspace(np.ascontiguousarray(harm.basis[:, :rank]), harm.singular_values, energy, RankChoice(rank, "fixed"))
+
+
+def _strength(book: Codebook, fitted: FittedSubspace, options: Options) -> tuple[FloatArray, str]:
+    """Per code, or per level and code; and how to say it."""
+    if options.remap:
+        _require_fit("targets", book, None if fitted.targets is None else fitted.targets.shape[:-1])
+    if options.strength is not None or fitted.harmfulness is None:
+        s = np.asarray(1.0 if options.strength is None else options.strength, dtype=np.float64)
+        if s.ndim == 0:
+            return np.full(book.codes, float(s)), f"{float(s):g} for all codes"
+        _require_fit("strength", book, s.shape)
+        return s, "per code, as given"
+    _require_fit("harmfulness", book, fitted.harmfulness.shape)
+    s = code_strength(fitted.harmfulness.ravel()).reshape(fitted.harmfulness.shape)
+    return s, f"per code, by harmfulness: {int((s > 0).sum())} of {s.size} codes move, {int((s == 1).sum())} fully"
+
+
+def _require_fit(what: str, book: Codebook, shape: tuple[int, ...] | None) -> None:
+    if shape not in ((book.codes,), (book.levels, book.codes)):
+        got = "none" if shape is None else f"shape {shape}"
+        raise ShapeError(f"isic.checkpoint: expected {what} of {book.codes} codes for {book}, got {got}; fit the subspace to token ids of "
+                         "this codebook, or use one strength for all (--uniform, strength=1.0 in Python)")
+
+
+def _per_row(book: Codebook, values: Floats | None, level: int, dimensions: int) -> FloatArray:
+    """Values per code of one level (all levels share them if a dimension is missing), with zeros for padding rows, which nothing reads."""
+    array = np.asarray(values, dtype=np.float64)
+    array = array[level] if array.ndim == dimensions else array
+    return np.concatenate([array, np.zeros((len(book.padding), *array.shape[1:]))])
+
+
+def _tables(book: Codebook, values: dict[str, Array]) -> Iterator[tuple[str, Array]]:
+    """Every [K, d] table inside the tensors, as a view."""
+    for key in book.keys:
+        array = values[key]
+        for head in range(len(array)) if array.ndim == 3 else [None]:
+            yield (key, array) if head is None else (f"{key}[{head}]", array[head])
+
+
+def _codes(tensors: dict[str, Tensor], book: Codebook, level: int, rows: Array) -> tuple[Array, FloatArray | None]:
+    """The code vectors of a table, and what stored sums were divided by."""
+    if not book.divided_by:
+        return rows, None
+    counts = np.maximum(tensors[book.divided_by[level]].read().astype(np.float64), 1e-5)  # the models' own epsilon
+    return np.ascontiguousarray(rows.astype(np.float64) / counts[:, None]), counts
+
+
+def _store(rows: Array, old: Array, codes: Array, counts: FloatArray | None) -> None:
+    if counts is not None:
+        ids = moved_rows(old, codes)
+        rows[ids] = (codes[ids] * counts[ids, None]).astype(rows.dtype)
+
+
+def _edit_level(key: str, codes: Array, harm: Subspace, strength: FloatArray, goal: FloatArray | None, book: Codebook,
+                options: Options) -> LevelChange:
+    old = codes.copy()
+    before = measured_leakage(old, harm, book)
+    shared: dict[str, Any] = dict(strength=strength, rule=book.rule, padding=book.padding or None, vanished=options.vanished,
+                                  vanish_below=options.vanish_below)
+    edit = project_out(codes, harm, **shared) if goal is None else remap_codes(codes, target=goal, **shared)
+    summary = edit.summary
+    padding = book.padding or None
+    sample = np.delete(old, book.padding, axis=0).astype(np.float64)
+    tolerance = 1e-6 * float(np.linalg.norm(sample) / np.sqrt(len(sample)))
+    collapsed = collapsed_pairs(codes, tolerance=tolerance, padding=padding) - collapsed_pairs(old, tolerance=tolerance, padding=padding)
+    step = -(-len(sample) // min(_SAMPLE, max(64, _COMPARED // sample.size)))
+    churn = nearest_code_churn(sample[::step], old, codes, rule=book.rule, padding=padding)
+    rounding = _rounding(old, codes, harm, strength, options) if goal is None and harm.rank else 0.0
+    return LevelChange(key, summary.moved, summary.vanished, before, measured_leakage(codes, harm, book), rounding,
+                       summary.relative_change, churn, collapsed)
+
+
+def _rounding(old: Array, new: Array, harm: Subspace, strength: FloatArray, options: Options) -> float:
+    """Rows that vanished hold another row's value, so they do not count."""
+    wide, after = old.astype(np.float64), new.astype(np.float64)
+    exact = wide - (wide @ harm.basis) @ harm.basis.T
+    counts = (strength == 1) & (np.linalg.norm(exact, axis=1) > options.vanish_below * np.linalg.norm(wide, axis=1))
+    left = np.linalg.norm(after[counts] @ harm.basis, axis=1) / np.linalg.norm(after[counts], axis=1)
+    return float(left.max(initial=0.0))
+
+
+def _copy_to_copies(book: Codebook, before: dict[str, Array], after: dict[str, Array]) -> None:
+    for key in (*book.copies, *book.twins):
+        source = next((own for own in book.keys if before[own].tobytes() == before[key].tobytes()), book.key)
+        after[key][...] = after[source]
+
+
+def _rescale_sums(tensors: dict[str, Tensor], book: Codebook, before: dict[str, Array], after: dict[str, Array]) -> None:
+    """A moved code's running sum becomes the new code times its old count, so that the next training step makes no old row again.
+
+    The count is what fits sum = count * code best: files store it smoothed, or not at all.
+    """
+    codes = {key: key for key in (*book.keys, *book.copies, *book.twins)}
+    codes.update({alias: own for alias in book.aliases for own in book.keys if tensors[alias].place == tensors[own].place})
+    for key in book.sums:
+        source = codes[max(codes, key=lambda neighbour: _common_prefix(neighbour, key))]
+        sums = before[key]
+        old, new = (values[source][..., :sums.shape[-2], :].astype(np.float64) for values in (before, after))
+        squares = (old**2).sum(-1, keepdims=True)
+        counts = (sums.astype(np.float64) * old).sum(-1, keepdims=True) / np.where(squares > 0, squares, 1.0)
+        moved = np.any(old != new, axis=-1)
+        after[key][moved] = (counts * new)[moved].astype(sums.dtype)
+
+
+def _common_prefix(a: str, b: str) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))

@@ -1,0 +1,1 @@
+"""Adapters for models of other packages; each module needs the package it is named after."""
