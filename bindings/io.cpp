@@ -58,7 +58,8 @@ py::dtype numpy_type(dtype type) {
         if (!e.matches(PyExc_ImportError)) {
             throw;
         }
-        throw value_error(fmt::format("isic::read_safetensors: expected {0} for a {1} tensor, got no such package; pip install {0}", known->package, known->name));
+        throw value_error(fmt::format("isic::read_safetensors: expected {0} for a {1} tensor, got no such package; pip install {0}",
+                                      known->package, known->name));
     }
     return py::dtype(known->name);
 }
@@ -105,7 +106,8 @@ py::tuple layout(const std::filesystem::path& path) {
     const safetensors_layout found = unlocked([&] { return read_safetensors_layout(path); });
     py::dict tensors;
     for (const auto& [name, place] : found.tensors) {
-        tensors[py::str(name)] = py::make_tuple(detail::entry_of(place.type).safetensors, py::tuple(py::cast(place.shape)), place.offset, place.bytes);
+        tensors[py::str(name)] = py::make_tuple(detail::entry_of(place.type).safetensors, py::tuple(py::cast(place.shape)),
+                                                place.offset, place.bytes);
     }
     return py::make_tuple(tensors, found.metadata);
 }
@@ -130,6 +132,10 @@ private:
 
 using patch_tuple = std::tuple<std::filesystem::path, index_t, py::object, py::object>;
 
+std::string recover(const std::filesystem::path& journal) {
+    return std::string(to_string(unlocked([&] { return recover_files(journal); })));
+}
+
 void patch(const std::filesystem::path& journal, const std::vector<patch_tuple>& patches) {
     std::deque<byte_buffer> buffers;
     std::vector<file_patch> out;
@@ -149,7 +155,7 @@ void bind_io(py::module_& m) {
     m.def("write_safetensors", &write, "path"_a, "tensors"_a, "metadata"_a);
     m.def("safetensors_layout", &layout, "path"_a);
     m.def("patch_files", &patch, "journal"_a, "patches"_a);
-    m.def("recover_files", [](const std::filesystem::path& journal) { return unlocked([&] { return std::string(to_string(recover_files(journal))); }); }, "journal"_a);
+    m.def("recover_files", &recover, "journal"_a);
 }
 
 }  // namespace isic::python

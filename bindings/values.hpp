@@ -6,6 +6,7 @@
 
 #include <isic/constraint.hpp>
 #include <isic/edit.hpp>
+#include <isic/fit.hpp>
 #include <isic/harmfulness.hpp>
 #include <isic/metrics.hpp>
 #include <isic/projection.hpp>

@@ -134,23 +134,29 @@ TEST_CASE("patch: what does not fit is refused and nothing is written") {
         patches.insert(patches.begin(), {f.file("b"), 0, text_bytes("head"), text_bytes("HEAD")});  // which alone would fit
         isic::patch_files(f.journal(), patches);
     };
-    CHECK(has(refused([&] { patched_with({{a, 0, text_bytes("heal"), text_bytes("HEAD")}}); }), a + ": expected the bytes to replace, got another byte at 3"));
-    CHECK(has(refused([&] { patched_with({{a, 1 << 20, text_bytes("x"), text_bytes("y")}}); }), a + ": expected 1 bytes at 1048576, got a file of 123"));
+    CHECK(has(refused([&] { patched_with({{a, 0, text_bytes("heal"), text_bytes("HEAD")}}); }),
+              a + ": expected the bytes to replace, got another byte at 3"));
+    CHECK(has(refused([&] { patched_with({{a, 1 << 20, text_bytes("x"), text_bytes("y")}}); }),
+              a + ": expected 1 bytes at 1048576, got a file of 123"));
     CHECK(has(refused([&] { patched_with({{a, 122, text_bytes("lx"), text_bytes("yy")}}); }), "expected 2 bytes at 122"));
     CHECK(has(refused([&] { patched_with({{f.file("none"), 0, text_bytes("x"), text_bytes("y")}}); }), "none: cannot be found"));
     CHECK(has(refused([&] { patched_with({{f.file("."), 0, text_bytes("x"), text_bytes("y")}}); }), "cannot be opened"));
-    CHECK_THROWS_AS(patched_with({{a, 0, text_bytes("head"), text_bytes("HEADS")}}), isic::value_error);
-    CHECK_THROWS_AS(patched_with({{a, -1, text_bytes("h"), text_bytes("H")}}), isic::value_error);
-    CHECK_THROWS_AS(patched_with({{a, 0, text_bytes("head"), text_bytes("HEAD")}, {a, 3, text_bytes("d "), text_bytes("D ")}}), isic::value_error);
-    CHECK_THROWS_AS(patched_with({{a, 1, text_bytes("e"), text_bytes("E")}, {a, 0, text_bytes("head"), text_bytes("HEAD")}}), isic::value_error);
-    CHECK_THROWS_AS(patched_with({{a, 0, text_bytes("head"), text_bytes("HEAD")}, {a, 0, text_bytes("he"), text_bytes("HE")}}), isic::value_error);
+    const auto is_nonsense = [&](const std::vector<file_patch>& patches) {
+        CHECK_THROWS_AS(patched_with(patches), isic::value_error);
+    };
+    const file_patch four{a, 0, text_bytes("head"), text_bytes("HEAD")};
+    is_nonsense({{a, 0, text_bytes("head"), text_bytes("HEADS")}});
+    is_nonsense({{a, -1, text_bytes("h"), text_bytes("H")}});
+    is_nonsense({four, {a, 3, text_bytes("d "), text_bytes("D ")}});
+    is_nonsense({{a, 1, text_bytes("e"), text_bytes("E")}, four});
+    is_nonsense({four, {a, 0, text_bytes("he"), text_bytes("HE")}});
     std::filesystem::create_hard_link(a, f.file("other name"));
-    CHECK_THROWS_AS(patched_with({{a, 0, text_bytes("head"), text_bytes("HEAD")}, {f.file("other name"), 3, text_bytes("d"), text_bytes("D")}}), isic::value_error);
+    is_nonsense({four, {f.file("other name"), 3, text_bytes("d"), text_bytes("D")}});
     std::filesystem::remove(f.file("other name"));
     CHECK(has(refused([&] { isic::patch_files(f.file("no/folder/journal"), f.patches()); }), "cannot be opened"));
     CHECK(f.state() == "old");
     CHECK(f.count() == 2);
-    patched_with({{a, 0, text_bytes("head"), text_bytes("HEAD")}});  // and what fits is not
+    patched_with({four});  // and what fits is not
     CHECK(get(a).starts_with("HEAD and more"));
 }
 
@@ -228,7 +234,8 @@ TEST_CASE("patch: a damaged journal is refused, whichever byte it is") {
     const std::string journal = get(f.journal());
     const auto holds = [&](const std::string& bytes) {
         put(f.journal(), bytes);
-        return has(refused([&] { isic::recover_files(f.journal()); }), "expected a journal of isic") && get(f.journal()) == bytes && f.state() == "old";
+        return has(refused([&] { isic::recover_files(f.journal()); }), "expected a journal of isic") &&
+               get(f.journal()) == bytes && f.state() == "old";
     };
     for (std::size_t at = 0; at < journal.size(); ++at) {
         std::string bad = journal;
@@ -265,9 +272,8 @@ TEST_CASE("patch: one at a time") {
                 std::uint64_t now = 0;
                 std::memcpy(&now, get(file).data(), sizeof(now));
                 const std::uint64_t next = now + 1;
-                done += refused([&] {
-                            isic::patch_files(f.journal(), std::vector<file_patch>{{file, 0, std::as_bytes(std::span(&now, 1)), std::as_bytes(std::span(&next, 1))}});
-                        }).empty();
+                const file_patch step{file, 0, std::as_bytes(std::span(&now, 1)), std::as_bytes(std::span(&next, 1))};
+                done += refused([&] { isic::patch_files(f.journal(), std::vector{step}); }).empty();
             }
             _exit(0);
         }

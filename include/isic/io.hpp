@@ -168,7 +168,8 @@ struct tensor {
             case E::f64: return convert<double, T>();
             default: break;
         }
-        throw value_error(fmt::format("isic::tensor::values: expected a type that isic computes with, got {}", detail::entry_of(type).safetensors));
+        throw value_error(fmt::format("isic::tensor::values: expected a type that isic computes with, got {}",
+                                      detail::entry_of(type).safetensors));
     }
 
     /// Same type, shape and bytes.

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <span>
@@ -290,7 +291,8 @@ public:
                 m.file->read(m.offset + static_cast<index_t>(at), found);
                 for (std::size_t i = 0; i < found.size(); ++i) {
                     if (!fits(found[i], m.before[at + i], m.after[at + i])) {
-                        fail_file(m.file->path(), fmt::format("expected {}, got another byte at {}", expected, m.offset + static_cast<index_t>(at + i)));
+                        fail_file(m.file->path(), fmt::format("expected {}, got another byte at {}", expected,
+                                                              m.offset + static_cast<index_t>(at + i)));
                     }
                 }
             }
@@ -468,7 +470,8 @@ inline recovery recover_locked(const std::filesystem::path& journal) {
 /// Errors: io_error naming the journal and the file if a file is gone, has another size, or holds bytes that are neither old
 /// nor new, if the journal is damaged, or if another process is at work with it. The journal is kept then.
 inline recovery recover_files(const std::filesystem::path& journal) {
-    if (!detail::is_there(journal) && !detail::is_there(detail::beside(journal, ".tmp")) && !detail::is_there(detail::beside(journal, ".lock"))) {
+    const auto is_there = [&](const char* suffix) { return detail::is_there(detail::beside(journal, suffix)); };
+    if (!is_there("") && !is_there(".tmp") && !is_there(".lock")) {
         return recovery::nothing;
     }
     const detail::journal_lock lock(journal);

@@ -25,7 +25,8 @@ public:
     std::vector<isic::file_patch> patches() const {
         std::vector<isic::file_patch> out;
         for (const auto& file : files_) {
-            out.push_back({file, static_cast<isic::index_t>(head.size()), std::as_bytes(std::span(before_)), std::as_bytes(std::span(after_))});
+            const auto at = static_cast<isic::index_t>(head.size());
+            out.push_back({file, at, std::as_bytes(std::span(before_)), std::as_bytes(std::span(after_))});
         }
         return out;
     }
