@@ -1,5 +1,7 @@
 #include "module.hpp"
 
+#include <string>
+
 #include <isic/error.hpp>
 #include <isic/version.hpp>
 
@@ -10,7 +12,9 @@ namespace {
 
 void raise(const char* name, const std::exception& e) {
     const py::object type = py::module_::import("isic._errors").attr(name);
-    py::set_error(type, in_python_words(e.what()).c_str());
+    const std::string text = in_python_words(e.what());  // may name a file that is not UTF-8
+    const auto decoded = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "backslashreplace"));
+    PyErr_SetObject(type.ptr(), decoded.ptr());
 }
 
 void translate(std::exception_ptr thrown) {

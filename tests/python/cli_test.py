@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import isic
-from isic._cli import main
+from isic._cli import demo, main
 
 KEY = "gen_vision_model.quantize.embedding.weight"
 
@@ -193,3 +193,18 @@ def test_a_bar_is_drawn_on_a_terminal_only(command, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     code, _, err = command("apply", "model.safetensors", "harm.safetensors", "-o", "b.safetensors")
     assert code == 0 and "copy [" in err and "100 %" in err
+
+
+def test_demo_came_with_the_package():
+    program = demo.FOLDER / "isic_emoji_demo"
+    if not program.exists():
+        pytest.skip("isic was built without CLI11 and stb")
+    done = subprocess.run([program, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "--rounds" in done.stdout
+    assert {"emoji.safetensors", "sprites.safetensors", "world.json", "LICENSE-sprites.txt"} <= {f.name for f in (demo.FOLDER / "data").iterdir()}
+
+
+def test_demo_says_how_to_get_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "FOLDER", tmp_path)
+    assert main(["demo"]) == 1
+    assert "libcli11-dev" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """A caller's mistake raises one of few exceptions, in Python's words, before anything is written."""
 
 import builtins
+import os
 
 import numpy as np
 import pytest
@@ -14,6 +15,11 @@ def test_hierarchy():
     assert issubclass(isic.NumericError, ArithmeticError) and issubclass(isic.BackendError, RuntimeError)
     for error in (isic.ShapeError, isic.NumericError, isic.IoError, isic.BackendError):
         assert issubclass(error, isic.Error) and error.__module__ == "isic"
+
+
+def test_a_file_name_that_is_not_utf8_can_be_told(tmp_path):
+    with pytest.raises(isic.IoError, match=r"\\xff"):
+        isic.read_safetensors(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.safetensors"))
 
 
 def test_star_import_leaves_builtins_alone():
