@@ -1,8 +1,5 @@
 #include <isic/fit.hpp>
 
-#include <array>
-#include <numeric>
-
 #include <Eigen/SVD>
 
 #include <isic/merge.hpp>

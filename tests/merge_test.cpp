@@ -1,6 +1,5 @@
 #include <isic/merge.hpp>
 
-#include <array>
 #include <numbers>
 #include <tuple>
 

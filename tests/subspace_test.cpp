@@ -1,7 +1,6 @@
 #include <isic/subspace.hpp>
 
 #include <array>
-#include <numeric>
 
 #include <Eigen/SVD>
 

@@ -26,6 +26,14 @@ def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, npt.Ar
     _isic.write_safetensors(path, {name: np.asarray(values) for name, values in tensors.items()}, dict(metadata or {}))
 
 
+def read_own(function: str, path: str | os.PathLike[str], form: str, version: str) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+    """The tensors and metadata of a file that isic wrote. Raises IoError if it is of another format or version."""
+    tensors, metadata = _isic.read_safetensors(path)
+    if (metadata.get("format"), metadata.get("version")) != (form, version):
+        raise IoError(f"isic.{function}: expected a file of {form} version {version}, got {metadata.get('format')!r} in {os.fspath(path)}")
+    return tensors, metadata
+
+
 def export_pairs(report: SelfImproveReport, path: str | os.PathLike[str]) -> None:
     """Writes what a run learnt from, as one safetensors file: a data set of unsafe pictures and their safe counterparts.
 
@@ -39,9 +47,7 @@ def export_pairs(report: SelfImproveReport, path: str | os.PathLike[str]) -> Non
 
 def load_pairs(path: str | os.PathLike[str]) -> Pairs:
     """Reads what `export_pairs` wrote. Raises IoError if the file is another or its parts do not fit together."""
-    tensors, metadata = _isic.read_safetensors(path)
-    if (metadata.get("format"), metadata.get("version")) != (_FORMAT, _VERSION):
-        raise IoError(f"isic.load_pairs: expected a file of {_FORMAT} version {_VERSION}, got {metadata.get('format')!r} in {os.fspath(path)}")
+    tensors, metadata = read_own("load_pairs", path, _FORMAT, _VERSION)
     try:
         prompts = tuple(json.loads(metadata["prompts"]))
         pairs = Pairs(tensors["harmful"], tensors["counterparts"], prompts, tensors["harmfulness"])

@@ -11,6 +11,7 @@ import numpy as np
 from . import _isic
 from ._differences import DifferenceAccumulator
 from ._errors import IoError, ShapeError
+from ._io import read_own
 from ._types import Centering, Codes, FloatArray, Floats, Padding
 from ._values import CodeUsage, LeakageReport, RankChoice, Subspace, Value
 
@@ -144,10 +145,7 @@ def save_subspace(path: str | os.PathLike[str], harm: Subspace | FittedSubspace,
 
 def load_subspace(path: str | os.PathLike[str]) -> FittedSubspace:
     """Reads what `save_subspace` wrote. Raises IoError if the file is another or its parts do not fit together."""
-    tensors, metadata = _isic.read_safetensors(path)
-    if (metadata.get("format"), metadata.get("version")) != (_FORMAT, _VERSION):
-        got = f"{metadata.get('format')!r} in {os.fspath(path)}"
-        raise IoError(f"isic.load_subspace: expected a file of {_FORMAT} version {_VERSION}, got {got}")
+    tensors, metadata = read_own("load_subspace", path, _FORMAT, _VERSION)
     try:
         chosen = RankChoice(int(metadata["rank"]), metadata["decided_by"])  # type: ignore[arg-type]
         subspace = Subspace(tensors["basis"], tensors["singular_values"], float(metadata["energy"]), chosen)

@@ -131,27 +131,17 @@ inline void center_moment(Eigen::MatrixXd& gram, const vector& mean, index_t n, 
     }
 }
 
-/// The rows of a matrix [n x d] as columns [d x n] in float64.
-template <class T>
-Eigen::MatrixXd rows_as_columns(matrix_view<T> rows) {
-    Eigen::MatrixXd out(rows.cols(), rows.rows());
-    for (index_t i = 0; i < rows.rows(); ++i) {
-        for (index_t j = 0; j < rows.cols(); ++j) {
-            out(j, i) = static_cast<double>(rows(i, j));
-        }
-    }
-    return out;
-}
+using columns_view = Eigen::Ref<const Eigen::MatrixXd>;
 
 /// X X^T or X^T X, the smaller.
-inline Eigen::MatrixXd small_gram(const Eigen::MatrixXd& x) {
+inline Eigen::MatrixXd small_gram(const columns_view& x) {
     if (x.cols() < x.rows()) {
         return x.transpose() * x;
     }
     return x * x.transpose();
 }
 
-inline vector singular_values_of(const Eigen::MatrixXd& x) {
+inline vector singular_values_of(const columns_view& x) {
     return full_eigen(small_gram(x)).values.cwiseMax(0.0).cwiseSqrt();
 }
 
@@ -166,7 +156,7 @@ inline Eigen::MatrixXd random_rotation(index_t d, std::uint64_t seed) {
 /// Singular values above the quantile of those of randomly rotated, entrywise sign-flipped columns [d x n]; counted from
 /// the first until one fails. The rotation keeps singular values and spreads a signal that lies along one coordinate,
 /// which flips alone would not destroy.
-inline index_t sign_flip_rank(const Eigen::MatrixXd& x, const rank_options& o) {
+inline index_t sign_flip_rank(const columns_view& x, const rank_options& o) {
     const vector sigma = singular_values_of(x);
     Eigen::MatrixXd null(sigma.size(), o.sign_flips);
     for (index_t f = 0; f < o.sign_flips; ++f) {
@@ -205,7 +195,8 @@ subspace fit_subspace(const M& difference_rows, const fit_options& options = {})
     detail::require_not_empty("fit_subspace", "difference rows", view);
     detail::rank_budget(options.rank, view.cols(), "fit_subspace");
     detail::require_finite("fit_subspace", "the differences", view);
-    Eigen::MatrixXd x = detail::rows_as_columns(view);
+    matrix<double> rows = detail::to_double(view);
+    Eigen::Map<Eigen::MatrixXd> x(rows.data(), view.cols(), view.rows());  // X = D^T: the same memory read by columns
     const index_t n = x.cols();
     double least = 0;
     if (options.center == centering::mean) {

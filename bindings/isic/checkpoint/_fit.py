@@ -15,7 +15,7 @@ from .._types import FloatArray, Floats, Ids, IdArray
 from .._values import CodeUsage
 from ._checkpoint import Checkpoint
 from ._find import Codebook
-from ._surgery import code_tables
+from ._surgery import as_read, code_tables
 
 
 def fit(harmful: Floats | Ids, safe: Floats | Ids, *, checkpoint: str | os.PathLike[str] | Checkpoint | None = None, key: str | None = None,
@@ -44,7 +44,7 @@ def fit(harmful: Floats | Ids, safe: Floats | Ids, *, checkpoint: str | os.PathL
                              "(--codebook CHECKPOINT[:KEY])")
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
     book = opened.codebook(key)
-    tables = [_as_read(codes, book) for _, codes in code_tables(opened.tensors, book)]
+    tables = [as_read(np.delete(codes, book.padding, axis=0).astype(np.float64), book) for _, codes in code_tables(opened.tensors, book)]
     h, s = _ids_per_level(h, book), _ids_per_level(s, book)
     accumulators = [DifferenceAccumulator(table) for table in tables]
     goals = [CounterpartTargets(table) for table in tables]
@@ -57,12 +57,6 @@ def fit(harmful: Floats | Ids, safe: Floats | Ids, *, checkpoint: str | os.PathL
     targets = [goal.targets(weight=weight) for goal in goals]
     return FittedSubspace(fit_subspace(pairs, **options), _stacked(harmfulness), _stacked(targets),
                           CodeUsage(_stacked([u.harmful for u in usage]), _stacked([u.safe for u in usage])))
-
-
-def _as_read(codes: Any, book: Codebook) -> FloatArray:
-    table: FloatArray = np.delete(codes.astype(np.float64), book.padding, axis=0)
-    norms = np.linalg.norm(table, axis=1, keepdims=True)
-    return table / np.where(norms > 0, norms, 1.0) if book.rule == "l2_normalised" else table
 
 
 def _ids_per_level(ids: IdArray, book: Codebook) -> IdArray:

@@ -137,13 +137,18 @@ def moved_rows(before: Array, after: Array) -> npt.NDArray[np.int64]:
     return np.flatnonzero(differ).astype(np.int64)
 
 
-def measured_leakage(codes: Array, harm: Subspace, book: Codebook) -> LeakageReport:
-    """Leakage of the rows as a decoder reads them."""
+def as_read(codes: Array, book: Codebook) -> Array:
+    """The rows as a decoder reads them."""
     if book.rule == "plain":
-        return leakage(codes, harm, padding=book.padding or None)
+        return codes
     wide = codes.astype(np.float64)
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
-    return leakage(wide / np.where(norms > 0, norms, 1.0), harm, padding=book.padding or None)
+    return wide / np.where(norms > 0, norms, 1.0)
+
+
+def measured_leakage(codes: Array, harm: Subspace, book: Codebook) -> LeakageReport:
+    """Leakage of the rows as a decoder reads them."""
+    return leakage(as_read(codes, book), harm, padding=book.padding or None)
 
 
 def code_tables(tensors: dict[str, Tensor], book: Codebook) -> Iterator[tuple[str, Array]]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from .. import _isic
 from .._errors import IoError
+from .._io import read_own
 from .._types import FloatArray
 from .._values import RankChoice, Subspace
 from ._checkpoint import Checkpoint
@@ -95,9 +96,7 @@ def load_undo(path: Path) -> Undo:
     """Raises IoError if the file is another, or its parts do not fit together."""
     if not path.exists():
         raise IoError(f"isic.checkpoint: expected an undo file, found no {path}; name it with --undo FILE (undo= in Python)")
-    tensors, metadata = _isic.read_safetensors(path)
-    if (metadata.get("format"), metadata.get("version")) != (_FORMAT, _VERSION):
-        raise IoError(f"isic.checkpoint: expected a file of {_FORMAT} version {_VERSION}, got {metadata.get('format')!r} in {path}")
+    tensors, metadata = read_own("checkpoint", path, _FORMAT, _VERSION)
     try:
         old = tuple(OldRows(str(e["key"]), str(e["dtype"]), tuple(e["shape"]), str(e["before"]), str(e["after"]), tensors[f"{i}.ids"],
                             tensors[f"{i}.rows"]) for i, e in enumerate(json.loads(metadata["tensors"])))
