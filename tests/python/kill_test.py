@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-KILLS = int(os.environ.get("ISIC_KILLS", "200"))
+KILLS = int(os.environ.get("ISIC_KILLS", "100"))
 
 PROGRAM = """
 import contextlib, io, json, os, pathlib, random, signal, sys, time
