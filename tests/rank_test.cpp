@@ -2,6 +2,8 @@
 
 #include <array>
 
+#include <Eigen/SVD>
+
 #include "support/data.hpp"
 #include "support/errors.hpp"
 #include "support/reference.hpp"

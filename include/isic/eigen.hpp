@@ -20,12 +20,6 @@ namespace isic::detail {
 
 inline constexpr index_t full_solver_width = 128;  // below this a full eigen-solve costs less than it saves
 
-/// Eigenvalues descending and the matching orthonormal eigenvectors.
-struct eigen_pairs {
-    vector values;
-    Eigen::MatrixXd vectors;
-};
-
 inline eigen_pairs full_eigen(const Eigen::MatrixXd& a) {
     const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(a);
     require<numeric_error>(solver.info() == Eigen::Success, "fit_subspace", "a converged eigen-solver", "no convergence");

@@ -11,6 +11,7 @@
 
 #include <isic/differences.hpp>
 #include <isic/eigen.hpp>
+#include <isic/fit_options.hpp>
 #include <isic/matrix.hpp>
 #include <isic/orthonormal.hpp>
 #include <isic/rank.hpp>
@@ -18,103 +19,17 @@
 
 namespace isic {
 
-/// What is taken out of the differences before they are decomposed.
-enum class centering {
-    none,      ///< plain second moment: the mean difference, usually the strongest direction, stays
-    mean,      ///< the mean difference; keeps only how pairs vary
-    safe_axis  ///< the top right singular vector of the safe embeddings (ProFS, arXiv 2405.13967); needs d >= 3
-};
-
-/// Options of `fit_subspace`.
-struct fit_options {
-    rank_options rank = {};                  ///< rank rules
-    centering center = centering::none;      ///< what to take out first
-};
-
 namespace detail {
-
-/// Checks rank options against the width; returns the budget.
-inline index_t rank_budget(const rank_options& o, index_t d, std::string_view function) {
-    if (o.fixed < 0 || o.fixed > d) {
-        fail<value_error>(function, fmt::format("rank.fixed in [0, d = {}]", d), fmt::format("{}", o.fixed));
-    }
-    const index_t most = o.fixed > 0 ? d : std::max<index_t>(1, d - 1);
-    if (o.max_rank < 0 || o.max_rank > most) {
-        fail<value_error>(function, fmt::format("rank.max_rank in [0, {}] for d = {}", most, d), fmt::format("{}", o.max_rank));
-    }
-    require_range(function, "rank.energy", o.energy, 0.0, 1.0);
-    require<value_error>(o.sign_flips >= 0, function, "rank.sign_flips >= 0", fmt::format("{}", o.sign_flips));
-    require<value_error>(o.quantile > 0 && o.quantile < 1, function, "rank.quantile in (0, 1)", fmt::format("{}", o.quantile));
-    return o.max_rank > 0 ? o.max_rank : std::max<index_t>(1, d / 4);
-}
-
-/// Combines the rules. `flips_allow` is the rank from sign flips, if that rule ran.
-inline rank_choice choose_rank(std::span<const double> sigma, index_t n, index_t d, const rank_options& o,
-                               std::optional<index_t> flips_allow, std::string_view function) {
-    const index_t budget = rank_budget(o, d, function);
-    const double floor = sigma.empty() ? 0.0 : sigma[0] * 1e-7;  // the Gram matrix resolves sigma to sqrt(eps) of the first
-    rank_choice choice{std::ranges::count_if(sigma, [&](double s) { return s > floor; }), rank_rule::data};
-    const auto allow = [&](index_t r, rank_rule rule) {
-        if (r < choice.rank) {
-            choice = {r, rule};
-        }
-    };
-    if (o.fixed > 0) {
-        if (o.fixed <= choice.rank) {
-            choice = {o.fixed, rank_rule::fixed};
-        }
-        return choice;
-    }
-    if (o.energy > 0) {
-        allow(energy_rank(sigma, o.energy), rank_rule::energy);
-    }
-    if (o.gavish_donoho && std::min(n, d) >= 8) {
-        allow(gavish_donoho_rank(sigma.first(static_cast<std::size_t>(std::min(n, d))), n, d), rank_rule::gavish_donoho);
-    }
-    if (flips_allow) {
-        allow(*flips_allow, rank_rule::sign_flip);
-    }
-    allow(budget, rank_rule::budget);
-    return choice;
-}
 
 /// A symmetric PSD d x d second moment -> subspace.
 inline subspace subspace_of_moment(const Eigen::MatrixXd& gram, index_t n, const rank_options& o,
                                    std::optional<index_t> flips_allow) {
-    const index_t d = gram.rows();
-    const index_t budget = o.fixed > 0 ? o.fixed : rank_budget(o, d, "fit_subspace");
-    const bool all_values = o.fixed == 0 && o.gavish_donoho && std::min(n, d) >= 8;
     if (!gram.allFinite()) {
         fail<numeric_error>("fit_subspace", "finite differences", "NaN or infinity in their second moment");
     }
-    const eigen_pairs pairs = all_values ? full_eigen(gram) : top_eigen(gram, std::min(budget, d));
-    subspace out;
-    const double total = gram.trace();
-    const index_t meaningful = std::min(n, pairs.values.size());
-    for (index_t i = 0; i < meaningful; ++i) {
-        out.singular_values.push_back(std::sqrt(std::max(0.0, pairs.values[i])));
-    }
-    // Energy needs the whole spectrum's sum: pad it with the trace's remainder when only the top was computed.
-    std::vector<double> sigma = out.singular_values;
-    if (const double rest = total - pairs.values.head(meaningful).sum(); pairs.values.size() < d && rest > 1e-14 * total) {
-        const double last = sigma.empty() ? 0.0 : sigma.back();
-        for (double left = rest; left > 0 && last > 0 && static_cast<index_t>(sigma.size()) < d; left -= last * last) {
-            sigma.push_back(std::min(last, std::sqrt(left)));
-        }
-    }
-    out.chosen = choose_rank(sigma, n, d, o, flips_allow, "fit_subspace");
-    Eigen::MatrixXd v = pairs.vectors.leftCols(out.chosen.rank);
-    fix_signs(v);
-    out.basis = from_eigen(v);
-    out.energy = total > 0 ? std::min(1.0, pairs.values.head(out.chosen.rank).sum() / total) : 0.0;
-    return out;
-}
-
-/// Removes a unit axis from a second moment: (I - a a^T) G (I - a a^T).
-inline void remove_axis(Eigen::MatrixXd& gram, const vector& axis) {
-    const vector ga = gram * axis;
-    const vector half = ga - 0.5 * axis.dot(ga) * axis;
-    gram -= half * axis.transpose() + axis * half.transpose();
+    const index_t d = gram.rows();
+    const eigen_pairs pairs = needs_all_values(o, n, d) ? full_eigen(gram) : top_eigen(gram, rank_needed(o, d));
+    return subspace_of_pairs(pairs, gram.trace(), n, o, flips_allow);
 }
 
 inline void center_moment(Eigen::MatrixXd& gram, const vector& mean, index_t n, const Eigen::MatrixXd* safe,

@@ -10,6 +10,7 @@
 #include <isic/eigen.hpp>
 #include <isic/error.hpp>
 #include <isic/fit.hpp>
+#include <isic/fit_options.hpp>
 #include <isic/generator.hpp>
 #include <isic/harmfulness.hpp>
 #include <isic/io.hpp>

@@ -20,6 +20,12 @@ void take_out(const Q& q, vector& x) {
     }
 }
 
+/// Eigenvalues descending and the matching orthonormal eigenvectors.
+struct eigen_pairs {
+    vector values;
+    Eigen::MatrixXd vectors;
+};
+
 /// Columns of x made orthonormal to q and to each other; those that vanish are dropped.
 inline Eigen::MatrixXd orthonormal_rest(Eigen::MatrixXd x, const Eigen::MatrixXd& q) {
     Eigen::MatrixXd kept(x.rows(), 0);
@@ -34,6 +40,13 @@ inline Eigen::MatrixXd orthonormal_rest(Eigen::MatrixXd x, const Eigen::MatrixXd
         }
     }
     return kept;
+}
+
+/// Removes a unit axis from a second moment: (I - a a^T) G (I - a a^T).
+inline void remove_axis(Eigen::MatrixXd& gram, const vector& axis) {
+    const vector ga = gram * axis;
+    const vector half = ga - 0.5 * axis.dot(ga) * axis;
+    gram -= half * axis.transpose() + axis * half.transpose();
 }
 
 /// Makes the entry of largest magnitude of each column positive; the first among equals.

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <numbers>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -138,6 +139,64 @@ inline std::uint64_t mix(std::uint64_t x) {
 /// Uniform in (-1, 1), a function of (seed, index).
 inline double symmetric_uniform(std::uint64_t seed, std::uint64_t index) {
     return static_cast<double>(mix(mix(seed) ^ index) >> 11) * 0x1.0p-52 - 1.0;
+}
+
+}  // namespace detail
+namespace detail {
+
+/// Checks rank options against the width; returns the budget.
+inline index_t rank_budget(const rank_options& o, index_t d, std::string_view function) {
+    if (o.fixed < 0 || o.fixed > d) {
+        fail<value_error>(function, fmt::format("rank.fixed in [0, d = {}]", d), fmt::format("{}", o.fixed));
+    }
+    const index_t most = o.fixed > 0 ? d : std::max<index_t>(1, d - 1);
+    if (o.max_rank < 0 || o.max_rank > most) {
+        fail<value_error>(function, fmt::format("rank.max_rank in [0, {}] for d = {}", most, d), fmt::format("{}", o.max_rank));
+    }
+    require_range(function, "rank.energy", o.energy, 0.0, 1.0);
+    require<value_error>(o.sign_flips >= 0, function, "rank.sign_flips >= 0", fmt::format("{}", o.sign_flips));
+    require<value_error>(o.quantile > 0 && o.quantile < 1, function, "rank.quantile in (0, 1)", fmt::format("{}", o.quantile));
+    return o.max_rank > 0 ? o.max_rank : std::max<index_t>(1, d / 4);
+}
+
+/// Combines the rules. `flips_allow` is the rank from sign flips, if that rule ran.
+inline rank_choice choose_rank(std::span<const double> sigma, index_t n, index_t d, const rank_options& o,
+                               std::optional<index_t> flips_allow, std::string_view function) {
+    const index_t budget = rank_budget(o, d, function);
+    const double floor = sigma.empty() ? 0.0 : sigma[0] * 1e-7;  // the Gram matrix resolves sigma to sqrt(eps) of the first
+    rank_choice choice{std::ranges::count_if(sigma, [&](double s) { return s > floor; }), rank_rule::data};
+    const auto allow = [&](index_t r, rank_rule rule) {
+        if (r < choice.rank) {
+            choice = {r, rule};
+        }
+    };
+    if (o.fixed > 0) {
+        if (o.fixed <= choice.rank) {
+            choice = {o.fixed, rank_rule::fixed};
+        }
+        return choice;
+    }
+    if (o.energy > 0) {
+        allow(energy_rank(sigma, o.energy), rank_rule::energy);
+    }
+    if (o.gavish_donoho && std::min(n, d) >= 8) {
+        allow(gavish_donoho_rank(sigma.first(static_cast<std::size_t>(std::min(n, d))), n, d), rank_rule::gavish_donoho);
+    }
+    if (flips_allow) {
+        allow(*flips_allow, rank_rule::sign_flip);
+    }
+    allow(budget, rank_rule::budget);
+    return choice;
+}
+
+/// How many leading singular values and vectors the rules can ask for.
+inline index_t rank_needed(const rank_options& o, index_t d) {
+    return std::min(d, o.fixed > 0 ? o.fixed : rank_budget(o, d, "fit_subspace"));
+}
+
+/// Whether a rule looks at the whole spectrum.
+inline bool needs_all_values(const rank_options& o, index_t n, index_t d) {
+    return o.fixed == 0 && o.gavish_donoho && std::min(n, d) >= 8;
 }
 
 }  // namespace detail

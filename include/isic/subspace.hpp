@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -35,6 +36,31 @@ inline double total_energy(const subspace& s) {
         held = static_cast<index_t>(i) < s.rank() ? sum : held;
     }
     return s.energy > 0 ? std::max(sum, held / s.energy) : sum;
+}
+
+/// The subspace that the rules choose from the leading eigenpairs of a second moment of n differences with that trace.
+inline subspace subspace_of_pairs(const eigen_pairs& pairs, double trace, index_t n, const rank_options& o,
+                                  std::optional<index_t> flips_allow) {
+    const index_t d = pairs.vectors.rows();
+    subspace out;
+    const index_t meaningful = std::min(n, pairs.values.size());
+    for (index_t i = 0; i < meaningful; ++i) {
+        out.singular_values.push_back(std::sqrt(std::max(0.0, pairs.values[i])));
+    }
+    // Energy needs the whole spectrum's sum: pad it with the trace's remainder when only the top was computed.
+    std::vector<double> sigma = out.singular_values;
+    if (const double rest = trace - pairs.values.head(meaningful).sum(); pairs.values.size() < d && rest > 1e-14 * trace) {
+        const double last = sigma.empty() ? 0.0 : sigma.back();
+        for (double left = rest; left > 0 && last > 0 && static_cast<index_t>(sigma.size()) < d; left -= last * last) {
+            sigma.push_back(std::min(last, std::sqrt(left)));
+        }
+    }
+    out.chosen = choose_rank(sigma, n, d, o, flips_allow, "fit_subspace");
+    Eigen::MatrixXd v = pairs.vectors.leftCols(out.chosen.rank);
+    fix_signs(v);
+    out.basis = from_eigen(v);
+    out.energy = trace > 0 ? std::min(1.0, pairs.values.head(out.chosen.rank).sum() / trace) : 0.0;
+    return out;
 }
 
 }  // namespace detail

@@ -1,6 +1,6 @@
 """`isic apply` killed at random moments: after the next command the file is old or new, never anything else.
 
-200 kills; ISIC_KILLS=1000 for more. Half of them fall anywhere in the run, half right after the journal appears.
+100 kills; ISIC_KILLS=1000 for more. Half of them fall anywhere in the run, half right after the journal appears.
 """
 
 import json

@@ -247,6 +247,15 @@ def test_a_codebook_that_moves():
     assert report.reason == "failed" and "stays in its memory" in report.message
 
 
+@pytest.fixture
+def default_sigint():
+    """Python's own handler, also where the tests run in a shell's background, which ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("default_sigint")
 @pytest.mark.parametrize("broken_round", [0, 1])
 def test_ctrl_c(broken_round):
     """A real SIGINT, while user code runs: the codebook is left at the best completed round, then the interrupt goes on."""
@@ -271,6 +280,7 @@ def test_ctrl_c(broken_round):
     assert np.array_equal(model.codebook, original if not seen else seen[0][1])
 
 
+@pytest.mark.usefixtures("default_sigint")
 def test_ctrl_c_between_calls():
     """Nothing of the caller's runs long, and there is no on_progress: the interrupt is noticed all the same."""
     model = Toy()
