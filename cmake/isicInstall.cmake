@@ -1,19 +1,33 @@
 # Headers, the CMake package and the pkg-config file. The installed tree may be moved afterwards.
+# Where isic::cuda was built it is installed too, as the package's component `cuda`; isic.pc leaves it out.
 include(CMakePackageConfigHelpers)
 
 set(isic_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/isic)
 set(isic_pkgconfig_dir ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 
 install(TARGETS isic EXPORT isicTargets)
+set(isic_left_out "")
+if(NOT ISIC_CUDA)
+  set(isic_left_out PATTERN cuda EXCLUDE PATTERN cuda.hpp EXCLUDE)
+endif()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/isic DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
-  FILES_MATCHING PATTERN "*.hpp")
+  FILES_MATCHING PATTERN "*.hpp" ${isic_left_out})
 install(EXPORT isicTargets NAMESPACE isic:: DESTINATION ${isic_package_dir})
+if(ISIC_CUDA)
+  install(TARGETS isic_cuda EXPORT isicCudaTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(EXPORT isicCudaTargets NAMESPACE isic:: DESTINATION ${isic_package_dir})
+  install(FILES ${PROJECT_SOURCE_DIR}/cmake/isicCudaLibraries.cmake DESTINATION ${isic_package_dir})
+endif()
 
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/isicConfig.cmake.in ${PROJECT_BINARY_DIR}/isicConfig.cmake
   INSTALL_DESTINATION ${isic_package_dir})
 # Before 1.0 a new minor version may change names.
+set(isic_any_architecture ARCH_INDEPENDENT)
+if(ISIC_CUDA)
+  set(isic_any_architecture "")
+endif()
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/isicConfigVersion.cmake
-  COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
+  COMPATIBILITY SameMinorVersion ${isic_any_architecture})
 install(FILES ${PROJECT_BINARY_DIR}/isicConfig.cmake ${PROJECT_BINARY_DIR}/isicConfigVersion.cmake
   DESTINATION ${isic_package_dir})
 

@@ -12,16 +12,18 @@
 #        sanitize  clang++ with the address and undefined-behaviour sanitizers: unit tests
 #        docs      every public name is documented
 #        python    the package, built as a wheel from the sdist and installed alone: pytest, mypy
+#        cuda      where nvcc is: the CUDA backend over its stand-in, sanitized; no kernel spills; on a GPU too if there is one
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 jobs=$(nproc)
 export CMAKE_BUILD_PARALLEL_LEVEL=$jobs
-parts=(size python gcc sanitize docs)
+parts=(size python gcc sanitize cuda docs)
 
 if command -v ccache >/dev/null 2>&1; then
     export CMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER-ccache}
+    export CMAKE_CUDA_COMPILER_LAUNCHER=${CMAKE_CUDA_COMPILER_LAUNCHER-ccache}
 fi
 
 # configure PRESET OPTIONS...: into build/test-PRESET
@@ -31,10 +33,12 @@ configure() {
     cmake --preset "$preset" -B "build/test-$preset" -DISIC_WERROR=ON "$@"
 }
 
+# run_tests PRESET CTEST_OPTIONS...
 # The unit tests' own summary is shown, whether they pass or not; of the rest only what fails.
 run_tests() {
     local build=build/test-$1 status=0
-    ctest --test-dir "$build" --parallel "$jobs" --output-on-failure --no-tests=error || status=$?
+    shift
+    ctest --test-dir "$build" --parallel "$jobs" --output-on-failure --no-tests=error "$@" || status=$?
     grep -aE '^\[doctest\] (test cases|assertions):' "$build/Testing/Temporary/LastTest.log" ||
         { echo "the unit tests came to no end"; status=1; }
     return "$status"
@@ -94,6 +98,31 @@ part_python() {
     (cd "$here" && OMP_NUM_THREADS=1 venv/bin/python -m pytest -c ../../pyproject.toml --rootdir ../.. ../../tests/python)
 }
 
+# cuBLAS and cuSOLVER are NVIDIA's wheels, of the versions that belong to CUDA 13.0. The stand-in's tests and the host's half of
+# the backend are compiled with -O1, the kernels as they are shipped. The GPU tests say themselves why they are skipped.
+part_cuda() {
+    local place nvcc="" venv=build/test-cuda/venv
+    for place in "${CUDACXX:-}" "$(command -v nvcc || true)" "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc"; do
+        if [ -x "$place" ]; then
+            nvcc=$place
+            break
+        fi
+    done
+    if [ -z "$nvcc" ]; then
+        echo "skipped: no nvcc"
+        return
+    fi
+    python3 -m venv "$venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+        nvidia-cublas==13.1.0.3 nvidia-cusolver==12.0.4.66 nvidia-cusparse==12.6.3.3 nvidia-nvjitlink==13.0.88
+    CUDACXX=$nvcc cmake --preset release -B build/test-cuda -DCMAKE_CXX_COMPILER=g++ -DCMAKE_CXX_FLAGS_RELEASE="-O1 -g1" \
+        -DISIC_SANITIZE=address,undefined -DISIC_WERROR=ON -DISIC_EXAMPLES=OFF -DISIC_LIBRARY_TESTS=OFF \
+        -DISIC_CUDA=ON -DISIC_CUDA_WHEELS="$venv" -DCMAKE_CUDA_ARCHITECTURES="80-real;90"
+    cmake --build build/test-cuda --target isic_cuda_programs
+    run_tests cuda -L cuda
+    grep -ah '^\[isic\] SKIPPED' build/test-cuda/Testing/Temporary/LastTest.log || true
+}
+
 # Each part runs in a shell of its own, where the first failing command ends it.
 if [ "${1:-}" = --part ]; then
     "part_$2"
@@ -115,6 +144,10 @@ logs=build/test-logs
 mkdir -p "$logs"
 rm -f "$logs"/*.result
 
+# Each part in a process group of its own, so that one interrupt ends them all.
+set -m
+trap 'trap - INT TERM; for group in $(jobs -rp); do kill -TERM -- "-$group"; done; exit 130' INT TERM
+
 run_part() {
     local part=$1 start=$SECONDS result=passed
     "${BASH_SOURCE[0]}" --part "$part" 2>&1 | tee "$logs/$part.log" | sed -u "s/^/$part: /" || result=FAILED
@@ -135,7 +168,7 @@ for part in "${parts[@]}"; do
     cat "$logs/$part.result"
     grep -q ": passed in" "$logs/$part.result" || verdict=1
     # the test runners' own last words
-    grep -aE '^[0-9]+% tests passed|^\[doctest\] (test cases|assertions):|^=+ [0-9]+ (passed|failed).* =+$' "$logs/$part.log" | uniq | sed 's/^/    /' ||
+    grep -aE '^[0-9]+% tests passed|^\[doctest\] (test cases|assertions):|^=+ [0-9]+ (passed|failed).* =+$|^skipped: |^\[isic\] SKIPPED' "$logs/$part.log" | uniq | sed 's/^/    /' ||
         true
 done
 echo "all in $SECONDS s"

@@ -47,9 +47,10 @@ std::string output_of(const char* program) {
 
 TEST_CASE("the README's programs are the compiled examples") {
     const auto programs = blocks("cpp");
-    REQUIRE(programs.size() == 2);
+    REQUIRE(programs.size() == 3);
     CHECK(programs[0] == text_of("examples/quickstart.cpp"));
     CHECK(programs[1] == text_of("examples/own_generator.cpp"));
+    CHECK(programs[2] == text_of("examples/gpu.cpp"));
 }
 
 #ifdef ISIC_QUICKSTART

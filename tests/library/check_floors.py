@@ -27,10 +27,10 @@ FLOORS = [
     ["update"],
     ["metrics", "cuda/update"],
     ["cuda/metrics"],
-    ["cuda"],
     ["generator", "lexicon"],
     ["loop"],
-    ["format", "edit_file"],
+    ["format", "edit_file", "cuda/loop"],
+    ["cuda"],
     ["isic"],
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -1,0 +1,254 @@
+#!/usr/bin/env python3
+"""The cases of isic_cuda_bench done by torch and CuPy on the same device. One JSON object a line; table.py shows them.
+
+  peers.py           times everything on the CUDA device
+  peers.py --small   smaller cases
+  peers.py --cpu     tiny cases on the CPU, without CuPy: whether this script works
+
+`ms` is the median of CUDA events, after warming up, of inputs that are rotated past the cache where the case is about memory.
+`error` is relative to the same in float64 (Frobenius norm; of a subspace, the norm of the difference of the projectors; of
+nearest codes, the largest excess of a squared distance). `floor_ms` is by this device's own measured rates: bytes by its
+copies and multiply-adds by its float32 matrix product.
+"""
+import argparse
+import contextlib
+import json
+import statistics
+import time
+
+import torch
+
+RANK = 32
+
+
+def emit(**line):
+    print(json.dumps(line), flush=True)
+
+
+class Bench:
+    def __init__(self, device):
+        self.device = torch.device(device)
+        self.cuda = self.device.type == "cuda"
+        self.bytes_per_ms = self.flop_per_ms = None
+        self.cupy = None
+        if self.cuda:
+            try:
+                import cupy
+
+                self.cupy = cupy
+            except ImportError as error:
+                emit(case="environment", name="cupy", failed=str(error))
+
+    def synchronize(self):
+        if self.cuda:
+            torch.cuda.synchronize()
+
+    def once(self, work):
+        """Milliseconds."""
+        if not self.cuda:
+            start = time.perf_counter()
+            work()
+            return (time.perf_counter() - start) * 1e3
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end)
+
+    def median(self, work, budget_ms=500.0):
+        for _ in range(2):
+            work()
+        self.synchronize()
+        runs = int(budget_ms / max(1e-3, self.once(work)))
+        return statistics.median(self.once(work) for _ in range(min(100, max(5, runs)) if self.cuda else 3))
+
+    def floor(self, moved=0, flop=0):
+        return max(moved / self.bytes_per_ms, flop / self.flop_per_ms)
+
+    def run(self, case, name, work, error=None, **more):
+        """Times work(); error(result), if given, is what the result is off by."""
+        try:
+            if error is not None:
+                more["error"] = float(error(work()))
+            emit(case=case, name=name, ms=self.median(work), **more)
+        except Exception as failure:  # out of memory, or not there in this version: the other lines still count
+            emit(case=case, name=name, failed=f"{type(failure).__name__}: {failure}"[:200])
+        if self.cuda:
+            torch.cuda.empty_cache()
+
+    def in_cupy(self, work):
+        """work() on torch's stream."""
+        stream = self.cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream)
+
+        def run():
+            with stream:
+                return torch.from_dlpack(work())
+
+        return run
+
+    def random(self, *shape):
+        return torch.randn(*shape, device=self.device)
+
+
+@contextlib.contextmanager
+def tf32():
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def relative(result, truth):
+    return (result.double() - truth).norm() / truth.norm()
+
+
+def rates(bench, values, width):
+    """What the device can do at most, and the rates that the floors are taken from."""
+    source = bench.random(values)
+    target = torch.empty_like(source)
+    ms = bench.median(lambda: target.copy_(source))
+    bench.bytes_per_ms = 8 * values / ms
+    emit(case="rates", name="copy, read and written", ms=ms, rate=f"{bench.bytes_per_ms / 1e9:.2f} TB/s")
+    if bench.cuda:
+        pinned = torch.empty(values, pin_memory=True)
+        ms = bench.median(lambda: source.copy_(pinned, non_blocking=True))
+        emit(case="rates", name="from pinned host memory", ms=ms, rate=f"{4 * values / ms / 1e6:.1f} GB/s")
+    del source, target
+
+    def product(name, dtype):
+        a, b = bench.random(width, width).to(dtype), bench.random(width, width).to(dtype)
+        ms = bench.median(lambda: a @ b)
+        emit(case="rates", name=f"matrix product, {name}", ms=ms, rate=f"{2 * width**3 / ms / 1e9:.1f} TFLOP/s")
+        return 2 * width**3 / ms
+
+    bench.flop_per_ms = product("float32", torch.float32)
+    if bench.cuda:
+        with tf32():
+            product("TF32", torch.float32)
+        product("float64", torch.float64)
+        product("bfloat16", torch.bfloat16)
+
+
+def project(bench, rows, width, rank):
+    """Rows times a basis."""
+    case = f"project {rows}x{width} rank {rank}"
+    inputs = [bench.random(rows, width) for _ in range(4)]
+    basis = torch.linalg.qr(bench.random(width, rank))[0].contiguous()
+    turn = iter(range(1 << 30))
+    floor = bench.floor(4 * rows * (width + rank), 2 * rows * width * rank)
+
+    def error(result, truth=inputs[0].double() @ basis.double()):
+        return relative(result, truth)
+
+    for name, context in (("torch float32", contextlib.nullcontext()), ("torch TF32", tf32())):
+        with context:
+            off = float(error(inputs[0] @ basis))
+            bench.run(case, name, lambda: inputs[next(turn) % 4] @ basis, error=lambda _, off=off: off, floor_ms=floor)
+    if bench.cupy:
+        theirs, their_basis = [bench.cupy.from_dlpack(x) for x in inputs], bench.cupy.from_dlpack(basis)
+        off = float(error(bench.in_cupy(lambda: theirs[0] @ their_basis)()))
+        work = bench.in_cupy(lambda: theirs[next(turn) % 4] @ their_basis)
+        bench.run(case, "cupy float32", work, error=lambda _: off, floor_ms=floor)
+
+
+def gram(bench, rows, width):
+    """The Gram matrix of a tall matrix; returns it in float64."""
+    case = f"gram {rows}x{width}"
+    data = bench.random(rows, width) * (0.99 ** torch.arange(width, device=bench.device))
+    truth = sum(part.double().T @ part.double() for part in data.split(65536))
+    floor = bench.floor(4 * rows * width, rows * width * width)  # one triangle
+
+    def error(result):
+        return relative(result, truth)
+
+    def in_float64():
+        total = torch.zeros(width, width, dtype=torch.float64, device=bench.device)
+        for part in data.split(4096):
+            part = part.double()
+            total.addmm_(part.T, part)
+        return total
+
+    bench.run(case, "torch float32", lambda: data.T @ data, error, floor_ms=floor)
+    with tf32():
+        bench.run(case, "torch TF32", lambda: data.T @ data, error, floor_ms=floor)
+    bench.run(case, "torch float64, 4096 rows", in_float64, error, floor_ms=floor)
+    if bench.cupy:
+        theirs = bench.cupy.from_dlpack(data)
+        bench.run(case, "cupy float32", bench.in_cupy(lambda: theirs.T @ theirs), error, floor_ms=floor)
+    return truth
+
+
+def top(bench, gram_matrix, rank):
+    """The leading eigenvectors of a Gram matrix."""
+    case = f"top {rank} of {gram_matrix.shape[0]}"
+    matrix = gram_matrix.float()
+    leading = torch.linalg.eigh(gram_matrix)[1][:, -rank:]
+    projector = leading @ leading.T
+
+    def error(vectors):
+        vectors = vectors.double()
+        return (vectors @ vectors.T - projector).norm()
+
+    def lowrank():
+        return torch.svd_lowrank(matrix, q=2 * rank, niter=4)[0][:, :rank]
+
+    bench.run(case, "torch eigh", lambda: torch.linalg.eigh(matrix)[1][:, -rank:], error)
+    bench.run(case, "torch eigh float64", lambda: torch.linalg.eigh(gram_matrix)[1][:, -rank:], error)
+    bench.run(case, f"torch svd_lowrank q={2 * rank}", lowrank, error)
+    bench.run(case, "torch lobpcg", lambda: torch.lobpcg(matrix, k=rank, largest=True)[1], error)
+    if bench.cupy:
+        theirs = bench.cupy.from_dlpack(matrix)
+        bench.run(case, "cupy eigh", bench.in_cupy(lambda: bench.cupy.linalg.eigh(theirs)[1][:, -rank:]), error)
+
+
+def nearest(bench, queries, codes, width):
+    """The nearest of many codes."""
+    case = f"nearest {queries}x{codes} width {width}"
+    q, c = bench.random(queries, width), bench.random(codes, width)
+    half_norms = 0.5 * (c * c).sum(1)
+    floor = bench.floor(4 * (queries + codes) * width, 2 * queries * codes * width)
+    q64, c64 = q.double(), c.double()
+    half_norms64 = 0.5 * (c64 * c64).sum(1)
+    best = torch.cat([(half_norms64 - part @ c64.T).min(1)[0] for part in q64.split(4096)])
+
+    def error(ids):
+        return 2 * (half_norms64[ids] - (q64 * c64[ids]).sum(1) - best).max()
+
+    def in_parts(rows):
+        return torch.cat([torch.addmm(half_norms, part, c.T, alpha=-1).argmin(1) for part in q.split(rows)])
+
+    bench.run(case, "torch cdist", lambda: torch.cdist(q, c).argmin(1), error, floor_ms=floor)
+    bench.run(case, "torch addmm", lambda: in_parts(queries), error, floor_ms=floor)
+    bench.run(case, "torch addmm, 1024 rows", lambda: in_parts(1024), error, floor_ms=floor)
+    with tf32():
+        bench.run(case, "torch addmm TF32", lambda: in_parts(queries), error, floor_ms=floor)
+    if bench.cupy:
+        theirs, their_codes, their_norms = (bench.cupy.from_dlpack(x) for x in (q, c, half_norms))
+        work = bench.in_cupy(lambda: (their_norms[None, :] - theirs @ their_codes.T).argmin(axis=1))
+        bench.run(case, "cupy float32", work, error, floor_ms=floor)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="torch and CuPy beside isic_cuda_bench")
+    parser.add_argument("--small", action="store_true", help="smaller cases")
+    parser.add_argument("--cpu", action="store_true", help="tiny cases on the CPU")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    bench = Bench("cpu" if arguments.cpu else "cuda")
+    if arguments.cpu:
+        rates(bench, 1 << 16, 64)
+        project(bench, 256, 64, 8)
+        top(bench, gram(bench, 512, 96), 8)
+        nearest(bench, 128, 64, 8)
+        return
+    rates(bench, 1 << (26 if arguments.small else 28), 4096 if arguments.small else 8192)
+    project(bench, 262144, 256, 16)
+    top(bench, gram(bench, 100_000 if arguments.small else 1_000_000, 1024), RANK)
+    nearest(bench, 65536, 16384, 8)
+    nearest(bench, 65536, 16384, 256)
+
+
+if __name__ == "__main__":
+    main()

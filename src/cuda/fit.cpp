@@ -1,0 +1,334 @@
+#include <isic/cuda/fit.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "eigen.hpp"
+#include "kernels.hpp"
+#include "look.hpp"
+
+namespace isic::cuda {
+namespace {
+
+constexpr index_t chunk_rows = 4096;  // of float64 differences: small enough for the second-level cache
+constexpr std::string_view who = "device_accumulator";
+
+using isic::detail::require;
+using isic::detail::require_size;
+
+index_t column_bytes(index_t n) {
+    return n * static_cast<index_t>(sizeof(double));
+}
+
+rows_in part_of(rows_in m, index_t first, index_t n) {
+    if (m.data == nullptr) {
+        return {nullptr, m.type, n, m.cols, m.stride};
+    }
+    const auto* start = static_cast<const std::byte*>(m.data) + first * m.stride * bytes_of(m.type);
+    return {start, m.type, n, m.cols, m.stride};
+}
+
+matrix<double> symmetric_to_host(state& s, const double* lower, index_t d) {
+    const std::vector<double> values = to_host(s, lower, d * d);
+    matrix<double> out(d, d);
+    for (index_t j = 0; j < d; ++j) {
+        for (index_t i = j; i < d; ++i) {
+            out(i, j) = out(j, i) = values[static_cast<std::size_t>(j * d + i)];  // column-major, lower triangle
+        }
+    }
+    return out;
+}
+
+}  // namespace
+
+/// All sums are float64; matrices hold their lower triangle, column-major.
+struct moments::parts {
+    std::shared_ptr<state> s;
+    index_t d;
+    rows_in codes{};
+    bool has_codes = false;
+    bool keep_safe = false;
+    index_t count = 0;
+    index_t safe_rows = 0;
+    scratch<double> second;
+    scratch<double> sum;
+    scratch<double> safe_second;
+    scratch<double> safe_sum;
+    scratch<double> ones;
+    scratch<double> chunk;
+    scratch<unsigned long long> harmful_counts;
+    scratch<unsigned long long> safe_counts;
+    scratch<findings> found;
+
+    parts(std::shared_ptr<state> owner, index_t width) : s(std::move(owner)), d(width) {
+        require<shape_error>(d >= 1, who, "a width >= 1", fmt::format("{}", d));
+        second = zeros<double>(d * d);
+        sum = zeros<double>(d);
+        const std::vector<double> one(static_cast<std::size_t>(chunk_rows), 1.0);
+        ones = to_device<double>(s, one);
+        chunk = scratch<double>(s, chunk_rows * d);
+        found = nothing(s);
+    }
+
+    template <class T>
+    scratch<T> zeros(index_t n) {
+        scratch<T> out(s, n);
+        fill_bytes(*s, out.data(), 0, out.bytes());
+        return out;
+    }
+
+    /// gram += X X^T, and total += X 1, for n columns of X [d x n] in the chunk. Column-major X is row-major rows.
+    void add_chunk(index_t n, const scratch<double>& gram, const scratch<double>& total) {
+        const double one = 1;
+        const int width = static_cast<int>(d);
+        check(cublasDsyrk_v2(s->blas(), CUBLAS_FILL_MODE_LOWER, CUBLAS_OP_N, width, static_cast<int>(n), &one, chunk.data(), width, &one,
+                             gram.data(), width),
+              who, "cublasDsyrk");
+        check(cublasDgemv_v2(s->blas(), CUBLAS_OP_N, width, static_cast<int>(n), &one, chunk.data(), width, ones.data(), 1, &one, total.data(),
+                             1),
+              who, "cublasDgemv");
+    }
+
+    /// Throws what the kernels found in anything added so far. Waits.
+    void settle() const {
+        const findings f = to_host(*s, found.data(), 1).front();
+        require<value_error>(f.bad_id == nothing_found, who, "token ids inside the codebook",
+                             fmt::format("one outside, at position {} of a pair", f.bad_id));
+        const auto width = static_cast<std::uint64_t>(d);
+        if (f.not_finite != nothing_found) {
+            isic::detail::fail<numeric_error>(who, "finite differences",
+                                              fmt::format("NaN or infinity in row {}, column {} of a pair", f.not_finite / width, f.not_finite % width));
+        }
+    }
+
+    std::vector<double> counts_to_host(const scratch<unsigned long long>& counts) const {
+        const std::vector<unsigned long long> n = to_host(*s, counts.data(), codes.rows);
+        return {n.begin(), n.end()};
+    }
+};
+
+moments::moments(std::shared_ptr<state> owner, index_t width, bool keep_safe) : parts_(std::make_unique<parts>(std::move(owner), width)) {
+    parts_->keep_safe = keep_safe;
+    parts_->safe_sum = parts_->zeros<double>(width);
+    if (keep_safe) {
+        parts_->safe_second = parts_->zeros<double>(width * width);
+    }
+}
+
+moments::moments(std::shared_ptr<state> owner, rows_in codes) {
+    require<shape_error>(codes.rows > 0 && codes.cols > 0, who, "a codebook with rows and columns",
+                         fmt::format("{} x {}", codes.rows, codes.cols));
+    parts_ = std::make_unique<parts>(std::move(owner), codes.cols);
+    parts_->codes = codes;
+    parts_->has_codes = true;
+    require_finite_rows(parts_->s, codes, nullptr, who, "the codebook");
+    parts_->harmful_counts = parts_->zeros<unsigned long long>(codes.rows);
+    parts_->safe_counts = parts_->zeros<unsigned long long>(codes.rows);
+}
+
+moments::moments(moments&&) noexcept = default;
+moments& moments::operator=(moments&&) noexcept = default;
+moments::~moments() = default;
+
+void moments::add_rows(rows_in harmful, rows_in safe) {
+    parts& p = *parts_;
+    require<shape_error>(!p.has_codes, who, "an accumulator of rows", "one of token ids");
+    require_size(who, "columns in harmful", p.d, harmful.cols);
+    require_size(who, "columns in safe", p.d, safe.cols);
+    require_size(who, "safe rows", harmful.rows, safe.rows);
+    const on_device guard(p.s->device());
+    for (index_t first = 0; first < harmful.rows; first += chunk_rows) {
+        const index_t n = std::min(chunk_rows, harmful.rows - first);
+        check(subtract_rows(part_of(harmful, first, n), part_of(safe, first, n), first, p.chunk.data(), p.found.data(), p.s->stream()), who,
+              "subtract_rows");
+        p.add_chunk(n, p.second, p.sum);
+        if (p.keep_safe) {
+            check(widen_rows(part_of(safe, first, n), false, p.chunk.data(), p.s->stream()), who, "widen_rows");
+            p.add_chunk(n, p.safe_second, p.safe_sum);
+        }
+    }
+    p.count += harmful.rows;
+    p.safe_rows += safe.rows;
+}
+
+void moments::add_ids(ids_in harmful, ids_in safe) {
+    parts& p = *parts_;
+    require<shape_error>(p.has_codes, who, "an accumulator over a codebook", "one of rows");
+    require_size(who, "safe ids", harmful.size, safe.size);
+    if (harmful.size == 0) {
+        return;
+    }
+    const on_device guard(p.s->device());
+    for (index_t first = 0; first < harmful.size; first += chunk_rows) {
+        const index_t n = std::min(chunk_rows, harmful.size - first);
+        check(subtract_codes(p.codes, harmful, safe, first, n, p.chunk.data(), p.found.data(), p.s->stream()), who, "subtract_codes");
+        p.add_chunk(n, p.second, p.sum);
+    }
+    check(count_codes(harmful, p.codes.rows, p.harmful_counts.data(), p.s->stream()), who, "count_codes");
+    check(count_codes(safe, p.codes.rows, p.safe_counts.data(), p.s->stream()), who, "count_codes");
+    p.count += harmful.size;
+}
+
+void moments::add_safe(ids_in safe) {
+    parts& p = *parts_;
+    require<shape_error>(p.has_codes, who, "an accumulator over a codebook", "one of rows");
+    if (safe.size > 0) {
+        const on_device guard(p.s->device());
+        check(look_at_ids(safe, p.codes.rows, p.found.data(), p.s->stream()), who, "look_at_ids");
+        check(count_codes(safe, p.codes.rows, p.safe_counts.data(), p.s->stream()), who, "count_codes");
+    }
+}
+
+void moments::merge(const moments& other) {
+    parts& p = *parts_;
+    const parts& o = *other.parts_;
+    require_size(who, "columns", p.d, o.d);
+    require_size(who, "codes", p.codes.rows, o.codes.rows);
+    require<value_error>(p.s == o.s, who, "accumulators of one backend", "two backends");
+    require<shape_error>(p.keep_safe == o.keep_safe, who, "accumulators that both keep the safe moment or neither", "one that does");
+    const on_device guard(p.s->device());
+    const auto add = [&](const scratch<double>& to, const scratch<double>& from, index_t n) {
+        const double one = 1;
+        check(cublasDaxpy_v2(p.s->blas(), static_cast<int>(n), &one, from.data(), 1, to.data(), 1), who, "cublasDaxpy");
+    };
+    add(p.second, o.second, p.d * p.d);
+    add(p.sum, o.sum, p.d);
+    if (p.keep_safe) {
+        add(p.safe_second, o.safe_second, p.d * p.d);
+        add(p.safe_sum, o.safe_sum, p.d);
+    }
+    if (p.has_codes) {
+        check(add_counts(o.harmful_counts.data(), p.codes.rows, p.harmful_counts.data(), p.s->stream()), who, "add_counts");
+        check(add_counts(o.safe_counts.data(), p.codes.rows, p.safe_counts.data(), p.s->stream()), who, "add_counts");
+    }
+    check(join_findings(o.found.data(), p.found.data(), p.s->stream()), who, "join_findings");
+    p.count += o.count;
+    p.safe_rows += o.safe_rows;
+}
+
+index_t moments::width() const {
+    return parts_->d;
+}
+index_t moments::count() const {
+    return parts_->count;
+}
+bool moments::has_codes() const {
+    return parts_->has_codes;
+}
+
+matrix<double> moments::second_moment() const {
+    parts_->settle();
+    return symmetric_to_host(*parts_->s, parts_->second.data(), parts_->d);
+}
+
+std::vector<double> moments::mean() const {
+    parts_->settle();
+    std::vector<double> out = to_host(*parts_->s, parts_->sum.data(), parts_->d);
+    std::ranges::for_each(out, [&](double& x) { x /= std::max(1.0, static_cast<double>(parts_->count)); });
+    return out;
+}
+
+code_usage moments::usage() const {
+    parts_->settle();
+    if (!parts_->has_codes) {
+        return {};
+    }
+    return {parts_->counts_to_host(parts_->harmful_counts), parts_->counts_to_host(parts_->safe_counts)};
+}
+
+std::vector<double> moments::safe_mean() const {
+    parts& p = *parts_;
+    p.settle();
+    std::vector<double> out;
+    double total = static_cast<double>(p.safe_rows);
+    if (p.has_codes) {
+        const std::vector<double> counts = p.counts_to_host(p.safe_counts);
+        total = std::accumulate(counts.begin(), counts.end(), 0.0);
+        const scratch<double> weights = to_device<double>(p.s, counts);
+        const scratch<double> sum = p.zeros<double>(p.d);
+        const on_device guard(p.s->device());
+        for (index_t first = 0; first < p.codes.rows; first += chunk_rows) {
+            const index_t n = std::min(chunk_rows, p.codes.rows - first);
+            const double one = 1;
+            check(widen_rows(part_of(p.codes, first, n), false, p.chunk.data(), p.s->stream()), who, "widen_rows");
+            check(cublasDgemv_v2(p.s->blas(), CUBLAS_OP_N, static_cast<int>(p.d), static_cast<int>(n), &one, p.chunk.data(),
+                                 static_cast<int>(p.d), weights.data() + first, 1, &one, sum.data(), 1),
+                  who, "cublasDgemv");
+        }
+        out = to_host(*p.s, sum.data(), p.d);
+    } else {
+        require<value_error>(p.keep_safe || p.safe_rows == 0, who, "keep_safe_moment for the mean of the safe rows", "an accumulator without");
+        out = to_host(*p.s, p.safe_sum.data(), p.d);
+    }
+    std::ranges::for_each(out, [&](double& x) { x /= std::max(1.0, total); });
+    return out;
+}
+
+matrix<double> moments::safe_second_moment() const {
+    parts& p = *parts_;
+    p.settle();
+    if (!p.has_codes) {
+        require<value_error>(p.keep_safe, who, "keep_safe_moment for the safe second moment", "an accumulator without");
+        return symmetric_to_host(*p.s, p.safe_second.data(), p.d);
+    }
+    const scratch<double> gram = p.zeros<double>(p.d * p.d);
+    const scratch<double> unused = p.zeros<double>(p.d);
+    const on_device guard(p.s->device());
+    for (index_t first = 0; first < p.codes.rows; first += chunk_rows) {
+        const index_t n = std::min(chunk_rows, p.codes.rows - first);
+        check(weigh_codes(part_of(p.codes, first, n), p.safe_counts.data() + first, p.chunk.data(), p.s->stream()), who, "weigh_codes");
+        p.add_chunk(n, gram, unused);
+    }
+    return symmetric_to_host(*p.s, gram.data(), p.d);
+}
+
+namespace {
+
+/// sum of the diagonal.
+double trace_of(state& s, const double* a, index_t d) {
+    std::vector<double> diagonal(static_cast<std::size_t>(d));
+    const auto one = sizeof(double);
+    copy_to_host(s, diagonal.data(), one, a, static_cast<std::size_t>(column_bytes(d + 1)), one, diagonal.size());
+    return std::accumulate(diagonal.begin(), diagonal.end(), 0.0);
+}
+
+}  // namespace
+
+device_fit moments::fit(const device_fit_options& options) const {
+    constexpr std::string_view function = "fit_subspace";
+    parts& p = *parts_;
+    const index_t d = p.d;
+    require<shape_error>(p.count > 0, function, "at least one pair", "an empty accumulator");
+    isic::detail::rank_budget(options.rank, d, function);
+    require<value_error>(options.rank.sign_flips == 0, function, "difference rows on the host for sign flips", "moments on a device");
+    p.settle();
+    const std::size_t bytes = p.second.bytes();
+    const scratch<double> gram(p.s, d * d);  // the solver uses it up
+    copy_on_device(*p.s, gram.data(), bytes, p.second.data(), bytes, bytes, 1);
+    const double whole = trace_of(*p.s, p.second.data(), d);
+    if (options.center != centering::none) {
+        Eigen::MatrixXd moment = isic::detail::map(second_moment());
+        if (options.center == centering::mean) {
+            const std::vector<double> m = mean();
+            const Eigen::Map<const Eigen::VectorXd> mean_difference(m.data(), d);
+            moment -= static_cast<double>(p.count) * mean_difference * mean_difference.transpose();
+        } else {
+            require<shape_error>(d >= 3, function, "d >= 3 for centering::safe_axis", fmt::format("d = {}", d));
+            const matrix<double> safe = safe_second_moment();
+            require<value_error>(isic::detail::map(safe).trace() > 0, function, "safe embeddings for centering::safe_axis", "none, or only zeros");
+            const scratch<double> safe_gram = to_device<double>(p.s, {safe.data(), static_cast<std::size_t>(d * d)});
+            isic::detail::remove_axis(moment, leading_eigenpairs(p.s, safe_gram.data(), d, 1, false, eigen_solver::syevd).pairs.vectors.col(0));
+        }
+        copy_to_device(*p.s, gram.data(), bytes, moment.data(), bytes, bytes, 1);
+    }
+    const double trace = options.center == centering::none ? whole : trace_of(*p.s, gram.data(), d);
+    require<numeric_error>(std::isfinite(trace), function, "differences whose squares are finite", "infinity");
+    require<numeric_error>(!(trace <= (options.center == centering::none ? 0.0 : 1e-12 * whole)), function,
+                           "differences that are not all zero", "zeros only");
+    const bool all_values = isic::detail::needs_all_values(options.rank, p.count, d);
+    const solved s = leading_eigenpairs(p.s, gram.data(), d, isic::detail::rank_needed(options.rank, d), all_values, options.solver);
+    return {isic::detail::subspace_of_pairs(s.pairs, trace, p.count, options.rank, std::nullopt), s.solver};
+}
+
+}  // namespace isic::cuda

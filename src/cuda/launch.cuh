@@ -1,0 +1,52 @@
+/// \file
+/// The one place where a kernel is launched.
+#pragma once
+
+#include <cstddef>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#ifndef ISIC_KERNEL_SHIM  // the tests' shim has all this, and runs kernels on the CPU
+#include <cuda_runtime.h>
+
+/// Declares `T* name`, the dynamic shared memory of the block.
+#define ISIC_DYN_SHARED(T, name)                                                \
+    extern __shared__ __align__(16) unsigned char isic_dynamic_shared_memory[]; \
+    T* const name = reinterpret_cast<T*>(isic_dynamic_shared_memory)
+#endif
+
+namespace isic::cuda {
+
+/// A kernel has to be told before it may have more.
+inline constexpr std::size_t dynamic_shared_memory_limit = 48 * 1024;
+
+/// Puts a kernel into the stream. Returns what went wrong with this launch; an error of an earlier one is not reported
+/// as if it were this one's, and what goes wrong while the kernel runs shows when somebody waits for it.
+template <class... P, class... A>
+cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
+                   A&&... args) {
+    static_assert(sizeof...(P) == sizeof...(A), "as many arguments as the kernel has parameters");
+    static_assert((!std::is_reference_v<P> && ...), "a kernel's parameters are values");
+    if (shared_bytes > dynamic_shared_memory_limit) {
+        const cudaError_t code =
+            cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared_bytes));
+        if (code != cudaSuccess) {
+            return code;
+        }
+    }
+#ifdef ISIC_KERNEL_SHIM
+    return kernel_shim::launch(kernel, grid, block, shared_bytes, stream, std::forward<A>(args)...);
+#else
+    std::tuple<P...> values(static_cast<P>(std::forward<A>(args))...);
+    return std::apply(
+        [&](P&... value) {
+            void* pointers[] = {static_cast<void*>(&value)..., nullptr};
+            return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block, pointers, shared_bytes, stream);
+        },
+        values);
+#endif
+}
+
+}  // namespace isic::cuda

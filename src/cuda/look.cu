@@ -1,0 +1,118 @@
+// Reading rows and ids: faults, histograms, hashes.
+#include "rows.cuh"
+
+namespace isic::cuda {
+namespace {
+
+__global__ void look_at_rows_kernel(rows_in m, const std::uint8_t* skip, findings* found) {
+    const index_t at = thread_number();
+    if (at >= m.rows * m.cols || (skip != nullptr && skip[at / m.cols] != 0)) {
+        return;
+    }
+    const double x = value_at(m, at / m.cols, at % m.cols);
+    if (!is_finite(x)) {
+        note(&found->not_finite, static_cast<std::uint64_t>(at));
+    } else if (x != 0) {
+        found->any = 1;  // whoever comes last writes the same
+    }
+}
+
+__global__ void look_at_ids_kernel(ids_in ids, index_t codes, findings* found) {
+    const index_t t = thread_number();
+    if (t < ids.size && (id_at(ids, t) < 0 || id_at(ids, t) >= codes)) {
+        note(&found->bad_id, static_cast<std::uint64_t>(t));
+    }
+}
+
+__global__ void widen_rows_kernel(rows_in m, bool normalise, double* out) {
+    const index_t i = warp_row();
+    if (i >= m.rows) {
+        return;
+    }
+    double square = 0;
+    for (index_t j = lane(); normalise && j < m.cols; j += warp_lanes) {
+        const double x = value_at(m, i, j);
+        square += x * x;
+    }
+    square = warp_sum(square);
+    const double scale = normalise && square > 0 ? sqrt(square) : 1.0;
+    for (index_t j = lane(); j < m.cols; j += warp_lanes) {
+        out[i * m.cols + j] = value_at(m, i, j) / scale;
+    }
+}
+
+__global__ void count_codes_kernel(ids_in ids, index_t codes, unsigned long long* counts) {
+    const index_t t = thread_number();
+    if (t < ids.size) {
+        const std::int64_t id = id_at(ids, t);
+        if (id >= 0 && id < codes) {
+            atomicAdd(&counts[id], 1ULL);
+        }
+    }
+}
+
+__device__ std::uint64_t mixed(std::uint64_t x) {  // the finaliser of splitmix64
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
+    return x ^ (x >> 31);
+}
+
+template <class T>
+__global__ void hash_rows_kernel(rows_in m, unsigned long long* hash) {
+    const index_t at = thread_number();
+    if (at >= m.rows * m.cols) {
+        return;
+    }
+    std::uint64_t bits = 0;
+    memcpy(&bits, static_cast<const T*>(m.data) + at / m.cols * m.stride + at % m.cols, sizeof(T));
+    atomicAdd(hash, static_cast<unsigned long long>(mixed(bits ^ mixed(static_cast<std::uint64_t>(at) + 1))));
+}
+
+__global__ void add_counts_kernel(const unsigned long long* from, index_t n, unsigned long long* to) {
+    const index_t k = thread_number();
+    if (k < n) {
+        to[k] += from[k];
+    }
+}
+
+__global__ void join_findings_kernel(const findings* from, findings* to) {
+    note(&to->not_finite, from->not_finite);
+    note(&to->bad_id, from->bad_id);
+    note(&to->overflow, from->overflow);
+    to->any |= from->any;
+}
+
+}  // namespace
+
+cudaError_t add_counts(const unsigned long long* from, index_t n, unsigned long long* to, cudaStream_t stream) {
+    return launch(add_counts_kernel, blocks_for(n), dim3(threads_per_block), 0, stream, from, n, to);
+}
+
+cudaError_t join_findings(const findings* from, findings* to, cudaStream_t stream) {
+    return launch(join_findings_kernel, dim3(1), dim3(1), 0, stream, from, to);
+}
+
+cudaError_t look_at_rows(rows_in m, const std::uint8_t* skip, findings* found, cudaStream_t stream) {
+    return launch(look_at_rows_kernel, blocks_for(m.rows * m.cols), dim3(threads_per_block), 0, stream, m, skip, found);
+}
+
+cudaError_t look_at_ids(ids_in ids, index_t codes, findings* found, cudaStream_t stream) {
+    return launch(look_at_ids_kernel, blocks_for(ids.size), dim3(threads_per_block), 0, stream, ids, codes, found);
+}
+
+cudaError_t widen_rows(rows_in m, bool normalise, double* out, cudaStream_t stream) {
+    const row_launch l = launch_for_rows(m.rows, 0);
+    return launch(widen_rows_kernel, l.grid, l.block, 0, stream, m, normalise, out);
+}
+
+cudaError_t count_codes(ids_in ids, index_t codes, unsigned long long* counts, cudaStream_t stream) {
+    return launch(count_codes_kernel, blocks_for(ids.size), dim3(threads_per_block), 0, stream, ids, codes, counts);
+}
+
+cudaError_t hash_rows(rows_in m, unsigned long long* hash, cudaStream_t stream) {
+    return with_storage(m.type, [&](auto value) {
+        return launch(hash_rows_kernel<decltype(value)>, blocks_for(m.rows * m.cols), dim3(threads_per_block), 0, stream, m, hash);
+    });
+}
+
+}  // namespace isic::cuda

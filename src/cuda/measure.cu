@@ -1,0 +1,143 @@
+// Leakage, drift and churn: partial sums in a fixed order, so that every run gives the same numbers.
+#include "rows.cuh"
+
+namespace isic::cuda {
+namespace {
+
+constexpr int warps_per_partial = 8;
+static_assert(rows_per_partial % warps_per_partial == 0);
+
+index_t partials(index_t rows) {
+    return (rows + rows_per_partial - 1) / rows_per_partial;
+}
+
+/// The part's rows are shared by the block's warps; each warp adds up its own, the first thread adds the warps' sums.
+template <class Part, class Row, class Join>
+__device__ void reduce_rows(index_t rows, Part* parts, Row row_of, Join join) {
+    __shared__ Part sums[warps_per_partial];
+    const int warp = static_cast<int>(threadIdx.x) / warp_lanes;
+    const index_t first = static_cast<index_t>(blockIdx.x) * rows_per_partial;
+    Part mine{};
+    for (index_t k = first + warp; k < first + rows_per_partial && k < rows; k += warps_per_partial) {
+        join(mine, row_of(k));
+    }
+    if (lane() == 0) {
+        sums[warp] = mine;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        Part all{};
+        for (int w = 0; w < warps_per_partial; ++w) {
+            join(all, sums[w]);
+        }
+        parts[blockIdx.x] = all;
+    }
+}
+
+__device__ double row_square(const rows_in& m, index_t k) {
+    double square = 0;
+    for (index_t c = lane(); c < m.cols; c += warp_lanes) {
+        square += value_at(m, k, c) * value_at(m, k, c);
+    }
+    return warp_sum(square);
+}
+
+__device__ leakage_part row_leakage(const rows_in& codes, const basis_in& basis, const double* center, bool normalise, index_t k) {
+    const double square = normalise ? row_square(codes, k) : 1.0;
+    const double scale = square > 0 ? sqrt(square) : 1.0;
+    const auto at = [&](index_t c) { return value_at(codes, k, c) / scale - (center == nullptr ? 0.0 : center[c]); };
+    double all = 0;
+    for (index_t c = lane(); c < codes.cols; c += warp_lanes) {
+        all += at(c) * at(c);
+    }
+    all = warp_sum(all);
+    double inside = 0;
+    for (index_t j = 0; j < basis.rank; ++j) {
+        double part = 0;
+        for (index_t c = lane(); c < codes.cols; c += warp_lanes) {
+            part += at(c) * basis.directions[j * basis.width + c];
+        }
+        part = warp_sum(part);
+        inside += part * part;
+    }
+    return {inside, all, all > 0 ? inside / all : 0.0};
+}
+
+__global__ void leakage_kernel(rows_in codes, basis_in basis, const double* center, const std::uint8_t* padding, bool normalise,
+                               leakage_part* parts) {
+    reduce_rows(
+        codes.rows, parts,
+        [&](index_t k) {
+            return padding != nullptr && padding[k] != 0 ? leakage_part{} : row_leakage(codes, basis, center, normalise, k);
+        },
+        [](leakage_part& sum, const leakage_part& x) {
+            sum.inside += x.inside;
+            sum.all += x.all;
+            sum.largest = x.largest > sum.largest ? x.largest : sum.largest;
+        });
+}
+
+__device__ drift_part row_drift(const rows_in& before, const rows_in& after, index_t k) {
+    double change = 0;
+    for (index_t c = lane(); c < before.cols; c += warp_lanes) {
+        const double step = value_at(after, k, c) - value_at(before, k, c);
+        change += step * step;
+    }
+    change = warp_sum(change);
+    return {change, row_square(before, k), sqrt(change), sqrt(change), change > 0 ? 1.0 : 0.0};
+}
+
+__global__ void drift_kernel(rows_in before, rows_in after, const std::uint8_t* padding, drift_part* parts) {
+    reduce_rows(
+        before.rows, parts,
+        [&](index_t k) { return padding != nullptr && padding[k] != 0 ? drift_part{} : row_drift(before, after, k); },
+        [](drift_part& sum, const drift_part& x) {
+            sum.change += x.change;
+            sum.whole += x.whole;
+            sum.distance += x.distance;
+            sum.largest = x.largest > sum.largest ? x.largest : sum.largest;
+            sum.moved += x.moved;
+        });
+}
+
+__global__ void count_differing_kernel(const std::int64_t* a, const std::int64_t* b, index_t n, unsigned long long* differing) {
+    const index_t i = thread_number();
+    if (i < n && a[i] != b[i]) {
+        atomicAdd(differing, 1ULL);
+    }
+}
+
+__global__ void norms_kernel(rows_in m, double* norms) {
+    const index_t k = warp_row();
+    if (k >= m.rows) {
+        return;
+    }
+    const double square = row_square(m, k);
+    if (lane() == 0) {
+        norms[k] = sqrt(square);
+    }
+}
+
+}  // namespace
+
+cudaError_t measure_norms(rows_in m, double* norms, cudaStream_t stream) {
+    const row_launch l = launch_for_rows(m.rows, 0);
+    return launch(norms_kernel, l.grid, l.block, 0, stream, m, norms);
+}
+
+cudaError_t measure_leakage(rows_in codes, basis_in basis, const double* center, const std::uint8_t* padding, bool normalise,
+                            leakage_part* parts, cudaStream_t stream) {
+    return launch(leakage_kernel, dim3(static_cast<unsigned>(partials(codes.rows))), dim3(warps_per_partial * warp_lanes), 0, stream, codes,
+                  basis, center, padding, normalise, parts);
+}
+
+cudaError_t measure_drift(rows_in before, rows_in after, const std::uint8_t* padding, drift_part* parts, cudaStream_t stream) {
+    return launch(drift_kernel, dim3(static_cast<unsigned>(partials(before.rows))), dim3(warps_per_partial * warp_lanes), 0, stream, before,
+                  after, padding, parts);
+}
+
+cudaError_t count_differing(const std::int64_t* a, const std::int64_t* b, index_t n, unsigned long long* differing, cudaStream_t stream) {
+    return launch(count_differing_kernel, blocks_for(n), dim3(threads_per_block), 0, stream, a, b, n, differing);
+}
+
+}  // namespace isic::cuda

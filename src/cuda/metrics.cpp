@@ -1,0 +1,141 @@
+#include <isic/cuda/metrics.hpp>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels.hpp"
+#include "look.hpp"
+
+namespace isic::cuda {
+namespace {
+
+using isic::detail::require;
+using isic::detail::require_size;
+
+void require_rows(std::string_view function, std::string_view name, rows_in m) {
+    require<shape_error>(m.rows > 0 && m.cols > 0, function, fmt::format("{} with rows and columns", name),
+                         fmt::format("{} x {}", m.rows, m.cols));
+}
+
+/// Parts of the codebook searched side by side: enough blocks to fill the device four times.
+index_t splits_for(const state& s, index_t queries, index_t codes) {
+    const index_t query_tiles = (queries + nearest_tile - 1) / nearest_tile;
+    const index_t code_tiles = (codes + nearest_tile - 1) / nearest_tile;
+    return std::clamp<index_t>(4 * s.processors() / query_tiles, 1, code_tiles);
+}
+
+}  // namespace
+
+void nearest(const std::shared_ptr<state>& s, rows_in vectors, rows_in codes, lookup rule, std::span<const index_t> padding, std::int64_t* ids) {
+    constexpr std::string_view function = "nearest_codes";
+    require_rows(function, "a codebook", codes);
+    require_size(function, "columns in the vectors", codes.cols, vectors.cols);
+    if (vectors.rows == 0) {
+        return;
+    }
+    const on_device guard(s->device());
+    const scratch<std::uint8_t> mask = padding_mask_of(s, padding, codes.rows, function);
+    const std::vector<bool> is_padding = isic::detail::padding_mask(function, padding, codes.rows);
+    require<value_error>(std::ranges::find(is_padding, false) != is_padding.end(), function, "a code that is no padding", "padding only");
+    require_finite_rows(s, vectors, nullptr, function, "the vectors");
+    require_finite_rows(s, codes, mask.data(), function, "the codebook");
+    const index_t d = codes.cols;
+    const scratch<double> book(s, codes.rows * d);
+    const scratch<double> queries(s, vectors.rows * d);
+    check(widen_rows(codes, rule == lookup::l2_normalised, book.data(), s->stream()), function, "widen_rows");
+    check(widen_rows(vectors, rule == lookup::l2_normalised, queries.data(), s->stream()), function, "widen_rows");
+    const index_t splits = splits_for(*s, vectors.rows, codes.rows);
+    const scratch<double> best(s, splits * vectors.rows);
+    const scratch<std::int64_t> best_ids(s, splits * vectors.rows);
+    check(nearest_rows(queries.data(), vectors.rows, book.data(), codes.rows, d, mask.data(), splits, best.data(), best_ids.data(), ids,
+                       s->stream()),
+          function, "nearest_rows");
+}
+
+double churn(const std::shared_ptr<state>& s, rows_in vectors, rows_in before, rows_in after, lookup rule, std::span<const index_t> padding) {
+    constexpr std::string_view function = "nearest_code_churn";
+    require_size(function, "codes after", before.rows, after.rows);
+    require_rows(function, "vectors", vectors);
+    const scratch<std::int64_t> old_ids(s, vectors.rows);
+    const scratch<std::int64_t> new_ids(s, vectors.rows);
+    nearest(s, vectors, before, rule, padding, old_ids.data());
+    nearest(s, vectors, after, rule, padding, new_ids.data());
+    const on_device guard(s->device());
+    const scratch<unsigned long long> differing(s, 1);
+    fill_bytes(*s, differing.data(), 0, differing.bytes());
+    check(count_differing(old_ids.data(), new_ids.data(), vectors.rows, differing.data(), s->stream()), function, "count_differing");
+    const auto same = static_cast<double>(vectors.rows) - static_cast<double>(to_host(*s, differing.data(), 1).front());
+    return 1.0 - same / static_cast<double>(vectors.rows);  // rounded as on the CPU
+}
+
+leakage_report leaked(const std::shared_ptr<state>& s, rows_in codes, const subspace& harm, std::span<const double> center,
+                      std::span<const index_t> padding, lookup rule) {
+    constexpr std::string_view function = "leakage";
+    require_rows(function, "a codebook", codes);
+    require_size(function, "rows in the basis", codes.cols, harm.width());
+    if (!center.empty()) {
+        require_size(function, "values in the center", codes.cols, static_cast<index_t>(center.size()));
+        isic::detail::require_finite(function, "the center", center);
+    }
+    isic::detail::require_orthonormal(function, harm.basis);
+    const on_device guard(s->device());
+    const scratch<std::uint8_t> mask = padding_mask_of(s, padding, codes.rows, function);
+    require_finite_rows(s, codes, mask.data(), function, "the codebook");
+    const Eigen::MatrixXd v = isic::detail::map(harm.basis);
+    const scratch<double> directions = to_device<double>(s, {v.data(), static_cast<std::size_t>(v.size())});
+    const scratch<double> middle = to_device<double>(s, center);
+    const index_t n = (codes.rows + rows_per_partial - 1) / rows_per_partial;
+    const scratch<leakage_part> parts(s, n);
+    check(measure_leakage(codes, {directions.data(), v.cols(), codes.cols}, middle.data(), mask.data(), rule == lookup::l2_normalised,
+                          parts.data(), s->stream()),
+          function, "measure_leakage");
+    leakage_part sum{};
+    for (const leakage_part& part : to_host(*s, parts.data(), n)) {
+        sum.inside += part.inside;
+        sum.all += part.all;
+        sum.largest = std::max(sum.largest, part.largest);
+    }
+    return {sum.all > 0 ? std::sqrt(sum.inside / sum.all) : 0.0, std::sqrt(sum.largest)};
+}
+
+drift_report drifted(const std::shared_ptr<state>& s, rows_in before, rows_in after, std::span<const index_t> padding) {
+    constexpr std::string_view function = "drift";
+    require_rows(function, "a codebook", before);
+    require_size(function, "rows after", before.rows, after.rows);
+    require_size(function, "columns after", before.cols, after.cols);
+    const on_device guard(s->device());
+    const scratch<std::uint8_t> mask = padding_mask_of(s, padding, before.rows, function);
+    require_finite_rows(s, before, mask.data(), function, "the codebook before");
+    require_finite_rows(s, after, mask.data(), function, "the codebook after");
+    const index_t n = (before.rows + rows_per_partial - 1) / rows_per_partial;
+    const scratch<drift_part> parts(s, n);
+    check(measure_drift(before, after, mask.data(), parts.data(), s->stream()), function, "measure_drift");
+    drift_part sum{};
+    for (const drift_part& part : to_host(*s, parts.data(), n)) {
+        sum.change += part.change;
+        sum.whole += part.whole;
+        sum.distance += part.distance;
+        sum.largest = std::max(sum.largest, part.largest);
+        sum.moved += part.moved;
+    }
+    require<numeric_error>(sum.whole > 0, function, "a codebook before that is not zero", "zeros only");
+    const std::vector<bool> is_padding = isic::detail::padding_mask(function, padding, before.rows);
+    const auto counted_rows = static_cast<double>(std::ranges::count(is_padding, false));
+    return {std::sqrt(sum.change / sum.whole), sum.distance / counted_rows, sum.largest, static_cast<index_t>(sum.moved)};
+}
+
+std::vector<double> counted(const std::shared_ptr<state>& s, ids_in ids, index_t codes) {
+    constexpr std::string_view function = "usage_counts";
+    require<shape_error>(codes > 0, function, "at least one code", fmt::format("{}", codes));
+    require_ids_inside(s, ids, codes, function);
+    const on_device guard(s->device());
+    const scratch<unsigned long long> counts(s, codes);
+    fill_bytes(*s, counts.data(), 0, counts.bytes());
+    if (ids.size > 0) {
+        check(count_codes(ids, codes, counts.data(), s->stream()), function, "count_codes");
+    }
+    const std::vector<unsigned long long> n = to_host(*s, counts.data(), codes);
+    return {n.begin(), n.end()};
+}
+
+}  // namespace isic::cuda

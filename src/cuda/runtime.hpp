@@ -1,0 +1,129 @@
+/// \file
+/// What every host part of the backend stands on: errors, handles, memory in stream order. Includes CUDA's headers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include <cublas_v2.h>
+#include <cuda_runtime_api.h>
+#include <cusolverDn.h>
+
+#include <isic/cuda/backend.hpp>
+#include <isic/cuda/device_matrix.hpp>
+
+namespace isic::cuda {
+
+/// Throws cuda_error unless the call succeeded; a runtime error that is not sticky is cleared.
+void check(cudaError_t status, std::string_view function, std::string_view call);
+void check(cublasStatus_t status, std::string_view function, std::string_view call);
+void check(cusolverStatus_t status, std::string_view function, std::string_view call);
+
+/// Throws for the info of a finished cuSOLVER routine: > 0 did not converge, < 0 refused an argument.
+void check_info(int info, std::string_view function, std::string_view call);
+
+/// Makes a device the calling thread's current one, and puts the old one back.
+class on_device {
+public:
+    explicit on_device(int device);
+    ~on_device();
+    on_device(const on_device&) = delete;
+    on_device& operator=(const on_device&) = delete;
+
+private:
+    int before_ = 0;
+};
+
+template <auto destroy>
+struct destroyer {
+    template <class Handle>
+    void operator()(Handle handle) const noexcept {
+        static_cast<void>(destroy(handle));
+    }
+};
+
+/// A library's handle that destroys itself.
+template <class Handle, auto destroy>
+using unique_handle = std::unique_ptr<std::remove_pointer_t<Handle>, destroyer<destroy>>;
+
+class state {
+public:
+    explicit state(const cuda_options& options);
+    ~state();
+    state(const state&) = delete;
+    state& operator=(const state&) = delete;
+
+    int device() const noexcept { return device_; }
+    cudaStream_t stream() const noexcept { return stream_; }
+    cublasHandle_t blas();                 ///< made on first use, on the stream
+    cusolverDnHandle_t solver();           ///< the same
+    cusolverDnParams_t solver_params();    ///< the same
+    int processors() const noexcept { return processors_; }  ///< streaming multiprocessors
+
+    void* allocate(std::size_t bytes);
+    void release(void* memory, std::size_t bytes) noexcept;
+    void synchronize();
+
+private:
+    int device_ = 0;
+    int processors_ = 1;
+    device_allocator allocator_;
+    unique_handle<cudaStream_t, cudaStreamDestroy> own_stream_;
+    cudaStream_t stream_ = nullptr;
+    unique_handle<cudaMemPool_t, cudaMemPoolDestroy> pool_;
+    unique_handle<cublasHandle_t, cublasDestroy_v2> blas_;
+    unique_handle<cusolverDnHandle_t, cusolverDnDestroy> solver_;
+    unique_handle<cusolverDnParams_t, cusolverDnDestroyParams> params_;
+};
+
+/// Waits when it goes, also because of an exception: host memory declared before it may be in use by queued work.
+class wait_on_exit {
+public:
+    explicit wait_on_exit(state& s) : state_(s) {}
+    ~wait_on_exit() { static_cast<void>(cudaStreamSynchronize(state_.stream())); }
+    wait_on_exit(const wait_on_exit&) = delete;
+    wait_on_exit& operator=(const wait_on_exit&) = delete;
+
+private:
+    state& state_;
+};
+
+/// n values of T on the device, for the time of a call; not initialised.
+template <class T>
+class scratch {
+public:
+    scratch() = default;
+    scratch(const std::shared_ptr<state>& owner, index_t n) : memory_(owner, static_cast<std::size_t>(n) * sizeof(T)) {}
+    T* data() const { return static_cast<T*>(memory_.data()); }
+    std::size_t bytes() const { return memory_.size(); }
+
+private:
+    buffer memory_;
+};
+
+/// A copy on the device; null if there is nothing to copy. Waits.
+template <class T>
+scratch<T> to_device(const std::shared_ptr<state>& s, std::span<const T> host) {
+    scratch<T> out(s, static_cast<index_t>(host.size()));
+    copy_to_device(*s, out.data(), host.size_bytes(), host.data(), host.size_bytes(), host.size_bytes(), 1);
+    return out;
+}
+
+/// n values from the device; waits.
+template <class T>
+std::vector<T> to_host(state& s, const T* device, index_t n) {
+    std::vector<T> out(static_cast<std::size_t>(n));
+    const std::size_t bytes = out.size() * sizeof(T);
+    copy_to_host(s, out.data(), bytes, device, bytes, bytes, 1);
+    return out;
+}
+
+/// Sets bytes on the device, in stream order.
+void fill_bytes(state& s, void* device, int value, std::size_t bytes);
+
+}  // namespace isic::cuda

@@ -1,0 +1,211 @@
+// Every call of every entry point fails once: a typed error, nothing leaks, the codebook is old or new. Only on the stand-in.
+#ifdef ISIC_STAND_IN
+#include <functional>
+
+#include "cuda/support.hpp"
+#include "support/cuda/stand_in.hpp"
+
+using isic::index_t;
+
+namespace {
+
+/// A fresh stand-in, whose work runs when somebody waits for it or at once.
+void begin(bool deferred) {
+    stand_in::reset();
+    stand_in::control().deferred = deferred;
+}
+
+int code_for(const std::string& entry_point) {
+    return entry_point.starts_with("cublas") ? 3 : entry_point.starts_with("cusolver") ? 2 : 2;  // all: out of memory
+}
+
+/// Runs `work` once to count its calls, then again with each call failing; `unchanged` looks at what it worked on.
+void fail_every_call(const std::function<void()>& work) {
+    for (const bool deferred : {true, false}) {
+        begin(deferred);
+        work();
+        CHECK_MESSAGE(stand_in::quiescent(), stand_in::report());
+        const auto calls = stand_in::control().calls;
+        int injected = 0;
+        for (const auto& [name, count] : calls) {
+            if (name.starts_with("cudaGetError") || name.starts_with("cublasGetStatus") || name == "cudaGetLastError" || name == "cudaPeekAtLastError") {
+                continue;  // cannot fail
+            }
+            const bool only_on_the_way_out = name.find("Destroy") != std::string::npos || name.find("Free") != std::string::npos;
+            for (int nth = 1; nth <= count; ++nth) {
+                CAPTURE(name);
+                CAPTURE(nth);
+                begin(deferred);
+                stand_in::control().faults[name] = {.nth = nth, .code = code_for(name)};
+                ++injected;
+                bool threw = false;
+                try {
+                    work();
+                } catch (const isic::cuda_error& e) {
+                    threw = true;
+                    CHECK(e.failure() == isic::cuda_failure::out_of_memory);
+                    CHECK(std::string(e.what()).starts_with("isic::"));
+                }
+                // Cleaning up must not throw, and restoring the current device or the last wait of a destructor may fail.
+                const bool may_be_quiet = only_on_the_way_out || name == "cudaSetDevice" || name == "cudaStreamSynchronize";
+                CHECK((threw || may_be_quiet));
+                stand_in::control().faults.clear();
+                if (!only_on_the_way_out) {
+                    CHECK_MESSAGE(stand_in::quiescent(), stand_in::report());
+                }
+            }
+        }
+        CHECK(injected > 20);
+    }
+    stand_in::reset();
+}
+
+}  // namespace
+
+TEST_CASE("fitting: every failing call is one typed error and leaks nothing") {
+    isic_test::random r(41);
+    const auto codes = r.matrix<float>(20, 6);
+    const auto h = r.ids<std::int32_t>(40, 20);
+    const auto s = r.ids<std::int32_t>(40, 20);
+    for (const auto solver : {isic::eigen_solver::syevd, isic::eigen_solver::jacobi, isic::eigen_solver::randomised}) {
+        CAPTURE(isic::to_string(solver));
+        fail_every_call([&] {
+            isic::cuda_backend gpu;
+            const auto book = isic::upload(gpu, codes);
+            isic::device_accumulator<float> pairs(gpu, book.view());
+            pairs.add(isic::upload_ids(gpu, h), isic::upload_ids(gpu, s));
+            const auto fitted = isic::fit_subspace(pairs, {.rank = {.fixed = 1}, .solver = solver});
+            const auto usage = pairs.usage();
+            CHECK(fitted.harm.rank() == 1);
+            CHECK(usage.safe.size() == 20);
+        });
+    }
+}
+
+TEST_CASE("editing: every failing call leaves the old codebook, and nothing leaks") {
+    isic_test::random r(42);
+    const auto codes = r.matrix<float>(8, 6);  // a block of each kernel
+    const auto harm = isic::span_of(isic_test::from_rows<double>({{1}, {0}, {0}, {0}, {0}, {0}}));
+    auto vanishing = codes;
+    vanishing(3, 0) = 100;
+    int half_edited = 0;
+    fail_every_call([&] {
+        isic::cuda_backend gpu;
+        auto device = isic::upload(gpu, vanishing);
+        gpu.synchronize();
+        const auto faults = stand_in::control().faults;
+        try {
+            const auto done = isic::project_out(gpu, device, harm);
+            CHECK(done.summary().vanished == 1);
+            CHECK(done.summary().after.total == 0.0);
+        } catch (const isic::cuda_error&) {
+            stand_in::control().faults.clear();
+            half_edited += isic_test::bytes_on(gpu, device) != isic_test::bytes_of(vanishing) ? 1 : 0;
+            throw;
+        }
+    });
+    CHECK(half_edited == 0);
+}
+
+TEST_CASE("updates, look-ups and metrics: every failing call is one typed error and leaks nothing") {
+    isic_test::random r(43);
+    const auto codes = r.matrix<float>(8, 6);
+    const auto vectors = r.matrix<float>(16, 6);
+    const auto gradient = r.matrix<float>(8, 6);
+    isic::constraint limits;
+    limits.orthogonal_to = isic::span_of(r.matrix(6, 2));
+    limits.locked.assign(8, false);
+    limits.within = 1;
+    limits.anchor = isic::detail::to_double(codes.view());
+    const auto ids = r.ids<std::int64_t>(16, 8);
+    fail_every_call([&] {
+        isic::cuda_backend gpu;
+        auto device = isic::upload(gpu, codes);
+        const auto before = isic::upload(gpu, codes);
+        const auto z = isic::upload(gpu, vectors);
+        const isic::device_constraint fence(gpu, limits, 8, 6);
+        isic::device_adam_state<float> state;
+        isic::adam_update(gpu, device, isic::upload(gpu, gradient), state, {}, fence).get();
+        const auto batch = isic::assign(gpu, z, isic::upload_ids(gpu, ids), 8);
+        isic::ridge_update(gpu, device, batch, 1.0, fence).get();
+        isic::device_ema_state ema;
+        isic::ema_update(gpu, device, ema, batch, 0.9, fence).get();
+        isic::nearest_code_churn(gpu, z, before, device);
+        isic::drift(gpu, before, device);
+        isic::usage_counts(gpu, isic::upload_ids(gpu, ids), 8);
+    });
+}
+
+TEST_CASE("solvers that do not converge or refuse an argument") {
+    isic_test::random r(44);
+    const auto rows = r.matrix(30, 6);
+    for (const auto& [solver, routine] : {std::pair{isic::eigen_solver::syevd, "syevd"}, {isic::eigen_solver::jacobi, "gesvdj"},
+                                          {isic::eigen_solver::randomised, "geqrf"}}) {
+        for (const int info : {7, -3}) {
+            CAPTURE(routine);
+            begin(true);
+            stand_in::control().info[routine] = info;
+            try {
+                isic::cuda_backend gpu;
+                isic::fit_subspace(gpu, isic::upload(gpu, rows), {.rank = {.fixed = 1}, .solver = solver});
+                FAIL("no error");
+            } catch (const isic::cuda_error& e) {
+                CHECK(e.failure() == (info > 0 ? isic::cuda_failure::not_converged : isic::cuda_failure::invalid_value));
+                CHECK(e.code() == info);
+                CHECK(e.library() == "cuSOLVER");
+            }
+            CHECK_MESSAGE(stand_in::quiescent(), stand_in::report());
+        }
+    }
+    stand_in::reset();
+}
+
+TEST_CASE("no driver, no device, too little memory, a sticky error") {
+    begin(true);
+    stand_in::control().driver = false;
+    CHECK_FALSE(isic::cuda::available());
+    CHECK(isic::cuda::unavailable_reason().find("cudaErrorInsufficientDriver (35)") != std::string::npos);
+    CHECK(isic::cuda::device_count() == 0);
+    CHECK_THROWS_AS(isic::cuda_backend(), isic::cuda_error);
+    begin(true);
+    stand_in::control().devices = 0;
+    CHECK_FALSE(isic::cuda::available());
+    CHECK(isic::cuda::unavailable_reason().find("(100)") != std::string::npos);
+    try {
+        isic::cuda_backend();
+        FAIL("no error");
+    } catch (const isic::cuda_error& e) {
+        CHECK(e.failure() == isic::cuda_failure::no_device);
+        CHECK(e.code() == 100);
+    }
+    begin(true);
+    CHECK(isic::cuda::available());
+    stand_in::control().capacity = 1000;
+    try {
+        isic::cuda_backend gpu;
+        isic::device_matrix<double>(gpu, 20, 20);
+        FAIL("no error");
+    } catch (const isic::cuda_error& e) {
+        CHECK(e.failure() == isic::cuda_failure::out_of_memory);
+        CHECK(std::string(e.what()).find("3200 bytes") != std::string::npos);
+    }
+    CHECK_MESSAGE(stand_in::quiescent(), stand_in::report());
+    begin(true);
+    {
+        isic::cuda_backend gpu;
+        isic_test::random r(45);
+        const auto device = isic::upload(gpu, r.matrix<float>(5, 5));
+        stand_in::control().faults["cudaStreamSynchronize"] = {.nth = 0, .code = 700, .sticky = true};
+        for (int i = 0; i < 2; ++i) {
+            try {
+                gpu.synchronize();
+                FAIL("no error");
+            } catch (const isic::cuda_error& e) {
+                CHECK(e.failure() == isic::cuda_failure::other);
+                CHECK(e.code() == 700);
+            }
+        }
+    }
+    stand_in::reset();
+}
+#endif

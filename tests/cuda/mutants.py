@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Plants bugs in the CUDA backend, one at a time, and looks whether the tests over the stand-in notice.
+
+  mutants.py BUILD_DIR            all; BUILD_DIR has been configured with -DISIC_CUDA=ON and built
+  mutants.py BUILD_DIR 3 7        only these
+
+Each needs a build of one file and a run of the tests, about half a minute. Sources are put back in the end.
+"""
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SOURCES = ROOT / "src" / "cuda"
+
+# what is wrong, file, text, text with the bug
+MUTANTS = [
+    ("dsyrk fills the other triangle", "fit.cpp", "cublasDsyrk_v2(s->blas(), CUBLAS_FILL_MODE_LOWER", "cublasDsyrk_v2(s->blas(), CUBLAS_FILL_MODE_UPPER"),
+    ("dsyrk of the transposed chunk", "fit.cpp", "CUBLAS_FILL_MODE_LOWER, CUBLAS_OP_N, width, static_cast<int>(n), &one, chunk.data(), width",
+     "CUBLAS_FILL_MODE_LOWER, CUBLAS_OP_T, width, static_cast<int>(n), &one, chunk.data(), width"),
+    ("leading dimension of the chunk one short", "fit.cpp", "&one, chunk.data(), width, ones.data(), 1, &one, total.data()",
+     "&one, chunk.data(), width - 1, ones.data(), 1, &one, total.data()"),
+    ("sums are never cleared", "fit.cpp", "        fill_bytes(*s, out.data(), 0, out.bytes());\n        return out;", "        return out;"),
+    ("findings are not looked at", "fit.cpp", "    p.settle();\n    const std::size_t bytes", "    const std::size_t bytes"),
+    ("the solver gets the accumulator's own memory", "fit.cpp", "leading_eigenpairs(p.s, gram.data(), d, isic", "leading_eigenpairs(p.s, p.second.data(), d, isic"),
+    ("the last chunk is dropped", "fit.cpp", "for (index_t first = 0; first < harmful.rows; first += chunk_rows)",
+     "for (index_t first = 0; first + chunk_rows <= harmful.rows; first += chunk_rows)"),
+    ("a chunk starts at the wrong row", "fit.cpp", "first * m.stride * bytes_of(m.type)", "first * m.cols * bytes_of(m.type)"),
+    ("trace of the wrong diagonal", "fit.cpp", "column_bytes(d + 1)", "column_bytes(d)"),
+    ("syevd's workspace is one byte short", "eigen.cpp", "const scratch<std::byte> device_work(s, static_cast<index_t>(device_bytes));",
+     "const scratch<std::byte> device_work(s, static_cast<index_t>(device_bytes) - 1);"),
+    ("host workspace is null", "eigen.cpp", "device_work.data(), device_bytes, host_work.data(), host_bytes", "device_work.data(), device_bytes, nullptr, host_bytes"),
+    ("host workspace dies before the work that uses it", "eigen.cpp", "    const wait_on_exit wait(*s);\n", ""),
+    ("info is ignored", "eigen.cpp", "    check_device_info(*s, info, \"cusolverDnXsyevd\");\n", ""),
+    ("smallest eigenvectors instead of largest", "eigen.cpp", "columns_to_host(*s, a, d, d - wanted, wanted)", "columns_to_host(*s, a, d, 0, wanted)"),
+    ("ascending order forgotten", "eigen.cpp", "vectors.rowwise().reverse()};", "vectors};"),
+    ("the upper triangle is garbage for gesvdj", "eigen.cpp",
+     "    check(mirror_lower(a, d, s->stream()), who, \"mirror_lower\");\n    const int n = as_int(d);", "    const int n = as_int(d);"),
+    ("gesvdj's options leak", "eigen.cpp", "const unique_handle<gesvdjInfo_t, cusolverDnDestroyGesvdjInfo> options(raw);",
+     "const std::unique_ptr<std::remove_pointer_t<gesvdjInfo_t>, void (*)(gesvdjInfo_t)> options(raw, [](gesvdjInfo_t) {});"),
+    ("subspace iteration never converges early", "eigen.cpp", "residual <= 1e-12", "residual <= 1e-32"),
+    ("Ritz values in the wrong order", "eigen.cpp", "block_).reverse().head(wanted_)", "block_).head(wanted_)"),
+    ("a host pointer where a device pointer belongs", "runtime.hpp", "copy_to_device(*s, out.data(), host.size_bytes(), host.data()",
+     "copy_on_device(*s, out.data(), host.size_bytes(), host.data()"),
+    ("elements for bytes", "runtime.cpp", "check(cudaMemcpyAsync(to, from, width * rows, kind", "check(cudaMemcpyAsync(to, from, width * rows / 2, kind"),
+    ("pitches swapped", "runtime.cpp", "cudaMemcpy2DAsync(to, to_pitch, from, from_pitch,", "cudaMemcpy2DAsync(to, from_pitch, from, to_pitch,"),
+    ("the host reads before the copy is there", "runtime.cpp",
+     "    copy(s, to, to_pitch, from, from_pitch, width, rows, cudaMemcpyDeviceToHost);\n    s.synchronize();", "    copy(s, to, to_pitch, from, from_pitch, width, rows, cudaMemcpyDeviceToHost);"),
+    ("an upload does not wait", "runtime.cpp", "    s.synchronize();  // pinned memory would still be read\n", ""),
+    ("memory is never freed", "runtime.cpp", "        owner_->release(data_, size_);\n", ""),
+    ("the current device is not put back", "runtime.cpp", "    static_cast<void>(cudaSetDevice(before_));\n", ""),
+    ("the caller's stream is ignored", "runtime.cpp", "stream_ = static_cast<cudaStream_t>(*options.stream);",
+     "check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), \"\", \"\"); own_stream_.reset(stream_);"),
+    ("old rows are not kept for a failure", "projection.cpp", "        keep_old_rows();  // also for a failure half-way\n",
+     "        record_.before = buffer(s_, row_bytes() * static_cast<std::size_t>(codes_.rows));\n"),
+    ("a failed edit is left half-done", "projection.cpp", "            put_back();\n", ""),
+    ("undo takes any codebook", "projection.cpp", "require<value_error>(hash == record.hash_after,", "require<value_error>(hash != 1,"),
+    ("padding may be chosen for a vanished row", "projection.cpp", "norms[at] > 0 && !is_padding[at] &&", "norms[at] > 0 &&"),
+    ("the projection forgets its second pass", "project.cu", "if (a.weights == nullptr && strength == 1) {", "if (false) {"),
+    ("a row that does not fit is written", "project.cu", "        note(&a.found->overflow, static_cast<std::uint64_t>(k));\n        return outcome::stays;",
+     "        note(&a.found->overflow, static_cast<std::uint64_t>(k));"),
+    ("rows are read with the wrong stride", "project.cu", "static_cast<const T*>(a.codes.data) + k * a.codes.stride;", "static_cast<const T*>(a.codes.data) + k * a.codes.cols;"),
+    ("a warp's sum without its last step", "rows.cuh", "for (int step = warp_lanes / 2; step > 0; step /= 2)", "for (int step = warp_lanes / 2; step > 1; step /= 2)"),
+    ("warps share their working memory", "project.cu", "static_cast<index_t>(threadIdx.x) / warp_lanes * (2 * d + a.rank)", "static_cast<index_t>(threadIdx.x) / warp_lanes * d"),
+    ("no wait for the coefficients", "rows.cuh", "            coefficients[j] = part;\n        }\n    }\n    __syncwarp();", "            coefficients[j] = part;\n        }\n    }"),
+    ("half rounds twice", "rows.cuh", "return float_of(bits | 1U);", "return near;"),
+    ("no barrier before the tile is read", "nearest.cu", "            load_tile(codes, s.codes, code, end_code, s.d, c);\n            __syncthreads();",
+     "            load_tile(codes, s.codes, code, end_code, s.d, c);"),
+    ("no barrier before the tile is overwritten", "nearest.cu", "                }\n            }\n            __syncthreads();", "                }\n            }"),
+    ("ties go to the highest id", "nearest.cu", "(distance == than && id < than_id)", "(distance == than && id > than_id)"),
+    ("codes past the split's end win", "nearest.cu", "if (id >= end_code ||", "if ("),
+    ("Adam's moments are of the whole gradient", "update.cu", "    take_out(r.step, a.limits.orthogonal_to, r.coefficients);\n    bool any = false;", "    bool any = false;"),
+    ("the step is not projected", "update.cu", "    take_out(r.step, a.limits.orthogonal_to, r.coefficients);\n    double old_square", "    double old_square"),
+    ("locked rows move", "update.cu", "if (!moves || (a.limits.locked != nullptr && a.limits.locked[k] != 0))", "if (!moves)"),
+    ("the last vector of a code is left out", "update.cu", "i < starts[k + 1]; ++i", "i + 1 < starts[k + 1]; ++i"),
+    ("parts add up only the first warp", "measure.cu", "for (int w = 0; w < warps_per_partial; ++w)", "for (int w = 0; w < 1; ++w)"),
+]
+
+# Planted where they cannot be seen, with the reason: the tests need not notice.
+EQUIVALENT = {}
+
+
+def run(command):
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+
+
+def noticed(build):
+    """How the tests noticed, or nothing."""
+    if run(["cmake", "--build", str(build), "--target", "isic_cuda_stand_in_tests"]).returncode != 0:
+        return "does not compile"
+    try:
+        tests = subprocess.run([str(build / "tests" / "cuda" / "isic_cuda_stand_in_tests"), "--abort-after=1"], capture_output=True, text=True,
+                               errors="replace", check=False, timeout=300)
+    except subprocess.TimeoutExpired:
+        return "does not end"
+    if tests.returncode == 0:
+        return ""
+    text = tests.stdout + tests.stderr
+    found = [line for line in text.splitlines() if "ERROR:" in line or "runtime error" in line or "SIGSEGV" in line]
+    return found[0].strip()[-150:] if found else f"exit status {tests.returncode}"
+
+
+def main():
+    build = pathlib.Path(sys.argv[1]).resolve()
+    chosen = [int(n) for n in sys.argv[2:]] or range(len(MUTANTS))
+    if noticed(build):
+        sys.exit("the tests fail before anything is planted")
+    missed = 0
+    for n in chosen:
+        what, name, text, bug = MUTANTS[n]
+        path = SOURCES / name
+        before = path.read_text()
+        if before.count(text) < 1:
+            sys.exit(f"{n}: {name} does not hold the text to replace: {text!r}")
+        try:
+            path.write_text(before.replace(text, bug, 1))
+            how = noticed(build)
+        finally:
+            path.write_text(before)
+        verdict = "noticed " if how and how != "does not compile" else "equal   " if n in EQUIVALENT else "MISSED  "
+        missed += verdict == "MISSED  "
+        print(f"{verdict}{n:3d} {what}: {how or EQUIVALENT.get(n, '')}", flush=True)
+    print(f"{len(list(chosen))} planted, {missed} missed")
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
