@@ -66,7 +66,8 @@ part_size() {
 # -O1: compiling takes longer than running.
 part_gcc() {
     configure release -DCMAKE_CXX_COMPILER=g++ -DCMAKE_CXX_FLAGS_RELEASE="-O1 -DNDEBUG"
-    cmake --build build/test-release
+    # the emoji demo's program is compiled for the wheel, its parts for the tests
+    cmake --build build/test-release --target isic_tests isic_heavy_tests
     run_tests release
 }
 
@@ -89,9 +90,9 @@ part_python() {
     rm -rf "$here/dist"
     mkdir -p "$here"
     python3 -m venv "$venv"
-    local pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+    local pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile)
     "${pip[@]}" torch==2.13.0 build  # pinned: a later torch brings gigabytes of CUDA
-    "$venv/bin/python" -m build --outdir "$here/dist" .
+    "$venv/bin/python" -m build --outdir "$here/dist" -C cmake.define.ISIC_WERROR=ON .
     local wheel=("$here"/dist/isic-*.whl)
     "${pip[@]}" --force-reinstall --no-deps "${wheel[0]}"
     "${pip[@]}" "${wheel[0]}[test,transformers]" torch==2.13.0 transformers==5.23.0 vector-quantize-pytorch==1.32.0
@@ -113,11 +114,11 @@ part_cuda() {
         return
     fi
     python3 -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
         nvidia-cublas==13.1.0.3 nvidia-cusolver==12.0.4.66 nvidia-cusparse==12.6.3.3 nvidia-nvjitlink==13.0.88
     CUDACXX=$nvcc cmake --preset release -B build/test-cuda -DCMAKE_CXX_COMPILER=g++ -DCMAKE_CXX_FLAGS_RELEASE="-O1 -g1" \
         -DISIC_SANITIZE=address,undefined -DISIC_WERROR=ON -DISIC_EXAMPLES=OFF -DISIC_LIBRARY_TESTS=OFF \
-        -DISIC_CUDA=ON -DISIC_CUDA_WHEELS="$venv" -DCMAKE_CUDA_ARCHITECTURES="80-real;90"
+        -DISIC_CUDA=ON -DISIC_BENCHMARKS=ON -DISIC_CUDA_WHEELS="$venv" -DCMAKE_CUDA_ARCHITECTURES="80-real;90"
     cmake --build build/test-cuda --target isic_cuda_programs
     run_tests cuda -L cuda
     grep -ah '^\[isic\] SKIPPED' build/test-cuda/Testing/Temporary/LastTest.log || true

@@ -1,0 +1,180 @@
+// Times the CUDA backend; one JSON object a line, as peers.py, whose cases and names these are.
+//
+// ms is the median of CUDA events after warming up. "kernel" is the kernel alone, as it is queued in a loop of updates;
+// the other lines are calls of the public function with all it checks, measures and keeps.
+#include <algorithm>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+
+#include <isic/cuda/fit.hpp>
+#include <isic/cuda/metrics.hpp>
+#include <isic/cuda/projection.hpp>
+#include <isic/cuda/update.hpp>
+
+#include "kernels.hpp"
+
+namespace {
+
+using isic::index_t;
+
+void require(cudaError_t status) {
+    if (status != cudaSuccess) {
+        fmt::print(stderr, "{}: {}\n", cudaGetErrorName(status), cudaGetErrorString(status));
+        std::exit(1);
+    }
+}
+
+/// Milliseconds on the stream.
+float once(cudaStream_t stream, const std::function<void()>& work) {
+    cudaEvent_t start = nullptr;
+    cudaEvent_t end = nullptr;
+    require(cudaEventCreate(&start));
+    require(cudaEventCreate(&end));
+    require(cudaEventRecord(start, stream));
+    work();
+    require(cudaEventRecord(end, stream));
+    require(cudaEventSynchronize(end));
+    float ms = 0;
+    require(cudaEventElapsedTime(&ms, start, end));
+    require(cudaEventDestroy(start));
+    require(cudaEventDestroy(end));
+    return ms;
+}
+
+float median(cudaStream_t stream, const std::function<void()>& work) {
+    work();
+    const float first = once(stream, work);
+    const int runs = std::clamp(static_cast<int>(500.0F / std::max(first, 1e-3F)), 5, 100);
+    std::vector<float> ms;
+    for (int i = 0; i < runs; ++i) {
+        ms.push_back(once(stream, work));
+    }
+    std::nth_element(ms.begin(), ms.begin() + runs / 2, ms.end());
+    return ms[static_cast<std::size_t>(runs / 2)];
+}
+
+void emit(const std::string& name, const std::string& by, float ms, const std::string& more = "") {
+    fmt::print("{{\"case\": \"{}\", \"name\": \"{}\", \"ms\": {:.6g}{}}}\n", name, by, ms, more);
+    std::fflush(stdout);
+}
+
+/// Values in [-1, 1), the same on every machine.
+isic::matrix<float> values(index_t rows, index_t cols, std::uint64_t seed) {
+    isic::matrix<float> out(rows, cols);
+    for (index_t i = 0; i < rows * cols; ++i) {
+        out.data()[i] = static_cast<float>(isic::detail::symmetric_uniform(seed, static_cast<std::uint64_t>(i)));
+    }
+    return out;
+}
+
+isic::subspace directions(index_t d, index_t rank) {
+    return isic::span_of(values(d, rank, 99));
+}
+
+class bench {
+public:
+    void project(index_t K, index_t d, index_t rank) {
+        const std::string name = fmt::format("project {}x{} rank {}", K, d, rank);
+        const isic::subspace harm = directions(d, rank);
+        std::vector<isic::device_matrix<float>> books;  // together larger than the cache
+        for (std::uint64_t i = 0; i < 4; ++i) {
+            books.push_back(isic::upload(gpu_, values(K, d, i)));
+        }
+        const isic::detail::row_matrix rows = isic::detail::map(harm.basis).transpose();
+        const auto basis = isic::upload(gpu_, rows);
+        const isic::cuda::buffer outcomes(gpu_.shared_state(), static_cast<std::size_t>(K));
+        const isic::cuda::buffer found(gpu_.shared_state(), sizeof(isic::cuda::findings));
+        std::size_t turn = 0;
+        const float kernel = median(stream(), [&] {
+            auto& codes = books[turn++ % 4];
+            isic::cuda::projection_arguments a{};
+            a.codes = isic::cuda::writable(codes.span());
+            a.directions = basis.data();
+            a.rank = rank;
+            a.strength = 1;
+            a.vanish_below = 0.1;
+            a.outcomes = static_cast<isic::cuda::outcome*>(outcomes.data());
+            a.found = static_cast<isic::cuda::findings*>(found.data());
+            require(isic::cuda::project_rows(a, stream()));
+        });
+        emit(name, "isic kernel, in place", kernel, fmt::format(", \"error\": {:.3g}", isic::leakage(gpu_, books[0], harm).total));
+        auto codes = isic::upload(gpu_, values(K, d, 7));
+        emit(name, "isic project_out and undo", median(stream(), [&] { isic::project_out(gpu_, codes, harm).undo(codes); }));
+    }
+
+    void gram(index_t n, index_t d) {
+        const auto rows = isic::upload(gpu_, values(n, d, 1));
+        emit(fmt::format("gram {}x{}", n, d), "isic float64 chunks", median(stream(), [&] {
+                 isic::device_accumulator<float> sums(gpu_, d);
+                 sums.add_rows(rows, rows_of_zeros(n, d));
+             }));
+    }
+
+    void top(index_t d, index_t rank) {
+        const auto rows = isic::upload(gpu_, values(4 * d, d, 2));
+        isic::device_accumulator<float> sums(gpu_, d);
+        sums.add_rows(rows, rows_of_zeros(4 * d, d));
+        for (const auto solver : {isic::eigen_solver::syevd, isic::eigen_solver::randomised}) {
+            isic::device_fit found;
+            const float ms = median(stream(), [&] { found = isic::fit_subspace(sums, {.rank = {.fixed = rank}, .solver = solver}); });
+            emit(fmt::format("top {} of {}", rank, d), fmt::format("isic {}, done by {}", isic::to_string(solver), isic::to_string(found.solver)), ms);
+        }
+    }
+
+    void nearest(index_t n, index_t K, index_t d) {
+        const auto queries = isic::upload(gpu_, values(n, d, 3));
+        const auto codes = isic::upload(gpu_, values(K, d, 4));
+        emit(fmt::format("nearest {}x{} width {}", n, K, d), "isic float64", median(stream(), [&] { isic::nearest_codes(gpu_, queries, codes); }),
+             ", \"error\": 0");
+    }
+
+    void adam(index_t K, index_t d, index_t rank) {
+        auto codes = isic::upload(gpu_, values(K, d, 5));
+        const auto gradient = isic::upload(gpu_, values(K, d, 6));
+        isic::constraint limits;
+        limits.orthogonal_to = directions(d, rank);
+        const isic::device_constraint fence(gpu_, limits, K, d);
+        isic::device_adam_state<float> state;
+        const float ms = median(stream(), [&] { isic::adam_update(gpu_, codes, gradient, state, {}, fence); });
+        const double bytes = 28.0 * static_cast<double>(K * d);  // codes, mean and square read and written, gradient read
+        emit(fmt::format("adam {}x{} rank {}", K, d, rank), "isic float32 state", ms,
+             fmt::format(", \"rate\": \"{:.2f} TB/s\"", bytes / ms / 1e9));
+    }
+
+private:
+    cudaStream_t stream() const { return static_cast<cudaStream_t>(gpu_.stream()); }
+
+    /// Safe rows that are all zero: differences are the rows themselves.
+    isic::device_span<const float> rows_of_zeros(index_t n, index_t d) {
+        if (zeros_.rows() != n || zeros_.cols() != d) {
+            zeros_ = isic::upload(gpu_, isic::matrix<float>(n, d));
+        }
+        return zeros_.view();
+    }
+
+    isic::cuda_backend gpu_;
+    isic::device_matrix<float> zeros_;
+};
+
+}  // namespace
+
+int main() {
+    if (!isic::cuda::available()) {
+        fmt::print(stderr, "no GPU: {}\n", isic::cuda::unavailable_reason());
+        return 77;
+    }
+    bench b;
+    b.project(262144, 256, 16);
+    b.project(16384, 8, 4);
+    b.gram(1'000'000, 1024);
+    b.top(1024, 32);
+    b.nearest(65536, 16384, 8);
+    b.nearest(65536, 16384, 256);
+    b.adam(262144, 256, 16);
+    b.adam(16384, 8, 4);
+}
