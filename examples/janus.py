@@ -14,12 +14,16 @@ import pathlib
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import JanusConfig, JanusForConditionalGeneration, JanusImageProcessor, JanusProcessor, PreTrainedTokenizerFast
+
+try:
+    import torch
+    from PIL import Image
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import JanusConfig, JanusForConditionalGeneration, JanusImageProcessor, JanusProcessor, PreTrainedTokenizerFast
+except ImportError as missing:
+    raise SystemExit(f'{missing}; this example needs pip install "isic[transformers]"') from None
 
 import isic
 from isic.integrations.transformers import Janus

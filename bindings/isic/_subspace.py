@@ -11,6 +11,7 @@ import numpy as np
 from . import _isic
 from ._differences import DifferenceAccumulator
 from ._errors import IoError, ShapeError
+from ._errors import ValueError as IsicValueError
 from ._io import read_own
 from ._types import Centering, Codes, FloatArray, Floats, Padding
 from ._values import CodeUsage, LeakageReport, RankChoice, Subspace, Value
@@ -42,6 +43,8 @@ def fit_subspace(pairs: DifferenceAccumulator | Floats, *, rank: int | None = No
     >>> isic.fit_subspace([[2.0, 0.0], [4.0, 0.0]], rank=1)
     Subspace(width=2, rank=1, energy=1, decided_by='fixed')
     """
+    if rank == 0:
+        raise IsicValueError("isic.fit_subspace: expected rank >= 1, or None for the rules to decide, got 0")
     options = dict(rank=rank or 0, energy=energy or 0.0, gavish_donoho=gavish_donoho, sign_flips=sign_flips, quantile=quantile, seed=seed,
                    max_rank=max_rank or 0, center=center)
     if isinstance(pairs, DifferenceAccumulator):

@@ -150,7 +150,7 @@ public:
         }
         read_exactly(in_, path_, &length, sizeof(length));
         if (length > max_header || length > size_ - sizeof(length)) {
-            fail_file(path_, fmt::format("a header of {} bytes in a file of {}", length, size_));
+            fail_file(path_, fmt::format("expected a safetensors file; this would have a header of {} bytes in a file of {}", length, size_));
         }
         std::string text(length, '\0');
         read_exactly(in_, path_, text.data(), length);

@@ -135,7 +135,7 @@ def test_an_interrupted_edit_is_told(command, folder, monkeypatch):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["inspect", "nowhere.safetensors"], "found no nowhere.safetensors"),
     (["inspect", "harmful.npy:array"], "expected a codebook [K, d] of floats, got array of shape (30, 12), I64"),
-    (["inspect", "model.safetensors:quantize"], "expected a key of model.safetensors, got 'quantize'"),
+    (["inspect", "model.safetensors:quantize"], "(codebooks: gen_vision_model.quantize.embedding.weight), got 'quantize'"),
     (["plan", "model.safetensors", "nowhere"], "nowhere"),
     (["plan", "model.safetensors", "model.safetensors"], "expected a file of isic.subspace version 1"),
     (["plan", "model.safetensors", "harm.safetensors", "--rank", "2"], "rank in [1, 1], got 2"),

@@ -17,6 +17,6 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    path, _ = opened(args.checkpoint)
-    emit(args, checkpoint.undo(path, undo=args.undo))
+    path, key = opened(args.checkpoint)
+    emit(args, checkpoint.undo(path, key=key, undo=args.undo))
     return 0

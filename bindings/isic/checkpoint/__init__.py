@@ -23,12 +23,15 @@ from pathlib import Path
 from typing import Literal, Sequence, Union
 
 from .._errors import IoError
+from .._errors import ValueError as IsicValueError
 from .._subspace import FittedSubspace, load_subspace
 from .._types import Floats, Lookup, VanishedRows
 from .._values import LeakageReport, Subspace, Value
 from ._checkpoint import Checkpoint, OnProgress
 from ._find import Codebook
 from ._fit import fit
+from ._formats import checkpoint_in
+from ._lock import only_editor
 from ._surgery import LevelChange, Options, Plan, Work, code_tables, measured_leakage, work_out
 from ._text import shortened, size, table
 from ._undo import Undo, load_undo, save_undo
@@ -177,31 +180,37 @@ def apply(path: AnyPath, harm: Harm, *, key: str | None = None, strength: Floats
     checkpoint has changed. The file is patched where it is: its hard links and links to it see the change.
     """
     options = Options(strength, remap, rank, rule, vanished, vanish_below, tuple(map(str, also)), tuple(leave))
-    checkpoint, work = _worked_out(path, harm, key, options)
     if output is not None:
-        return _apply_to_copy(checkpoint, work, Path(output), None if undo is None else Path(undo), on_progress)
-    undo_file = checkpoint.undo_file if undo is None else Path(undo)
-    if not work.before:
-        return Applied(work.plan, str(checkpoint.path), "")
-    _require_free(undo_file, checkpoint)
-    _write(checkpoint, work, undo_file)
+        with only_editor(Path(output)):
+            checkpoint, work = _worked_out(path, harm, key, options)
+            return _apply_to_copy(checkpoint, work, Path(output), None if undo is None else Path(undo), on_progress)
+    with only_editor(checkpoint_in(Path(path))):
+        checkpoint, work = _worked_out(path, harm, key, options)
+        undo_file = checkpoint.undo_file if undo is None else Path(undo)
+        if not work.before:
+            return Applied(work.plan, str(checkpoint.path), "")
+        _require_free(undo_file, checkpoint)
+        _write(checkpoint, work, undo_file)
     return Applied(work.plan, str(checkpoint.path), str(undo_file))
 
 
-def undo(path: AnyPath, *, undo: AnyPath | None = None) -> Undone:
+def undo(path: AnyPath, *, key: str | None = None, undo: AnyPath | None = None) -> Undone:
     """Puts the bytes back that `apply` overwrote. A file that is already as it was stays; one in neither state is refused.
 
-    Raises IoError naming what was found; nothing is written then.
+    key: which codebook's edit; None: whichever the undo file is of. Raises IoError naming what was found, ValueError if the
+    undo file is of another key; nothing is written then.
     """
-    checkpoint, record = _with_undo(path, undo)
-    state = record.state(checkpoint)
-    keys = tuple(old.key for old in record.tensors)
-    if state == "original":
-        return Undone(str(checkpoint.path), "already undone", keys)
-    if state != "edited":
-        raise IoError(f"isic.checkpoint.undo: expected {checkpoint.path} as the edit left it, got another state: {state}")
-    now = {old.key: checkpoint.read(old.key) for old in record.tensors}
-    checkpoint.write(now, {old.key: old.put_back(now[old.key]) for old in record.tensors})
+    with only_editor(checkpoint_in(Path(path))):
+        checkpoint, record = _with_undo(path, undo)
+        _require_key(record, key)
+        state = record.state(checkpoint)
+        keys = tuple(old.key for old in record.tensors)
+        if state == "original":
+            return Undone(str(checkpoint.path), "already undone", keys)
+        if state != "edited":
+            raise IoError(f"isic.checkpoint.undo: expected {checkpoint.path} as the edit left it, got another state: {state}")
+        now = {old.key: checkpoint.read(old.key) for old in record.tensors}
+        checkpoint.write(now, {old.key: old.put_back(now[old.key]) for old in record.tensors})
     return Undone(str(checkpoint.path), "undone", keys)
 
 
@@ -218,14 +227,22 @@ def verify(path: AnyPath, *, harm: Harm | None = None, key: str | None = None, u
         book = checkpoint.codebook(key, width=fitted.subspace.width)
         return Verified(str(checkpoint.path), "unknown", "", _leakages(checkpoint, book, fitted.subspace, {}))
     checkpoint, record = _with_undo(path, undo)
+    _require_key(record, key)
     state = record.state(checkpoint)
     recorded = record.plan["codebook"]
-    book = replace(checkpoint.codebook(key or recorded["key"]), rule=recorded["rule"])
+    book = replace(checkpoint.codebook(recorded["key"]), rule=recorded["rule"])
     after = {} if harm is not None else {level["key"]: LeakageReport(**level["after"]) for level in record.plan["levels"]}
     leaks = _leakages(checkpoint, book, record.subspace if harm is None else _fitted(harm).subspace, after)
     if state in ("edited", "original"):
         return Verified(str(checkpoint.path), "edited" if state == "edited" else "original", "", leaks)
     return Verified(str(checkpoint.path), "neither", state, leaks)
+
+
+def _require_key(record: Undo, key: str | None) -> None:
+    book = record.plan["codebook"]
+    keys = tuple(dict.fromkeys([*(old.key for old in record.tensors), book["key"], *book.get("keys", ()), *book.get("aliases", ())]))
+    if key is not None and key not in keys:
+        raise IsicValueError(f"isic.checkpoint: expected a key that {record.path} is of ({', '.join(keys)}), got {key!r}")
 
 
 def _details(book: Codebook) -> str:

@@ -13,6 +13,7 @@ from .._isic import patch_files, recover_files
 from ._find import Codebook, digest, find, named
 from ._formats import FLOATS, Array, Patch, Tensor, checkpoint_in, checksum_patches, tensors_of
 from ._surgery import moved_rows
+from ._text import shortened
 
 OnProgress = Callable[[str, int, int], Any]
 """Called with what is being done, how much of it is done, and of how much."""
@@ -61,7 +62,8 @@ class Checkpoint:
 
     def _tensor(self, key: str) -> Tensor:
         if key not in self.tensors:
-            raise IsicValueError(f"isic.checkpoint: expected a key of {self.path}, got {key!r}")
+            books = shortened(tuple(book.key for book in self.codebooks()))
+            raise IsicValueError(f"isic.checkpoint: expected a key of {self.path}{f' (codebooks: {books})' if books else ''}, got {key!r}")
         return self.tensors[key]
 
     def codebooks(self) -> tuple[Codebook, ...]:
@@ -75,6 +77,9 @@ class Checkpoint:
             for book in found:
                 if key in (*book.keys, *book.aliases, *book.copies):
                     return book if book.known else named(self.tensors, key)
+                if key in book.input_tables:
+                    raise IsicValueError(f"isic.checkpoint: expected a codebook that pictures are decoded from, got {key}, with which the language "
+                                         f"model reads its own tokens; the codebook is {book.key}")
             tensor = self._tensor(key)
             if tensor.dtype not in FLOATS or len(tensor.shape) not in (2, 3):
                 got = f"{key} of shape {tensor.shape}, {tensor.dtype}"
