@@ -99,7 +99,7 @@ sanitizer() {
     local tool=$1
     shift
     if [ "$tool" != memcheck ] && compute-sanitizer --help | grep -q kernel-regex; then set -- "$@" --kernel-regex kns=isic; fi
-    compute-sanitizer --tool "$tool" --error-exitcode 99 "$@" "$BUILD/tests/cuda/isic_cuda_gpu_tests"
+    compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 99 "$@" "$BUILD/tests/cuda/isic_cuda_gpu_tests"
 }
 
 bench() {

@@ -153,6 +153,20 @@ def project(bench, rows, width, rank):
         bench.run(case, "cupy float32", work, error=lambda _: off, floor_ms=floor)
 
 
+def project_in_place(bench, rows, width, rank):
+    """Rows lose their part along a basis."""
+    case = f"project in place {rows}x{width} rank {rank}"
+    source = bench.random(rows, width)
+    data = source.clone()
+    basis = torch.linalg.qr(bench.random(width, rank))[0].contiguous()
+    floor = bench.floor(8 * rows * width, 4 * rows * width * rank)
+
+    def error(_, truth=source.double() - (source.double() @ basis.double()) @ basis.double().T):
+        return relative(source - (source @ basis) @ basis.T, truth)
+
+    bench.run(case, "torch float32", lambda: data.addmm_(data @ basis, basis.T, alpha=-1), error, floor_ms=floor)
+
+
 def gram(bench, rows, width):
     """The Gram matrix of a tall matrix; returns it in float64."""
     case = f"gram {rows}x{width}"
@@ -240,11 +254,14 @@ def main():
     if arguments.cpu:
         rates(bench, 1 << 16, 64)
         project(bench, 256, 64, 8)
+        project_in_place(bench, 256, 64, 8)
         top(bench, gram(bench, 512, 96), 8)
         nearest(bench, 128, 64, 8)
         return
     rates(bench, 1 << (26 if arguments.small else 28), 4096 if arguments.small else 8192)
     project(bench, 262144, 256, 16)
+    project_in_place(bench, 262144, 256, 16)
+    project_in_place(bench, 16384, 8, 4)
     top(bench, gram(bench, 100_000 if arguments.small else 1_000_000, 1024), RANK)
     nearest(bench, 65536, 16384, 8)
     nearest(bench, 65536, 16384, 256)

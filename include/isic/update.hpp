@@ -179,6 +179,12 @@ update_summary ema_update(C&& codes, ema_state& state, const assignments& batch,
 struct sgd_options {
     double rate = 0.1;      ///< learning rate, > 0
     double momentum = 0.0;  ///< in [0, 1)
+
+    /// Throws value_error unless both are in their ranges.
+    void check(std::string_view function) const {
+        detail::require<value_error>(rate > 0 && std::isfinite(rate), function, "rate > 0", fmt::format("{}", rate));
+        detail::require<value_error>(momentum >= 0 && momentum < 1, function, "momentum in [0, 1)", fmt::format("{}", momentum));
+    }
 };
 
 /// State of `sgd_update`; starts empty.
@@ -196,8 +202,7 @@ update_summary sgd_update(C&& codes, const G& gradient, sgd_state& state, const 
     const auto g = detail::view_of(gradient);
     detail::check_codes("sgd_update", c, limits);
     detail::check_gradient("sgd_update", c, g);
-    detail::require<value_error>(options.rate > 0 && std::isfinite(options.rate), "sgd_update", "rate > 0", fmt::format("{}", options.rate));
-    detail::require<value_error>(options.momentum >= 0 && options.momentum < 1, "sgd_update", "momentum in [0, 1)", fmt::format("{}", options.momentum));
+    options.check("sgd_update");
     detail::prepare_states("sgd_update", c.rows(), c.cols(), {&state.velocity});
     return detail::move_rows(c, limits, [&](index_t k, const detail::vector&, detail::vector& step) {
         for (index_t j = 0; j < c.cols(); ++j) {

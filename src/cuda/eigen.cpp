@@ -97,6 +97,7 @@ public:
 
     /// Empty if the residual does not become small.
     std::optional<eigen_pairs> run() {
+        double last = std::numeric_limits<double>::infinity();
         for (int i = 0; i < most_iterations; ++i) {
             orthonormalise();
             product(CUBLAS_OP_N, d_, block_, d_, a_, d_, q_.data(), d_, image_.data());          // A Q
@@ -110,6 +111,10 @@ public:
             if (residual <= 1e-12 * std::max(values[0], std::numeric_limits<double>::min())) {
                 return eigen_pairs{values, vectors};
             }
+            if (i >= 4 && residual * std::pow(residual / last, most_iterations - i) > 1e-12 * values[0]) {
+                return std::nullopt;  // at this pace it takes too long
+            }
+            last = residual;
             copy_on_device(*s_, q_.data(), bytes(), ritz_.data(), bytes(), bytes(), 1);
         }
         return std::nullopt;

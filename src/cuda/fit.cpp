@@ -11,7 +11,7 @@
 namespace isic::cuda {
 namespace {
 
-constexpr index_t chunk_rows = 4096;  // of float64 differences: small enough for the second-level cache
+constexpr index_t chunk_rows = 4096;  // of float64 differences: up to a width of 1000 they stay in the second-level cache
 constexpr std::string_view who = "device_accumulator";
 
 using isic::detail::require;
@@ -190,7 +190,11 @@ void moments::merge(const moments& other) {
     const on_device guard(p.s->device());
     const auto add = [&](const scratch<double>& to, const scratch<double>& from, index_t n) {
         const double one = 1;
-        check(cublasDaxpy_v2(p.s->blas(), static_cast<int>(n), &one, from.data(), 1, to.data(), 1), who, "cublasDaxpy");
+        constexpr index_t most = index_t{1} << 30;  // cuBLAS counts with 32 bits
+        for (index_t first = 0; first < n; first += most) {
+            check(cublasDaxpy_v2(p.s->blas(), static_cast<int>(std::min(most, n - first)), &one, from.data() + first, 1, to.data() + first, 1),
+                  who, "cublasDaxpy");
+        }
     };
     add(p.second, o.second, p.d * p.d);
     add(p.sum, o.sum, p.d);

@@ -181,7 +181,14 @@ cudaError_t update_rows(const update_arguments& a, cudaStream_t stream);
 /// order [n]: positions sorted by id, equal ids in their order; starts [K + 1]: where each code's positions begin.
 cudaError_t sum_by_code(rows_in vectors, const std::int64_t* order, const std::int64_t* starts, index_t codes, double* counts, double* sums,
                         cudaStream_t stream);
-/// order and starts for sum_by_code (Thrust). Allocates on the stream.
-cudaError_t sort_by_code(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts, cudaStream_t stream);
+/// Where a function gets working memory from, in stream order; allocate throws.
+struct memory_source {
+    void* context;
+    void* (*allocate)(void* context, std::size_t bytes);
+    void (*release)(void* context, void* memory, std::size_t bytes);
+};
+/// order and starts for sum_by_code, by Thrust.
+cudaError_t sort_by_code(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts, memory_source source,
+                         cudaStream_t stream);
 
 }  // namespace isic::cuda

@@ -21,6 +21,9 @@ namespace isic::cuda {
 /// A kernel has to be told before it may have more.
 inline constexpr std::size_t dynamic_shared_memory_limit = 48 * 1024;
 
+/// The most that a launch may ask for. Always this much is told: what a kernel was told holds for all threads of the process.
+inline constexpr std::size_t most_dynamic_shared_memory = 96 * 1024;
+
 /// Puts a kernel into the stream. Returns what went wrong with this launch; an error of an earlier one is not reported
 /// as if it were this one's, and what goes wrong while the kernel runs shows when somebody waits for it.
 template <class... P, class... A>
@@ -31,7 +34,7 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shar
     if (shared_bytes > dynamic_shared_memory_limit) {
         const cudaError_t code =
             cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(shared_bytes));
+                                 static_cast<int>(most_dynamic_shared_memory));
         if (code != cudaSuccess) {
             return code;
         }

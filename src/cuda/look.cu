@@ -57,15 +57,24 @@ __device__ std::uint64_t mixed(std::uint64_t x) {  // the finaliser of splitmix6
     return x ^ (x >> 31);
 }
 
+/// A warp adds up rows; their order does not matter, since sums of integers are exact.
 template <class T>
 __global__ void hash_rows_kernel(rows_in m, unsigned long long* hash) {
-    const index_t at = thread_number();
-    if (at >= m.rows * m.cols) {
-        return;
+    unsigned long long sum = 0;
+    const index_t warps = static_cast<index_t>(gridDim.x) * (blockDim.x / warp_lanes);
+    for (index_t i = warp_row(); i < m.rows; i += warps) {
+        for (index_t j = lane(); j < m.cols; j += warp_lanes) {
+            std::uint64_t bits = 0;
+            memcpy(&bits, static_cast<const T*>(m.data) + i * m.stride + j, sizeof(T));
+            sum += mixed(bits ^ mixed(static_cast<std::uint64_t>(i * m.cols + j) + 1));
+        }
     }
-    std::uint64_t bits = 0;
-    memcpy(&bits, static_cast<const T*>(m.data) + at / m.cols * m.stride + at % m.cols, sizeof(T));
-    atomicAdd(hash, static_cast<unsigned long long>(mixed(bits ^ mixed(static_cast<std::uint64_t>(at) + 1))));
+    for (int step = warp_lanes / 2; step > 0; step /= 2) {
+        sum += __shfl_xor_sync(0xffffffffU, sum, step);
+    }
+    if (lane() == 0) {
+        atomicAdd(hash, sum);
+    }
 }
 
 __global__ void add_counts_kernel(const unsigned long long* from, index_t n, unsigned long long* to) {
@@ -110,8 +119,9 @@ cudaError_t count_codes(ids_in ids, index_t codes, unsigned long long* counts, c
 }
 
 cudaError_t hash_rows(rows_in m, unsigned long long* hash, cudaStream_t stream) {
+    const row_launch l = launch_for_rows(m.rows < 65536 ? m.rows : 65536, 0);
     return with_storage(m.type, [&](auto value) {
-        return launch(hash_rows_kernel<decltype(value)>, blocks_for(m.rows * m.cols), dim3(threads_per_block), 0, stream, m, hash);
+        return launch(hash_rows_kernel<decltype(value)>, l.grid, l.block, 0, stream, m, hash);
     });
 }
 

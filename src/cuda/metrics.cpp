@@ -30,15 +30,15 @@ void nearest(const std::shared_ptr<state>& s, rows_in vectors, rows_in codes, lo
     constexpr std::string_view function = "nearest_codes";
     require_rows(function, "a codebook", codes);
     require_size(function, "columns in the vectors", codes.cols, vectors.cols);
-    if (vectors.rows == 0) {
-        return;
-    }
     const on_device guard(s->device());
     const scratch<std::uint8_t> mask = padding_mask_of(s, padding, codes.rows, function);
     const std::vector<bool> is_padding = isic::detail::padding_mask(function, padding, codes.rows);
     require<value_error>(std::ranges::find(is_padding, false) != is_padding.end(), function, "a code that is no padding", "padding only");
     require_finite_rows(s, vectors, nullptr, function, "the vectors");
     require_finite_rows(s, codes, mask.data(), function, "the codebook");
+    if (vectors.rows == 0) {
+        return;
+    }
     const index_t d = codes.cols;
     const scratch<double> book(s, codes.rows * d);
     const scratch<double> queries(s, vectors.rows * d);

@@ -246,7 +246,7 @@ struct row_launch {
 };
 
 inline row_launch launch_for_rows(index_t rows, index_t values) {
-    constexpr std::size_t most = 96 * 1024;  // two blocks on a multiprocessor
+    constexpr std::size_t most = most_dynamic_shared_memory;
     const std::size_t each = static_cast<std::size_t>(values) * sizeof(double);
     std::size_t warps = each == 0 ? 8 : most / each;
     warps = warps < 1 ? 1 : warps > 8 ? 8 : warps;

@@ -134,13 +134,23 @@ std::string unavailable_reason() {
                        cudaGetErrorString(status), runtime, driver);
 }
 
+// Setting a device makes a context on it, also when it is put back: not where nothing changes.
 on_device::on_device(int device) {
     check(cudaGetDevice(&before_), "cuda_backend", "cudaGetDevice");
-    check(cudaSetDevice(device), "cuda_backend", "cudaSetDevice");
+    if (before_ != device) {
+        check(cudaSetDevice(device), "cuda_backend", "cudaSetDevice");
+        changed_ = true;
+    }
+}
+
+on_device::on_device(int device, std::nothrow_t) noexcept {
+    changed_ = cudaGetDevice(&before_) == cudaSuccess && before_ != device && cudaSetDevice(device) == cudaSuccess;
 }
 
 on_device::~on_device() {
-    static_cast<void>(cudaSetDevice(before_));
+    if (changed_) {
+        static_cast<void>(cudaSetDevice(before_));
+    }
 }
 
 state::state(const cuda_options& options) : device_(options.device), allocator_(options.allocator) {
@@ -174,7 +184,13 @@ state::state(const cuda_options& options) : device_(options.device), allocator_(
 }
 
 state::~state() {
+    const on_device guard(device_, std::nothrow);
     static_cast<void>(cudaStreamSynchronize(stream_));  // what is queued may use handles that go now
+    params_.reset();
+    solver_.reset();
+    blas_.reset();
+    pool_.reset();
+    own_stream_.reset();
 }
 
 cublasHandle_t state::blas() {
@@ -225,6 +241,7 @@ void* state::allocate(std::size_t bytes) {
 }
 
 void state::release(void* memory, std::size_t bytes) noexcept {
+    const on_device guard(device_, std::nothrow);
     if (allocator_.release != nullptr) {
         allocator_.release(allocator_.context, memory, bytes, stream_);
     } else {
@@ -232,7 +249,13 @@ void state::release(void* memory, std::size_t bytes) noexcept {
     }
 }
 
+void state::wait_quietly() noexcept {
+    const on_device guard(device_, std::nothrow);
+    static_cast<void>(cudaStreamSynchronize(stream_));
+}
+
 void state::synchronize() {
+    const on_device guard(device_, std::nothrow);  // it must wait in any case: queued copies use the caller's memory
     check(cudaStreamSynchronize(stream_), "cuda_backend", "cudaStreamSynchronize");
 }
 

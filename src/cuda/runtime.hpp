@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <span>
 #include <string_view>
 #include <type_traits>
@@ -27,16 +28,19 @@ void check(cusolverStatus_t status, std::string_view function, std::string_view 
 /// Throws for the info of a finished cuSOLVER routine: > 0 did not converge, < 0 refused an argument.
 void check_info(int info, std::string_view function, std::string_view call);
 
-/// Makes a device the calling thread's current one, and puts the old one back.
+/// Makes a device the calling thread's current one, and puts the old one back. The default stream is the current device's.
 class on_device {
 public:
     explicit on_device(int device);
+    /// For destructors and waiting: without an error where a device cannot be made current.
+    on_device(int device, std::nothrow_t) noexcept;
     ~on_device();
     on_device(const on_device&) = delete;
     on_device& operator=(const on_device&) = delete;
 
 private:
     int before_ = 0;
+    bool changed_ = false;
 };
 
 template <auto destroy>
@@ -68,6 +72,7 @@ public:
     void* allocate(std::size_t bytes);
     void release(void* memory, std::size_t bytes) noexcept;
     void synchronize();
+    void wait_quietly() noexcept;  ///< for destructors
 
 private:
     int device_ = 0;
@@ -85,7 +90,7 @@ private:
 class wait_on_exit {
 public:
     explicit wait_on_exit(state& s) : state_(s) {}
-    ~wait_on_exit() { static_cast<void>(cudaStreamSynchronize(state_.stream())); }
+    ~wait_on_exit() { state_.wait_quietly(); }
     wait_on_exit(const wait_on_exit&) = delete;
     wait_on_exit& operator=(const wait_on_exit&) = delete;
 

@@ -11,8 +11,6 @@
 #include <thrust/system/cuda/execution_policy.h>
 #endif
 
-#include <new>
-
 #include "rows.cuh"
 
 namespace isic::cuda {
@@ -36,47 +34,42 @@ void sort_keys(const Policy& policy, std::int64_t* keys, std::int64_t* order, in
 
 #ifdef ISIC_KERNEL_SHIM
 
-cudaError_t queue_sort(std::int64_t* keys, std::int64_t* order, index_t n, std::int64_t* starts, index_t codes, cudaStream_t stream) {
+cudaError_t queue_sort(std::int64_t* keys, std::int64_t* order, index_t n, std::int64_t* starts, index_t codes, memory_source,
+                       cudaStream_t stream) {
     stand_in::enqueue(stream, [=] { sort_keys(thrust::cpp::par, keys, order, n, starts, codes); });
     return cudaSuccess;
 }
 
 #else
 
-/// Temporary memory in stream order.
-struct stream_allocator {
+/// Thrust's temporary memory comes from where all other does.
+struct working_memory {
     using value_type = char;
-    cudaStream_t stream;
+    memory_source source;
 
-    char* allocate(std::ptrdiff_t bytes) const {
-        void* memory = nullptr;
-        if (cudaMallocAsync(&memory, static_cast<std::size_t>(bytes), stream) != cudaSuccess) {
-            throw std::bad_alloc();
-        }
-        return static_cast<char*>(memory);
-    }
-    void deallocate(char* memory, std::size_t) const { static_cast<void>(cudaFreeAsync(memory, stream)); }
+    char* allocate(std::ptrdiff_t bytes) const { return static_cast<char*>(source.allocate(source.context, static_cast<std::size_t>(bytes))); }
+    void deallocate(char* memory, std::size_t bytes) const { source.release(source.context, memory, bytes); }
 };
 
-cudaError_t queue_sort(std::int64_t* keys, std::int64_t* order, index_t n, std::int64_t* starts, index_t codes, cudaStream_t stream) {
+cudaError_t queue_sort(std::int64_t* keys, std::int64_t* order, index_t n, std::int64_t* starts, index_t codes, memory_source source,
+                       cudaStream_t stream) {
     try {
-        stream_allocator memory{stream};
+        working_memory memory{source};
         sort_keys(thrust::cuda::par_nosync(memory).on(stream), keys, order, n, starts, codes);
-    } catch (const std::bad_alloc&) {
-        return cudaErrorMemoryAllocation;
     } catch (const thrust::system_error& e) {
         return static_cast<cudaError_t>(e.code().value());
     }
-    return cudaGetLastError();
+    return cudaSuccess;
 }
 
 #endif
 
 }  // namespace
 
-cudaError_t sort_by_code(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts, cudaStream_t stream) {
+cudaError_t sort_by_code(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts, memory_source source,
+                         cudaStream_t stream) {
     const cudaError_t status = launch(make_keys_kernel, blocks_for(ids.size), dim3(threads_per_block), 0, stream, ids, codes, order, keys);
-    return status != cudaSuccess ? status : queue_sort(keys, order, ids.size, starts, codes, stream);
+    return status != cudaSuccess ? status : queue_sort(keys, order, ids.size, starts, codes, source, stream);
 }
 
 }  // namespace isic::cuda

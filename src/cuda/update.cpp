@@ -30,6 +30,8 @@ device_constraint::device_constraint(const cuda_backend& gpu, const constraint& 
     constexpr std::string_view function = "device_constraint";
     detail::require<shape_error>(codes > 0 && width > 0, function, "a codebook with rows and columns", fmt::format("{} x {}", codes, width));
     limits.check(function, codes, width);
+    detail::require<value_error>(width <= cuda::widest_row, function, fmt::format("a width of at most {} on a device", cuda::widest_row),
+                                 fmt::format("{}", width));
     const std::shared_ptr<cuda::state>& s = gpu.shared_state();
     if (limits.orthogonal_to.rank() > 0) {
         const detail::row_matrix directions = detail::map(limits.orthogonal_to.basis).transpose();
@@ -79,11 +81,6 @@ void check_batch(std::string_view function, rows_out codes, const device_assignm
     require_size(function, "columns of sums", codes.cols, batch.sums.cols());
 }
 
-void check_gradient(std::string_view function, rows_out codes, rows_in gradient) {
-    require_size(function, "gradient rows", codes.rows, gradient.rows);
-    require_size(function, "gradient columns", codes.cols, gradient.cols);
-}
-
 /// Queues the kernel; the summary is read later.
 pending_summary queue(const std::shared_ptr<state>& s, std::string_view function, update_arguments a) {
     const on_device guard(s->device());
@@ -112,6 +109,7 @@ void clear(state& s, void* memory, std::size_t bytes) {
 void assign(const std::shared_ptr<state>& s, rows_in vectors, ids_in ids, index_t codes, double* counts, double* sums) {
     constexpr std::string_view function = "assign";
     require_size(function, "ids", vectors.rows, ids.size);
+    require<shape_error>(vectors.cols > 0, function, "vectors with columns", "0");
     require_ids_inside(s, ids, codes, function);
     require_finite_rows(s, vectors, nullptr, function, "the vectors");
     const on_device guard(s->device());
@@ -124,7 +122,9 @@ void assign(const std::shared_ptr<state>& s, rows_in vectors, ids_in ids, index_
     const scratch<std::int64_t> order(s, ids.size);
     const scratch<std::int64_t> keys(s, ids.size);
     const scratch<std::int64_t> starts(s, codes + 1);
-    check(sort_by_code(ids, codes, order.data(), keys.data(), starts.data(), s->stream()), function, "sort_by_code");
+    const memory_source source{s.get(), [](void* from, std::size_t n) { return static_cast<state*>(from)->allocate(n); },
+                               [](void* from, void* memory, std::size_t n) { static_cast<state*>(from)->release(memory, n); }};
+    check(sort_by_code(ids, codes, order.data(), keys.data(), starts.data(), source, s->stream()), function, "sort_by_code");
     check(sum_by_code(vectors, order.data(), starts.data(), codes, counts, sums, s->stream()), function, "sum_by_code");
 }
 
@@ -141,12 +141,22 @@ pending_summary ridge(const std::shared_ptr<state>& s, rows_out codes, const dev
     return queue(s, function, a);
 }
 
-pending_summary ema(const std::shared_ptr<state>& s, rows_out codes, device_ema_state& memory, const device_assignments& batch, double decay,
-                    const device_constraint& limits) {
+void check_ema(rows_out codes, const device_assignments& batch, double decay, const device_constraint& limits) {
     constexpr std::string_view function = "ema_update";
     check_codes(function, codes, limits);
     check_batch(function, codes, batch);
     require<value_error>(decay >= 0 && decay < 1, function, "decay in [0, 1)", fmt::format("{}", decay));
+}
+
+void check_gradient_step(std::string_view function, rows_out codes, rows_in gradient, const device_constraint& limits) {
+    check_codes(function, codes, limits);
+    require_size(function, "gradient rows", codes.rows, gradient.rows);
+    require_size(function, "gradient columns", codes.cols, gradient.cols);
+}
+
+pending_summary ema(const std::shared_ptr<state>& s, rows_out codes, device_ema_state& memory, const device_assignments& batch, double decay,
+                    const device_constraint& limits) {
+    constexpr std::string_view function = "ema_update";
     require_size(function, "counts in the state", codes.rows, memory.counts.cols());
     require_size(function, "rows of sums in the state", codes.rows, memory.sums.rows());
     require_size(function, "columns of sums in the state", codes.cols, memory.sums.cols());
@@ -169,24 +179,16 @@ void start_ema(const std::shared_ptr<state>& s, rows_in codes, device_ema_state&
 
 pending_summary sgd(const std::shared_ptr<state>& s, rows_out codes, rows_in gradient, rows_out velocity, const sgd_options& options,
                     const device_constraint& limits) {
-    constexpr std::string_view function = "sgd_update";
-    check_codes(function, codes, limits);
-    check_gradient(function, codes, gradient);
-    require<value_error>(options.rate > 0 && std::isfinite(options.rate), function, "rate > 0", fmt::format("{}", options.rate));
-    require<value_error>(options.momentum >= 0 && options.momentum < 1, function, "momentum in [0, 1)", fmt::format("{}", options.momentum));
     update_arguments a = arguments(update_rule::sgd, codes, limits);
     a.gradient = gradient;
     a.first = velocity;
     a.rate = options.rate;
     a.momentum = options.momentum;
-    return queue(s, function, a);
+    return queue(s, "sgd_update", a);
 }
 
 pending_summary adam(const std::shared_ptr<state>& s, rows_out codes, rows_in gradient, rows_out mean, rows_out square, index_t step,
                      const adam_options& options, const device_constraint& limits) {
-    constexpr std::string_view function = "adam_update";
-    check_codes(function, codes, limits);
-    check_gradient(function, codes, gradient);
     update_arguments a = arguments(update_rule::adam, codes, limits);
     a.gradient = gradient;
     a.first = mean;
@@ -197,7 +199,7 @@ pending_summary adam(const std::shared_ptr<state>& s, rows_out codes, rows_in gr
     a.epsilon = options.epsilon;
     a.unbias_mean = 1 - std::pow(options.beta1, static_cast<double>(step));
     a.unbias_square = 1 - std::pow(options.beta2, static_cast<double>(step));
-    return queue(s, function, a);
+    return queue(s, "adam_update", a);
 }
 
 }  // namespace isic::cuda

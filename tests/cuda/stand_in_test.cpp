@@ -1452,13 +1452,13 @@ TEST_CASE_FIXTURE(fresh, "shim: what cannot be launched") {
     expect_violation("no such grid or block");
     CHECK(launch(dim3(1, 65536), dim3(1), 0) == cudaErrorInvalidConfiguration);
     expect_violation("no such grid or block");
-    CHECK(launch(dim3(1), dim3(1), 227 * 1024 + 1) == cudaErrorInvalidValue);
-    expect_violation("more shared memory than the device has");
+    CHECK(launch(dim3(1), dim3(1), isic::cuda::most_dynamic_shared_memory + 1) == cudaErrorInvalidValue);
+    expect_violation("more shared memory than the kernel may have");
     CHECK(launch(dim3(1), dim3(1), 48 * 1024) == cudaSuccess);
     CHECK(stand_in::control().calls["cudaFuncSetAttribute"] == 1);
     CHECK(kernel_shim::launch(divergent_barrier, dim3(1), dim3(1), 100 * 1024, nullptr, 0) == cudaErrorInvalidValue);
     expect_violation("more shared memory than the kernel may have");
-    CHECK(launch(dim3(1), dim3(1), 100 * 1024) == cudaSuccess);
+    CHECK(launch(dim3(1), dim3(1), isic::cuda::most_dynamic_shared_memory) == cudaSuccess);
     synchronize();
 }
 

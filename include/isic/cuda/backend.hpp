@@ -34,7 +34,7 @@ enum class cuda_failure {
     no_device,      ///< no driver, a driver that is too old, no device, or no device of that number
     out_of_memory,  ///< device memory or a library's workspace
     not_converged,  ///< a solver of cuSOLVER gave up; code() is its info
-    invalid_value,  ///< a library refused an argument: an error in isic, or memory that is not on this device
+    invalid_value,  ///< a call refused an argument: an error in isic, or memory that is not on this device
     other           ///< everything else; errors of a kernel stay until the process ends (CUDA calls them sticky)
 };
 
@@ -56,7 +56,7 @@ private:
 };
 
 /// A caller's allocator of device memory, e.g. a memory pool of torch or RMM. Both functions are given the backend's
-/// stream (cudaStream_t) and must order their work on it.
+/// stream (cudaStream_t), with its device current, and must order their work on it; memory is aligned to 256 bytes.
 struct device_allocator {
     void* (*allocate)(void* context, std::size_t bytes, void* stream) = nullptr;             ///< null on failure
     void (*release)(void* context, void* memory, std::size_t bytes, void* stream) = nullptr;  ///< must not throw
@@ -66,7 +66,9 @@ struct device_allocator {
 /// Options of `cuda_backend`.
 struct cuda_options {
     int device = 0;                     ///< number of the device
-    std::optional<void*> stream = {};   ///< the caller's cudaStream_t, null for the default stream; empty: a stream of its own
+    /// The caller's cudaStream_t, null for the default stream; it must outlive the backend and all memory from it. Empty: a
+    /// stream of its own.
+    std::optional<void*> stream = {};
     device_allocator allocator = {};    ///< empty: a stream-ordered pool of its own that keeps its memory
 };
 

@@ -19,7 +19,8 @@ concept device_value = scalar<T> || std::same_as<T, std::int32_t> || std::same_a
 
 /// rows x cols values of T on a device, row i starting at data() + i * stride(); does not own them. T may be const.
 ///
-/// The memory must be accessible to the backend's device; its owner must order earlier work before the backend's stream.
+/// The memory must be accessible to the backend's device. Its owner must order earlier work before the backend's stream, and
+/// keep the memory until the stream has passed what was queued: with torch, use torch's stream, or Tensor.record_stream.
 template <class T>
     requires device_value<std::remove_const_t<T>>
 class device_span {
@@ -29,13 +30,16 @@ public:
     device_span() = default;
     /// Contiguous rows. Errors: as below.
     device_span(T* data, index_t rows, index_t cols) : device_span(data, rows, cols, cols) {}
-    /// Errors: shape_error if a size is negative or stride < cols, value_error if data is null and the view not empty.
+    /// Errors: shape_error if a size is negative or stride < cols; value_error if data is null and the view not empty, or
+    /// not aligned for T.
     device_span(T* data, index_t rows, index_t cols, index_t stride) : data_(data), rows_(rows), cols_(cols), stride_(stride) {
         if (rows < 0 || cols < 0 || stride < cols) {
             detail::fail<shape_error>("device_span", "rows >= 0, cols >= 0, stride >= cols",
                                       fmt::format("{} x {} with stride {}", rows, cols, stride));
         }
         detail::require<value_error>(data != nullptr || empty(), "device_span", "device memory", "a null pointer");
+        detail::require<value_error>(reinterpret_cast<std::uintptr_t>(data) % sizeof(T) == 0, "device_span", "memory aligned for its values",
+                                     "a pointer between two of them");
     }
 
     /// A mutable view is also a const one.
@@ -157,6 +161,17 @@ device_view<typename M::value_type> device_view_of(const M& m) {
     return m;
 }
 
+namespace cuda {
+
+/// Throws value_error if two views share memory; only addresses are looked at.
+template <scalar A, scalar B>
+void require_apart(std::string_view function, device_view<A> a, device_view<B> b) {
+    isic::detail::require_apart(function, matrix_view<A>(a.data(), a.rows(), a.cols(), a.stride()),
+                                matrix_view<B>(b.data(), b.rows(), b.cols(), b.stride()));
+}
+
+}  // namespace cuda
+
 /// An owning, contiguous, row-major matrix on a device. Its memory is freed in the order of the backend's stream.
 template <device_value T>
 class device_matrix {
@@ -168,6 +183,12 @@ public:
     device_matrix(const cuda_backend& gpu, index_t rows, index_t cols)
         : span_(nullptr, 0, 0), memory_(gpu.shared_state(), bytes(rows, cols)) {
         span_ = {static_cast<T*>(memory_.data()), rows, cols};
+    }
+    device_matrix(device_matrix&& other) noexcept : span_(std::exchange(other.span_, {})), memory_(std::move(other.memory_)) {}
+    device_matrix& operator=(device_matrix&& other) noexcept {
+        std::swap(span_, other.span_);
+        std::swap(memory_, other.memory_);
+        return *this;
     }
 
     T* data() { return span_.data(); }                          ///< a device pointer

@@ -84,7 +84,8 @@ private:
 /// Adding is asynchronous: NaN, infinity and ids outside [0, K) are found on the device, left out, and reported by the
 /// next function that waits (all that return values, and `fit_subspace`), with numeric_error or value_error; from then on
 /// the accumulator is spoilt. Differences are written in float64 chunks of 4096 rows and their Gram matrix is added by
-/// cuBLAS dsyrk: as accurate as on the CPU. Memory O(d^2 + K). T is the codebook's storage type.
+/// cuBLAS dsyrk: as accurate as on the CPU. Memory O(d^2 + K) and 4096 rows of d. What is added must stay until the stream has
+/// passed it. T is the codebook's storage type.
 template <scalar T = float>
 class device_accumulator {
 public:
@@ -110,15 +111,15 @@ public:
     void add_rows(const H& harmful, const S& safe) {
         moments_.add_rows(cuda::rows_of<typename H::value_type>(harmful), cuda::rows_of<typename S::value_type>(safe));
     }
-    /// Adds what another accumulator on the same device saw. Errors: shape_error if width, codes or kind differ.
+    /// Adds what another accumulator of the same backend saw. Errors: shape_error if width, codes, kind or keep_safe_moment differ.
     void merge(const device_accumulator& other) { moments_.merge(other.moments_); }
 
     index_t width() const { return moments_.width(); }                                        ///< d
     index_t count() const { return moments_.count(); }                                        ///< n, difference rows seen
     matrix<double> second_moment() const { return moments_.second_moment(); }                 ///< D^T D, [d x d]; waits
-    matrix<double> safe_second_moment() const { return moments_.safe_second_moment(); }       ///< [d x d]; waits
+    matrix<double> safe_second_moment() const { return moments_.safe_second_moment(); }       ///< [d x d]; rows: keep_safe_moment; waits
     std::vector<double> mean() const { return moments_.mean(); }                              ///< mean difference, [d]; waits
-    std::vector<double> safe_mean() const { return moments_.safe_mean(); }                    ///< [d]; waits
+    std::vector<double> safe_mean() const { return moments_.safe_mean(); }                    ///< [d]; rows: keep_safe_moment; waits
     code_usage usage() const { return moments_.usage(); }                                     ///< [K]; empty for rows; waits
 
     /// For `fit_subspace`.
@@ -130,14 +131,14 @@ private:
 
 /// Fits the harmful subspace to differences streamed on a device: V = the leading eigenvectors of D^T D, float64. Waits.
 ///
-/// Only the basis and the singular values come to the host. Cost O(d^3). Errors: as on the CPU; cuda_error (not_converged,
+/// Only vectors and values come to the host, and with centring the moment [d x d]. Cost O(d^3). Errors: as on the CPU; cuda_error (not_converged,
 /// out_of_memory). Source: as `fit_subspace`.
 template <scalar T>
 device_fit fit_subspace(const device_accumulator<T>& pairs, const device_fit_options& options = {}) {
     return pairs.device_moments().fit(options);
 }
 
-/// The same for difference rows D [n x d] on the device. Waits.
+/// The same for difference rows D [n x d] on the device, by their moments: centring, too, is of the moments. Waits.
 template <device_matrix_like M>
 device_fit fit_subspace(const cuda_backend& gpu, const M& difference_rows, const device_fit_options& options = {}) {
     using T = typename M::value_type;

@@ -56,7 +56,7 @@ private:
     cuda::edit_record record_;
 };
 
-/// Options of `project_out` and `remap` on a device that the CPU does not have.
+/// Options of `project_out` on a device that the CPU does not have.
 struct device_projection_options {
     device_view<double> target = {};  ///< t [K x d] contiguous on the device; projection_options::target must be empty then
     bool can_undo = true;             ///< keep the old rows on the device afterwards: K d values of memory
@@ -65,6 +65,8 @@ struct device_projection_options {
 /// Projects a subspace out of a codebook on the device, in place: c_k <- c_k + s_k (t_k - c_k) V diag(w) V^T, in float64,
 /// rounded once; every option means what it does on the CPU. Waits: the result has numbers.
 ///
+/// Beside the projection it looks for NaN, keeps the old rows, measures leakage and drift and hashes the bytes, a pass each.
+///
 /// Whatever is wrong is found before a row is written, or the old rows, of which a copy is made first, are put back. Cost
 /// O(K d r) and one pass to look for NaN. Errors: as on the CPU; value_error if d > 4096; cuda_error.
 template <mutable_device_matrix_like C>
@@ -72,14 +74,16 @@ device_edit project_out(const cuda_backend& gpu, C&& codes, const subspace& harm
                         const device_projection_options& on_device = {}) {
     using T = typename std::remove_cvref_t<C>::value_type;
     const device_span<T> c = codes;
-    if (!on_device.target.empty()) {
-        detail::require_size("project_out", "target rows", c.rows(), on_device.target.rows());
-        detail::require_size("project_out", "target columns", c.cols(), on_device.target.cols());
-        detail::require<shape_error>(on_device.target.stride() == c.cols() && options.target.empty(), "project_out",
-                                     "one contiguous target", "two, or one with gaps");
+    const device_view<double> target = on_device.target;
+    if (!target.empty()) {
+        detail::require_size("project_out", "target rows", c.rows(), target.rows());
+        detail::require_size("project_out", "target columns", c.cols(), target.cols());
+        detail::require<shape_error>(target.stride() == c.cols() && options.target.empty(), "project_out", "one contiguous target",
+                                     "two, or one with gaps");
+        cuda::require_apart("project_out", device_view<T>(c), target);
     }
-    return {gpu.shared_state(),
-            cuda::project(gpu.shared_state(), "project_out", cuda::writable(c), &harm, options, on_device.target.data(), on_device.can_undo)};
+    return {gpu.shared_state(), cuda::project(gpu.shared_state(), "project_out", cuda::writable(c), &harm, options,
+                                              target.empty() ? nullptr : target.data(), on_device.can_undo)};
 }
 
 /// Full remap, V = identity: c_k <- c_k + s_k (t_k - c_k); options.target on the host. Errors: as `project_out`.

@@ -81,21 +81,30 @@ pending_summary ema(const std::shared_ptr<state>& s, rows_out codes, device_ema_
 void start_ema(const std::shared_ptr<state>& s, rows_in codes, device_ema_state& memory);
 pending_summary sgd(const std::shared_ptr<state>& s, rows_out codes, rows_in gradient, rows_out velocity, const sgd_options& options,
                     const device_constraint& limits);
+/// Throw what the updates would, before a state is made.
+void check_ema(rows_out codes, const device_assignments& batch, double decay, const device_constraint& limits);
+void check_gradient_step(std::string_view function, rows_out codes, rows_in gradient, const device_constraint& limits);
 pending_summary adam(const std::shared_ptr<state>& s, rows_out codes, rows_in gradient, rows_out mean, rows_out square, index_t step,
                      const adam_options& options, const device_constraint& limits);
 /// All bytes 0, in stream order.
 void clear(state& s, void* memory, std::size_t bytes);
 
-/// A state matrix: zeros on first use, afterwards its shape must stay.
-template <class S>
-    requires std::same_as<S, float> || std::same_as<S, double>
-void prepare_state(std::string_view function, const cuda_backend& gpu, index_t rows, index_t cols, device_matrix<S>& matrix) {
-    if (matrix.empty()) {
-        matrix = device_matrix<S>(gpu, rows, cols);
-        clear(*gpu.shared_state(), matrix.data(), static_cast<std::size_t>(rows * cols) * sizeof(S));
-    }
-    isic::detail::require_size(function, "rows in the optimiser state", rows, matrix.rows());
-    isic::detail::require_size(function, "columns in the optimiser state", cols, matrix.cols());
+/// State matrices: zeros on first use, afterwards their shape must stay. All are checked before one is made.
+template <class... S>
+    requires((std::same_as<S, float> || std::same_as<S, double>) && ...)
+void prepare_states(std::string_view function, const cuda_backend& gpu, index_t rows, index_t cols, device_matrix<S>&... states) {
+    const auto check = [&](const auto& state) {
+        isic::detail::require_size(function, "rows in the optimiser state", rows, state.empty() ? rows : state.rows());
+        isic::detail::require_size(function, "columns in the optimiser state", cols, state.empty() ? cols : state.cols());
+    };
+    const auto make = [&]<class T>(device_matrix<T>& state) {
+        if (state.empty()) {
+            state = device_matrix<T>(gpu, rows, cols);
+            clear(*gpu.shared_state(), state.data(), static_cast<std::size_t>(rows * cols) * sizeof(T));
+        }
+    };
+    (check(states), ...);
+    (make(states), ...);
 }
 
 }  // namespace cuda
@@ -119,11 +128,12 @@ pending_summary ridge_update(const cuda_backend& gpu, C&& codes, const device_as
     return cuda::ridge(gpu.shared_state(), cuda::writable(device_span<T>(codes)), batch, lambda, limits);
 }
 
-/// Exponential moving averages, as on the CPU. Asynchronous. Errors: shape_error, value_error on decay; cuda_error.
+/// Exponential moving averages, as on the CPU. Asynchronous but for the first. Errors: shape_error, value_error on decay; cuda_error.
 template <mutable_device_matrix_like C>
 pending_summary ema_update(const cuda_backend& gpu, C&& codes, device_ema_state& state, const device_assignments& batch, double decay,
                            const device_constraint& limits = {}) {
     const device_span<typename std::remove_cvref_t<C>::value_type> c = codes;
+    cuda::check_ema(cuda::writable(c), batch, decay, limits);
     if (state.counts.empty()) {
         state = {device_matrix<double>(gpu, 1, c.rows()), device_matrix<double>(gpu, c.rows(), c.cols())};
         cuda::start_ema(gpu.shared_state(), cuda::read_only(cuda::writable(c)), state);
@@ -137,9 +147,12 @@ template <mutable_device_matrix_like C, device_matrix_like G, class S>
 pending_summary sgd_update(const cuda_backend& gpu, C&& codes, const G& gradient, device_sgd_state<S>& state, const sgd_options& options = {},
                            const device_constraint& limits = {}) {
     const device_span<typename std::remove_cvref_t<C>::value_type> c = codes;
-    cuda::prepare_state("sgd_update", gpu, c.rows(), c.cols(), state.velocity);
-    return cuda::sgd(gpu.shared_state(), cuda::writable(c), cuda::rows_of<typename G::value_type>(gradient),
-                     cuda::writable(state.velocity.span()), options, limits);
+    const device_view<typename G::value_type> g = gradient;
+    options.check("sgd_update");
+    cuda::check_gradient_step("sgd_update", cuda::writable(c), cuda::rows_of(g), limits);
+    cuda::require_apart("sgd_update", device_view<typename std::remove_cvref_t<C>::value_type>(c), g);
+    cuda::prepare_states("sgd_update", gpu, c.rows(), c.cols(), state.velocity);
+    return cuda::sgd(gpu.shared_state(), cuda::writable(c), cuda::rows_of(g), cuda::writable(state.velocity.span()), options, limits);
 }
 
 /// A step of Adam on the projected gradient, the step projected too, as on the CPU. gradient [K x d], any storage; as
@@ -148,12 +161,13 @@ template <mutable_device_matrix_like C, device_matrix_like G, class S>
 pending_summary adam_update(const cuda_backend& gpu, C&& codes, const G& gradient, device_adam_state<S>& state, const adam_options& options = {},
                             const device_constraint& limits = {}) {
     const device_span<typename std::remove_cvref_t<C>::value_type> c = codes;
+    const device_view<typename G::value_type> g = gradient;
     options.check("adam_update");
     detail::require<value_error>(state.steps >= 0, "adam_update", "steps >= 0 in the state", fmt::format("{}", state.steps));
-    cuda::prepare_state("adam_update", gpu, c.rows(), c.cols(), state.mean);
-    cuda::prepare_state("adam_update", gpu, c.rows(), c.cols(), state.square);
-    pending_summary done = cuda::adam(gpu.shared_state(), cuda::writable(c), cuda::rows_of<typename G::value_type>(gradient),
-                                      cuda::writable(state.mean.span()), cuda::writable(state.square.span()), state.steps + 1, options, limits);
+    cuda::check_gradient_step("adam_update", cuda::writable(c), cuda::rows_of(g), limits);
+    cuda::require_apart("adam_update", device_view<typename std::remove_cvref_t<C>::value_type>(c), g);
+    cuda::prepare_states("adam_update", gpu, c.rows(), c.cols(), state.mean, state.square);
+    pending_summary done = cuda::adam(gpu.shared_state(), cuda::writable(c), cuda::rows_of(g), cuda::writable(state.mean.span()), cuda::writable(state.square.span()), state.steps + 1, options, limits);
     ++state.steps;
     return done;
 }
