@@ -41,6 +41,9 @@ def _taken(lock: str, path: Path) -> int:
             os.close(descriptor)
             raise IoError(f"isic.checkpoint: expected nobody else to edit {path}, got another isic at work on it; "
                           "wait until it has ended, and try again") from None
+        except OSError as error:  # some network file systems have no locks
+            os.close(descriptor)
+            raise IoError(f"isic.checkpoint: expected a file system with locks for {path}, got: {error.strerror}") from None
         os.close(descriptor)  # of a file that its last holder has removed
 
 
