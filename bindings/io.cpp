@@ -156,6 +156,10 @@ void bind_io(py::module_& m) {
     m.def("safetensors_layout", &layout, "path"_a);
     m.def("patch_files", &patch, "journal"_a, "patches"_a);
     m.def("recover_files", &recover, "journal"_a);
+    py::class_<detail::path_lock>(m, "PathLock")
+        .def(py::init<std::filesystem::path>(), "path"_a)
+        .def_property_readonly("held", &detail::path_lock::held)
+        .def("release", &detail::path_lock::release);
 }
 
 }  // namespace isic::python

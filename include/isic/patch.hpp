@@ -206,27 +206,49 @@ inline bool remove_file(const std::filesystem::path& path) {
     return removed;
 }
 
-/// Keeps other processes off a journal while it lives. Its file is removed before the lock is given up.
-class journal_lock {
+/// A lock of the operating system on a file made for it, which ends with the process, however that ends. The file is removed
+/// before the lock is given up.
+class path_lock {
 public:
-    explicit journal_lock(const std::filesystem::path& journal) : path_(beside(journal, ".lock")) {
+    /// Tries once; held() says whether it succeeded. Errors: io_error if the file cannot be made.
+    explicit path_lock(std::filesystem::path path) : path_(std::move(path)) {
         do {
             file_ = std::make_unique<disk_file>(path_, open_to_create);
             if (!file_->try_lock()) {
-                fail_file(journal, "expected nobody else at work with this journal, got another process");
+                file_.reset();
+                return;
             }
         } while (!file_->is_at(path_));  // opened before, and locked after, its last holder removed it
     }
-    ~journal_lock() {
-        std::error_code code;
-        std::filesystem::remove(path_, code);
+    ~path_lock() { release(); }
+    path_lock(const path_lock&) = delete;
+    path_lock& operator=(const path_lock&) = delete;
+
+    bool held() const { return file_ != nullptr; }
+    void release() {
+        if (held()) {
+            std::error_code code;
+            std::filesystem::remove(path_, code);
+            file_.reset();
+        }
     }
-    journal_lock(const journal_lock&) = delete;
-    journal_lock& operator=(const journal_lock&) = delete;
 
 private:
     std::filesystem::path path_;
     std::unique_ptr<disk_file> file_;
+};
+
+/// Keeps other processes off a journal while it lives.
+class journal_lock {
+public:
+    explicit journal_lock(const std::filesystem::path& journal) : lock_(beside(journal, ".lock")) {
+        if (!lock_.held()) {
+            fail_file(journal, "expected nobody else at work with this journal, got another process");
+        }
+    }
+
+private:
+    path_lock lock_;
 };
 
 /// Patches with their files open, each once.
