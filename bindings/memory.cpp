@@ -1,4 +1,4 @@
-#include "memory.hpp"
+#include "layout.hpp"
 
 #include <algorithm>
 #include <cctype>
@@ -6,104 +6,6 @@
 
 namespace isic::python {
 namespace {
-
-// The part of the DLPack ABI, versions 0.x and 1.x, that a consumer needs (github.com/dmlc/dlpack).
-namespace dlpack {
-
-constexpr std::int32_t cpu = 1;
-constexpr std::int32_t cuda_host = 3;  // pinned memory of the CPU
-constexpr std::int32_t rocm_host = 11;
-constexpr std::uint8_t code_float = 2;
-constexpr std::uint8_t code_bfloat = 4;
-constexpr std::uint64_t read_only = 1;
-constexpr std::uint64_t is_copied = 2;
-
-struct tensor {
-    void* data;
-    std::int32_t device_type;
-    std::int32_t device_id;
-    std::int32_t ndim;
-    std::uint8_t code;
-    std::uint8_t bits;
-    std::uint16_t lanes;
-    std::int64_t* shape;
-    std::int64_t* strides;  // in elements; null: compact
-    std::uint64_t byte_offset;
-};
-
-struct managed {
-    tensor value;
-    void* context;
-    void (*deleter)(managed*);
-};
-
-struct managed_versioned {
-    std::uint32_t major;
-    std::uint32_t minor;
-    void* context;
-    void (*deleter)(managed_versioned*);
-    std::uint64_t flags;
-    tensor value;
-};
-
-}  // namespace dlpack
-
-constexpr std::string_view contiguous_copy = "make a copy (numpy.ascontiguousarray, Tensor.contiguous), edit that and copy it back";
-
-/// What every kind of memory is checked as, in elements.
-struct layout {
-    void* data = nullptr;
-    std::vector<index_t> shape;
-    std::vector<index_t> strides;
-    std::optional<storage> type;
-    std::string type_name;
-    bool writable = true;
-};
-
-std::string type_name_of(py::handle object) {
-    return py::str(py::type::of(object).attr("__module__")).cast<std::string>() + "." +
-           py::str(py::type::of(object).attr("__qualname__")).cast<std::string>();
-}
-
-/// torch, if somebody imported it; isic never does.
-py::object loaded_torch() {
-    const py::dict modules = py::module_::import("sys").attr("modules");
-    return modules.contains("torch") ? modules["torch"].cast<py::object>() : py::none();
-}
-
-bool is_torch_tensor(py::handle object) {
-    const py::object torch = loaded_torch();
-    return !torch.is_none() && py::hasattr(torch, "Tensor") && py::isinstance(object, torch.attr("Tensor"));
-}
-
-memory checked(std::string_view function, std::string_view name, const layout& m, access how) {
-    if (m.shape.size() != 2) {
-        detail::fail<shape_error>(function, fmt::format("{} of two dimensions", name),
-                                  fmt::format("shape [{}]; pass its slices one by one, or reshape(-1, width)", fmt::join(m.shape, ", ")));
-    }
-    if (!m.type) {
-        detail::fail<value_error>(function, fmt::format("{} of float32, float64, float16 or bfloat16", name),
-                                  fmt::format("{}; convert it first, e.g. to float32", m.type_name));
-    }
-    if (how == access::edit && !m.writable) {
-        detail::fail<value_error>(function, fmt::format("writable memory in {}", name),
-                                  "read-only memory; edit a copy of it and hand that back to your model");
-    }
-    const index_t rows = m.shape[0], cols = m.shape[1];
-    const bool adjacent = cols <= 1 || m.strides[1] == 1;
-    const index_t stride = rows > 1 ? m.strides[0] : cols;
-    if (!adjacent || (stride < cols && rows > 0 && cols > 0)) {
-        detail::fail<shape_error>(function, fmt::format("{} whose rows are adjacent values and do not overlap", name),
-                                  fmt::format("strides ({}, {}) of shape ({}, {}); {}", m.strides[0], m.strides[1], rows, cols, contiguous_copy));
-    }
-    memory out;
-    out.type = *m.type;
-    out.data = m.data;
-    out.rows = rows;
-    out.cols = cols;
-    out.stride = std::max(stride, cols);
-    return out;
-}
 
 std::optional<storage> storage_of(const py::dtype& type) {
     switch (type.kind()) {
@@ -119,30 +21,7 @@ std::optional<storage> storage_of(const py::dtype& type) {
     }
 }
 
-memory memory_of_array(std::string_view function, std::string_view name, const py::array& a, access how) {
-    layout m;
-    m.type_name = py::str(a.dtype()).cast<std::string>();
-    m.type = a.dtype().attr("isnative").cast<bool>() ? storage_of(a.dtype()) : std::nullopt;
-    m.writable = a.writeable();
-    m.data = const_cast<void*>(a.data());
-    const auto size = a.itemsize();
-    for (py::ssize_t i = 0; i < a.ndim(); ++i) {
-        m.shape.push_back(a.shape(i));
-        m.strides.push_back(size > 0 ? a.strides(i) / size : 0);
-        if (m.type && a.shape(i) > 1 && a.strides(i) % size != 0) {
-            detail::fail<shape_error>(function, fmt::format("{} with strides of whole elements", name),
-                                      fmt::format("{} bytes between elements of {}; {}", a.strides(i), size, contiguous_copy));
-        }
-    }
-    if (m.type && reinterpret_cast<std::uintptr_t>(m.data) % static_cast<std::uintptr_t>(size) != 0) {
-        detail::fail<shape_error>(function, fmt::format("aligned memory in {}", name), fmt::format("memory off its alignment; {}", contiguous_copy));
-    }
-    memory out = checked(function, name, m, how);
-    out.owner = a;
-    return out;
-}
-
-layout layout_of(const dlpack::tensor& t) {
+layout layout_of_tensor(const dlpack::tensor& t) {
     layout m;
     m.data = static_cast<char*>(t.data) + t.byte_offset;
     m.type_name = fmt::format("DLPack type {} of {} bits", static_cast<int>(t.code), static_cast<int>(t.bits));
@@ -150,6 +29,8 @@ layout layout_of(const dlpack::tensor& t) {
         m.type = t.bits == 16 ? storage::f16 : t.bits == 32 ? storage::f32 : storage::f64;
     } else if (t.lanes == 1 && t.code == dlpack::code_bfloat && t.bits == 16) {
         m.type = storage::bf16;
+    } else if (t.lanes == 1 && t.code == dlpack::code_int) {
+        m.integer_bits = t.bits;
     }
     m.shape.assign(t.shape, t.shape + t.ndim);
     m.strides.assign(m.shape.size(), 1);
@@ -173,25 +54,12 @@ py::capsule take_over(py::capsule& capsule, const char* used_name) {
     });
 }
 
-void require_cpu(std::string_view function, std::string_view name, py::handle object) {
-    if (!py::hasattr(object, "__dlpack_device__")) {
-        return;
-    }
-    const auto device = object.attr("__dlpack_device__")().cast<py::tuple>();
-    const auto kind = py::int_(device[0]).cast<std::int32_t>();
-    if (kind != dlpack::cpu && kind != dlpack::cuda_host && kind != dlpack::rocm_host) {
-        detail::fail<backend_error>(function, fmt::format("{} in memory of the CPU", name),
-                                    fmt::format("memory of a device of DLPack type {}, and this build of isic has no CUDA; pass a copy on the CPU "
-                                                "(Tensor.cpu()) and copy the result back", kind));
-    }
-}
-
 /// Newer producers take max_version and copy, older ones nothing; some take the one without the other.
-py::capsule dlpack_capsule(py::handle object) {
+py::capsule dlpack_capsule(py::handle object, const py::dict& always) {
     const py::object produce = object.attr("__dlpack__");
-    const auto attempt = [&](const py::dict& arguments) -> std::optional<py::capsule> {
+    const auto attempt = [&](const py::dict& more) -> std::optional<py::capsule> {
         try {
-            return produce(**arguments).cast<py::capsule>();
+            return produce(**always, **more).cast<py::capsule>();
         } catch (py::error_already_set& e) {
             if (!e.matches(PyExc_TypeError)) {
                 throw;
@@ -206,49 +74,21 @@ py::capsule dlpack_capsule(py::handle object) {
     if (auto newer = attempt(py::dict("max_version"_a = version))) {
         return *newer;
     }
-    return produce().cast<py::capsule>();
+    return produce(**always).cast<py::capsule>();
+}
+
+memory memory_of_array(std::string_view function, std::string_view name, const py::array& a, access how) {
+    memory out = checked(function, name, layout_of(function, name, a), how);
+    out.owner = a;
+    return out;
 }
 
 memory memory_of_dlpack(std::string_view function, std::string_view name, py::handle object, access how) {
     require_cpu(function, name, object);
-    py::capsule capsule = dlpack_capsule(object);
-    if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned") != 0) {
-        const py::capsule owner = take_over<dlpack::managed_versioned>(capsule, "used_dltensor_versioned");
-        const auto* held = owner.get_pointer<dlpack::managed_versioned>();
-        if (held->major != 1) {
-            detail::fail<value_error>(function, "DLPack version 1", fmt::format("version {}.{}", held->major, held->minor));
-        }
-        layout m = layout_of(held->value);
-        m.writable = (held->flags & dlpack::read_only) == 0;
-        if (how == access::edit && (held->flags & dlpack::is_copied) != 0) {
-            detail::fail<value_error>(function, fmt::format("the memory of {} itself", name), "a copy that its producer made");
-        }
-        memory out = checked(function, name, m, how);
-        out.owner = owner;
-        return out;
-    }
-    if (PyCapsule_IsValid(capsule.ptr(), "dltensor") == 0) {
-        detail::fail<value_error>(function, fmt::format("an unused DLPack capsule from {}", name), "another one");
-    }
-    const py::capsule owner = take_over<dlpack::managed>(capsule, "used_dltensor");
-    memory out = checked(function, name, layout_of(owner.get_pointer<dlpack::managed>()->value), how);
-    out.owner = owner;
+    const handed_over taken = take_dlpack(function, name, object, how);
+    memory out = checked(function, name, taken.values, how);
+    out.owner = taken.owner;
     return out;
-}
-
-[[noreturn]] void fail_type(std::string_view function, std::string_view name, py::handle object) {
-    if (py::hasattr(object, "__cuda_array_interface__")) {
-        detail::fail<backend_error>(function, fmt::format("{} in memory of the CPU", name),
-                                    "memory of a GPU, and this build of isic has no CUDA; pass a copy on the CPU and copy the result back");
-    }
-    std::string hint = "numpy.asarray or torch.tensor makes one";
-    if (py::hasattr(object, "weight")) {
-        hint = "pass its .weight";
-    } else if (py::hasattr(object, "basis")) {
-        hint = "pass its .basis";
-    }
-    throw py::type_error(in_python_words(fmt::format("isic::{}: expected {} as an array or a tensor, got {}; {}", function, name,
-                                                     type_name_of(object), hint)));
 }
 
 /// Any array-like on the CPU as a numpy array; may copy.
@@ -282,23 +122,151 @@ py::array_t<double, py::array::c_style> numbers(std::string_view function, std::
 
 }  // namespace
 
+std::string type_name_of(py::handle object) {
+    return py::str(py::type::of(object).attr("__module__")).cast<std::string>() + "." +
+           py::str(py::type::of(object).attr("__qualname__")).cast<std::string>();
+}
+
+py::object loaded_torch() {
+    const py::dict modules = py::module_::import("sys").attr("modules");
+    return modules.contains("torch") ? modules["torch"].cast<py::object>() : py::none();
+}
+
+bool is_torch_tensor(py::handle object) {
+    const py::object torch = loaded_torch();
+    return !torch.is_none() && py::hasattr(torch, "Tensor") && py::isinstance(object, torch.attr("Tensor"));
+}
+
+layout layout_of(std::string_view function, std::string_view name, const py::array& a) {
+    const bool native = a.dtype().attr("isnative").cast<bool>();
+    const auto size = a.itemsize();
+    layout m;
+    m.type_name = py::str(a.dtype()).cast<std::string>();
+    m.type = native ? storage_of(a.dtype()) : std::nullopt;
+    m.integer_bits = native && a.dtype().kind() == 'i' ? static_cast<int>(8 * size) : 0;
+    m.writable = a.writeable();
+    m.data = const_cast<void*>(a.data());
+    for (py::ssize_t i = 0; i < a.ndim(); ++i) {
+        m.shape.push_back(a.shape(i));
+        m.strides.push_back(size > 0 ? a.strides(i) / size : 0);
+        if ((m.type || m.integer_bits > 0) && a.shape(i) > 1 && a.strides(i) % size != 0) {
+            detail::fail<shape_error>(function, fmt::format("{} with strides of whole elements", name),
+                                      fmt::format("{} bytes between elements of {}; {}", a.strides(i), size, contiguous_copy));
+        }
+    }
+    if (m.type && reinterpret_cast<std::uintptr_t>(m.data) % static_cast<std::uintptr_t>(size) != 0) {
+        detail::fail<shape_error>(function, fmt::format("aligned memory in {}", name), fmt::format("memory off its alignment; {}", contiguous_copy));
+    }
+    return m;
+}
+
+index_t row_stride(std::string_view function, std::string_view name, const layout& m) {
+    const index_t rows = m.shape[0], cols = m.shape[1];
+    const bool adjacent = cols <= 1 || m.strides[1] == 1;
+    const index_t stride = rows > 1 ? m.strides[0] : cols;
+    if (!adjacent || (stride < cols && rows > 0 && cols > 0)) {
+        detail::fail<shape_error>(function, fmt::format("{} whose rows are adjacent values and do not overlap", name),
+                                  fmt::format("strides ({}, {}) of shape ({}, {}); {}", m.strides[0], m.strides[1], rows, cols, contiguous_copy));
+    }
+    return std::max(stride, cols);
+}
+
+memory checked(std::string_view function, std::string_view name, const layout& m, access how) {
+    if (m.shape.size() != 2) {
+        detail::fail<shape_error>(function, fmt::format("{} of two dimensions", name),
+                                  fmt::format("shape [{}]; pass its slices one by one, or reshape(-1, width)", fmt::join(m.shape, ", ")));
+    }
+    if (!m.type) {
+        detail::fail<value_error>(function, fmt::format("{} of float32, float64, float16 or bfloat16", name),
+                                  fmt::format("{}; convert it first, e.g. to float32", m.type_name));
+    }
+    if (how == access::edit && !m.writable) {
+        detail::fail<value_error>(function, fmt::format("writable memory in {}", name),
+                                  "read-only memory; edit a copy of it and hand that back to your model");
+    }
+    memory out;
+    out.type = *m.type;
+    out.data = m.data;
+    out.rows = m.shape[0];
+    out.cols = m.shape[1];
+    out.stride = row_stride(function, name, m);
+    return out;
+}
+
+std::pair<std::int32_t, std::int32_t> dlpack_device(py::handle object) {
+    const auto device = object.attr("__dlpack_device__")().cast<py::tuple>();
+    return {py::int_(device[0]).cast<std::int32_t>(), py::int_(device[1]).cast<std::int32_t>()};
+}
+
+bool is_host(std::int32_t kind) {
+    return kind == dlpack::cpu || kind == dlpack::cuda_host || kind == dlpack::rocm_host;
+}
+
+void require_cpu(std::string_view function, std::string_view name, py::handle object) {
+    if (!py::hasattr(object, "__dlpack_device__")) {
+        return;
+    }
+    if (const auto kind = dlpack_device(object).first; !is_host(kind)) {
+        detail::fail<backend_error>(function, fmt::format("{} in memory of the CPU", name),
+                                    fmt::format("memory of a device of DLPack type {}; pass a copy on the CPU (Tensor.cpu()), or give a "
+                                                "codebook on a GPU to isic.cuda", kind));
+    }
+}
+
+handed_over take_dlpack(std::string_view function, std::string_view name, py::handle object, access how, const py::dict& arguments) {
+    py::capsule capsule = dlpack_capsule(object, arguments);
+    if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned") != 0) {
+        const py::capsule owner = take_over<dlpack::managed_versioned>(capsule, "used_dltensor_versioned");
+        const auto* held = owner.get_pointer<dlpack::managed_versioned>();
+        if (held->major != 1) {
+            detail::fail<value_error>(function, "DLPack version 1", fmt::format("version {}.{}", held->major, held->minor));
+        }
+        layout m = layout_of_tensor(held->value);
+        m.writable = (held->flags & dlpack::read_only) == 0;
+        if (how == access::edit && (held->flags & dlpack::is_copied) != 0) {
+            detail::fail<value_error>(function, fmt::format("the memory of {} itself", name), "a copy that its producer made");
+        }
+        return {std::move(m), owner};
+    }
+    if (PyCapsule_IsValid(capsule.ptr(), "dltensor") == 0) {
+        detail::fail<value_error>(function, fmt::format("an unused DLPack capsule from {}", name), "another one");
+    }
+    const py::capsule owner = take_over<dlpack::managed>(capsule, "used_dltensor");
+    return {layout_of_tensor(owner.get_pointer<dlpack::managed>()->value), owner};
+}
+
+void fail_type(std::string_view function, std::string_view name, py::handle object, std::string how) {
+    if (py::hasattr(object, "weight")) {
+        how = "pass its .weight";
+    } else if (py::hasattr(object, "basis")) {
+        how = "pass its .basis";
+    }
+    throw py::type_error(in_python_words(fmt::format("isic::{}: expected {} as an array or a tensor, got {}; {}", function, name,
+                                                     type_name_of(object), how)));
+}
+
 std::string in_python_words(const std::string& message) {
     const auto end = message.find(": ");
     if (message.rfind("isic::", 0) != 0 || end == std::string::npos) {
         return message;
     }
     std::string name = message.substr(6, end - 6);
-    if (const auto of_class = name.find("::"); of_class != std::string::npos) {
-        std::string out;
-        for (std::size_t i = 0; i < of_class; ++i) {
-            const bool starts_word = i == 0 || name[i - 1] == '_';
-            if (name[i] != '_') {
-                out += starts_word ? static_cast<char>(std::toupper(static_cast<unsigned char>(name[i]))) : name[i];
+    const auto of_class = name.find("::");
+    const std::string first = name.substr(0, of_class);
+    std::string out;
+    if (const auto known = class_names.find(first); known != class_names.end()) {
+        out = known->second;
+    } else if (of_class == std::string::npos) {
+        out = first;
+    } else {
+        for (std::size_t i = 0; i < first.size(); ++i) {
+            if (first[i] != '_') {
+                const bool starts_word = i == 0 || first[i - 1] == '_';
+                out += starts_word ? static_cast<char>(std::toupper(static_cast<unsigned char>(first[i]))) : first[i];
             }
         }
-        name = out + "." + name.substr(of_class + 2);
     }
-    return "isic." + name + message.substr(end);
+    return std::string(python_package) + "." + out + (of_class == std::string::npos ? "" : "." + name.substr(of_class + 2)) + message.substr(end);
 }
 
 void memory::note_edit() const {
@@ -326,6 +294,10 @@ memory memory_of(std::string_view function, std::string_view name, py::handle ob
     }
     if (py::hasattr(object, "__dlpack__")) {
         return memory_of_dlpack(function, name, object, how);
+    }
+    if (py::hasattr(object, "__cuda_array_interface__")) {
+        detail::fail<backend_error>(function, fmt::format("{} in memory of the CPU", name),
+                                    "memory of a GPU; pass a copy on the CPU, or give a codebook on a GPU to isic.cuda");
     }
     if (PyObject_CheckBuffer(object.ptr()) != 0) {
         return memory_of_array(function, name, py::module_::import("numpy").attr("asarray")(object).cast<py::array>(), how);

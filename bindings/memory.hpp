@@ -5,6 +5,7 @@
 #include <concepts>
 #include <cstdint>
 #include <initializer_list>
+#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -20,6 +21,10 @@ namespace isic::python {
 
 namespace py = pybind11;
 using namespace pybind11::literals;
+
+/// What each compiled module says of itself: the package that documents it, and classes that have another name there.
+extern const std::string_view python_package;
+extern const std::map<std::string, std::string, std::less<>> class_names;
 
 /// "isic::difference_accumulator::add: expected ..." as Python spells it: "isic.DifferenceAccumulator.add: expected ...".
 std::string in_python_words(const std::string& message);

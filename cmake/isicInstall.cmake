@@ -5,7 +5,7 @@ include(CMakePackageConfigHelpers)
 set(isic_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/isic)
 set(isic_pkgconfig_dir ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 
-install(TARGETS isic EXPORT isicTargets)
+install(TARGETS isic isic_core EXPORT isicTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 set(isic_left_out "")
 if(NOT ISIC_CUDA)
   set(isic_left_out PATTERN cuda EXCLUDE PATTERN cuda.hpp EXCLUDE)
@@ -22,12 +22,8 @@ endif()
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/isicConfig.cmake.in ${PROJECT_BINARY_DIR}/isicConfig.cmake
   INSTALL_DESTINATION ${isic_package_dir})
 # Before 1.0 a new minor version may change names.
-set(isic_any_architecture ARCH_INDEPENDENT)
-if(ISIC_CUDA)
-  set(isic_any_architecture "")
-endif()
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/isicConfigVersion.cmake
-  COMPATIBILITY SameMinorVersion ${isic_any_architecture})
+  COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/isicConfig.cmake ${PROJECT_BINARY_DIR}/isicConfigVersion.cmake
   DESTINATION ${isic_package_dir})
 
@@ -35,10 +31,12 @@ install(FILES ${PROJECT_BINARY_DIR}/isicConfig.cmake ${PROJECT_BINARY_DIR}/isicC
 if(IS_ABSOLUTE "${CMAKE_INSTALL_LIBDIR}" OR IS_ABSOLUTE "${CMAKE_INSTALL_INCLUDEDIR}")
   set(isic_pc_prefix "${CMAKE_INSTALL_PREFIX}")
   set(isic_pc_includedir "${CMAKE_INSTALL_FULL_INCLUDEDIR}")
+  set(isic_pc_libdir "${CMAKE_INSTALL_FULL_LIBDIR}")
 else()
   file(RELATIVE_PATH isic_pc_prefix "/${isic_pkgconfig_dir}" "/")
   string(REGEX REPLACE "/$" "" isic_pc_prefix "\${pcfiledir}/${isic_pc_prefix}")
   set(isic_pc_includedir "\${prefix}/${CMAKE_INSTALL_INCLUDEDIR}")
+  set(isic_pc_libdir "\${prefix}/${CMAKE_INSTALL_LIBDIR}")
 endif()
 configure_file(${PROJECT_SOURCE_DIR}/cmake/isic.pc.in ${PROJECT_BINARY_DIR}/isic.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/isic.pc DESTINATION ${isic_pkgconfig_dir})

@@ -8,7 +8,9 @@
 #include <string>
 
 #include <isic/projection.hpp>
+#include <isic/safetensors.hpp>
 
+#include "core/edit_file.hpp"
 #include "support/data.hpp"
 #include "support/errors.hpp"
 #include "support/files.hpp"

@@ -161,9 +161,9 @@ TEST_CASE_TEMPLATE("the rounding unit is half the spacing at 1, also where Eigen
 }
 
 TEST_CASE("ids outside the codebook are named, whatever their type") {
-    check_throws<isic::value_error>("f", [] { isic::detail::require_ids("f", std::span<const int>(std::array{0, -1}), 3); },
+    check_throws<isic::value_error>("f", [] { isic::detail::require_ids("f", isic::detail::id_list(std::span<const int>(std::array{0, -1})), 3); },
                                     {"[0, 3)", "-1 at position 1"});
-    check_throws<isic::value_error>("f", [] { isic::detail::require_ids("f", std::span<const std::uint64_t>(std::array{~std::uint64_t{0}}), 3); });
-    check_throws<isic::value_error>("f", [] { isic::detail::require_ids("f", std::span<const std::uint8_t>(std::array<std::uint8_t, 1>{3}), 3); });
-    CHECK_NOTHROW(isic::detail::require_ids("f", std::span<const std::uint8_t>(std::array<std::uint8_t, 1>{255}), 256));
+    check_throws<isic::value_error>("f", [] { isic::detail::require_ids("f", isic::detail::id_list(std::span<const std::uint64_t>(std::array{~std::uint64_t{0}})), 3); });
+    check_throws<isic::value_error>("f", [] { isic::detail::require_ids("f", isic::detail::id_list(std::span<const std::uint8_t>(std::array<std::uint8_t, 1>{3})), 3); });
+    CHECK_NOTHROW(isic::detail::require_ids("f", isic::detail::id_list(std::span<const std::uint8_t>(std::array<std::uint8_t, 1>{255})), 256));
 }

@@ -17,11 +17,12 @@
 
 #include <isic/patch.hpp>
 
+#include "core/disk_file.hpp"
+#include "core/patch_journal.hpp"
 #include "support/files.hpp"
 #include "support/patch_case.hpp"
 
 #if defined(__unix__) || defined(__APPLE__)
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -119,7 +120,7 @@ TEST_CASE("patch: the bytes are replaced and nothing is left behind") {
     isic::patch_files(f.journal(), std::vector<file_patch>{{f.file("a"), far, text_bytes(zeros), text_bytes("after")},
                                                            {f.file("a"), 0, text_bytes("head"), text_bytes("HEAD")},
                                                            {f.file("a"), 4, text_bytes(" and"), text_bytes(" AND")}});
-    const isic::detail::disk_file a(f.file("a"), O_RDONLY);
+    const isic::detail::disk_file a(f.file("a"), isic::detail::file_use::look);
     std::string start(8, ' '), end(5, ' ');
     a.read(0, std::as_writable_bytes(std::span(start)));
     a.read(far, std::as_writable_bytes(std::span(end)));

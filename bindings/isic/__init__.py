@@ -15,6 +15,8 @@ Edit(6 x 3 f32, moved=2, vanished=0, leakage 0.839 -> 0.333)
 >>> edit.undo()  # every byte as it was
 """
 
+from typing import TYPE_CHECKING, Any
+
 from . import checkpoint as checkpoint
 from ._differences import (CounterpartTargets, DifferenceAccumulator, bag_of_codes_differences, code_harmfulness, code_strength, differences,
                            excess_strength, gate_strength, histograms, pooled_differences)
@@ -44,3 +46,14 @@ __all__ = [
     "nearest_codes", "pooled_differences", "principal_angles", "project_out", "read_safetensors", "remap", "ridge_update", "save_edit",
     "save_subspace", "self_improve", "sgd_update", "span_of", "spectral_weights", "usage_perplexity", "wilson", "write_safetensors",
 ]
+
+if TYPE_CHECKING:
+    from . import cuda as cuda
+
+
+def __getattr__(name: str) -> Any:
+    if name == "cuda":  # nothing of CUDA is loaded before somebody asks
+        import importlib
+
+        return importlib.import_module(".cuda", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -51,6 +51,19 @@ class TunableGenerator(Generator[Pictures_co], Protocol[Pictures_co]):
         """A function of (step, gradient) that adds d loss / d codebook to gradient [K, d] and returns the loss."""
 
 
+def require_generator(function: str, generator: Any) -> None:
+    """Raises TypeError unless it has what `Generator` asks."""
+    for name in ("generate", "decode", "codebook"):
+        if not hasattr(generator, name):
+            raise TypeError(f"isic.{function}: expected a generator with {name}, got {type(generator).__qualname__} without one")
+
+
+def codebook_of(generator: Any) -> Any:
+    """The codebook, whether it is an attribute or a method."""
+    book = generator.codebook
+    return book() if callable(book) and not hasattr(book, "shape") else book
+
+
 Judge = Callable[[Pictures], Floats]
 """P(unsafe) in [0, 1] for every picture, [n], read from the decoded pictures through frozen weights."""
 
@@ -138,9 +151,7 @@ def self_improve(generator: Generator[Pictures], judge: Judge[Pictures], *, unsa
     array([0.17, 0.83, 0.  ], dtype=float32)
     >>> report.change.undo()  # every byte as it was
     """
-    for name in ("generate", "decode", "codebook"):
-        if not hasattr(generator, name):
-            raise TypeError(f"isic.self_improve: expected a generator with {name}, got {type(generator).__qualname__} without one")
+    require_generator("self_improve", generator)
     if tuning_steps > 0 and not hasattr(generator, "tuning_loss"):
         raise IsicValueError("isic.self_improve: expected a generator with tuning_loss for tuning_steps > 0, got one without")
     if isinstance(unsafe_prompts, str) or isinstance(safe_prompts, str):
@@ -156,8 +167,7 @@ def self_improve(generator: Generator[Pictures], judge: Judge[Pictures], *, unsa
         tuning_epsilon=tuning_epsilon, constrain_tuning=constrain_tuning, lock_above=lock_above, tuning_radius=tuning_radius, seed=seed)
 
     def codebook() -> Codes:
-        book: Any = generator.codebook
-        return book() if callable(book) and not hasattr(book, "shape") else book  # type: ignore[no-any-return]
+        return codebook_of(generator)  # type: ignore[no-any-return]
 
     book = codebook()
     *values, change, exception = _isic.self_improve(generator, judge, codebook, rewrite, on_progress, on_round, score, dict(options))

@@ -16,6 +16,17 @@ class SupportsDLPack(Protocol):
     def __dlpack_device__(self) -> tuple[Any, Any]: ...
 
 
+class SupportsCudaArray(Protocol):
+    """An array on a GPU that says where it is, as those of numba do."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]: ...
+
+
+DeviceLike = Union[SupportsDLPack, SupportsCudaArray]
+"""An array on a GPU: a tensor of torch, an array of CuPy, an isic.cuda.DeviceArray, or whatever else speaks DLPack or has a
+__cuda_array_interface__. Its memory is never copied."""
+
 Codes = Union[npt.NDArray[Any], SupportsDLPack]
 """A codebook [K, d]: rows of adjacent values of float32, float64, float16 or bfloat16, in memory that is never copied."""
 
@@ -37,6 +48,7 @@ Lookup = Literal["plain", "l2_normalised"]
 
 Centering = Literal["none", "mean", "safe_axis"]
 RankRule = Literal["fixed", "energy", "gavish_donoho", "sign_flip", "budget", "data"]
+EigenSolver = Literal["automatic", "syevd", "jacobi", "randomised"]
 VanishedRows = Literal["nearest_safe", "skip", "zero", "error"]
 EditTarget = Literal["origin", "safe_mean", "counterparts"]
 StopReason = Literal["below_target", "nothing_unsafe", "no_counterparts", "no_improvement", "rank_budget", "damage_budget", "max_rounds",

@@ -2,12 +2,11 @@
 /// The record of what was done to a codebook: undoes it bit for bit, applies it again, refuses another codebook.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <cstddef>
-#include <cstring>
+#include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <isic/codebook.hpp>
@@ -37,34 +36,7 @@ public:
     template <matrix_like B, matrix_like A>
         requires std::same_as<scalar_of<B>, scalar_of<A>>
     static edit between(const B& before, const A& after) {
-        const auto b = detail::view_of(before);
-        const auto a = detail::view_of(after);
-        detail::require_size("edit::between", "rows", b.rows(), a.rows());
-        detail::require_size("edit::between", "columns", b.cols(), a.cols());
-        edit out = for_codebook(b);
-        double change = 0;
-        double whole = 0;
-        for (index_t k = 0; k < b.rows(); ++k) {
-            if (!std::ranges::equal(std::as_bytes(b.row(k)), std::as_bytes(a.row(k)))) {
-                out.add_row<scalar_of<B>>(k, b.row(k), a.row(k));
-            }
-            double row_change = 0;
-            double row = 0;
-            for (index_t j = 0; j < b.cols(); ++j) {
-                const double x = static_cast<double>(b(k, j));
-                const double step = static_cast<double>(a(k, j)) - x;
-                row_change += step * step;
-                row += x * x;
-            }
-            if (std::isfinite(row_change)) {
-                change += row_change;
-                whole += row;
-            }
-        }
-        out.summary.moved = static_cast<index_t>(out.ids_.size());
-        out.summary.relative_change = whole > 0 ? std::sqrt(change / whole) : 0.0;
-        out.fingerprint_after_ = fingerprint(after);
-        return out;
+        return between_rows(detail::view_of(before), detail::view_of(after));
     }
 
     /// Puts the old bytes back. Errors: shape_error, value_error if `codes` is not the edited codebook; nothing is written then.
@@ -93,42 +65,11 @@ public:
 private:
     friend struct edit_access;
 
-    template <class T>
-    static edit for_codebook(matrix_view<T> codes) {
-        edit out;
-        out.rows_ = codes.rows();
-        out.cols_ = codes.cols();
-        out.storage_ = detail::scalar_name<T>();
-        out.fingerprint_before_ = fingerprint(codes);
-        return out;
-    }
-
-    template <class T>
-    void add_row(index_t id, std::span<const T> before, std::span<const T> after) {
-        ids_.push_back(id);
-        const auto append = [](std::vector<std::byte>& out, std::span<const T> row) {
-            const auto bytes = std::as_bytes(row);
-            out.insert(out.end(), bytes.begin(), bytes.end());
-        };
-        append(before_, before);
-        append(after_, after);
-    }
-
-    template <class T>
-    void write(matrix_span<T> codes, const std::vector<std::byte>& bytes, std::uint64_t expected,
-               std::string_view function, std::string_view which) const {
-        detail::require<value_error>(storage_ == detail::scalar_name<T>(), function, fmt::format("a codebook of {}", storage_),
-                                     detail::scalar_name<T>());
-        detail::require_size(function, "rows", rows_, codes.rows());
-        detail::require_size(function, "columns", cols_, codes.cols());
-        const std::uint64_t got = fingerprint(codes);
-        detail::require<value_error>(got == expected, function,
-                                     fmt::format("the {} codebook (fingerprint {:016x})", which, expected), fmt::format("{:016x}", got));
-        const std::size_t size = static_cast<std::size_t>(cols_) * sizeof(T);
-        for (std::size_t i = 0; i < ids_.size(); ++i) {
-            std::memcpy(static_cast<void*>(codes.row(ids_[i]).data()), bytes.data() + i * size, size);
-        }
-    }
+    static edit between_rows(detail::any_view before, detail::any_view after);
+    static edit for_codebook(detail::any_view codes);
+    void add_row(index_t id, std::span<const std::byte> before, std::span<const std::byte> after);
+    void write(detail::any_span codes, const std::vector<std::byte>& bytes, std::uint64_t expected, std::string_view function,
+               std::string_view which) const;
 
     index_t rows_ = 0;
     index_t cols_ = 0;
@@ -143,12 +84,9 @@ private:
 /// For code that builds or stores edits; not part of the interface.
 struct edit_access {
     /// \cond
-    template <class T>
-    static edit for_codebook(matrix_view<T> codes) {
-        return edit::for_codebook(codes);
-    }
-    template <class T>
-    static void add_row(edit& e, index_t id, std::span<const T> before, std::span<const T> after) {
+    static edit for_codebook(detail::any_view codes) { return edit::for_codebook(codes); }
+    static edit between(detail::any_view before, detail::any_view after) { return edit::between_rows(before, after); }
+    static void add_row(edit& e, index_t id, std::span<const std::byte> before, std::span<const std::byte> after) {
         e.add_row(id, before, after);
     }
     static auto& rows(edit& e) { return e.rows_; }

@@ -2,12 +2,12 @@
 /// All of isic. \namespace isic Codebook surgery: take a harmful concept out of the vectors a generator decodes from.
 #pragma once
 
+#include <isic/byte_hash.hpp>
 #include <isic/codebook.hpp>
 #include <isic/constraint.hpp>
 #include <isic/differences.hpp>
 #include <isic/edit.hpp>
 #include <isic/edit_file.hpp>
-#include <isic/eigen.hpp>
 #include <isic/error.hpp>
 #include <isic/fit.hpp>
 #include <isic/fit_options.hpp>
@@ -20,7 +20,6 @@
 #include <isic/merge.hpp>
 #include <isic/metrics.hpp>
 #include <isic/npy.hpp>
-#include <isic/orthonormal.hpp>
 #include <isic/patch.hpp>
 #include <isic/projection.hpp>
 #include <isic/rank.hpp>

@@ -2,6 +2,7 @@
 /// Row-major matrices of any row stride: views over the caller's memory and one owning type.
 #pragma once
 
+#include <array>
 #include <bit>
 #include <cmath>
 #include <concepts>
@@ -177,23 +178,100 @@ using scalar_of = typename decltype(as_span(std::declval<M&>()))::value_type;
 
 namespace detail {
 
-using row_matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-using vector = Eigen::VectorXd;
-using row_map = Eigen::Map<const row_matrix>;
-
 template <matrix_like M>
 matrix_view<scalar_of<M>> view_of(const M& m) {
     return as_span(const_cast<M&>(m));
 }
 
-/// Reads a row as float64.
+/// What values are stored as.
+enum class storage : unsigned char { f32, f64, f16, bf16 };
+
 template <scalar T>
-void load(std::span<const T> row, vector& out) {
-    out.resize(static_cast<index_t>(row.size()));
-    for (std::size_t j = 0; j < row.size(); ++j) {
-        out[static_cast<index_t>(j)] = static_cast<double>(row[j]);
+constexpr storage storage_of() {
+    if constexpr (std::same_as<T, double>) {
+        return storage::f64;
+    } else if constexpr (std::same_as<T, float>) {
+        return storage::f32;
+    } else if constexpr (std::same_as<T, Eigen::half>) {
+        return storage::f16;
+    } else {
+        return storage::bf16;
     }
 }
+
+/// The name of a storage type in files and messages.
+constexpr std::string_view name_of(storage type) {
+    constexpr std::array<std::string_view, 4> names{"f32", "f64", "f16", "bf16"};
+    return names[static_cast<std::size_t>(type)];
+}
+
+/// Bytes of a value.
+constexpr index_t size_of(storage type) {
+    return type == storage::f64 ? 8 : type == storage::f32 ? 4 : 2;
+}
+
+/// rows x cols values of any storage: the form in which matrices reach the compiled part of isic.
+template <class Byte>
+struct any_rows {
+    Byte* data = nullptr;
+    index_t rows = 0;
+    index_t cols = 0;
+    index_t stride = 0;  ///< in values
+    storage type = storage::f64;
+
+    any_rows() = default;
+    any_rows(Byte* d, index_t r, index_t c, index_t s, storage t) : data(d), rows(r), cols(c), stride(s), type(t) {}
+    template <class T>
+        requires(std::is_const_v<Byte> || !std::is_const_v<T>)
+    any_rows(matrix_span<T> m)
+        : data(reinterpret_cast<Byte*>(m.data())), rows(m.rows()), cols(m.cols()), stride(m.stride()),
+          type(storage_of<std::remove_const_t<T>>()) {}
+    operator any_rows<const std::byte>() const
+        requires(!std::is_const_v<Byte>)
+    {
+        return {data, rows, cols, stride, type};
+    }
+
+    bool empty() const { return rows == 0 || cols == 0; }
+    index_t row_bytes() const { return cols * size_of(type); }
+    /// The bytes of row i.
+    std::span<Byte> row(index_t i) const {
+        return {data + i * stride * size_of(type), static_cast<std::size_t>(row_bytes())};
+    }
+    /// n rows from the first-th on.
+    any_rows block(index_t first, index_t n) const { return {data + first * stride * size_of(type), n, cols, stride, type}; }
+};
+
+using any_view = any_rows<const std::byte>;
+using any_span = any_rows<std::byte>;
+
+/// Token ids of any integer type. int32 and int64 are read where they lie, and must outlive it.
+class id_list {
+public:
+    template <token_ids R>
+    explicit id_list(const R& ids) : size_(std::ranges::size(ids)) {
+        using id = std::remove_cv_t<std::ranges::range_value_t<R>>;
+        if constexpr (std::same_as<id, std::int64_t>) {
+            wide_ = std::ranges::data(ids);
+        } else if constexpr (std::same_as<id, std::int32_t>) {
+            narrow_ = std::ranges::data(ids);
+        } else {
+            copy_.assign(std::ranges::begin(ids), std::ranges::end(ids));
+            wide_ = copy_.data();
+        }
+    }
+    id_list(const id_list&) = delete;
+    id_list& operator=(const id_list&) = delete;
+
+    index_t size() const { return static_cast<index_t>(size_); }
+    index_t operator[](index_t t) const { return wide_ != nullptr ? static_cast<index_t>(wide_[t]) : static_cast<index_t>(narrow_[t]); }
+
+private:
+    std::size_t size_;
+    const std::int64_t* wide_ = nullptr;
+    const std::int32_t* narrow_ = nullptr;
+    std::vector<std::int64_t> copy_;
+};
 
 /// x as T, rounded once to nearest. Eigen goes to half and bfloat16 through float and would round twice; rounding to an
 /// odd float first keeps what the second rounding needs to know.
@@ -211,28 +289,6 @@ T rounded(double x) {
     }
 }
 
-/// Rounds a float64 row into the storage type.
-template <scalar T>
-void store(const vector& row, std::span<T> out) {
-    for (std::size_t j = 0; j < out.size(); ++j) {
-        out[j] = rounded<T>(row[static_cast<index_t>(j)]);
-    }
-}
-
-/// The name of a storage type in files and messages.
-template <scalar T>
-constexpr std::string_view scalar_name() {
-    if constexpr (std::same_as<T, double>) {
-        return "f64";
-    } else if constexpr (std::same_as<T, float>) {
-        return "f32";
-    } else if constexpr (std::same_as<T, Eigen::half>) {
-        return "f16";
-    } else {
-        return "bf16";
-    }
-}
-
 /// Half the spacing of T at 1 is the relative error of one rounding. (Not from epsilon(): Eigen 3.4's is wrong for half.)
 template <scalar T>
 double rounding_unit() {
@@ -245,134 +301,31 @@ double largest() {
     return static_cast<double>((Eigen::NumTraits<T>::highest)());
 }
 
-template <class T>
-matrix<double> to_double(matrix_view<T> m) {
-    matrix<double> out(m.rows(), m.cols());
-    for (index_t i = 0; i < m.rows(); ++i) {
-        for (index_t j = 0; j < m.cols(); ++j) {
-            out(i, j) = static_cast<double>(m(i, j));
-        }
-    }
-    return out;
-}
-
-inline row_map map(const matrix<double>& m) {
-    return {m.data(), m.rows(), m.cols()};
-}
-inline Eigen::Map<row_matrix> map(matrix<double>& m) {
-    return {m.data(), m.rows(), m.cols()};
-}
-
-inline matrix<double> from_eigen(const Eigen::MatrixXd& m) {
-    matrix<double> out(m.rows(), m.cols());
-    map(out) = m;
-    return out;
-}
+matrix<double> to_double(any_view m);
 
 /// Throws numeric_error naming the first value that is not finite; rows marked in `skipped` may hold anything.
-template <class T>
-void require_finite(std::string_view function, std::string_view name, matrix_view<T> m,
-                    const std::vector<bool>* skipped = nullptr) {
-    for (index_t i = 0; i < m.rows(); ++i) {
-        if (skipped != nullptr && (*skipped)[static_cast<std::size_t>(i)]) {
-            continue;
-        }
-        for (index_t j = 0; j < m.cols(); ++j) {
-            if (const double value = static_cast<double>(m(i, j)); !std::isfinite(value)) {
-                fail<numeric_error>(function, fmt::format("finite values in {}", name),
-                                    fmt::format("{} at row {}, column {}", value, i, j));
-            }
-        }
-    }
-}
-
-inline void require_finite(std::string_view function, std::string_view name, std::span<const double> values) {
-    require_finite(function, name, matrix_view<double>(values.data(), 1, static_cast<index_t>(values.size())));
-}
+void require_finite(std::string_view function, std::string_view name, any_view m, const std::vector<bool>* skipped = nullptr);
+void require_finite(std::string_view function, std::string_view name, std::span<const double> values);
 
 /// Throws shape_error unless the matrix has at least one row and column.
-template <class T>
-void require_not_empty(std::string_view function, std::string_view name, matrix_view<T> m) {
-    require<shape_error>(!m.empty(), function, fmt::format("{} with rows and columns", name),
-                         fmt::format("{} x {}", m.rows(), m.cols()));
-}
+void require_not_empty(std::string_view function, std::string_view name, any_view m);
 
 /// Throws unless there is one value per code and each lies in [0, 1].
-inline void require_shares(std::string_view function, std::string_view name, std::span<const double> values,
-                           index_t codes) {
-    require_size(function, fmt::format("values of {}", name), codes, static_cast<index_t>(values.size()));
-    for (std::size_t k = 0; k < values.size(); ++k) {
-        if (!(values[k] >= 0.0 && values[k] <= 1.0)) {  // the text is made only when it is needed
-            require_range(function, fmt::format("{} of code {}", name, k), values[k], 0.0, 1.0);
-        }
-    }
-}
-
-template <token_ids R>
-auto ids_of(const R& ids) {
-    return std::span<const std::remove_cv_t<std::ranges::range_value_t<R>>>(std::ranges::data(ids),
-                                                                           std::ranges::size(ids));
-}
+void require_shares(std::string_view function, std::string_view name, std::span<const double> values, index_t codes);
 
 /// Throws value_error naming the first id outside [0, codes).
-template <token_id Id>
-void require_ids(std::string_view function, std::span<const Id> ids, index_t codes) {
-    for (std::size_t t = 0; t < ids.size(); ++t) {
-        if (std::cmp_less(ids[t], 0) || std::cmp_greater_equal(ids[t], codes)) {
-            fail<value_error>(function, fmt::format("token ids in [0, {})", codes),
-                              fmt::format("{} at position {}", static_cast<long long>(ids[t]), t));
-        }
-    }
-}
-
-/// One past the last byte a view touches.
-template <class T>
-std::uintptr_t end_address(matrix_span<T> m) {
-    return m.empty() ? reinterpret_cast<std::uintptr_t>(m.data())
-                     : reinterpret_cast<std::uintptr_t>(m.data() + (m.rows() - 1) * m.stride() + m.cols());
-}
+void require_ids(std::string_view function, const id_list& ids, index_t codes);
 
 /// Which rows are no codes, one mark per code. Throws as require_ids.
-inline std::vector<bool> padding_mask(std::string_view function, std::span<const index_t> padding, index_t codes) {
-    require_ids(function, padding, codes);
-    std::vector<bool> out(static_cast<std::size_t>(codes), false);
-    for (const index_t k : padding) {
-        out[static_cast<std::size_t>(k)] = true;
-    }
-    return out;
-}
+std::vector<bool> padding_mask(std::string_view function, std::span<const index_t> padding, index_t codes);
 
 /// Throws value_error unless all values are counts: finite and not negative.
-inline void require_counts(std::string_view function, std::span<const double> counts) {
-    for (const double n : counts) {
-        if (!(n >= 0 && std::isfinite(n))) {
-            fail<value_error>(function, "counts >= 0", fmt::format("{}", n));
-        }
-    }
-}
+void require_counts(std::string_view function, std::span<const double> counts);
 
 /// Throws value_error if two pieces of memory share bytes. Two column blocks of one wider matrix do not.
-template <class A, class B>
-void require_apart(std::string_view function, matrix_span<A> a, matrix_span<B> b) {
-    const auto start_a = reinterpret_cast<std::uintptr_t>(a.data());
-    const auto start_b = reinterpret_cast<std::uintptr_t>(b.data());
-    bool apart = a.empty() || b.empty() || end_address(a) <= start_b || end_address(b) <= start_a;
-    const auto stride = static_cast<std::uintptr_t>(a.stride()) * sizeof(A);
-    if (!apart && stride == static_cast<std::uintptr_t>(b.stride()) * sizeof(B)) {
-        // Where b's rows start within a's.
-        const std::uintptr_t shift = start_b >= start_a ? (start_b - start_a) % stride
-                                                        : (stride - (start_a - start_b) % stride) % stride;
-        apart = shift >= static_cast<std::uintptr_t>(a.cols()) * sizeof(A) &&
-                shift + static_cast<std::uintptr_t>(b.cols()) * sizeof(B) <= stride;
-    }
-    require<value_error>(apart, function, "separate memory for what is read and what is edited", "overlapping memory");
-}
-
+void require_apart(std::string_view function, any_view a, any_view b);
 /// The same for a vector, which may be empty.
-template <class A>
-void require_apart(std::string_view function, matrix_span<A> a, std::span<const double> b) {
-    require_apart(function, a, matrix_view<double>(b.data(), 1, static_cast<index_t>(b.size())));
-}
+void require_apart(std::string_view function, any_view a, std::span<const double> b);
 
 }  // namespace detail
 }  // namespace isic

@@ -120,6 +120,13 @@ int device_count() noexcept {
     return n;
 }
 
+std::optional<int> device_of(const void* memory) {
+    cudaPointerAttributes attributes{};
+    check(cudaPointerGetAttributes(&attributes, memory), "device_of", "cudaPointerGetAttributes");
+    const bool on_device = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+    return on_device ? std::optional(attributes.device) : std::nullopt;
+}
+
 std::string unavailable_reason() {
     int n = 0;
     const cudaError_t status = count_devices(n);
@@ -304,6 +311,18 @@ void copy_on_device(state& s, void* to, std::size_t to_pitch, const void* from, 
     copy(s, to, to_pitch, from, from_pitch, width, rows, cudaMemcpyDeviceToDevice);
 }
 
+void order(const state& s, cudaStream_t earlier, cudaStream_t later) {
+    if (earlier == later) {
+        return;
+    }
+    const on_device guard(s.device());
+    cudaEvent_t made = nullptr;
+    check(cudaEventCreateWithFlags(&made, cudaEventDisableTiming), "cuda_backend", "cudaEventCreateWithFlags");
+    const unique_handle<cudaEvent_t, cudaEventDestroy> reached(made);
+    check(cudaEventRecord(made, earlier), "cuda_backend", "cudaEventRecord");
+    check(cudaStreamWaitEvent(later, made, 0), "cuda_backend", "cudaStreamWaitEvent");
+}
+
 void fill_bytes(state& s, void* device, int value, std::size_t bytes) {
     if (bytes > 0) {
         const on_device guard(s.device());
@@ -333,6 +352,14 @@ std::string cuda_backend::name() const {
 
 void cuda_backend::synchronize() {
     state_->synchronize();
+}
+
+void cuda_backend::wait_for(void* stream) {
+    cuda::order(*state_, static_cast<cudaStream_t>(stream), state_->stream());
+}
+
+void cuda_backend::precede(void* stream) {
+    cuda::order(*state_, state_->stream(), static_cast<cudaStream_t>(stream));
 }
 
 }  // namespace isic

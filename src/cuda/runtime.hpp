@@ -128,6 +128,9 @@ std::vector<T> to_host(state& s, const T* device, index_t n) {
     return out;
 }
 
+/// What is queued on `later` from now on waits for all that is on `earlier` by now.
+void order(const state& s, cudaStream_t earlier, cudaStream_t later);
+
 /// Sets bytes on the device, in stream order.
 void fill_bytes(state& s, void* device, int value, std::size_t bytes);
 

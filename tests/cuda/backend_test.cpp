@@ -28,6 +28,40 @@ TEST_CASE("a device that is not there is refused with its number") {
     }
 }
 
+TEST_CASE("one stream waits for another, either way round") {
+    isic::cuda_backend writer;
+    isic::cuda_backend reader;
+    isic_test::random r(3);
+    const isic::matrix<double> first = r.matrix(200, 16);
+    const isic::matrix<double> second = r.matrix(200, 16);
+    const std::size_t bytes = 200 * 16 * sizeof(double);
+    auto source = isic::upload(writer, first);
+    const auto other = isic::upload(writer, second);
+    isic::device_matrix<double> seen(reader, 200, 16);
+    const auto copy = [bytes](isic::cuda_backend& on, isic::device_matrix<double>& to, const isic::device_matrix<double>& from) {
+        isic::cuda::copy_on_device(*on.shared_state(), to.data(), bytes, from.data(), bytes, bytes, 1);
+    };
+    copy(writer, source, other);
+    reader.wait_for(writer.stream());
+    copy(reader, seen, source);
+    CHECK(bytes_of(isic::download(reader, seen)) == bytes_of(second));
+    copy(writer, source, isic::upload(writer, first));
+    writer.precede(reader.stream());
+    copy(reader, seen, source);
+    CHECK(bytes_of(isic::download(reader, seen)) == bytes_of(first));
+    reader.wait_for(reader.stream());  // nothing to wait for
+    reader.wait_for(nullptr);          // the default stream
+}
+
+TEST_CASE("memory of a device is told from the host's") {
+    const isic::cuda_backend gpu;
+    const isic::matrix<float> host(2, 2, 1.0F);
+    const auto device = isic::upload(gpu, host);
+    CHECK(isic::cuda::device_of(device.data()) == 0);
+    CHECK(isic::cuda::device_of(device.data() + 3) == 0);
+    CHECK_FALSE(isic::cuda::device_of(host.data()).has_value());
+}
+
 TEST_CASE_TEMPLATE("what is uploaded comes back bit for bit, from strided rows too", T, ISIC_STORAGE) {
     isic::cuda_backend gpu;
     isic_test::random r(1);

@@ -13,12 +13,12 @@ import tempfile
 # From the ground up. A new header gets its place here.
 FLOORS = [
     ["version", "error"],
-    ["matrix"],
+    ["byte_hash", "matrix"],
     ["backend", "io"],
     ["cpu", "safetensors", "npy", "cuda/layout", "cuda/backend"],
     ["differences", "codebook", "cuda/device_matrix"],
-    ["rank", "orthonormal", "patch"],
-    ["eigen", "fit_options"],
+    ["rank", "patch"],
+    ["fit_options"],
     ["subspace", "harmfulness"],
     ["fit", "merge", "cuda/fit"],
     ["edit"],  # below projection, which returns one

@@ -31,6 +31,7 @@
 #include <string>
 #include <vector>
 
+#include "core/disk_file.hpp"
 #include "support/patch_case.hpp"
 
 namespace {
@@ -247,7 +248,7 @@ std::vector<isic::file_patch> reversed(std::vector<isic::file_patch> patches) {
 
 void write_plainly(const std::vector<isic::file_patch>& patches) {
     for (const auto& p : patches) {
-        const isic::detail::disk_file file(p.file, O_RDWR);
+        const isic::detail::disk_file file(p.file, isic::detail::file_use::edit);
         file.write(p.offset, p.after);
         file.sync();
     }

@@ -25,6 +25,9 @@ std::string unavailable_reason();
 /// Number of usable devices; 0 where `available()` is false.
 int device_count() noexcept;
 
+/// Number of the device on which memory is; none for memory of the host. Errors: cuda_error.
+std::optional<int> device_of(const void* memory);
+
 class state;
 
 }  // namespace cuda
@@ -83,6 +86,11 @@ public:
     std::string name() const;                ///< of the device, e.g. "NVIDIA H200"
     /// Waits until all work on the stream is done. Errors: cuda_error, also of earlier asynchronous work.
     void synchronize();
+    /// What is queued from now on waits for all that is on another stream of the device (cudaStream_t) by now. Asynchronous.
+    /// Errors: cuda_error.
+    void wait_for(void* stream);
+    /// The other way round: what is queued on that stream from now on waits for this one. Asynchronous. Errors: cuda_error.
+    void precede(void* stream);
 
     /// For isic's own parts.
     const std::shared_ptr<cuda::state>& shared_state() const noexcept { return state_; }

@@ -1,33 +1,11 @@
-/// \file
-/// Orthonormal columns: made, checked, and their signs.
-#pragma once
+#include "orthonormal.hpp"
 
 #include <algorithm>
 #include <cmath>
-#include <string_view>
-
-#include <Eigen/Core>
-
-#include <isic/matrix.hpp>
 
 namespace isic::detail {
 
-/// Takes from x its part along the orthonormal columns of q.
-template <class Q>
-void take_out(const Q& q, vector& x) {
-    for (int pass = 0; pass < 2; ++pass) {  // twice is enough
-        x -= q * (q.transpose() * x);
-    }
-}
-
-/// Eigenvalues descending and the matching orthonormal eigenvectors.
-struct eigen_pairs {
-    vector values;
-    Eigen::MatrixXd vectors;
-};
-
-/// Columns of x made orthonormal to q and to each other; those that vanish are dropped.
-inline Eigen::MatrixXd orthonormal_rest(Eigen::MatrixXd x, const Eigen::MatrixXd& q) {
+Eigen::MatrixXd orthonormal_rest(Eigen::MatrixXd x, const Eigen::MatrixXd& q) {
     Eigen::MatrixXd kept(x.rows(), 0);
     for (index_t j = 0; j < x.cols(); ++j) {
         vector v = x.col(j);
@@ -42,15 +20,13 @@ inline Eigen::MatrixXd orthonormal_rest(Eigen::MatrixXd x, const Eigen::MatrixXd
     return kept;
 }
 
-/// Removes a unit axis from a second moment: (I - a a^T) G (I - a a^T).
-inline void remove_axis(Eigen::MatrixXd& gram, const vector& axis) {
+void remove_axis(Eigen::MatrixXd& gram, const vector& axis) {
     const vector ga = gram * axis;
     const vector half = ga - 0.5 * axis.dot(ga) * axis;
     gram -= half * axis.transpose() + axis * half.transpose();
 }
 
-/// Makes the entry of largest magnitude of each column positive; the first among equals.
-inline void fix_signs(Eigen::MatrixXd& v) {
+void fix_signs(Eigen::MatrixXd& v) {
     for (index_t j = 0; j < v.cols(); ++j) {
         const double largest = v.col(j).cwiseAbs().maxCoeff();
         index_t i = 0;
@@ -63,8 +39,7 @@ inline void fix_signs(Eigen::MatrixXd& v) {
     }
 }
 
-/// Throws unless the columns of a basis [d x r] are orthonormal to 1e-6, as a basis stored in float32 still is.
-inline void require_orthonormal(std::string_view function, const matrix<double>& basis) {
+void require_orthonormal(std::string_view function, const matrix<double>& basis) {
     require_finite(function, "the basis", basis.view());
     const auto v = map(basis);
     double worst = 0;

@@ -1,8 +1,4 @@
-/// \file
-/// Decompositions: symmetric eigenproblems, all pairs or the top of a large one, and the singular values of few columns.
-///
-/// Its own header because Eigen's solver is slow to compile, and most of isic does without.
-#pragma once
+#include "eigen.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -12,25 +8,40 @@
 
 #include <Eigen/Eigenvalues>
 
-#include <isic/matrix.hpp>
-#include <isic/orthonormal.hpp>
 #include <isic/rank.hpp>
 
 namespace isic::detail {
+namespace {
 
-inline constexpr index_t full_solver_width = 128;  // below this a full eigen-solve costs less than it saves
+constexpr index_t full_solver_width = 128;  // below this a full eigen-solve costs less than it saves
 
-inline eigen_pairs full_eigen(const Eigen::MatrixXd& a) {
+/// Turns columns p and q by the angle that makes them orthogonal; false if they already are, to rounding.
+bool make_orthogonal(Eigen::MatrixXd& x, index_t p, index_t q) {
+    const double pp = x.col(p).squaredNorm();
+    const double qq = x.col(q).squaredNorm();
+    const double pq = x.col(p).dot(x.col(q));
+    const double rounding = std::numeric_limits<double>::epsilon() * static_cast<double>(x.rows());
+    if (!(std::abs(pq) > rounding * std::sqrt(pp * qq))) {
+        return false;
+    }
+    const double zeta = (qq - pp) / (2 * pq);
+    const double tangent = std::copysign(1.0, zeta) / (std::abs(zeta) + std::hypot(1.0, zeta));
+    const double cosine = 1 / std::hypot(1.0, tangent);
+    const vector old = x.col(p);
+    x.col(p) = cosine * (old - tangent * x.col(q));
+    x.col(q) = cosine * (tangent * old + x.col(q));
+    return true;
+}
+
+}  // namespace
+
+eigen_pairs full_eigen(const Eigen::MatrixXd& a) {
     const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(a);
     require<numeric_error>(solver.info() == Eigen::Success, "fit_subspace", "a converged eigen-solver", "no convergence");
     return {solver.eigenvalues().reverse(), solver.eigenvectors().rowwise().reverse()};
 }
 
-/// The top r eigenpairs of a symmetric positive semi-definite matrix by block Krylov with full reorthogonalisation.
-///
-/// A block of r + 4 columns finds eigenvalues of multiplicity up to r + 4; residuals are brought below 1e-13 of the
-/// largest eigenvalue, otherwise the full solver answers. Deterministic start.
-inline eigen_pairs top_eigen(const Eigen::MatrixXd& a, index_t r) {
+eigen_pairs top_eigen(const Eigen::MatrixXd& a, index_t r) {
     const index_t d = a.rows();
     if (d <= full_solver_width || r > d / 8) {
         return full_eigen(a);
@@ -62,29 +73,7 @@ inline eigen_pairs top_eigen(const Eigen::MatrixXd& a, index_t r) {
     return full_eigen(a);
 }
 
-/// Turns columns p and q by the angle that makes them orthogonal; false if they already are, to rounding.
-inline bool make_orthogonal(Eigen::MatrixXd& x, index_t p, index_t q) {
-    const double pp = x.col(p).squaredNorm();
-    const double qq = x.col(q).squaredNorm();
-    const double pq = x.col(p).dot(x.col(q));
-    const double rounding = std::numeric_limits<double>::epsilon() * static_cast<double>(x.rows());
-    if (!(std::abs(pq) > rounding * std::sqrt(pp * qq))) {
-        return false;
-    }
-    const double zeta = (qq - pp) / (2 * pq);
-    const double tangent = std::copysign(1.0, zeta) / (std::abs(zeta) + std::hypot(1.0, zeta));
-    const double cosine = 1 / std::hypot(1.0, tangent);
-    const vector old = x.col(p);
-    x.col(p) = cosine * (old - tangent * x.col(q));
-    x.col(q) = cosine * (tangent * old + x.col(q));
-    return true;
-}
-
-/// Singular values of x [m x n], n of them, descending, with the left singular vectors (zero where the value is).
-///
-/// One-sided Jacobi (Hestenes 1958): small values keep digits that x^T x would lose. Meant for the few columns of a
-/// basis: O(m n^2) a sweep, and a handful of sweeps.
-inline eigen_pairs left_singular(Eigen::MatrixXd x) {
+eigen_pairs left_singular(Eigen::MatrixXd x) {
     bool turned = true;
     for (int sweep = 0; turned && sweep < 60; ++sweep) {
         turned = false;

@@ -1,0 +1,237 @@
+// The kernels beside the limits of this machine, measured in turns in one run by the CPU time of one thread. Columns:
+// share_pct, time at the limit over time taken; limit, the limit's GB/s or Gflop/s; reached, the kernel's.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include <benchmark/benchmark.h>
+#include <isic/kernels.hpp>
+
+#include "limits.hpp"
+
+namespace {
+
+namespace kernels = isic::kernels;
+using isic_bench::thread_seconds;
+using kernels::index_t;
+
+const kernels::resources one_thread{.threads = 1};
+
+std::vector<float> normal(std::size_t n, unsigned seed = 1) {
+    std::vector<float> out(n);
+    std::mt19937 random(seed);
+    std::normal_distribution<float> draw;
+    std::generate(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(n, 1 << 20)), [&] { return draw(random); });
+    for (std::size_t i = 1 << 20; i < n; ++i) {  // long arrays repeat, a little changed
+        out[i] = out[i - (1 << 20)] * 1.01f;
+    }
+    return out;
+}
+
+/// Orthonormal rows [r x d].
+std::vector<float> orthonormal(index_t r, index_t d) {
+    const std::vector<float> start = normal(static_cast<std::size_t>(r * d), 7);
+    std::vector<double> v(start.begin(), start.end());
+    const auto row = [&](index_t i) { return v.data() + i * d; };
+    for (index_t i = 0; i < r; ++i) {
+        for (index_t twice = 0; twice < 2; ++twice) {
+            for (index_t j = 0; j < i; ++j) {
+                double s = 0;
+                for (index_t k = 0; k < d; ++k) {
+                    s += row(i)[k] * row(j)[k];
+                }
+                for (index_t k = 0; k < d; ++k) {
+                    row(i)[k] -= s * row(j)[k];
+                }
+            }
+        }
+        double s = 0;
+        for (index_t k = 0; k < d; ++k) {
+            s += row(i)[k] * row(i)[k];
+        }
+        for (index_t k = 0; k < d; ++k) {
+            row(i)[k] /= std::sqrt(s);
+        }
+    }
+    return {v.begin(), v.end()};
+}
+
+/// What a kernel is held against.
+struct limit {
+    std::string unit;
+    double work;                 ///< bytes or flops of one run of the kernel
+    double own_work;             ///< of one run of the limit
+    std::function<void()> run;
+};
+
+limit multiply_add_limit(double flops, bool f64 = false) {
+    constexpr std::size_t repeats = 100'000;
+    return {"Gflop/s", flops, isic_bench::multiply_add_flops(repeats, f64 ? 8 : 4), [f64] {
+                if (f64) {
+                    benchmark::DoNotOptimize(isic_bench::multiply_add_f64(repeats));
+                } else {
+                    benchmark::DoNotOptimize(isic_bench::multiply_add_f32(repeats));
+                }
+            }};
+}
+
+limit scale_limit(std::vector<float>& other) {
+    const double bytes = 8.0 * static_cast<double>(other.size());
+    return {"GB/s", bytes, bytes, [&other] { isic_bench::scale_in_place(other.data(), other.size(), 1.0f); }};
+}
+
+limit copy_limit(std::vector<float>& from, std::vector<float>& to) {
+    const double bytes = 8.0 * static_cast<double>(from.size());
+    return {"GB/s", bytes, bytes, [&] {
+                std::memcpy(to.data(), from.data(), 4 * from.size());
+                benchmark::ClobberMemory();
+            }};
+}
+
+limit read_limit(const std::vector<float>& from) {
+    const double bytes = 4.0 * static_cast<double>(from.size());
+    return {"GB/s", bytes, bytes, [&from] { benchmark::DoNotOptimize(isic_bench::read_all(from.data(), from.size())); }};
+}
+
+/// Times the limit and the kernel in turns and reports the share. `again` makes the input anew, untimed.
+void measure(benchmark::State& state, const limit& at_best, const std::function<void()>& kernel,
+             const std::function<void()>& again = {}) {
+    std::vector<double> limit_times;
+    std::vector<double> kernel_times;
+    const auto seconds = [](const std::function<void()>& run) {
+        int repeats = 0;
+        const double start = thread_seconds();
+        double end = start;
+        do {  // long enough for the clock
+            run();
+            ++repeats;
+            end = thread_seconds();
+        } while (end - start < 2e-4);
+        return (end - start) / repeats;
+    };
+    at_best.run();
+    kernel();
+    for (auto _ : state) {
+        limit_times.push_back(seconds(at_best.run) / at_best.own_work * at_best.work);
+        if (again) {
+            again();
+        }
+        kernel_times.push_back(seconds(kernel));
+        state.SetIterationTime(kernel_times.back());
+    }
+    const double best = isic_bench::median(limit_times);
+    const double taken = isic_bench::median(kernel_times);
+    state.counters["share_pct"] = 100 * best / taken;
+    state.counters["limit"] = at_best.work / best * 1e-9;
+    state.counters["reached"] = at_best.work / taken * 1e-9;
+    state.SetLabel(at_best.unit);
+}
+
+void require(benchmark::State& state, bool right) {
+    if (!right) {
+        state.SkipWithError("the result is wrong");
+    }
+}
+
+enum class against { scale, copy, flops };
+
+void project(benchmark::State& state, index_t n, index_t d, index_t r, against what) {
+    const auto size = static_cast<std::size_t>(n * d);
+    const std::vector<float> start = normal(size);
+    std::vector<float> rows = start;
+    std::vector<float> other = start;
+    const std::vector<float> basis = orthonormal(r, d);
+    const kernels::projection<float> p{.basis = basis.data(), .rank = r};
+    kernels::project(rows.data(), n, d, d, p, one_thread);
+    bool right = true;
+    for (const index_t i : {index_t{0}, n / 2, n - 1}) {
+        std::vector<double> expected(start.begin() + i * d, start.begin() + (i + 1) * d);
+        for (index_t j = 0; j < r; ++j) {
+            double s = 0;
+            for (index_t k = 0; k < d; ++k) {
+                s += static_cast<double>(start[static_cast<std::size_t>(i * d + k)]) * static_cast<double>(basis[static_cast<std::size_t>(j * d + k)]);
+            }
+            for (index_t k = 0; k < d; ++k) {
+                expected[static_cast<std::size_t>(k)] -= s * static_cast<double>(basis[static_cast<std::size_t>(j * d + k)]);
+            }
+        }
+        for (index_t k = 0; k < d; ++k) {
+            right = right && std::abs(expected[static_cast<std::size_t>(k)] - static_cast<double>(rows[static_cast<std::size_t>(i * d + k)])) < 1e-5;
+        }
+    }
+    require(state, right);
+    std::vector<float> to(what == against::copy ? size : 0);
+    const double flops = 4.0 * static_cast<double>(n * d * r);
+    const limit at_best = what == against::scale ? scale_limit(other) : what == against::copy ? copy_limit(other, to) : multiply_add_limit(flops);
+    measure(state, at_best, [&] { kernels::project(rows.data(), n, d, d, p, one_thread); });
+}
+
+void nearest(benchmark::State& state, index_t n, index_t codes, index_t d) {
+    const std::vector<float> book = normal(static_cast<std::size_t>(codes * d));
+    const std::vector<float> vectors = normal(static_cast<std::size_t>(n * d), 2);
+    const kernels::packed_codes<float> packed(book.data(), codes, d, d);
+    std::vector<index_t> ids(static_cast<std::size_t>(n));
+    packed.nearest(vectors.data(), n, d, ids.data(), nullptr, one_thread);
+    bool right = true;
+    for (const index_t i : {index_t{0}, n / 2, n - 1}) {
+        index_t best = 0;
+        double least = INFINITY;
+        for (index_t k = 0; k < codes; ++k) {
+            double distance = 0;
+            for (index_t j = 0; j < d; ++j) {
+                const double step = static_cast<double>(vectors[static_cast<std::size_t>(i * d + j)]) - static_cast<double>(book[static_cast<std::size_t>(k * d + j)]);
+                distance += step * step;
+            }
+            best = distance < least ? k : best;
+            least = std::min(least, distance);
+        }
+        right = right && ids[static_cast<std::size_t>(i)] == best;
+    }
+    require(state, right);
+    measure(state, multiply_add_limit(2.0 * static_cast<double>(n * codes * d)),
+            [&] { packed.nearest(vectors.data(), n, d, ids.data(), nullptr, one_thread); });
+}
+
+void add(const std::string& name, const std::function<void(benchmark::State&)>& run) {
+    benchmark::RegisterBenchmark(name.c_str(), run)->UseManualTime()->Unit(benchmark::kMicrosecond);
+}
+
+void add_project(index_t n, index_t d, index_t r, against what) {
+    const char* names[] = {"scale", "memcpy", "fma"};
+    add("project/" + std::to_string(n) + "x" + std::to_string(d) + "/r" + std::to_string(r) + "/" + names[static_cast<int>(what)],
+        [=](benchmark::State& state) { project(state, n, d, r, what); });
+}
+
+void add_nearest(index_t n, index_t codes, index_t d) {
+    add("nearest/" + std::to_string(n) + "of" + std::to_string(codes) + "x" + std::to_string(d) + "/fma",
+        [=](benchmark::State& state) { nearest(state, n, codes, d); });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    for (const index_t r : {1, 4, 16}) {
+        for (const index_t n : {8192, 262144}) {
+            add_project(n, 256, r, against::scale);
+            add_project(n, 256, r, against::flops);
+        }
+    }
+    for (const index_t r : {1, 4}) {
+        add_project(16384, 8, r, against::copy);
+        add_project(16384, 8, r, against::scale);
+        add_project(32768, 4, r, against::copy);
+    }
+    add_nearest(2048, 16384, 8);
+    add_nearest(2048, 32768, 4);
+    add_nearest(2048, 8192, 256);
+    add_nearest(512, 262144, 256);
+    benchmark::Initialize(&argc, argv);
+    if (benchmark::ReportUnrecognizedArguments(argc, argv)) {
+        return 1;
+    }
+    benchmark::RunSpecifiedBenchmarks();
+}

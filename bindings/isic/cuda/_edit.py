@@ -1,0 +1,87 @@
+"""Taking a subspace out of a codebook on a device, in place, and undoing it there."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from .._types import DeviceLike, Floats, IdArray, Lookup, Padding, VanishedRows
+from .._values import EditSummary, Subspace
+from ._backend import Backend, native_of
+from ._load import native
+
+
+class Edit:
+    """A change of a codebook on a device: undoes it there, bit for bit, and refuses another codebook.
+
+    `project_out` and `remap` make one. A `with` block undoes on exit. For a record to keep in a file, take
+    isic.Edit.between(before, after) of downloaded copies.
+    """
+
+    def __init__(self, record: native.Edit, codes: DeviceLike) -> None:
+        self._record = record
+        self._codes = codes
+        self._undone = False
+
+    def undo(self, codes: DeviceLike | None = None) -> None:
+        """Puts the old bytes back, in `codes` or else in the codebook that was edited. Waits.
+
+        Raises ValueError if that is not the edited codebook or no old rows were kept, ShapeError; nothing is written then.
+        """
+        self._record.undo(self._codes if codes is None else codes)
+        self._undone = self._undone or codes is None
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether the old rows were kept."""
+        return self._record.can_undo
+
+    @property
+    def summary(self) -> EditSummary:
+        """What was done, in numbers."""
+        return self._record.summary()
+
+    @property
+    def ids(self) -> IdArray:
+        """Rows that changed, ascending."""
+        return self._record.ids()
+
+    def __enter__(self) -> Edit:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self._undone:
+            self.undo()
+
+    def __repr__(self) -> str:
+        s = self.summary
+        return f"Edit(moved={s.moved}, vanished={s.vanished}, leakage {s.before.total:.3g} -> {s.after.total:.3g})"
+
+
+def project_out(gpu: Backend, codes: DeviceLike, harm: Subspace, *, strength: Floats = 1.0, target: Floats | DeviceLike | None = None,
+                center: Floats | None = None, weights: Floats | None = None, keep_norms: bool = False, rule: Lookup = "plain",
+                padding: Padding = None, vanished: VanishedRows = "nearest_safe", vanish_below: float = 0.1, can_undo: bool = True) -> Edit:
+    """Projects a subspace out of a codebook on the device, in its own memory; every option means what it does in
+    `isic.project_out`, and is on the CPU.
+
+    target: may also be on the device, float64 and without gaps. can_undo: keep the old rows on the device afterwards, K d
+    values of memory. Waits. Raises as `isic.project_out`, ValueError if d > 4096, CudaError; whatever is wrong, no row is
+    left changed.
+
+    >>> gpu = isic.cuda.Backend()
+    >>> codes = isic.cuda.upload(gpu, np.array([[3.0, 1.0], [0.0, 1.0]], dtype=np.float32))
+    >>> with isic.cuda.project_out(gpu, codes, isic.span_of([[1.0], [0.0]])) as edit:
+    ...     print(edit, codes.copy_to_host().tolist())
+    Edit(moved=1, vanished=0, leakage 0.905 -> 0) [[0.0, 1.0], [0.0, 1.0]]
+    >>> codes.copy_to_host().tolist()
+    [[3.0, 1.0], [0.0, 1.0]]
+    """
+    return Edit(native.project_out(native_of("project_out", gpu), codes, harm, strength=strength, target=target, center=center, weights=weights,
+                                   keep_norms=keep_norms, rule=rule, padding=padding, vanished=vanished, vanish_below=vanish_below,
+                                   can_undo=can_undo), codes)
+
+
+def remap(gpu: Backend, codes: DeviceLike, *, target: Floats, strength: Floats = 1.0, keep_norms: bool = False, rule: Lookup = "plain",
+          padding: Padding = None, vanished: VanishedRows = "nearest_safe", vanish_below: float = 0.1) -> Edit:
+    """Full remap, V = identity: c_k <- c_k + s_k (t_k - c_k), target [K, d] on the CPU. Options and errors as `project_out`."""
+    return Edit(native.remap(native_of("remap", gpu), codes, strength=strength, target=target, center=None, keep_norms=keep_norms, rule=rule,
+                             padding=padding, vanished=vanished, vanish_below=vanish_below), codes)

@@ -1,0 +1,112 @@
+"""self_improve with a generator whose codebook lies on a device."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from .. import _loop
+from .._edit import Edit
+from .._loop import Generator, Judge, Pictures, TuningLoss
+from .._metrics import fingerprint
+from .._types import Codes, DeviceLike, FloatArray, Ids, TokenArray
+from .._values import RedrawRequest, SelfImproveReport, TuningSet
+from ._backend import Backend, download, write
+
+
+class LoopEdit(Edit):
+    """What `self_improve` did to a codebook on the device. Its record is on the CPU: undo and apply go through a copy there."""
+
+    def __init__(self, gpu: Backend, record: Edit, codes: DeviceLike) -> None:
+        super().__init__(record._record)
+        self._gpu = gpu
+        self._on_device = codes
+
+    def undo(self, codes: Codes | DeviceLike | None = None) -> None:
+        """As isic.Edit.undo, of a codebook on the device."""
+        self._through_host(codes, super().undo)
+
+    def apply(self, codes: Codes | DeviceLike | None = None) -> None:
+        """As isic.Edit.apply, to a codebook on the device."""
+        self._through_host(codes, super().apply)
+
+    def _through_host(self, codes: Any, change: Callable[[Codes], None]) -> None:
+        on_device = self._on_device if codes is None else codes
+        host = download(self._gpu, on_device)
+        change(host)
+        write(self._gpu, on_device, host)
+
+    def __enter__(self) -> LoopEdit:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if fingerprint(download(self._gpu, self._on_device)) != self.fingerprint_before:  # else the block undid it itself
+            self.undo()
+
+
+class _OnHost:
+    """A generator whose codebook is on the device, as one on the CPU: isic edits a copy, which goes there before it is read."""
+
+    def __init__(self, gpu: Backend, generator: Any) -> None:
+        self._gpu = gpu
+        self._generator = generator
+        self.codebook = download(gpu, self.on_device())
+        self._sent = fingerprint(self.codebook)
+        if hasattr(generator, "redraw"):
+            self.redraw = self._redraw
+        if hasattr(generator, "tuning_loss"):
+            self.tuning_loss = self._tuning_loss
+
+    def on_device(self) -> DeviceLike:
+        book: DeviceLike = _loop.codebook_of(self._generator)
+        return book
+
+    def send(self) -> None:
+        """Brings the device's codebook up to date."""
+        now = fingerprint(self.codebook)
+        if now != self._sent:
+            write(self._gpu, self.on_device(), self.codebook)
+            self._sent = now
+
+    def generate(self, prompts: list[str], seed: int) -> Ids:
+        ids: Ids = self._generator.generate(prompts, seed)
+        return ids
+
+    def decode(self, tokens: TokenArray) -> Any:
+        self.send()
+        return self._generator.decode(tokens)
+
+    def _redraw(self, request: RedrawRequest) -> Ids:
+        self.send()
+        ids: Ids = self._generator.redraw(request)
+        return ids
+
+    def _tuning_loss(self, tuning_set: TuningSet) -> TuningLoss:
+        self.send()
+        loss: TuningLoss = self._generator.tuning_loss(tuning_set)
+
+        def on_device(step: int, gradient: FloatArray) -> float:
+            self.send()
+            return loss(step, gradient)
+
+        return on_device
+
+
+def self_improve(gpu: Backend, generator: Generator[Pictures], judge: Judge[Pictures], **options: Any) -> SelfImproveReport:
+    """`isic.self_improve` for a generator whose codebook [K, d] is on the device; it is left there at the best completed round.
+
+    Options, judge and report are those of `isic.self_improve`. The loop's decisions, the fit of a round and the edits run on
+    the CPU, on a copy of the codebook that goes to the device, into the same memory, before every decode, redraw and step of
+    tuning in which it changed; drawing, decoding and judging, where the time goes, stay where they are. Token ids and
+    gradients are exchanged on the CPU. bfloat16 needs ml_dtypes.
+
+    The report's `change.undo()` takes everything back on the device. Raises as `isic.self_improve`, CudaError.
+    """
+    _loop.require_generator("cuda.self_improve", generator)
+    mirror = _OnHost(gpu, generator)
+    try:
+        report = _loop.self_improve(mirror, judge, **options)
+    finally:  # also when somebody pressed Ctrl-C
+        mirror.send()
+    values = {name: getattr(report, name) for name in report.__dataclass_fields__}
+    values["change"] = LoopEdit(gpu, report.change, mirror.on_device())
+    return SelfImproveReport(**values)

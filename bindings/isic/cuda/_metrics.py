@@ -1,0 +1,46 @@
+"""Nearest codes and what an edit cost, on a device."""
+
+from __future__ import annotations
+
+from .._types import DeviceLike, FloatArray, Floats, Lookup, Padding
+from .._values import DriftReport, LeakageReport, Subspace
+from ._backend import Backend, DeviceArray, native_of
+from ._load import native
+
+
+def nearest_codes(gpu: Backend, vectors: DeviceLike, codes: DeviceLike, *, rule: Lookup = "plain", padding: Padding = None) -> DeviceArray:
+    """Ids of the nearest codes, [n] of int64 on the device, as `isic.nearest_codes`; no matrix of distances is made.
+
+    vectors [n, d], codes [K, d] of any dtype. Memory 8 (n + K) d bytes. Raises as on the CPU, CudaError.
+
+    >>> gpu = isic.cuda.Backend()
+    >>> isic.cuda.nearest_codes(gpu, isic.cuda.upload(gpu, [[0.9, 0.2]]), isic.cuda.upload(gpu, np.eye(2))).copy_to_host()
+    array([0])
+    """
+    return DeviceArray(native.nearest_codes(native_of("nearest_codes", gpu), vectors, codes, rule, padding), gpu)
+
+
+def nearest_code_churn(gpu: Backend, vectors: DeviceLike, before: DeviceLike, after: DeviceLike, *, rule: Lookup = "plain",
+                       padding: Padding = None) -> float:
+    """Share of vectors [n, d] whose nearest code changed, in [0, 1]. Waits. Raises as `nearest_codes`."""
+    return native.nearest_code_churn(native_of("nearest_code_churn", gpu), vectors, before, after, rule, padding)
+
+
+def leakage(gpu: Backend, codes: DeviceLike, harm: Subspace, *, center: Floats | None = None, padding: Padding = None) -> LeakageReport:
+    """What is left of codes [K, d] inside a subspace, as `isic.leakage`. Waits. Raises as on the CPU, CudaError."""
+    return native.leakage(native_of("leakage", gpu), codes, harm, center, padding)
+
+
+def drift(gpu: Backend, before: DeviceLike, after: DeviceLike, *, padding: Padding = None) -> DriftReport:
+    """How far rows moved between two codebooks [K, d], as `isic.drift`. Waits. Raises as on the CPU, CudaError."""
+    return native.drift(native_of("drift", gpu), before, after, padding)
+
+
+def usage_counts(gpu: Backend, ids: DeviceLike, *, codes: int) -> FloatArray:
+    """How often each code occurs among ids of any shape, [K] with K = codes. Waits. Raises ValueError on an id outside [0, K).
+
+    >>> gpu = isic.cuda.Backend()
+    >>> isic.cuda.usage_counts(gpu, isic.cuda.upload(gpu, [0, 2, 2]), codes=3)
+    array([1., 0., 2.])
+    """
+    return native.usage_counts(native_of("usage_counts", gpu), ids, codes)

@@ -1,0 +1,100 @@
+/// \file
+/// The SIMD kernels: what the library does to many rows of numbers, on raw memory.
+///
+/// Nothing is checked here: callers check shapes, ids and ranges. Matrices are row-major; a stride counts values from one
+/// row to the next and is at least the width. Memory needs no alignment beyond its type's. Unless a kernel says otherwise,
+/// no two of its arguments overlap, and a row that holds NaN or infinity disturbs no other row.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <new>
+#include <vector>
+
+namespace isic::kernels {
+
+using index_t = std::ptrdiff_t;
+
+namespace detail {
+
+/// Memory that begins with a cache line, so that no vector lies across two.
+template <class T>
+struct line_allocator {
+    using value_type = T;
+
+    line_allocator() = default;
+    template <class U>
+    line_allocator(const line_allocator<U>&) {}
+
+    T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64))); }
+    void deallocate(T* p, std::size_t) { ::operator delete(p, std::align_val_t(64)); }
+    bool operator==(const line_allocator&) const = default;
+};
+
+template <class T>
+using buffer = std::vector<T, line_allocator<T>>;
+
+}  // namespace detail
+
+/// The widest instruction set that a kernel may use. A level that was not compiled, or that the machine lacks, means the
+/// next lower one that is there.
+enum class simd {
+    baseline,  ///< what every machine of the architecture has
+    avx2,      ///< with FMA
+    avx512     ///< F, BW, DQ and VL
+};
+
+/// The widest level that this machine, its system and this build have.
+simd best_simd();
+
+/// What a kernel may use.
+struct resources {
+    int threads = 0;           ///< 0: every core when there is work for them, else one
+    simd level = best_simd();  ///< results differ between levels, by rounding
+};
+
+/// What `project` takes out of rows and where it moves them, c <- c + s (t - c) V W V^T.
+template <class T>
+struct projection {
+    const T* basis = nullptr;     ///< V^T [r x d], orthonormal rows, no gaps
+    index_t rank = 0;             ///< r <= d
+    const T* center = nullptr;    ///< t [d]; null: zero
+    const T* strength = nullptr;  ///< s [n]; null: `uniform`. A row of strength 0 keeps its bytes
+    T uniform = 1;                ///< s of every row
+    const T* weights = nullptr;   ///< the diagonal of W [r]; null: 1
+};
+
+/// Projects rows [n x d] in place. Cost 4 n d r flops; allocates r d values. The bytes do not depend on the number of threads. T: float, double.
+template <class T>
+void project(T* rows, index_t n, index_t d, index_t stride, const projection<T>& p, const resources& use = {});
+
+/// Codes [K x d] packed once for many look-ups. Looks at the codes again to settle near ties: they must stay in place,
+/// unchanged, as long as it is used. Takes K d values of memory. T: float, double.
+template <class T>
+class packed_codes {
+public:
+    /// padding [K]: codes with a value other than 0 never win, nor do those that are not finite; null: none.
+    packed_codes(const T* codes, index_t count, index_t d, index_t stride, const std::uint8_t* padding = nullptr,
+                 simd level = best_simd());
+
+    /// ids[i] = argmin_k ||z_i - c_k||^2 of the distances in float64, the lowest of equals, for z [n x d].
+    ///
+    /// `distances` [n] may be null. The first code that may win answers a vector that is not finite, at distance NaN.
+    /// At least one code must be able to win. The level is that of the packing. Cost 2 n K d flops; allocates 256 d values
+    /// per thread. Vectors with near ties, within the rounding of T, take a second look of the same cost, together.
+    void nearest(const T* vectors, index_t n, index_t stride, index_t* ids, double* distances, const resources& use = {}) const;
+
+private:
+    const T* codes_;
+    index_t count_;
+    index_t width_;
+    index_t stride_;
+    simd level_;
+    detail::buffer<T> center_;      // of the codes, taken off: norms become small beside distances
+    detail::buffer<T> panels_;      // [panels][d][codes of a panel]
+    detail::buffer<T> half_norms_;  // ||c||^2 / 2, infinite where nothing may win
+    double largest_norm_ = 0;
+    index_t first_ = 0;  // the first code that may win
+};
+
+}  // namespace isic::kernels

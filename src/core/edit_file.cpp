@@ -1,0 +1,256 @@
+#include <isic/edit_file.hpp>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include <isic/byte_hash.hpp>
+#include <isic/matrix.hpp>
+#include <isic/rank.hpp>
+#include <isic/safetensors.hpp>
+
+#include "edit_file.hpp"
+#include "files.hpp"
+
+namespace isic {
+namespace detail {
+namespace {
+
+constexpr std::string_view edit_format = "isic.edit";
+constexpr std::string_view edit_version = "1";
+
+/// Every number an edit reports, by the name of its tensor; `E` is const when saving.
+template <class E, class Visit>
+void visit_numbers(E& e, Visit visit) {
+    visit("summary.moved", e.summary.moved);
+    visit("summary.vanished", e.summary.vanished);
+    visit("summary.relative_change", e.summary.relative_change);
+    visit("summary.before.total", e.summary.before.total);
+    visit("summary.before.largest", e.summary.before.largest);
+    visit("summary.after.total", e.summary.after.total);
+    visit("summary.after.largest", e.summary.after.largest);
+    visit("removed.energy", e.removed.energy);
+    visit("removed.rank", e.removed.chosen.rank);
+}
+
+/// A hash of all tensors and metadata but the checksum itself: any byte that changed on the way shows.
+std::uint64_t checksum(const tensor_file& file) {
+    byte_hash hash;
+    const auto add_text = [&](const std::string& text) {
+        const auto length = static_cast<std::uint64_t>(text.size());  // so that neighbours cannot trade letters
+        hash.add(std::as_bytes(std::span(&length, 1)));
+        hash.add(std::as_bytes(std::span(text)));
+    };
+    for (const auto& [key, value] : file.metadata) {
+        if (key != "checksum") {
+            add_text(key);
+            add_text(value);
+        }
+    }
+    for (const auto& [name, t] : file.tensors) {
+        add_text(fmt::format("{} {} [{}]", name, entry_of(t.type).safetensors, fmt::join(t.shape, ", ")));
+        hash.add(t.bytes);
+    }
+    return hash.value();
+}
+
+dtype storage_dtype(const std::filesystem::path& path, std::string_view name) {
+    for (const auto& [stored, type] : {std::pair{storage::f32, dtype::f32}, std::pair{storage::f64, dtype::f64},
+                                       std::pair{storage::f16, dtype::f16}, std::pair{storage::bf16, dtype::bf16}}) {
+        if (name == name_of(stored)) {
+            return type;
+        }
+    }
+    fail_file(path, fmt::format("storage: expected f32, f64, f16 or bf16, got '{}'", name));
+}
+
+}  // namespace
+
+tensor_file file_of_edit(const std::filesystem::path& path, const edit& e) {
+    const dtype type = storage_dtype(path, e.storage());
+    const auto moved = static_cast<index_t>(e.ids().size());
+    const auto list = [](const auto& values) {
+        return tensor::of(std::span(values.data(), values.size()), {static_cast<index_t>(values.size())});
+    };
+    const matrix<double>& basis = e.removed.basis;
+    tensor_file out;
+    out.tensors = {{"ids", list(e.ids())},
+                   {"before", {type, {moved, e.cols()}, edit_access::before(e)}},
+                   {"after", {type, {moved, e.cols()}, edit_access::after(e)}},
+                   {"removed.basis", tensor::of(std::span(basis.data(), static_cast<std::size_t>(basis.rows() * basis.cols())),
+                                                {basis.rows(), basis.cols()})},
+                   {"removed.singular_values", list(e.removed.singular_values)},
+                   {"center", list(e.center)}};
+    visit_numbers(e, [&](const char* name, const auto& value) { out.tensors[name] = tensor::of(std::span(&value, 1), {}); });
+    out.metadata = {{"format", std::string(edit_format)},
+                    {"version", std::string(edit_version)},
+                    {"storage", e.storage()},
+                    {"codes", fmt::format("{}", e.rows())},
+                    {"width", fmt::format("{}", e.cols())},
+                    {"fingerprint_before", fmt::format("{:016x}", e.fingerprint_before())},
+                    {"fingerprint_after", fmt::format("{:016x}", e.fingerprint_after())},
+                    {"rank_rule", std::string(to_string(e.removed.chosen.decided_by))}};
+    out.metadata["checksum"] = fmt::format("{:016x}", checksum(out));
+    return out;
+}
+
+namespace {
+
+/// Makes an edit of what a file holds, or says what is wrong with it.
+class edit_reader {
+public:
+    edit_reader(const std::filesystem::path& path, const tensor_file& file) : path_(path), file_(file) {}
+
+    edit run() const {
+        require_text("format", edit_format);
+        require_text("version", edit_version);
+        edit out;
+        read_rows_of(out);
+        read_removed(out);
+        visit_numbers(out, [&]<class T>(const char* name, T& value) { value = list_of<T>(name, {}).front(); });
+        edit_access::fingerprint_before(out) = hex("fingerprint_before");
+        edit_access::fingerprint_after(out) = hex("fingerprint_after");
+        const std::uint64_t expected = hex("checksum");
+        require("checksum", checksum(file_) == expected, fmt::format("{:016x}", expected), fmt::format("{:016x}", checksum(file_)));
+        return out;
+    }
+
+private:
+    static constexpr index_t any = -1;
+
+    void read_rows_of(edit& out) const {
+        const std::string& storage = text("storage");
+        const dtype type = storage_dtype(path_, storage);
+        edit_access::storage(out) = storage;
+        edit_access::rows(out) = size("codes");
+        edit_access::cols(out) = size("width");
+        edit_access::ids(out) = list_of<index_t>("ids", {any});
+        index_t least = 0;
+        for (const index_t id : out.ids()) {
+            require("ids", id >= least && id < out.rows(), fmt::format("ascending ids below {}", out.rows()), fmt::format("{}", id));
+            least = id + 1;
+        }
+        const std::vector<index_t> shape{static_cast<index_t>(out.ids().size()), out.cols()};
+        edit_access::before(out) = tensor_of("before", type, shape).bytes;
+        edit_access::after(out) = tensor_of("after", type, shape).bytes;
+    }
+
+    void read_removed(edit& out) const {
+        const tensor& basis = tensor_of("removed.basis", dtype::f64, {any, any});
+        const index_t width = basis.shape[0], rank = basis.shape[1];
+        require("removed.basis", rank == 0 ? width == 0 || width == out.cols() : width == out.cols() && rank <= width,
+                fmt::format("{0} rows and at most {0} columns", out.cols()), fmt::format("{} and {}", width, rank));
+        out.removed.basis = matrix<double>(width, rank);
+        if (!basis.bytes.empty()) {
+            std::memcpy(out.removed.basis.data(), basis.bytes.data(), basis.bytes.size());
+        }
+        out.removed.singular_values = list_of<double>("removed.singular_values", {any});
+        out.removed.chosen.decided_by = rule();
+        out.center = list_of<double>("center", {any});
+        require("center", out.center.empty() || std::cmp_equal(out.center.size(), out.cols()),
+                fmt::format("0 or {} values", out.cols()), fmt::format("{}", out.center.size()));
+    }
+
+    void require(std::string_view name, bool ok, std::string_view expected, std::string_view got) const {
+        if (!ok) {
+            fail_file(path_, fmt::format("{}: expected {}, got {}", name, expected, got));
+        }
+    }
+
+    /// A tensor of this type and shape; a size of `any` fits all.
+    const tensor& tensor_of(const char* name, dtype type, const std::vector<index_t>& shape) const {
+        const auto found = file_.tensors.find(name);
+        require(name, found != file_.tensors.end(), describe(type, shape), "no such tensor");
+        const tensor& t = found->second;
+        const auto fits = [](index_t got, index_t want) { return want == any || got == want; };
+        require(name, t.type == type && std::ranges::equal(t.shape, shape, fits), describe(type, shape), describe(t.type, t.shape));
+        require_consistent(path_, name, t);
+        return t;
+    }
+
+    static std::string describe(dtype type, const std::vector<index_t>& shape) {
+        std::vector<std::string> sizes;
+        for (const index_t n : shape) {
+            sizes.push_back(n == any ? "any" : fmt::format("{}", n));
+        }
+        return fmt::format("{} [{}]", entry_of(type).safetensors, fmt::join(sizes, ", "));
+    }
+
+    template <class T>
+    std::vector<T> list_of(const char* name, const std::vector<index_t>& shape) const {
+        const tensor& t = tensor_of(name, dtype_of_type<T>::value, shape);
+        std::vector<T> out(t.bytes.size() / sizeof(T));
+        if (!out.empty()) {
+            std::memcpy(out.data(), t.bytes.data(), t.bytes.size());
+        }
+        return out;
+    }
+
+    const std::string& text(const char* key) const {
+        const auto found = file_.metadata.find(key);
+        require(key, found != file_.metadata.end(), "metadata of an edit", "none");
+        return found->second;
+    }
+
+    void require_text(const char* key, std::string_view expected) const {
+        require(key, text(key) == expected, fmt::format("'{}'", expected), fmt::format("'{}'", text(key)));
+    }
+
+    /// A number in text, read to the last character.
+    template <class T>
+    static bool parse(const std::string& digits, int base, T& out) {
+        const char* const end = digits.data() + digits.size();
+        const auto [last, code] = std::from_chars(digits.data(), end, out, base);
+        return code == std::errc() && last == end;
+    }
+
+    index_t size(const char* key) const {
+        index_t out = 0;
+        require(key, parse(text(key), 10, out) && out >= 0, "a size", fmt::format("'{}'", text(key)));
+        return out;
+    }
+
+    std::uint64_t hex(const char* key) const {
+        std::uint64_t out = 0;
+        require(key, text(key).size() == 16 && parse(text(key), 16, out), "16 hexadecimal digits", fmt::format("'{}'", text(key)));
+        return out;
+    }
+
+    rank_rule rule() const {
+        for (const rank_rule r : {rank_rule::fixed, rank_rule::energy, rank_rule::gavish_donoho, rank_rule::sign_flip,
+                                  rank_rule::budget, rank_rule::data}) {
+            if (text("rank_rule") == to_string(r)) {
+                return r;
+            }
+        }
+        fail_file(path_, fmt::format("rank_rule: expected the name of a rule, got '{}'", text("rank_rule")));
+    }
+
+    const std::filesystem::path& path_;
+    const tensor_file& file_;
+};
+
+}  // namespace
+}  // namespace detail
+
+void save_edit(const std::filesystem::path& path, const edit& e) {
+    const tensor_file file = detail::file_of_edit(path, e);
+    detail::edit_reader(path, file).run();
+    write_safetensors(path, file);
+}
+
+edit load_edit(const std::filesystem::path& path) {
+    const tensor_file file = read_safetensors(path);
+    return detail::edit_reader(path, file).run();
+}
+
+}  // namespace isic

@@ -1,0 +1,23 @@
+// Decompositions: symmetric eigenproblems, all pairs or the top of a large one, and the singular values of few columns.
+#pragma once
+
+#include "orthonormal.hpp"
+
+namespace isic::detail {
+
+/// All eigenpairs of a symmetric matrix. Errors: numeric_error if the solver does not converge.
+eigen_pairs full_eigen(const Eigen::MatrixXd& a);
+
+/// The top r eigenpairs of a symmetric positive semi-definite matrix by block Krylov with full reorthogonalisation.
+///
+/// A block of r + 4 columns finds eigenvalues of multiplicity up to r + 4; residuals are brought below 1e-13 of the
+/// largest eigenvalue, otherwise the full solver answers. Deterministic start.
+eigen_pairs top_eigen(const Eigen::MatrixXd& a, index_t r);
+
+/// Singular values of x [m x n], n of them, descending, with the left singular vectors (zero where the value is).
+///
+/// One-sided Jacobi (Hestenes 1958): small values keep digits that x^T x would lose. Meant for the few columns of a
+/// basis: O(m n^2) a sweep, and a handful of sweeps.
+eigen_pairs left_singular(Eigen::MatrixXd x);
+
+}  // namespace isic::detail

@@ -1,0 +1,80 @@
+// Rows of any storage as float64, and Eigen's view of isic's matrices.
+#pragma once
+
+#include <span>
+
+#include <Eigen/Core>
+
+#include <isic/codebook.hpp>
+#include <isic/matrix.hpp>
+
+namespace isic::detail {
+
+using row_matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using vector = Eigen::VectorXd;
+using row_map = Eigen::Map<const row_matrix>;
+
+template <class T, class Byte>
+auto typed(any_rows<Byte> m) {
+    using value = std::conditional_t<std::is_const_v<Byte>, const T, T>;
+    return matrix_span<value>(reinterpret_cast<value*>(m.data), m.rows, m.cols, m.stride);
+}
+
+/// f(view) with the view's own storage type.
+template <class Byte, class F>
+decltype(auto) visit(any_rows<Byte> m, F f) {
+    switch (m.type) {
+        case storage::f32: return f(typed<float>(m));
+        case storage::f16: return f(typed<Eigen::half>(m));
+        case storage::bf16: return f(typed<Eigen::bfloat16>(m));
+        default: return f(typed<double>(m));
+    }
+}
+
+inline row_map map(const matrix<double>& m) {
+    return {m.data(), m.rows(), m.cols()};
+}
+inline Eigen::Map<row_matrix> map(matrix<double>& m) {
+    return {m.data(), m.rows(), m.cols()};
+}
+inline Eigen::Map<const vector> map(std::span<const double> values) {
+    return {values.data(), static_cast<index_t>(values.size())};
+}
+
+inline any_view view_of(const row_matrix& m) {
+    return matrix_view<double>(m.data(), m.rows(), m.cols());
+}
+
+template <class M>
+matrix<double> from_eigen(const M& m) {
+    matrix<double> out(m.rows(), m.cols());
+    map(out) = m;
+    return out;
+}
+
+/// Reads a row as float64.
+template <class T>
+void load(std::span<T> row, vector& out) {
+    out.resize(static_cast<index_t>(row.size()));
+    for (std::size_t j = 0; j < row.size(); ++j) {
+        out[static_cast<index_t>(j)] = static_cast<double>(row[j]);
+    }
+}
+
+inline void read_row(any_view m, index_t i, vector& out) {
+    visit(m, [&](auto rows) { load(rows.row(i), out); });
+}
+
+/// Rounds a float64 row into the storage type.
+template <scalar T>
+void store(const vector& row, std::span<T> out) {
+    for (std::size_t j = 0; j < out.size(); ++j) {
+        out[j] = rounded<T>(row[static_cast<index_t>(j)]);
+    }
+}
+
+/// Rows as float64, normalised if the look-up is; zero rows stay zero. Plain sums: equal rows give equal values wherever
+/// they lie in memory.
+row_matrix read_rows(any_view m, lookup rule = lookup::plain);
+
+}  // namespace isic::detail

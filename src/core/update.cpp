@@ -1,0 +1,197 @@
+#include <isic/update.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <initializer_list>
+#include <span>
+
+#include "constraint.hpp"
+#include "orthonormal.hpp"
+
+namespace isic {
+
+void sgd_options::check(std::string_view function) const {
+    detail::require<value_error>(rate > 0 && std::isfinite(rate), function, "rate > 0", fmt::format("{}", rate));
+    detail::require<value_error>(momentum >= 0 && momentum < 1, function, "momentum in [0, 1)", fmt::format("{}", momentum));
+}
+
+void adam_options::check(std::string_view function) const {
+    detail::require<value_error>(rate > 0 && std::isfinite(rate), function, "rate > 0", fmt::format("{}", rate));
+    detail::require<value_error>(epsilon > 0 && std::isfinite(epsilon), function, "epsilon > 0", fmt::format("{}", epsilon));
+    detail::require<value_error>(beta1 >= 0 && beta1 < 1, function, "beta1 in [0, 1)", fmt::format("{}", beta1));
+    detail::require<value_error>(beta2 >= 0 && beta2 < 1, function, "beta2 in [0, 1)", fmt::format("{}", beta2));
+}
+
+namespace detail {
+namespace {
+
+/// Moves every code by step_of(k, row) under the constraint; step_of returns false to leave a row alone.
+template <class T, class Step>
+update_summary move_typed_rows(matrix_span<T> codes, const constraint& limits, Step& step_of) {
+    update_summary out;
+    vector row;
+    vector step(codes.cols());
+    std::vector<T> rounded(static_cast<std::size_t>(codes.cols()));
+    for (index_t k = 0; k < codes.rows(); ++k) {
+        load(std::span<const T>(codes.row(k)), row);
+        if (!step_of(k, row, step) || !may_move(limits, k)) {
+            continue;
+        }
+        const vector fresh = constrained_row(limits, k, row, step);
+        store(fresh, std::span<T>(rounded));
+        if (!std::ranges::all_of(rounded, [](T x) { return std::isfinite(static_cast<double>(x)); })) {
+            ++out.overflowed;
+            continue;
+        }
+        if (!std::ranges::equal(rounded, codes.row(k))) {
+            ++out.moved;
+            out.largest_step = std::max(out.largest_step, (fresh - row).norm());
+            std::ranges::copy(rounded, codes.row(k).begin());
+        }
+    }
+    return out;
+}
+
+template <class Step>
+update_summary move_rows(any_span codes, const constraint& limits, Step step_of) {
+    return visit(codes, [&](auto c) { return move_typed_rows(c, limits, step_of); });
+}
+
+void check_codes(std::string_view function, any_view codes, const constraint& limits) {
+    require_not_empty(function, "a codebook", codes);
+    limits.check(function, codes.rows, codes.cols);
+    // A locked row may be padding and hold anything.
+    require_finite(function, "the codebook", codes, limits.locked.empty() ? nullptr : &limits.locked);
+    require_apart(function, codes, limits.anchor.view());
+}
+
+void check_assignments(std::string_view function, any_view codes, const assignments& batch) {
+    require_size(function, "counts", codes.rows, static_cast<index_t>(batch.counts.size()));
+    require_size(function, "rows of sums", codes.rows, batch.sums.rows());
+    require_size(function, "columns of sums", codes.cols, batch.sums.cols());
+    require_finite(function, "the sums", batch.sums.view());
+    require_counts(function, batch.counts);
+    require_apart(function, codes, batch.sums.view());
+}
+
+void check_gradient(std::string_view function, any_view codes, any_view gradient) {
+    require_size(function, "gradient rows", codes.rows, gradient.rows);
+    require_size(function, "gradient columns", codes.cols, gradient.cols);
+    require_finite(function, "the gradient", gradient);
+    require_apart(function, codes, gradient);
+}
+
+/// State matrices: made on first use, afterwards their shape must stay. All are checked before one is made.
+void prepare_states(std::string_view function, index_t rows, index_t cols, std::initializer_list<matrix<double>*> states) {
+    for (const matrix<double>* state : states) {
+        require_size(function, "rows in the optimiser state", rows, state->empty() ? rows : state->rows());
+        require_size(function, "columns in the optimiser state", cols, state->empty() ? cols : state->cols());
+    }
+    for (matrix<double>* state : states) {
+        if (state->empty()) {
+            *state = matrix<double>(rows, cols);
+        }
+    }
+}
+
+}  // namespace
+
+assignments assign(any_view vectors, const id_list& ids, index_t codes) {
+    require<shape_error>(codes > 0, "assign", "at least one code", fmt::format("{}", codes));
+    require_size("assign", "ids", vectors.rows, ids.size());
+    require_ids("assign", ids, codes);
+    require_finite("assign", "the vectors", vectors);
+    assignments out{std::vector<double>(static_cast<std::size_t>(codes), 0.0), matrix<double>(codes, vectors.cols)};
+    vector row;
+    for (index_t i = 0; i < vectors.rows; ++i) {
+        out.counts[static_cast<std::size_t>(ids[i])] += 1;
+        read_row(vectors, i, row);
+        map(out.sums).row(ids[i]) += row.transpose();
+    }
+    return out;
+}
+
+update_summary ridge_update(any_span codes, const assignments& batch, double lambda, const constraint& limits) {
+    check_codes("ridge_update", codes, limits);
+    check_assignments("ridge_update", codes, batch);
+    require<value_error>(lambda >= 0 && std::isfinite(lambda), "ridge_update", "lambda >= 0", fmt::format("{}", lambda));
+    return move_rows(codes, limits, [&](index_t k, const vector& row, vector& step) {
+        const double n = batch.counts[static_cast<std::size_t>(k)];
+        if (n == 0) {
+            return false;
+        }
+        step = (map(batch.sums).row(k).transpose() - n * row) / (n + lambda);
+        return true;
+    });
+}
+
+update_summary ema_update(any_span codes, ema_state& state, const assignments& batch, double decay, const constraint& limits) {
+    check_codes("ema_update", codes, limits);
+    check_assignments("ema_update", codes, batch);
+    require<value_error>(decay >= 0 && decay < 1, "ema_update", "decay in [0, 1)", fmt::format("{}", decay));
+    if (state.counts.empty()) {
+        state.counts.assign(static_cast<std::size_t>(codes.rows), 1.0);
+        state.sums = to_double(codes);
+    }
+    require_size("ema_update", "counts in the state", codes.rows, static_cast<index_t>(state.counts.size()));
+    require_size("ema_update", "rows of sums in the state", codes.rows, state.sums.rows());
+    require_size("ema_update", "columns of sums in the state", codes.cols, state.sums.cols());
+    return move_rows(codes, limits, [&](index_t k, const vector& row, vector& step) {
+        double& n = state.counts[static_cast<std::size_t>(k)];
+        n = decay * n + (1 - decay) * batch.counts[static_cast<std::size_t>(k)];
+        auto sum = map(state.sums).row(k);
+        sum = decay * sum + (1 - decay) * map(batch.sums).row(k);
+        if (n <= 0) {
+            return false;
+        }
+        step = sum.transpose() / n - row;
+        return true;
+    });
+}
+
+update_summary sgd_update(any_span codes, any_view gradient, sgd_state& state, const sgd_options& options, const constraint& limits) {
+    check_codes("sgd_update", codes, limits);
+    check_gradient("sgd_update", codes, gradient);
+    options.check("sgd_update");
+    prepare_states("sgd_update", codes.rows, codes.cols, {&state.velocity});
+    vector row_gradient;
+    return move_rows(codes, limits, [&](index_t k, const vector&, vector& step) {
+        read_row(gradient, k, row_gradient);
+        for (index_t j = 0; j < codes.cols; ++j) {
+            double& v = state.velocity(k, j);
+            v = options.momentum * v + row_gradient[j];
+            step[j] = -options.rate * v;
+        }
+        return true;
+    });
+}
+
+update_summary adam_update(any_span codes, any_view gradient, adam_state& state, const adam_options& options, const constraint& limits) {
+    check_codes("adam_update", codes, limits);
+    check_gradient("adam_update", codes, gradient);
+    options.check("adam_update");
+    require<value_error>(state.steps >= 0, "adam_update", "steps >= 0 in the state", fmt::format("{}", state.steps));
+    prepare_states("adam_update", codes.rows, codes.cols, {&state.mean, &state.square});
+    ++state.steps;
+    const double unbias_mean = 1 - std::pow(options.beta1, static_cast<double>(state.steps));
+    const double unbias_square = 1 - std::pow(options.beta2, static_cast<double>(state.steps));
+    vector row_gradient;
+    return move_rows(codes, limits, [&](index_t k, const vector&, vector& step) {
+        bool any = false;
+        read_row(gradient, k, row_gradient);
+        take_out(limits.orthogonal_to, row_gradient);
+        for (index_t j = 0; j < codes.cols; ++j) {
+            const double x = row_gradient[j];
+            double& m = state.mean(k, j);
+            double& v = state.square(k, j);
+            m = options.beta1 * m + (1 - options.beta1) * x;
+            v = options.beta2 * v + (1 - options.beta2) * x * x;
+            step[j] = -options.rate * (m / unbias_mean) / (std::sqrt(v / unbias_square) + options.epsilon);
+            any = any || m != 0;
+        }
+        return any;
+    });
+}
+
+}  // namespace detail
+}  // namespace isic

@@ -1,0 +1,73 @@
+// Directions in the order in which the kernels read them.
+#include "targets.hpp"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "directions.cpp"
+#include <hwy/foreach_target.h>
+
+#include "vectors-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace isic::kernels::HWY_NAMESPACE {
+
+/// Values that `pack_directions` writes.
+template <class T>
+index_t packed_size(index_t rank, index_t width) {
+    constexpr index_t n = lanes<hn::ScalableTag<T>>;
+    return (rank + 7) / 8 * 8 * ((width + n - 1) / n) * n;
+}
+
+/// A vector of each of a few directions, then the next vectors; zeros fill up.
+template <class T>
+void pack_directions(const T* basis, index_t rank, index_t width, T* to) {
+    constexpr index_t n = lanes<hn::ScalableTag<T>>;
+    for (index_t first = 0; first < rank; first += 8) {
+        const index_t count = rank - first < 8 ? rank - first : 8;
+        for (index_t k = 0; k < width; k += n) {
+            for (index_t j = 0; j < together(count); ++j) {
+                for (index_t lane = 0; lane < n; ++lane) {
+                    const bool inside = j < count && k + lane < width;
+                    *to++ = inside ? basis[(first + j) * width + k + lane] : T(0);
+                }
+            }
+        }
+    }
+}
+
+}  // namespace isic::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
+namespace isic::kernels {
+
+namespace {
+
+template <class T>
+constexpr versions<index_t(index_t, index_t)> packed_size_versions = ISIC_VERSIONS(packed_size<T>);
+template <class T>
+constexpr versions<void(const T*, index_t, index_t, T*)> pack_versions = ISIC_VERSIONS(pack_directions<T>);
+
+}  // namespace
+
+template <class T>
+packed_directions<T>::packed_directions(const T* basis, index_t rank, index_t width, const T* center, const T* weights, simd level)
+    : rank_(rank), width_(width) {
+    const auto filled = static_cast<std::size_t>((rank + 7) / 8 * 8);
+    packed_.resize(static_cast<std::size_t>(choose(packed_size_versions<T>, level)(rank, width)));
+    choose(pack_versions<T>, level)(basis, rank, width, packed_.data());
+    offset_.assign(filled, T(0));
+    weight_.assign(filled, T(0));
+    for (index_t j = 0; j < rank; ++j) {
+        const auto at = static_cast<std::size_t>(j);
+        offset_[at] = center == nullptr ? T(0) : static_cast<T>(dot(center, basis + j * width, width));
+        weight_[at] = weights == nullptr ? T(1) : weights[j];
+    }
+}
+
+template class packed_directions<float>;
+template class packed_directions<double>;
+
+}  // namespace isic::kernels
+
+#endif  // HWY_ONCE

@@ -1,0 +1,476 @@
+// Nearest codes: scores ||c||^2/2 - z.c in tiles of a few queries by three vectors of codes, of which only the running
+// minimum per lane is kept. What rounding leaves open is settled by distances in float64.
+#include "targets.hpp"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "nearest.cpp"
+#include <hwy/foreach_target.h>
+
+#include "vectors-inl.hpp"
+
+#ifndef ISIC_KERNELS_NEAREST
+#define ISIC_KERNELS_NEAREST
+
+#include <limits>
+
+namespace isic::kernels {
+
+constexpr index_t panel_vectors = 3;
+
+/// Sizes of the tiles of a level.
+struct tile_shape {
+    index_t queries;
+    index_t lanes;
+
+    index_t codes() const { return panel_vectors * lanes; }
+};
+
+/// Codes as a kernel reads them.
+template <class T>
+struct code_panels {
+    const T* values;
+    const T* half_norms;
+    index_t count;
+    index_t width;
+};
+
+/// Per query and lane: least score, the panel it is in, and the second least of the panels.
+template <class T>
+struct minima {
+    using id = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
+
+    T* least;
+    T* second;
+    id* panel;
+};
+
+/// A code and its distance from a vector.
+struct found {
+    double distance = std::numeric_limits<double>::infinity();
+    index_t id = -1;
+};
+
+/// What is known of a vector that the scores did not settle.
+template <class T>
+struct open_query {
+    const T* vector;
+    T threshold;  ///< codes with a larger score are not the nearest
+    found best;
+};
+
+/// Where the codes are, to be looked at in float64.
+template <class T>
+struct code_rows {
+    const T* data;
+    index_t count;
+    index_t width;
+    index_t stride;
+    const T* half_norms;  ///< infinite where nothing may win
+
+    /// Keeps code k if it is nearer than `best`; codes must come by ascending k.
+    void look_at(const T* vector, index_t k, found& best) const;
+};
+
+}  // namespace isic::kernels
+
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace isic::kernels::HWY_NAMESPACE {
+
+// As many accumulators as the registers hold beside three vectors of codes and one of a query.
+constexpr index_t tile_queries = HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SCALAR ? 4 : 8;
+
+template <class T>
+tile_shape shape_of_tile() {
+    return {tile_queries, lanes<hn::ScalableTag<T>>};
+}
+
+/// Scores of a tile. queries [width][tile_queries].
+template <class D, class V, class T>
+HWY_INLINE void score(D d, const T* queries, const T* panel, const T* half_norms, index_t width,
+                      V (&sum)[tile_queries][panel_vectors]) {
+    constexpr index_t n = lanes<D>;
+    HWY_UNROLL(8)
+    for (index_t q = 0; q < tile_queries; ++q) {
+        HWY_UNROLL(3)
+        for (index_t v = 0; v < panel_vectors; ++v) {
+            sum[q][v] = hn::LoadU(d, half_norms + v * n);
+        }
+    }
+    for (index_t k = 0; k < width; ++k) {
+        const V c0 = in_register(hn::LoadU(d, panel));
+        const V c1 = in_register(hn::LoadU(d, panel + n));
+        const V c2 = in_register(hn::LoadU(d, panel + 2 * n));
+        HWY_UNROLL(8)
+        for (index_t q = 0; q < tile_queries; ++q) {
+            const V z = in_register(hn::Set(d, queries[q]));
+            sum[q][0] = hn::NegMulAdd(z, c0, sum[q][0]);
+            sum[q][1] = hn::NegMulAdd(z, c1, sum[q][1]);
+            sum[q][2] = hn::NegMulAdd(z, c2, sum[q][2]);
+        }
+        panel += panel_vectors * n;
+        queries += tile_queries;
+    }
+}
+
+/// Minima of `groups` tiles of queries over all codes.
+template <class T>
+void find_minima(const code_panels<T>& codes, const T* queries, index_t groups, const minima<T>& out) {
+    const hn::ScalableTag<T> d;
+    const hn::RebindToSigned<decltype(d)> di;
+    using V = hn::Vec<decltype(d)>;
+    constexpr index_t n = lanes<decltype(d)>;
+    const index_t width = codes.width;
+    for (index_t at = 0; at < groups * tile_queries * n; at += n) {
+        hn::StoreU(hn::Set(d, std::numeric_limits<T>::infinity()), d, out.least + at);
+        hn::StoreU(hn::Set(d, std::numeric_limits<T>::infinity()), d, out.second + at);
+        hn::StoreU(hn::Zero(di), di, out.panel + at);
+    }
+    for (index_t p = 0; p < codes.count; ++p) {
+        const T* const panel = codes.values + p * width * panel_vectors * n;
+        const T* const half_norms = codes.half_norms + p * panel_vectors * n;
+        const auto id = hn::Set(di, static_cast<typename minima<T>::id>(p));
+        T* least_at = out.least;
+        T* second_at = out.second;
+        typename minima<T>::id* panel_at = out.panel;
+        for (index_t g = 0; g < groups; ++g) {
+            V sum[tile_queries][panel_vectors];
+            score(d, queries + g * width * tile_queries, panel, half_norms, width, sum);
+            // Always the same instructions: a branch on "lower" would often be guessed wrong.
+            HWY_UNROLL(8)
+            for (index_t q = 0; q < tile_queries; ++q) {
+                const V low = hn::Min(sum[q][0], hn::Min(sum[q][1], sum[q][2]));
+                const V least = hn::LoadU(d, least_at);
+                const V second = hn::LoadU(d, second_at);
+                const auto lower = hn::RebindMask(di, hn::Lt(low, least));
+                hn::StoreU(hn::Min(second, hn::Max(least, low)), d, second_at);
+                hn::StoreU(hn::Min(least, low), d, least_at);
+                hn::StoreU(hn::IfThenElse(lower, id, hn::LoadU(di, panel_at)), di, panel_at);
+                least_at += n;
+                second_at += n;
+                panel_at += n;
+            }
+        }
+    }
+}
+
+/// Looks at every code whose score does not exceed the threshold, for `groups` tiles of queries of which `count` are real.
+template <class T>
+void settle(const code_panels<T>& codes, const code_rows<T>& rows, const T* queries, index_t groups, open_query<T>* open,
+            index_t count) {
+    const hn::ScalableTag<T> d;
+    using V = hn::Vec<decltype(d)>;
+    constexpr index_t n = lanes<decltype(d)>;
+    for (index_t p = 0; p < codes.count; ++p) {
+        const T* const panel = codes.values + p * codes.width * panel_vectors * n;
+        for (index_t g = 0; g < groups; ++g) {
+            V sum[tile_queries][panel_vectors];
+            score(d, queries + g * codes.width * tile_queries, panel, codes.half_norms + p * panel_vectors * n, codes.width, sum);
+            for (index_t q = 0; q < tile_queries && g * tile_queries + q < count; ++q) {
+                open_query<T>& query = open[g * tile_queries + q];
+                for (index_t v = 0; v < panel_vectors; ++v) {
+                    // Not "less or equal": where scores overflow to NaN, distances decide.
+                    if (hn::AllTrue(d, hn::Gt(sum[q][v], hn::Set(d, query.threshold)))) {
+                        continue;
+                    }
+                    T scores[n];
+                    hn::StoreU(sum[q][v], d, scores);
+                    for (index_t lane = 0; lane < n; ++lane) {
+                        if (!(scores[lane] > query.threshold)) {
+                            rows.look_at(query.vector, (p * panel_vectors + v) * n + lane, query.best);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+}  // namespace isic::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
+#include <algorithm>
+#include <cmath>
+
+#include "parallel.hpp"
+
+namespace isic::kernels {
+
+namespace {
+
+template <class T>
+constexpr versions<tile_shape()> shape_versions = ISIC_VERSIONS(shape_of_tile<T>);
+template <class T>
+constexpr versions<void(const code_panels<T>&, const T*, index_t, const minima<T>&)> minima_versions = ISIC_VERSIONS(find_minima<T>);
+template <class T>
+constexpr versions<void(const code_panels<T>&, const code_rows<T>&, const T*, index_t, open_query<T>*, index_t)>
+    settle_versions = ISIC_VERSIONS(settle<T>);
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+/// Squared distance, summed in order.
+template <class T>
+double squared_distance(const T* a, const T* b, index_t n) {
+    double sum = 0;
+    for (index_t k = 0; k < n; ++k) {
+        const double step = static_cast<double>(a[k]) - static_cast<double>(b[k]);
+        sum += step * step;
+    }
+    return sum;
+}
+
+/// ||x||, a little too large rather than too small.
+template <class T>
+double norm_bound(const T* x, index_t n, index_t stride = 1) {
+    double sum[4] = {};
+    for (index_t k = 0; k < n; ++k) {
+        sum[k % 4] += static_cast<double>(x[k * stride]) * static_cast<double>(x[k * stride]);
+    }
+    return std::sqrt(sum[0] + sum[1] + sum[2] + sum[3]) * (1 + 1e-9);
+}
+
+template <class T>
+bool all_finite(const T* x, index_t n) {
+    T zero = 0;
+    for (index_t k = 0; k < n; ++k) {
+        zero += x[k] * T(0);  // NaN for NaN and infinity
+    }
+    return zero == 0;
+}
+
+/// How far the score of a vector may be off, by rounding of T (of the packed values, the products and the sum) and of the
+/// distances that decide; infinite where scores may overflow.
+template <class T>
+double score_error(double norm, double largest_norm, index_t width) {
+    const double terms = static_cast<double>(width + 10);
+    const double size = norm * largest_norm + largest_norm * largest_norm / 2;
+    if (!(size < 0.25 * static_cast<double>(std::numeric_limits<T>::max()))) {
+        return infinity;
+    }
+    const double unit = 0.505 * static_cast<double>(std::numeric_limits<T>::epsilon());
+    return terms * (unit * size + 2.5e-16 * (norm + largest_norm) * (norm + largest_norm) +
+                    static_cast<double>(std::numeric_limits<T>::min()));
+}
+
+/// Memory of one thread: a block of packed queries, their minima, and those that stay open.
+template <class T>
+struct look_up_space {
+    look_up_space(index_t block, index_t width, const tile_shape& shape)
+        : queries(static_cast<std::size_t>(block * width)),
+          least(static_cast<std::size_t>(block * shape.lanes)),
+          second(least.size()),
+          panel(least.size()),
+          norms(static_cast<std::size_t>(block)),
+          open(static_cast<std::size_t>(block)),
+          open_ids(static_cast<std::size_t>(block)) {}
+
+    detail::buffer<T> queries;
+    detail::buffer<T> least;
+    detail::buffer<T> second;
+    detail::buffer<typename minima<T>::id> panel;
+    std::vector<double> norms;  // NaN: the vector is not finite
+    std::vector<open_query<T>> open;
+    std::vector<index_t> open_ids;
+};
+
+/// One look-up, by one thread.
+template <class T>
+struct look_up {
+    code_panels<T> panels;
+    code_rows<T> rows;
+    const T* center;
+    double largest_norm;
+    index_t first;
+    tile_shape shape;
+    simd level;
+    index_t block;
+    const T* vectors;
+    index_t stride;
+    index_t* ids;
+    double* distances;
+
+    void answer(index_t i, const found& best) const {
+        ids[i] = best.id < 0 ? first : best.id;  // distances beyond float64
+        if (distances != nullptr) {
+            distances[i] = best.distance;
+        }
+    }
+
+    /// Packs vectors in tiles, less the centre; those that are not finite, and what fills up the last tile, as zeros.
+    template <class VectorAt>
+    index_t pack(index_t count, const VectorAt& vector_at, T* to) const {
+        const index_t q = shape.queries;
+        const index_t groups = (count + q - 1) / q;
+        for (index_t i = 0; i < groups * q; ++i) {
+            const T* const z = i < count ? vector_at(i) : nullptr;
+            T* const out = to + i / q * q * rows.width + i % q;
+            for (index_t k = 0; k < rows.width; ++k) {
+                out[k * q] = z == nullptr ? T(0) : z[k] - center[k];
+            }
+        }
+        return groups;
+    }
+
+    void run(index_t begin, index_t end, look_up_space<T>& space) const {
+        index_t open = 0;
+        for (index_t start = begin; start < end; start += block) {
+            const index_t count = std::min(block, end - start);
+            const auto vector_at = [&](index_t i) {
+                const T* const z = vectors + (start + i) * stride;
+                return all_finite(z, rows.width) ? z : nullptr;
+            };
+            const index_t groups = pack(count, vector_at, space.queries.data());
+            const minima<T> low{space.least.data(), space.second.data(), space.panel.data()};
+            choose(minima_versions<T>, level)(panels, space.queries.data(), groups, low);
+            for (index_t i = 0; i < count; ++i) {
+                const T* const packed = space.queries.data() + i / shape.queries * shape.queries * rows.width + i % shape.queries;
+                space.norms[static_cast<std::size_t>(i)] = norm_bound(packed, rows.width, shape.queries);
+            }
+            for (index_t i = 0; i < count; ++i) {
+                if (decide(start + i, i, low, space.norms[static_cast<std::size_t>(i)], space.open[static_cast<std::size_t>(open)])) {
+                    continue;
+                }
+                space.open_ids[static_cast<std::size_t>(open++)] = start + i;
+                if (open == block) {
+                    // The minima that are still to be read lie elsewhere: only the packed queries are written over.
+                    settle_open(open, space);
+                    open = 0;
+                }
+            }
+        }
+        settle_open(open, space);
+    }
+
+    /// Answers vector i, the at-th of its block, if its scores leave no doubt; else says what is known.
+    bool decide(index_t i, index_t at, const minima<T>& low, double norm, open_query<T>& open) const {
+        const T* const z = vectors + i * stride;
+        if (!all_finite(z, rows.width)) {
+            answer(i, {std::numeric_limits<double>::quiet_NaN(), first});
+            return true;
+        }
+        const T* const least = low.least + at * shape.lanes;
+        const T* const second = low.second + at * shape.lanes;
+        index_t lane = 0;
+        for (index_t l = 1; l < shape.lanes; ++l) {
+            lane = least[l] < least[lane] ? l : lane;
+        }
+        T next = second[lane];
+        for (index_t l = 0; l < shape.lanes; ++l) {
+            next = l != lane && least[l] < next ? least[l] : next;
+        }
+        const double error = 2 * score_error<T>(norm, largest_norm, rows.width);
+        const double best = static_cast<double>(least[lane]);
+        if (static_cast<double>(next) - best > error) {  // the nearest is one of three
+            found nearest;
+            const index_t panel = static_cast<index_t>(low.panel[at * shape.lanes + lane]);
+            for (index_t v = 0; v < panel_vectors; ++v) {
+                rows.look_at(z, panel * shape.codes() + v * shape.lanes + lane, nearest);
+            }
+            answer(i, nearest);
+            return true;
+        }
+        const T threshold = static_cast<T>(best + error);
+        open = {z, std::nextafter(threshold, std::numeric_limits<T>::infinity()), {}};
+        return false;
+    }
+
+    void settle_open(index_t count, look_up_space<T>& space) const {
+        if (count == 0) {
+            return;
+        }
+        const index_t groups = pack(count, [&](index_t i) { return space.open[static_cast<std::size_t>(i)].vector; }, space.queries.data());
+        choose(settle_versions<T>, level)(panels, rows, space.queries.data(), groups, space.open.data(), count);
+        for (index_t i = 0; i < count; ++i) {
+            answer(space.open_ids[static_cast<std::size_t>(i)], space.open[static_cast<std::size_t>(i)].best);
+        }
+    }
+};
+
+}  // namespace
+
+template <class T>
+void code_rows<T>::look_at(const T* vector, index_t k, found& best) const {
+    if (k >= count || !(half_norms[k] <= std::numeric_limits<T>::max())) {
+        return;
+    }
+    const double distance = squared_distance(vector, data + k * stride, width);
+    if (distance < best.distance) {
+        best = {distance, k};
+    }
+}
+
+template <class T>
+packed_codes<T>::packed_codes(const T* codes, index_t count, index_t d, index_t stride, const std::uint8_t* padding, simd level)
+    : codes_(codes), count_(count), width_(d), stride_(stride), level_(level), center_(static_cast<std::size_t>(d)) {
+    const tile_shape shape = choose(shape_versions<T>, level)();
+    const index_t panels = (count + shape.codes() - 1) / shape.codes();
+    panels_.assign(static_cast<std::size_t>(panels * shape.codes() * d), T(0));
+    half_norms_.assign(static_cast<std::size_t>(panels * shape.codes()), std::numeric_limits<T>::infinity());
+    std::vector<std::uint8_t> wins(static_cast<std::size_t>(count));
+    std::vector<double> mean(static_cast<std::size_t>(d));
+    double winners = 0;
+    for (index_t k = 0; k < count; ++k) {
+        const T* const c = codes + k * stride;
+        if ((padding != nullptr && padding[k] != 0) || !all_finite(c, d)) {
+            continue;
+        }
+        first_ = winners == 0 ? k : first_;
+        wins[static_cast<std::size_t>(k)] = 1;
+        winners += 1;
+        const double share = 1 / winners;
+        for (index_t j = 0; j < d; ++j) {
+            mean[static_cast<std::size_t>(j)] += (static_cast<double>(c[j]) - mean[static_cast<std::size_t>(j)]) * share;
+        }
+    }
+    for (index_t j = 0; j < d; ++j) {
+        center_[static_cast<std::size_t>(j)] = static_cast<T>(mean[static_cast<std::size_t>(j)]);
+    }
+    for (index_t k = 0; k < count; ++k) {
+        if (wins[static_cast<std::size_t>(k)] == 0) {
+            continue;
+        }
+        T* const to = panels_.data() + k / shape.codes() * shape.codes() * d + k % shape.codes();
+        double square = 0;
+        for (index_t j = 0; j < d; ++j) {
+            const T x = codes[k * stride + j] - center_[static_cast<std::size_t>(j)];
+            to[j * shape.codes()] = x;
+            square += static_cast<double>(x) * static_cast<double>(x);
+        }
+        const double limit = static_cast<double>(std::numeric_limits<T>::max());
+        half_norms_[static_cast<std::size_t>(k)] = static_cast<T>(std::min(square / 2, limit));
+        largest_norm_ = std::max(largest_norm_, std::sqrt(square) * (1 + 1e-9));
+    }
+}
+
+template <class T>
+void packed_codes<T>::nearest(const T* vectors, index_t n, index_t stride, index_t* ids, double* distances, const resources& use) const {
+    if (n == 0) {
+        return;
+    }
+    const tile_shape shape = choose(shape_versions<T>, level_)();
+    // Narrow vectors: the minima of a block stay in L1. Wide ones: the codes come by seldom, the block stays in L2.
+    const index_t fit = (index_t{1} << 19) / (width_ * static_cast<index_t>(sizeof(T))) / shape.queries * shape.queries;
+    const index_t block = std::min(std::clamp(fit, shape.queries, width_ < 64 ? index_t{64} : index_t{256}),
+                                   (n + shape.queries - 1) / shape.queries * shape.queries);
+    const code_panels<T> panels{panels_.data(), half_norms_.data(), static_cast<index_t>(half_norms_.size()) / shape.codes(), width_};
+    const code_rows<T> rows{codes_, count_, width_, stride_, half_norms_.data()};
+    const look_up<T> job{panels, rows,  center_.data(), largest_norm_, first_,    shape,
+                         level_, block, vectors,        stride,        ids, distances};
+    const double values = static_cast<double>(n) * static_cast<double>(width_);
+    const row_ranges ranges(n, threads_for(use, values * sizeof(T), 2 * values * static_cast<double>(count_)));
+    std::vector<look_up_space<T>> spaces;
+    for (index_t i = 0; i < ranges.count(); ++i) {
+        spaces.emplace_back(block, width_, shape);
+    }
+    for_each_range(ranges, [&](index_t i, index_t begin, index_t end) { job.run(begin, end, spaces[static_cast<std::size_t>(i)]); });
+}
+
+template class packed_codes<float>;
+template class packed_codes<double>;
+
+}  // namespace isic::kernels
+
+#endif  // HWY_ONCE

@@ -1,0 +1,308 @@
+// Rows less a subspace. The narrow ones (d <= 8) multiply by the d x d matrix, whose rows stay in registers; the others
+// take two sweeps over a row that the first one brings into the L1 cache.
+#include "targets.hpp"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "project.cpp"
+#include <hwy/foreach_target.h>
+
+#include "vectors-inl.hpp"
+
+#ifndef ISIC_KERNELS_PROJECT
+#define ISIC_KERNELS_PROJECT
+
+namespace isic::kernels {
+
+constexpr index_t narrow = 8;  ///< widths up to this one use the d x d matrix
+
+/// V W V^T and t V W V^T of a narrow projection, and its single direction if the rank is 1.
+template <class T>
+struct narrow_projection {
+    T matrix[narrow][narrow] = {};
+    T target[narrow] = {};
+    T direction[narrow] = {};
+    T offset = 0;  ///< t . v
+    T weight = 0;
+    bool single = false;
+};
+
+}  // namespace isic::kernels
+
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace isic::kernels::HWY_NAMESPACE {
+
+/// Narrow rows one by one: c_j from memory to all lanes times row j of the matrix.
+template <index_t Width, class T>
+void project_narrow(const narrow_projection<T>& p, const strong_rows<T>& c, index_t begin, index_t end) {
+    const hn::CappedTag<T, narrow> d;
+    using V = hn::Vec<decltype(d)>;
+    constexpr index_t n = lanes<decltype(d)>;
+    constexpr index_t parts = (Width + n - 1) / n;
+    V matrix[Width][parts];
+    V target[parts];
+    for (index_t part = 0; part < parts; ++part) {
+        target[part] = hn::LoadU(d, p.target + part * n);
+        for (index_t j = 0; j < Width; ++j) {
+            matrix[j][part] = hn::LoadU(d, p.matrix[j] + part * n);
+        }
+    }
+    for (index_t i = begin; i < end; ++i) {
+        const T strength = c.at(i);
+        if (strength == 0) {
+            continue;
+        }
+        T* const row = c.row(i);
+        V step[parts];
+        for (index_t part = 0; part < parts; ++part) {
+            step[part] = target[part];
+        }
+        HWY_UNROLL(8)
+        for (index_t j = 0; j < Width; ++j) {
+            const V x = hn::Set(d, row[j]);
+            HWY_UNROLL(8)
+            for (index_t part = 0; part < parts; ++part) {
+                step[part] = hn::NegMulAdd(x, matrix[j][part], step[part]);
+            }
+        }
+        HWY_UNROLL(8)
+        for (index_t part = 0; part < parts; ++part) {
+            const V old = load_some(d, row + part * n, Width - part * n);
+            store_some(d, hn::MulAdd(hn::Set(d, strength), step[part], old), row + part * n, Width - part * n);
+        }
+    }
+}
+
+#if HWY_TARGET != HWY_SCALAR
+
+/// Rows of 4 or 8 floats without gaps, several in a vector. Returns how many rows it did.
+template <index_t Width>
+index_t project_packed(const narrow_projection<float>& p, const strong_rows<float>& c, index_t begin, index_t end) {
+    const hn::ScalableTag<float> d;
+    using V = hn::Vec<decltype(d)>;
+    constexpr index_t n = lanes<decltype(d)>;
+    if constexpr (n < Width) {
+        return 0;
+    } else {
+        constexpr index_t rows = n / Width;
+        const hn::Rebind<std::int32_t, decltype(d)> di;
+        float entry[n];
+        const auto tile = [&](auto value) HWY_ATTR {
+            for (index_t lane = 0; lane < n; ++lane) {
+                entry[lane] = value(lane);
+            }
+            return hn::LoadU(d, entry);
+        };
+        // A lane meets the entries of its own block of four, then those of the other one.
+        V own[4];
+        V other[4];
+        for (index_t j = 0; j < 4; ++j) {
+            own[j] = tile([&](index_t lane) { return p.matrix[(lane % Width) / 4 * 4 + j][lane % Width]; });
+            other[j] = tile([&](index_t lane) { return p.matrix[(4 - (lane % Width) / 4 * 4) % 8 + j][lane % Width]; });
+        }
+        const V target = tile([&](index_t lane) { return p.target[lane % Width]; });
+        const V direction = tile([&](index_t lane) { return p.weight * p.direction[lane % Width]; });
+        const V along = tile([&](index_t lane) { return p.direction[lane % Width]; });
+        const V offset = hn::Set(d, p.offset);
+        std::int32_t row_of_lane[n];
+        for (index_t lane = 0; lane < n; ++lane) {
+            row_of_lane[lane] = static_cast<std::int32_t>(lane / Width);
+        }
+        const auto spread = hn::SetTableIndices(d, row_of_lane);
+        (void)di;
+
+        const auto sweep = [&](auto step) HWY_ATTR {
+            index_t i = begin;
+            if (c.strength == nullptr) {
+                const V strength = hn::Set(d, c.uniform);
+                for (; i + rows <= end; i += rows) {
+                    const V x = hn::LoadU(d, c.data + i * Width);
+                    hn::StoreU(hn::MulAdd(strength, step(x), x), d, c.data + i * Width);
+                }
+            } else {
+                for (; i + rows <= end; i += rows) {
+                    const V strength = hn::TableLookupLanes(load_some(d, c.strength + i, rows), spread);
+                    const V x = hn::LoadU(d, c.data + i * Width);
+                    const V moved = hn::MulAdd(strength, step(x), x);
+                    hn::StoreU(hn::IfThenElse(hn::Eq(strength, hn::Zero(d)), x, moved), d, c.data + i * Width);
+                }
+            }
+            return i - begin;
+        };
+        if (p.single && Width == 8) {
+            return sweep([&](V x) HWY_ATTR {
+                V sum = hn::Mul(x, along);
+                sum = hn::Add(sum, hn::Shuffle2301(sum));
+                sum = hn::Add(sum, hn::Shuffle1032(sum));
+                sum = hn::Add(sum, hn::SwapAdjacentBlocks(sum));
+                return hn::Mul(hn::Sub(offset, sum), direction);
+            });
+        }
+        return sweep([&](V x) HWY_ATTR {
+            V even = hn::NegMulAdd(hn::Broadcast<0>(x), own[0], target);
+            V odd = hn::Mul(hn::Broadcast<1>(x), own[1]);
+            even = hn::NegMulAdd(hn::Broadcast<2>(x), own[2], even);
+            odd = hn::MulAdd(hn::Broadcast<3>(x), own[3], odd);
+            if constexpr (Width == 8) {
+                const V y = hn::SwapAdjacentBlocks(x);
+                even = hn::NegMulAdd(hn::Broadcast<0>(y), other[0], even);
+                odd = hn::MulAdd(hn::Broadcast<1>(y), other[1], odd);
+                even = hn::NegMulAdd(hn::Broadcast<2>(y), other[2], even);
+                odd = hn::MulAdd(hn::Broadcast<3>(y), other[3], odd);
+            }
+            return hn::Sub(even, odd);
+        });
+    }
+}
+
+#endif
+
+template <class T>
+void project_narrow(const narrow_projection<T>& p, const strong_rows<T>& c, index_t begin, index_t end) {
+#if HWY_TARGET != HWY_SCALAR
+    if constexpr (sizeof(T) == sizeof(float)) {
+        if (c.stride == c.width && (c.strength != nullptr || c.uniform != 0)) {
+            begin += c.width == 8 ? project_packed<8>(p, c, begin, end) : c.width == 4 ? project_packed<4>(p, c, begin, end) : 0;
+        }
+    }
+#endif
+    switch (c.width) {
+        case 1: return project_narrow<1>(p, c, begin, end);
+        case 2: return project_narrow<2>(p, c, begin, end);
+        case 3: return project_narrow<3>(p, c, begin, end);
+        case 4: return project_narrow<4>(p, c, begin, end);
+        case 5: return project_narrow<5>(p, c, begin, end);
+        case 6: return project_narrow<6>(p, c, begin, end);
+        case 7: return project_narrow<7>(p, c, begin, end);
+        default: return project_narrow<8>(p, c, begin, end);
+    }
+}
+
+constexpr index_t most_rows = 16;  ///< of a block
+
+/// Takes `R` directions out of a block of rows, two at once: first all products, then all differences, so that the sums
+/// over lanes of one pair do not hold up the next.
+template <std::size_t R, class T>
+HWY_NOINLINE void take_out(const directions<T>& v, index_t first, T* const* rows, const T* strength, index_t count,
+                           index_t ahead) {
+    T factor[most_rows * R];
+    for (index_t m = 0; m < count; m += 2) {
+        const T* const row[2] = {rows[m], rows[m + 1]};
+        const T* const later[2] = {rows[m] + ahead, rows[m + 1] + ahead};
+        store_products<2, R>(row, later, v, first, factor + m * static_cast<index_t>(R));
+    }
+    for (index_t m = 0; m < count; ++m) {
+        for (std::size_t j = 0; j < R; ++j) {
+            T& f = factor[static_cast<std::size_t>(m) * R + j];
+            f = (v.offset[static_cast<std::size_t>(first) + j] - f) * (strength[m] * v.weight[static_cast<std::size_t>(first) + j]);
+        }
+    }
+    for (index_t m = 0; m < count; m += 2) {
+        T* const row[2] = {rows[m], rows[m + 1]};
+        add_multiples<2, R>(row, v, first, factor + m * static_cast<index_t>(R));
+    }
+}
+
+/// Wide rows in blocks that stay in the L1 cache while eight directions after the other are taken out.
+template <class T>
+void project_wide(const directions<T>& v, const strong_rows<T>& c, index_t begin, index_t end) {
+    const index_t fit = 16384 / (c.width * static_cast<index_t>(sizeof(T))) / 2 * 2;
+    const index_t block = fit < 2 ? 2 : fit > most_rows ? most_rows : fit;
+    for (index_t start = begin; start < end; start += block) {
+        T* rows[most_rows];
+        T strength[most_rows];
+        index_t count = 0;
+        for (index_t i = start; i < (start + block < end ? start + block : end); ++i) {
+            if (c.at(i) != 0) {
+                rows[count] = c.row(i);
+                strength[count++] = c.at(i);
+            }
+        }
+        if (count % 2 == 1) {  // the last row is done twice at once
+            rows[count] = rows[count - 1];
+            strength[count] = strength[count - 1];
+            ++count;
+        }
+        const index_t ahead = start + 2 * block <= end ? block * c.stride : 0;
+        for (index_t first = 0; first < v.rank; first += 8) {
+            with_together(v, first, [&](auto together) HWY_ATTR {
+                take_out<together()>(v, first, rows, strength, count, first == 0 ? ahead : 0);
+            });
+        }
+    }
+}
+
+}  // namespace isic::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
+#include "parallel.hpp"
+
+namespace isic::kernels {
+
+namespace {
+
+template <class T>
+constexpr versions<void(const narrow_projection<T>&, const strong_rows<T>&, index_t, index_t)> project_narrow_versions =
+    ISIC_VERSIONS(project_narrow<T>);
+template <class T>
+constexpr versions<void(const directions<T>&, const strong_rows<T>&, index_t, index_t)> project_wide_versions =
+    ISIC_VERSIONS(project_wide<T>);
+
+template <class T>
+narrow_projection<T> narrow_form(const projection<T>& p, index_t d) {
+    double matrix[narrow][narrow] = {};
+    for (index_t r = 0; r < p.rank; ++r) {
+        const T* v = p.basis + r * d;
+        for (index_t i = 0; i < d; ++i) {
+            for (index_t j = 0; j < d; ++j) {
+                const double weight = p.weights == nullptr ? 1.0 : static_cast<double>(p.weights[r]);
+                matrix[i][j] += weight * static_cast<double>(v[i]) * static_cast<double>(v[j]);
+            }
+        }
+    }
+    narrow_projection<T> out;
+    for (index_t j = 0; j < d; ++j) {
+        double target = 0;
+        for (index_t i = 0; i < d; ++i) {
+            out.matrix[i][j] = static_cast<T>(matrix[i][j]);
+            target += p.center == nullptr ? 0.0 : static_cast<double>(p.center[i]) * matrix[i][j];
+        }
+        out.target[j] = static_cast<T>(target);
+        out.direction[j] = p.basis[j];
+    }
+    out.single = p.rank == 1;
+    out.weight = p.weights == nullptr ? T(1) : p.weights[0];
+    out.offset = p.center == nullptr ? T(0) : static_cast<T>(dot(p.center, p.basis, d));
+    return out;
+}
+
+}  // namespace
+
+template <class T>
+void project(T* rows, index_t n, index_t d, index_t stride, const projection<T>& p, const resources& use) {
+    if (n == 0 || p.rank == 0) {
+        return;
+    }
+    const strong_rows<T> c{rows, d, stride, p.strength, p.uniform};
+    const double values = static_cast<double>(n) * static_cast<double>(d);
+    const row_ranges ranges(n, threads_for(use, 2 * values * sizeof(T), 4 * values * static_cast<double>(p.rank)));
+    if (d <= narrow) {
+        const auto run = choose(project_narrow_versions<T>, use.level);
+        const narrow_projection<T> form = narrow_form(p, d);
+        for_each_range(ranges, [&](index_t, index_t begin, index_t end) { run(form, c, begin, end); });
+        return;
+    }
+    const auto run = choose(project_wide_versions<T>, use.level);
+    const packed_directions<T> v(p.basis, p.rank, d, p.center, p.weights, use.level);
+    for_each_range(ranges, [&](index_t, index_t begin, index_t end) { run(v.view(), c, begin, end); });
+}
+
+template void project(float*, index_t, index_t, index_t, const projection<float>&, const resources&);
+template void project(double*, index_t, index_t, index_t, const projection<double>&, const resources&);
+
+}  // namespace isic::kernels
+
+#endif  // HWY_ONCE

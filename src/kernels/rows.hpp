@@ -1,0 +1,58 @@
+/// \file
+/// What the kernels are told about rows and directions.
+#pragma once
+
+#include <isic/kernels.hpp>
+
+namespace isic::kernels {
+
+/// Directions that are taken out of rows, c <- c + s sum_j w_j (t . v_j - c . v_j) v_j.
+template <class T>
+struct directions {
+    const T* packed;  ///< v_j, as `pack_directions` of the level writes them
+    index_t rank;
+    index_t width;
+    const T* offset;  ///< t . v_j; as many values as directions with the zeros that fill up
+    const T* weight;  ///< w_j, likewise
+};
+
+/// Owns the memory of `directions`.
+template <class T>
+class packed_directions {
+public:
+    /// basis [rank x width], center [width] and weights [rank] may be null.
+    packed_directions(const T* basis, index_t rank, index_t width, const T* center, const T* weights, simd level);
+    directions<T> view() const { return {packed_.data(), rank_, width_, offset_.data(), weight_.data()}; }
+
+private:
+    index_t rank_;
+    index_t width_;
+    detail::buffer<T> packed_;
+    detail::buffer<T> offset_;
+    detail::buffer<T> weight_;
+};
+
+/// sum_k a_k b_k in float64.
+template <class T>
+double dot(const T* a, const T* b, index_t n) {
+    double sum = 0;
+    for (index_t k = 0; k < n; ++k) {
+        sum += static_cast<double>(a[k]) * static_cast<double>(b[k]);
+    }
+    return sum;
+}
+
+/// Rows of a matrix and how strongly each is projected.
+template <class T>
+struct strong_rows {
+    T* data;
+    index_t width;
+    index_t stride;
+    const T* strength;  ///< null: `uniform`
+    T uniform;
+
+    T* row(index_t i) const { return data + i * stride; }
+    T at(index_t i) const { return strength == nullptr ? uniform : strength[i]; }
+};
+
+}  // namespace isic::kernels

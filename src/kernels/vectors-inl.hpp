@@ -1,0 +1,270 @@
+/// \file
+/// What the kernels share, compiled once per instruction set: parts of vectors, sums over lanes, rows less a subspace.
+// Guarded as Highway asks: once per instruction set.
+#if defined(ISIC_KERNELS_VECTORS_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef ISIC_KERNELS_VECTORS_INL
+#undef ISIC_KERNELS_VECTORS_INL
+#else
+#define ISIC_KERNELS_VECTORS_INL
+#endif
+
+#include <cstddef>
+#include <type_traits>
+
+#include <hwy/cache_control.h>
+#include <hwy/highway.h>
+
+#include "rows.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace isic::kernels::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+/// Lanes of a vector; known at compile time because targets without a fixed width are left out.
+template <class D>
+constexpr index_t lanes = static_cast<index_t>(hn::MaxLanes(D()));
+
+/// The same vector, in a register: g++ would load it again for every use, and the loads are what binds.
+template <class V>
+HWY_INLINE V in_register(V v) {
+#if HWY_ARCH_X86 && HWY_COMPILER_GCC_ACTUAL && HWY_TARGET != HWY_SCALAR
+    asm("" : "+v"(v.raw));
+#endif
+    return v;
+}
+
+/// The first `count` lanes from memory, the others zero; reads nothing behind them.
+template <class D, class T = hn::TFromD<D>>
+HWY_INLINE hn::Vec<D> load_some(D d, const T* from, index_t count) {
+    if (count >= lanes<D>) {
+        return hn::LoadU(d, from);
+    }
+    if (count <= 0) {
+        return hn::Zero(d);
+    }
+#if HWY_MEM_OPS_MIGHT_FAULT
+    T part[lanes<D>] = {};
+    for (index_t i = 0; i < count; ++i) {
+        part[i] = from[i];
+    }
+    return hn::LoadU(d, part);
+#else
+    return hn::MaskedLoad(hn::FirstN(d, static_cast<size_t>(count)), d, from);
+#endif
+}
+
+/// Writes the first `count` lanes and nothing behind them.
+template <class D, class T = hn::TFromD<D>>
+HWY_INLINE void store_some(D d, hn::Vec<D> v, T* to, index_t count) {
+    if (count >= lanes<D>) {
+        hn::StoreU(v, d, to);
+        return;
+    }
+    if (count <= 0) {
+        return;
+    }
+#if HWY_MEM_OPS_MIGHT_FAULT
+    T part[lanes<D>];
+    hn::StoreU(v, d, part);
+    for (index_t i = 0; i < count; ++i) {
+        to[i] = part[i];
+    }
+#else
+    hn::BlendedStore(v, hn::FirstN(d, static_cast<size_t>(count)), d, to);
+#endif
+}
+
+#if HWY_TARGET == HWY_SCALAR
+
+/// Sums over the lanes of `Count` vectors.
+template <std::size_t Count, class D, class T = hn::TFromD<D>>
+HWY_INLINE void store_sums(D, const hn::Vec<D> (&v)[Count], T* to) {
+    for (std::size_t i = 0; i < Count; ++i) {
+        to[i] = hn::GetLane(v[i]);
+    }
+}
+
+#else
+
+/// Adds the 128-bit blocks of a vector and stores the sum.
+template <class D, class T = hn::TFromD<D>>
+HWY_INLINE void store_sum_of_blocks(D d, hn::Vec<D> v, T* to) {
+    if constexpr (lanes<D> * sizeof(T) > 16) {
+        const hn::Half<D> half;
+        store_sum_of_blocks(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)), to);
+    } else {
+        hn::StoreU(v, d, to);
+    }
+}
+
+/// In every block (a0 + a2 + ..., b0 + b2 + ..., a1 + a3 + ..., ...).
+template <class D>
+HWY_INLINE hn::Vec<D> add_crosswise(D d, hn::Vec<D> a, hn::Vec<D> b) {
+    return hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
+}
+
+/// Sums over the lanes of `Count` vectors, by a tree that adds as many at once as a block has lanes.
+template <std::size_t Count, class D, class T = hn::TFromD<D>>
+HWY_INLINE void store_sums(D d, const hn::Vec<D> (&v)[Count], T* to) {
+    constexpr std::size_t at_once = 16 / sizeof(T);
+    constexpr std::size_t last = Count - 1;
+    T sums[(Count + at_once - 1) / at_once * at_once];
+    HWY_UNROLL(8)
+    for (std::size_t i = 0; i < Count; i += at_once) {
+        const auto a = add_crosswise(d, v[i], v[i + 1 < Count ? i + 1 : last]);
+        if constexpr (at_once == 4) {
+            const auto b = add_crosswise(d, v[i + 2 < Count ? i + 2 : last], v[i + 3 < Count ? i + 3 : last]);
+            const hn::RepartitionToWide<D> pairs;
+            const auto low = hn::InterleaveLower(pairs, hn::BitCast(pairs, a), hn::BitCast(pairs, b));
+            const auto high = hn::InterleaveUpper(pairs, hn::BitCast(pairs, a), hn::BitCast(pairs, b));
+            store_sum_of_blocks(d, hn::Add(hn::BitCast(d, low), hn::BitCast(d, high)), sums + i);
+        } else {
+            store_sum_of_blocks(d, a, sums + i);
+        }
+    }
+    for (std::size_t i = 0; i < Count; ++i) {
+        to[i] = sums[i];
+    }
+}
+
+#endif
+
+/// Directions that are taken out together: a power of two of them, the last ones zero.
+HWY_INLINE constexpr index_t together(index_t rank) { return rank <= 2 ? rank : rank <= 4 ? 4 : 8; }
+
+/// sum[i R + j] += x_i b_j.
+template <std::size_t Rows, std::size_t R, class V, class D, class T>
+HWY_INLINE void add_products(D d, const V (&x)[Rows], const T* b, V (&sum)[Rows * R]) {
+    HWY_UNROLL(8)
+    for (std::size_t j = 0; j < R; ++j) {
+        const V direction = in_register(hn::LoadU(d, b + j * static_cast<std::size_t>(lanes<D>)));
+        HWY_UNROLL(8)
+        for (std::size_t i = 0; i < Rows; ++i) {
+            sum[i * R + j] = hn::MulAdd(x[i], direction, sum[i * R + j]);
+        }
+    }
+}
+
+/// x_i += sum_j factor[i R + j] b_j.
+template <std::size_t Rows, std::size_t R, class V, class D, class T>
+HWY_INLINE void add_directions(D d, V (&x)[Rows], const T* b, const V (&factor)[Rows * R]) {
+    HWY_UNROLL(8)
+    for (std::size_t j = 0; j < R; ++j) {
+        const V direction = in_register(hn::LoadU(d, b + j * static_cast<std::size_t>(lanes<D>)));
+        HWY_UNROLL(8)
+        for (std::size_t i = 0; i < Rows; ++i) {
+            x[i] = hn::MulAdd(factor[i * R + j], direction, x[i]);
+        }
+    }
+}
+
+/// Where the directions from `first` on begin.
+template <class T>
+HWY_INLINE const T* packed_from(const directions<T>& v, index_t first) {
+    constexpr index_t n = lanes<hn::ScalableTag<T>>;
+    return v.packed + first * ((v.width + n - 1) / n * n);
+}
+
+/// to[i R + j] = row_i . v_j for `R` directions from `first` on. Brings `ahead[i]` into the cache, a row that comes later.
+template <std::size_t Rows, std::size_t R, class T>
+HWY_INLINE void store_products(const T* const (&row)[Rows], const T* const (&ahead)[Rows], const directions<T>& v,
+                               index_t first, T* to) {
+    const hn::ScalableTag<T> d;
+    using V = hn::Vec<decltype(d)>;
+    constexpr index_t n = lanes<decltype(d)>;
+    constexpr std::size_t chains = Rows * R >= 8 ? 1 : 2;  // a multiply-add must not wait for the one before
+    constexpr index_t step = n * static_cast<index_t>(chains);
+    const index_t width = v.width;
+    const T* b = packed_from(v, first);
+    V sum[chains][Rows * R];
+    HWY_UNROLL(2)
+    for (std::size_t c = 0; c < chains; ++c) {
+        HWY_UNROLL(16)
+        for (std::size_t i = 0; i < Rows * R; ++i) {
+            sum[c][i] = hn::Zero(d);
+        }
+    }
+    V x[Rows];
+    index_t k = 0;
+    for (; k + step <= width; k += step) {
+        HWY_UNROLL(2)
+        for (std::size_t c = 0; c < chains; ++c) {
+            HWY_UNROLL(8)
+            for (std::size_t i = 0; i < Rows; ++i) {
+                hwy::Prefetch(ahead[i] + k + static_cast<index_t>(c) * n);
+                x[i] = hn::LoadU(d, row[i] + k + static_cast<index_t>(c) * n);
+            }
+            add_products<Rows, R>(d, x, b, sum[c]);
+            b += static_cast<index_t>(R) * n;
+        }
+    }
+    for (; k < width; k += n) {
+        for (std::size_t i = 0; i < Rows; ++i) {
+            x[i] = load_some(d, row[i] + k, width - k);
+        }
+        add_products<Rows, R>(d, x, b, sum[0]);
+        b += static_cast<index_t>(R) * n;
+    }
+    if constexpr (chains == 2) {
+        HWY_UNROLL(16)
+        for (std::size_t i = 0; i < Rows * R; ++i) {
+            sum[0][i] = hn::Add(sum[0][i], sum[1][i]);
+        }
+    }
+    store_sums(d, sum[0], to);
+}
+
+/// row_i += sum_j factor[i R + j] v_j for `R` directions from `first` on. The rows may be one row.
+template <std::size_t Rows, std::size_t R, class T>
+HWY_INLINE void add_multiples(T* const (&row)[Rows], const directions<T>& v, index_t first, const T* factor) {
+    const hn::ScalableTag<T> d;
+    using V = hn::Vec<decltype(d)>;
+    constexpr index_t n = lanes<decltype(d)>;
+    const index_t width = v.width;
+    const T* b = packed_from(v, first);
+    V f[Rows * R];
+    HWY_UNROLL(16)
+    for (std::size_t i = 0; i < Rows * R; ++i) {
+        f[i] = hn::Set(d, factor[i]);
+    }
+    V x[Rows];
+    index_t k = 0;
+    for (; k + n <= width; k += n) {
+        HWY_UNROLL(8)
+        for (std::size_t i = 0; i < Rows; ++i) {
+            x[i] = hn::LoadU(d, row[i] + k);
+        }
+        add_directions<Rows, R>(d, x, b, f);
+        b += static_cast<index_t>(R) * n;
+        HWY_UNROLL(8)
+        for (std::size_t i = 0; i < Rows; ++i) {
+            hn::StoreU(x[i], d, row[i] + k);
+        }
+    }
+    if (k < width) {
+        for (std::size_t i = 0; i < Rows; ++i) {
+            x[i] = load_some(d, row[i] + k, width - k);
+        }
+        add_directions<Rows, R>(d, x, b, f);
+        for (std::size_t i = 0; i < Rows; ++i) {
+            store_some(d, x[i], row[i] + k, width - k);
+        }
+    }
+}
+
+/// Calls body(R) with the constant number of directions that are taken out together from `first` on.
+template <class T, class Body>
+HWY_INLINE void with_together(const directions<T>& v, index_t first, const Body& body) {
+    switch (together(v.rank - first)) {
+        case 1: return body(std::integral_constant<std::size_t, 1>());
+        case 2: return body(std::integral_constant<std::size_t, 2>());
+        case 4: return body(std::integral_constant<std::size_t, 4>());
+        default: return body(std::integral_constant<std::size_t, 8>());
+    }
+}
+
+}  // namespace isic::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif
