@@ -25,7 +25,8 @@ std::vector<float> normal(std::size_t n, unsigned seed = 1) {
     std::vector<float> out(n);
     std::mt19937 random(seed);
     std::normal_distribution<float> draw;
-    std::generate(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(n, 1 << 20)), [&] { return draw(random); });
+    std::generate(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(n, 1 << 20)),
+                  [&] { return draw(random); });
     for (std::size_t i = 1 << 20; i < n; ++i) {  // long arrays repeat, a little changed
         out[i] = out[i - (1 << 20)] * 1.01f;
     }
@@ -63,8 +64,8 @@ std::vector<float> orthonormal(index_t r, index_t d) {
 /// What a kernel is held against.
 struct limit {
     std::string unit;
-    double work;                 ///< bytes or flops of one run of the kernel
-    double own_work;             ///< of one run of the limit
+    double work;      ///< bytes or flops of one run of the kernel
+    double own_work;  ///< of one run of the limit
     std::function<void()> run;
 };
 
@@ -94,7 +95,8 @@ limit copy_limit(std::vector<float>& from, std::vector<float>& to) {
 
 limit read_limit(const std::vector<float>& from) {
     const double bytes = 4.0 * static_cast<double>(from.size());
-    return {"GB/s", bytes, bytes, [&from] { benchmark::DoNotOptimize(isic_bench::read_all(from.data(), from.size())); }};
+    return {"GB/s", bytes, bytes,
+            [&from] { benchmark::DoNotOptimize(isic_bench::read_all(from.data(), from.size())); }};
 }
 
 /// Times the limit and the kernel in turns and reports the share. `again` makes the input anew, untimed.
@@ -153,20 +155,25 @@ void project(benchmark::State& state, index_t n, index_t d, index_t r, against w
         for (index_t j = 0; j < r; ++j) {
             double s = 0;
             for (index_t k = 0; k < d; ++k) {
-                s += static_cast<double>(start[static_cast<std::size_t>(i * d + k)]) * static_cast<double>(basis[static_cast<std::size_t>(j * d + k)]);
+                s += static_cast<double>(start[static_cast<std::size_t>(i * d + k)]) *
+                     static_cast<double>(basis[static_cast<std::size_t>(j * d + k)]);
             }
             for (index_t k = 0; k < d; ++k) {
-                expected[static_cast<std::size_t>(k)] -= s * static_cast<double>(basis[static_cast<std::size_t>(j * d + k)]);
+                expected[static_cast<std::size_t>(k)] -=
+                    s * static_cast<double>(basis[static_cast<std::size_t>(j * d + k)]);
             }
         }
         for (index_t k = 0; k < d; ++k) {
-            right = right && std::abs(expected[static_cast<std::size_t>(k)] - static_cast<double>(rows[static_cast<std::size_t>(i * d + k)])) < 1e-5;
+            right = right && std::abs(expected[static_cast<std::size_t>(k)] -
+                                      static_cast<double>(rows[static_cast<std::size_t>(i * d + k)])) < 1e-5;
         }
     }
     require(state, right);
     std::vector<float> to(what == against::copy ? size : 0);
     const double flops = 4.0 * static_cast<double>(n * d * r);
-    const limit at_best = what == against::scale ? scale_limit(other) : what == against::copy ? copy_limit(other, to) : multiply_add_limit(flops);
+    const limit at_best = what == against::scale  ? scale_limit(other)
+                          : what == against::copy ? copy_limit(other, to)
+                                                  : multiply_add_limit(flops);
     measure(state, at_best, [&] { kernels::project(rows.data(), n, d, d, p, one_thread); });
 }
 
@@ -183,7 +190,8 @@ void nearest(benchmark::State& state, index_t n, index_t codes, index_t d) {
         for (index_t k = 0; k < codes; ++k) {
             double distance = 0;
             for (index_t j = 0; j < d; ++j) {
-                const double step = static_cast<double>(vectors[static_cast<std::size_t>(i * d + j)]) - static_cast<double>(book[static_cast<std::size_t>(k * d + j)]);
+                const double step = static_cast<double>(vectors[static_cast<std::size_t>(i * d + j)]) -
+                                    static_cast<double>(book[static_cast<std::size_t>(k * d + j)]);
                 distance += step * step;
             }
             best = distance < least ? k : best;
@@ -196,13 +204,97 @@ void nearest(benchmark::State& state, index_t n, index_t codes, index_t d) {
             [&] { packed.nearest(vectors.data(), n, d, ids.data(), nullptr, one_thread); });
 }
 
+void gram(benchmark::State& state, index_t n, index_t d, bool read) {
+    const std::vector<float> rows = normal(static_cast<std::size_t>(n * d));
+    std::vector<double> sum(static_cast<std::size_t>(d * d));
+    std::vector<double> columns(static_cast<std::size_t>(d));
+    kernels::add_gram(rows.data(), n, d, d, sum.data(), columns.data(), one_thread);
+    double expected = 0;
+    for (index_t i = 0; i < n; ++i) {
+        expected += static_cast<double>(rows[static_cast<std::size_t>(i * d)]) *
+                    static_cast<double>(rows[static_cast<std::size_t>(i * d + d - 1)]);
+    }
+    require(state, std::abs(sum[static_cast<std::size_t>(d - 1)] - expected) < 1e-8 * static_cast<double>(n));
+    measure(state, read ? read_limit(rows) : multiply_add_limit(static_cast<double>(n * d * (d + 1)), true),
+            [&] { kernels::add_gram(rows.data(), n, d, d, sum.data(), columns.data(), one_thread); });
+}
+
+/// Codes, moments and gradient, one after the other as a program that trains would have them.
+void adam(benchmark::State& state, index_t n, index_t d, index_t r) {
+    const auto size = static_cast<std::size_t>(n * d);
+    std::vector<float> codes = normal(size);
+    const std::vector<float> gradient = normal(size, 2);
+    std::vector<float> mean(size);
+    std::vector<float> square(size);
+    const std::vector<float> basis = orthonormal(r, d);
+    const kernels::adam_step<float> step{
+        .unbias_mean = 0.1f, .unbias_square = 0.001f, .basis = basis.data(), .rank = r};
+    const std::vector<float> old(codes.begin(), codes.begin() + d);
+    kernels::adam(codes.data(), d, gradient.data(), d, mean.data(), square.data(), d, n, d, step, one_thread);
+    std::vector<double> row(gradient.begin(), gradient.begin() + d);
+    const auto take_out = [&] {
+        for (index_t j = 0; j < r; ++j) {
+            double s = 0;
+            for (index_t k = 0; k < d; ++k) {
+                s += row[static_cast<std::size_t>(k)] * static_cast<double>(basis[static_cast<std::size_t>(j * d + k)]);
+            }
+            for (index_t k = 0; k < d; ++k) {
+                row[static_cast<std::size_t>(k)] -= s * static_cast<double>(basis[static_cast<std::size_t>(j * d + k)]);
+            }
+        }
+    };
+    take_out();
+    for (double& x : row) {
+        x = -1e-3 * x / (std::abs(x) + 1e-8);
+    }
+    take_out();
+    bool right = true;
+    for (std::size_t k = 0; k < row.size(); ++k) {
+        right = right && std::abs(static_cast<double>(old[k]) + row[k] - static_cast<double>(codes[k])) < 2e-6;
+    }
+    require(state, right);
+    std::vector<float> c = codes;
+    std::vector<float> m = mean;
+    std::vector<float> v = square;
+    const double bytes = 28.0 * static_cast<double>(size);
+    measure(state,
+            {"GB/s", bytes, bytes,
+             [&] { isic_bench::update_streams(c.data(), m.data(), v.data(), gradient.data(), size); }},
+            [&] {
+                kernels::adam(codes.data(), d, gradient.data(), d, mean.data(), square.data(), d, n, d, step,
+                              one_thread);
+            });
+}
+
+/// Held against reading the vectors and sums and writing sums and codes once.
+void ema(benchmark::State& state, index_t count, index_t d, index_t r) {
+    constexpr index_t n = 65536;
+    std::vector<float> codes = normal(static_cast<std::size_t>(count * d));
+    std::vector<float> sums = codes;
+    std::vector<float> counts(static_cast<std::size_t>(count), 1.0f);
+    const std::vector<float> vectors = normal(static_cast<std::size_t>(n * d), 2);
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(n));
+    std::mt19937 random(3);
+    std::generate(ids.begin(), ids.end(),
+                  [&] { return static_cast<std::int32_t>(random() % static_cast<unsigned>(count)); });
+    const std::vector<float> basis = orthonormal(r, d);
+    const kernels::ema_step<float> step{.basis = basis.data(), .rank = r};
+    kernels::ema_workspace<float> space;
+    std::vector<float> other(static_cast<std::size_t>((n / 2 + 2 * count) * d));
+    measure(state, scale_limit(other), [&] {
+        kernels::ema(codes.data(), d, counts.data(), sums.data(), d, count, d, vectors.data(), d, ids.data(), n, step,
+                     space, one_thread);
+    });
+}
+
 void add(const std::string& name, const std::function<void(benchmark::State&)>& run) {
     benchmark::RegisterBenchmark(name.c_str(), run)->UseManualTime()->Unit(benchmark::kMicrosecond);
 }
 
 void add_project(index_t n, index_t d, index_t r, against what) {
     const char* names[] = {"scale", "memcpy", "fma"};
-    add("project/" + std::to_string(n) + "x" + std::to_string(d) + "/r" + std::to_string(r) + "/" + names[static_cast<int>(what)],
+    add("project/" + std::to_string(n) + "x" + std::to_string(d) + "/r" + std::to_string(r) + "/" +
+            names[static_cast<int>(what)],
         [=](benchmark::State& state) { project(state, n, d, r, what); });
 }
 
@@ -229,6 +321,18 @@ int main(int argc, char** argv) {
     add_nearest(2048, 32768, 4);
     add_nearest(2048, 8192, 256);
     add_nearest(512, 262144, 256);
+    for (const auto& [n, d] : {std::pair<index_t, index_t>{16384, 8}, {8192, 256}, {262144, 256}}) {
+        add("adam/" + std::to_string(n) + "x" + std::to_string(d) + "/r4/streams",
+            [n = n, d = d](benchmark::State& state) { adam(state, n, d, 4); });
+        add("ema/" + std::to_string(n) + "x" + std::to_string(d) + "/r4/scale",
+            [n = n, d = d](benchmark::State& state) { ema(state, n, d, 4); });
+    }
+    for (const bool read : {true, false}) {
+        for (const auto& [n, d] : {std::pair<index_t, index_t>{1'000'000, 8}, {1'000'000, 32}, {100'000, 256}}) {
+            add("gram/" + std::to_string(n) + "x" + std::to_string(d) + (read ? "/read" : "/fma64"),
+                [n = n, d = d, read](benchmark::State& state) { gram(state, n, d, read); });
+        }
+    }
     benchmark::Initialize(&argc, argv);
     if (benchmark::ReportUnrecognizedArguments(argc, argv)) {
         return 1;

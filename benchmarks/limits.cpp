@@ -41,8 +41,8 @@ ISIC_CLONES float read_all(const float* x, std::size_t n) {
     return all;
 }
 
-ISIC_CLONES void update_streams(float* __restrict c, float* __restrict m, float* __restrict v, const float* __restrict g,
-                                std::size_t n) {
+ISIC_CLONES void update_streams(float* __restrict c, float* __restrict m, float* __restrict v,
+                                const float* __restrict g, std::size_t n) {
     for (std::size_t i = 0; i < n; ++i) {
         m[i] += g[i];
         v[i] -= g[i];
@@ -88,11 +88,13 @@ std::size_t register_bytes() {
 
 #if defined(__x86_64__)
 template <class T>
-ISIC_TARGET("avx512f") T multiply_add_512(std::size_t repeats) {
+ISIC_TARGET("avx512f")
+T multiply_add_512(std::size_t repeats) {
     return multiply_add<T, 64>(repeats);
 }
 template <class T>
-ISIC_TARGET("avx2,fma") T multiply_add_256(std::size_t repeats) {
+ISIC_TARGET("avx2,fma")
+T multiply_add_256(std::size_t repeats) {
     return multiply_add<T, 32>(repeats);
 }
 #endif
@@ -116,8 +118,12 @@ double multiply_add_flops(std::size_t repeats, std::size_t scalar_bytes) {
     return 2.0 * static_cast<double>(repeats * chains * (register_bytes() / scalar_bytes));
 }
 
-float multiply_add_f32(std::size_t repeats) { return widest_multiply_add<float>(repeats); }
-double multiply_add_f64(std::size_t repeats) { return widest_multiply_add<double>(repeats); }
+float multiply_add_f32(std::size_t repeats) {
+    return widest_multiply_add<float>(repeats);
+}
+double multiply_add_f64(std::size_t repeats) {
+    return widest_multiply_add<double>(repeats);
+}
 
 double median(std::vector<double>& times) {
     const auto middle = times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2);

@@ -95,6 +95,9 @@ bool is_host(std::int32_t kind);
 /// Throws backend_error if an array says that it is on a device.
 void require_cpu(std::string_view function, std::string_view name, py::handle object);
 
+/// Throws value_error for what is to be edited and belongs to a library that allows no changes.
+void require_changeable(std::string_view function, std::string_view name, py::handle object, access how);
+
 /// What a DLPack producer handed over; its deleter is called when `owner` goes.
 struct handed_over {
     layout values;

@@ -164,7 +164,7 @@ index_t row_stride(std::string_view function, std::string_view name, const layou
     const index_t rows = m.shape[0], cols = m.shape[1];
     const bool adjacent = cols <= 1 || m.strides[1] == 1;
     const index_t stride = rows > 1 ? m.strides[0] : cols;
-    if (!adjacent || (stride < cols && rows > 0 && cols > 0)) {
+    if (rows > 0 && cols > 0 && (!adjacent || stride < cols)) {
         detail::fail<shape_error>(function, fmt::format("{} whose rows are adjacent values and do not overlap", name),
                                   fmt::format("strides ({}, {}) of shape ({}, {}); {}", m.strides[0], m.strides[1], rows, cols, contiguous_copy));
     }
@@ -210,6 +210,13 @@ void require_cpu(std::string_view function, std::string_view name, py::handle ob
         detail::fail<backend_error>(function, fmt::format("{} in memory of the CPU", name),
                                     fmt::format("memory of a device of DLPack type {}; pass a copy on the CPU (Tensor.cpu()), or give a "
                                                 "codebook on a GPU to isic.cuda", kind));
+    }
+}
+
+void require_changeable(std::string_view function, std::string_view name, py::handle object, access how) {
+    if (how == access::edit && type_name_of(object).rfind("jax", 0) == 0) {  // says nothing of it in its capsules
+        detail::fail<value_error>(function, fmt::format("writable memory in {}", name),
+                                  "an array of jax, which nobody may change; edit a copy (numpy.array) and make a new one of that");
     }
 }
 
@@ -279,10 +286,7 @@ void memory::note_edit() const {
 }
 
 memory memory_of(std::string_view function, std::string_view name, py::handle object, access how) {
-    if (how == access::edit && type_name_of(object).rfind("jax", 0) == 0) {  // says nothing of it in its capsules
-        detail::fail<value_error>(function, fmt::format("writable memory in {}", name),
-                                  "an array of jax, which nobody may change; edit numpy.array(...) of it and make a new one of that");
-    }
+    require_changeable(function, name, object, how);
     if (py::isinstance<py::array>(object)) {
         return memory_of_array(function, name, py::reinterpret_borrow<py::array>(object), how);
     }

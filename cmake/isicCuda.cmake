@@ -1,6 +1,6 @@
 # What the CUDA backend is compiled with: nvcc and the libraries of isicCudaLibraries.cmake. Where something is missing, ISIC_CUDA=ON
 # stops, and ISIC_CUDA=AUTO goes on without the backend.
-macro(isic_no_cuda what)  # what else: how to get it
+macro(isic_no_cuda what)  # what else, without semicolons: how to get it
   if(ISIC_CUDA STREQUAL AUTO)
     message(STATUS "isic: without CUDA: ${what}; -DISIC_CUDA=ON says how to get it")
     set(ISIC_CUDA OFF)
@@ -21,8 +21,8 @@ if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
     DOC "NVIDIA's CUDA compiler")
   if(NOT ISIC_NVCC)
     isic_no_cuda("there is no nvcc: not on PATH, not in $CUDA_HOME/bin, not in /usr/local/cuda/bin"
-      "Install NVIDIA's CUDA toolkit 12.0 or later (https://developer.nvidia.com/cuda-downloads; of it, isic needs nvcc, "
-      "cudart and CCCL), or say where it is with CUDACXX=<toolkit>/bin/nvcc.")
+      "Install NVIDIA's CUDA toolkit 12.0 or later (https://developer.nvidia.com/cuda-downloads), of which isic needs nvcc, cudart "
+      "and CCCL, or say where it is with CUDACXX=<toolkit>/bin/nvcc.")
   endif()
   set(ENV{CUDACXX} ${ISIC_NVCC})
 endif()

@@ -78,10 +78,21 @@ for name in "torch", "cupy", "numpy":
         print(name, "is not usable:", error)'
 }
 
+# isic.cuda is built and tested, also with torch and CuPy, where pybind11, pytest, numpy and Python's headers are.
+python_can_be_built() {
+    python3 -c '
+import os, sysconfig
+import numpy, pybind11, pytest
+open(os.path.join(sysconfig.get_path("include"), "Python.h")).close()'
+}
+
 configure() {
     local options=()
     if command -v ninja >/dev/null; then options+=(-G Ninja); fi
     if [ -d .gpu-deps/include ]; then options+=(-DISIC_DEPS_DIR=.gpu-deps/include); fi
+    if python_can_be_built; then
+        options+=(-DISIC_PYTHON=ON -DPython_EXECUTABLE="$(python3 -c 'import sys; print(sys.executable)')" -Dpybind11_DIR="$(python3 -m pybind11 --cmakedir)")
+    fi
     cmake -S . -B "$BUILD" "${options[@]}" -DCMAKE_BUILD_TYPE=Release -DISIC_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="$ARCH" \
         -DISIC_WERROR=ON -DISIC_BENCHMARKS=ON -DISIC_EXAMPLES=OFF -DISIC_LIBRARY_TESTS=OFF
 }
@@ -113,7 +124,7 @@ bench() {
 
 peers() { python3 benchmarks/cuda/peers.py >"$OUT/peers.jsonl"; }
 
-export -f environment configure build tests sanitizer bench peers
+export -f environment python_can_be_built configure build tests sanitizer bench peers
 
 step environment 30 may environment
 step configure 60 must configure || finish

@@ -60,6 +60,7 @@ Ninja|ninja-build|has_command ninja|https://ninja-build.org
 a C++20 compiler, g++ 12 or later|g++|has_command g++|https://gcc.gnu.org
 Eigen 3.4 or later|libeigen3-dev|has_header Eigen/Core|https://eigen.tuxfamily.org
 {fmt} 8 or later|libfmt-dev|has_header fmt/format.h|https://fmt.dev
+Highway 1.0 or later|libhwy-dev|has_header hwy/highway.h|https://github.com/google/highway
 nlohmann-json 3.9 or later|nlohmann-json3-dev|has_header nlohmann/json.hpp|https://json.nlohmann.me
 CLI11 2|libcli11-dev|has_header CLI/CLI.hpp|https://github.com/CLIUtils/CLI11
 stb|libstb-dev|has_header stb/stb_image_write.h|https://github.com/nothings/stb

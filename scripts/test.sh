@@ -12,7 +12,7 @@
 #        sanitize  clang++ with the address and undefined-behaviour sanitizers: unit tests
 #        docs      every public name is documented
 #        python    the package, built as a wheel from the sdist and installed alone: pytest, mypy
-#        cuda      where nvcc is: the CUDA backend over its stand-in, sanitized; no kernel spills; on a GPU too if there is one
+#        cuda      where nvcc is: the CUDA backend and isic.cuda over a stand-in, sanitized; no kernel spills; on a GPU too if there is one
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -115,10 +115,12 @@ part_cuda() {
     fi
     python3 -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
-        nvidia-cublas==13.1.0.3 nvidia-cusolver==12.0.4.66 nvidia-cusparse==12.6.3.3 nvidia-nvjitlink==13.0.88
+        nvidia-cublas==13.1.0.3 nvidia-cusolver==12.0.4.66 nvidia-cusparse==12.6.3.3 nvidia-nvjitlink==13.0.88 \
+        pybind11 pytest numpy ml_dtypes
     CUDACXX=$nvcc cmake --preset release -B build/test-cuda -DCMAKE_CXX_COMPILER=g++ -DCMAKE_CXX_FLAGS_RELEASE="-O1 -g1" \
         -DISIC_SANITIZE=address,undefined -DISIC_WERROR=ON -DISIC_EXAMPLES=OFF -DISIC_LIBRARY_TESTS=OFF \
-        -DISIC_CUDA=ON -DISIC_BENCHMARKS=ON -DISIC_CUDA_WHEELS="$venv" -DCMAKE_CUDA_ARCHITECTURES="80-real;90"
+        -DISIC_CUDA=ON -DISIC_BENCHMARKS=ON -DISIC_CUDA_WHEELS="$venv" -DCMAKE_CUDA_ARCHITECTURES="80-real;90" \
+        -DISIC_PYTHON=ON -DPython_EXECUTABLE="$PWD/$venv/bin/python" -Dpybind11_DIR="$("$venv/bin/python" -m pybind11 --cmakedir)"
     cmake --build build/test-cuda --target isic_cuda_programs
     run_tests cuda -L cuda
     grep -ah '^\[isic\] SKIPPED' build/test-cuda/Testing/Temporary/LastTest.log || true

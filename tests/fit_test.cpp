@@ -1,12 +1,11 @@
 #include <isic/fit.hpp>
 
-#include <Eigen/SVD>
-
 #include <isic/merge.hpp>
 
 #include "support/data.hpp"
 #include "support/errors.hpp"
 #include "support/reference.hpp"
+#include "support/svd.hpp"
 
 using isic::index_t;
 using isic::rank_rule;
@@ -43,7 +42,7 @@ std::vector<double> falling(index_t size, double factor) {
 }
 
 dense right_vectors(const dense& m, index_t r) {
-    return Eigen::BDCSVD<dense>(m, Eigen::ComputeThinV).matrixV().leftCols(r);
+    return isic_test::svd(m).v.leftCols(r);
 }
 
 }  // namespace
@@ -54,7 +53,7 @@ TEST_CASE("a fit spans the top right singular vectors, orthonormal to 1e-12, wha
         const index_t n = shape.first, d = shape.second;
         const index_t small = std::min(n, d);
         const dense m = with_spectrum(dice, n, d, falling(small, small > 50 ? 0.97 : 0.8));
-        const Eigen::VectorXd sigma = Eigen::BDCSVD<dense>(m).singularValues();
+        const Eigen::VectorXd sigma = isic_test::svd(m).values;
         for (const index_t r : {index_t{1}, std::min<index_t>(3, small), std::max<index_t>(1, small / 8), small}) {
             INFO(n, " x ", d, ", rank ", r);
             const isic::subspace got = isic::fit_subspace(isic_test::from_dense(m), fixed(r));
@@ -130,16 +129,16 @@ TEST_CASE("block Krylov above width 128 finds what BDCSVD finds") {
             for (const double factor : {0.5, 0.9, 0.995}) {
                 const dense m = with_spectrum(dice, 300, d, falling(d, factor));
                 const auto got = isic::fit_subspace(isic_test::from_dense(m), {.rank = {.fixed = r, .gavish_donoho = false}});
-                const Eigen::BDCSVD<dense> svd(m, Eigen::ComputeThinV);
-                const index_t seen = std::min(r, static_cast<index_t>((svd.singularValues().array() > 1e-7).count()));
+                const isic_test::svd svd(m);
+                const index_t seen = std::min(r, static_cast<index_t>((svd.values.array() > 1e-7).count()));
                 INFO("d ", d, ", r ", r, ", factor ", factor);
                 REQUIRE(got.rank() == seen);
                 CHECK(skew(to_dense(got.basis)) < 1e-12);
                 // What the Gram matrix can tell apart: eps / relative gap of the squares.
-                const double last = std::pow(svd.singularValues()[seen - 1], 2);
-                CHECK(span_gap(to_dense(got.basis), svd.matrixV().leftCols(seen)) < 1e-12 / (last * (1 - factor * factor)) + 1e-12);
-                const auto whole = svd.singularValues().squaredNorm();
-                CHECK(got.energy == doctest::Approx(svd.singularValues().head(seen).squaredNorm() / whole).epsilon(1e-10));
+                const double last = std::pow(svd.values[seen - 1], 2);
+                CHECK(span_gap(to_dense(got.basis), svd.v.leftCols(seen)) < 1e-12 / (last * (1 - factor * factor)) + 1e-12);
+                const auto whole = svd.values.squaredNorm();
+                CHECK(got.energy == doctest::Approx(svd.values.head(seen).squaredNorm() / whole).epsilon(1e-10));
             }
         }
     }
@@ -185,7 +184,7 @@ TEST_CASE("the energy rule knows the whole spectrum although only the top is com
     isic_test::random dice(7);
     for (const double factor : {0.3, 0.7, 0.9, 0.97}) {
         const dense m = with_spectrum(dice, 250, 200, falling(200, factor));
-        const Eigen::VectorXd square = Eigen::BDCSVD<dense>(m).singularValues().cwiseAbs2();
+        const Eigen::VectorXd square = isic_test::svd(m).values.cwiseAbs2();
         for (const double share : {0.2, 0.6, 0.9}) {
             index_t expected = 1;
             while (square.head(expected).sum() < share * square.sum()) {
@@ -244,7 +243,7 @@ TEST_CASE("flipping whole rows leaves every singular value as it was") {
             flipped.row(i) *= dice.below(2) == 0 ? 1 : -1;
         }
         CHECK((flipped - m).norm() > 0);
-        CHECK((Eigen::BDCSVD<dense>(flipped).singularValues() - Eigen::BDCSVD<dense>(m).singularValues()).norm() < 1e-12);
+        CHECK((isic_test::svd(flipped).values - isic_test::svd(m).values).norm() < 1e-12);
         const auto values = [](const dense& x) { return isic::fit_subspace(isic_test::from_dense(x), fixed(2)).singular_values; };
         const auto a = values(m);
         const auto b = values(flipped);
@@ -341,7 +340,7 @@ TEST_CASE("token ids, merged in any split, fit what the SVD of the gathered diff
     left.merge(right);
     const auto got = isic::fit_subspace(left, fixed(3));
     CHECK(span_gap(to_dense(got.basis), right_vectors(rows, 3)) < 1e-10);
-    const Eigen::VectorXd sigma = Eigen::BDCSVD<dense>(rows).singularValues();
+    const Eigen::VectorXd sigma = isic_test::svd(rows).values;
     for (index_t i = 0; i < 8; ++i) {
         CHECK(got.singular_values[static_cast<std::size_t>(i)] == doctest::Approx(sigma[i]).epsilon(1e-9));
     }

@@ -2,11 +2,10 @@
 
 #include <array>
 
-#include <Eigen/SVD>
-
 #include "support/data.hpp"
 #include "support/errors.hpp"
 #include "support/reference.hpp"
+#include "support/svd.hpp"
 
 using isic::index_t;
 using isic_test::check_throws;
@@ -113,7 +112,7 @@ TEST_CASE("gavish-donoho finds the planted rank in white noise, and none without
         const index_t d = 20 + dice.below(60);
         const isic_test::dense noise = isic_test::to_dense(dice.matrix(n, d));
         const auto sigma_of = [](const isic_test::dense& m) {
-            const Eigen::VectorXd s = Eigen::BDCSVD<isic_test::dense>(m).singularValues();
+            const Eigen::VectorXd s = isic_test::svd(m).values;
             return std::vector<double>(s.begin(), s.end());
         };
         false_alarms += isic::gavish_donoho_rank(sigma_of(noise), n, d) > 0;

@@ -20,7 +20,8 @@ void* stream_of(std::uintptr_t handle);
 /// not know about that stream. On a caller's stream they return as the C++ functions do.
 class gpu {
 public:
-    gpu(int device, std::optional<std::uintptr_t> stream);
+    /// `owner` keeps a caller's stream alive for as long as anything may be queued on it.
+    gpu(int device, std::optional<std::uintptr_t> stream, py::object owner);
 
     cuda_backend& backend() { return backend_; }
     const std::shared_ptr<cuda::state>& state() const { return backend_.shared_state(); }
@@ -51,6 +52,7 @@ private:
     void wait_quietly() noexcept;
 
     bool own_stream_;
+    std::shared_ptr<py::object> owner_;
     cuda_backend backend_;
     std::mutex busy_;
 };

@@ -30,12 +30,33 @@ void require_device(const gpu& on, std::string_view function, std::string_view n
     }
 }
 
-/// torch knows on which stream it works; asked not to wait, it does not have to understand ours.
+/// A context manager of Python, entered for as long as this lives.
+class entered {
+public:
+    explicit entered(py::object context) : context_(std::move(context)) { context_.attr("__enter__")(); }
+    ~entered() {
+        try {
+            context_.attr("__exit__")(py::none(), py::none(), py::none());
+        } catch (py::error_already_set& e) {
+            e.discard_as_unraisable("isic.cuda");
+        }
+    }
+    entered(const entered&) = delete;
+    entered& operator=(const entered&) = delete;
+
+private:
+    py::object context_;
+};
+
+/// torch knows on which stream it works; asked not to wait, it does not have to understand ours. It exports from its current
+/// device only.
 handed_over take_torch(gpu& on, std::string_view function, std::string_view name, py::handle object, access how) {
     const py::object values = object.attr("detach")();  // the same memory, without autograd, which refuses to export
     require_device(on, function, name, values);
-    const py::object current = loaded_torch().attr("cuda").attr("current_stream")(values.attr("device"));
+    const py::object torch_cuda = loaded_torch().attr("cuda");
+    const py::object current = torch_cuda.attr("current_stream")(values.attr("device"));
     on.backend().wait_for(stream_of(current.attr("cuda_stream").cast<std::uintptr_t>()));
+    const entered device(torch_cuda.attr("device")(values.attr("device")));
     return take_dlpack(function, name, values, how, py::dict("stream"_a = -1));
 }
 
@@ -106,6 +127,7 @@ handed_over take_interface(gpu& on, std::string_view function, std::string_view 
 }
 
 handed_over take(gpu& on, std::string_view function, std::string_view name, py::handle object, access how) {
+    require_changeable(function, name, object, how);
     handed_over out;
     if (is_torch_tensor(object)) {
         out = take_torch(on, function, name, object, how);
@@ -341,8 +363,14 @@ void* stream_of(std::uintptr_t handle) {
     return handle <= 1 ? nullptr : reinterpret_cast<void*>(handle);  // NOLINT: a handle
 }
 
-gpu::gpu(int device, std::optional<std::uintptr_t> stream)
+gpu::gpu(int device, std::optional<std::uintptr_t> stream, py::object owner)
     : own_stream_(!stream),
+      owner_(new py::object(std::move(owner)), [](py::object* p) {
+          if (Py_IsInitialized() != 0) {  // the last array may go without the GIL, and after Python
+              const py::gil_scoped_acquire gil;
+              delete p;
+          }
+      }),
       backend_({.device = device, .stream = stream ? std::optional(stream_of(*stream)) : std::nullopt}) {}
 
 std::uintptr_t gpu::stream() const {
@@ -407,7 +435,7 @@ void device_array::hand_over(std::uintptr_t stream) {
 
 void bind_device_memory(py::module_& m) {
     py::class_<gpu, shared_gpu>(m, "Backend")
-        .def(py::init<int, std::optional<std::uintptr_t>>(), "device"_a, "stream"_a)
+        .def(py::init<int, std::optional<std::uintptr_t>, py::object>(), "device"_a, "stream"_a, "owner"_a)
         .def_property_readonly("device", &gpu::device)
         .def_property_readonly("stream", &gpu::stream)
         .def_property_readonly("own_stream", &gpu::own_stream)

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
+#include <isic/kernels.hpp>
 #include <isic/matrix.hpp>
 
 namespace isic {
@@ -18,20 +20,49 @@ enum class lookup {
 
 namespace detail {
 
+class packed_codebook;
 std::vector<index_t> nearest_codes(any_view vectors, any_view codes, lookup rule, std::span<const index_t> padding);
 std::uint64_t fingerprint(any_view codes);
 
 }  // namespace detail
 
+/// A codebook packed for many look-ups: what `nearest_codes` makes for one call.
+///
+/// The codebook [K x d] must stay where it is, unchanged, while the index is used. Takes about as much memory as the
+/// codebook, as float32 or, if it is stored in float64 or read normalised, as float64. Rows listed in `padding` never win
+/// and may hold anything. Errors: shape_error if the codebook is empty, value_error on padding ids or if all rows are
+/// padding, numeric_error on NaN or infinity.
+class code_index {
+public:
+    /// Packs it. Cost O(K d).
+    template <matrix_like C>
+    explicit code_index(const C& codes, lookup rule = lookup::plain, std::span<const index_t> padding = {})
+        : code_index(detail::any_view(detail::view_of(codes)), rule, padding) {}
+
+    /// Ids of the nearest codes, [n]. vectors [n x d]; those in float64 take a packing of their own if the codebook is
+    /// stored narrower. Errors: shape_error if the widths differ, numeric_error on NaN or infinity.
+    template <matrix_like Z>
+    std::vector<index_t> nearest(const Z& vectors, const kernels::resources& use = {}) const {
+        return nearest(detail::any_view(detail::view_of(vectors)), use);
+    }
+
+private:
+    code_index(detail::any_view codes, lookup rule, std::span<const index_t> padding);
+    std::vector<index_t> nearest(detail::any_view vectors, const kernels::resources& use) const;
+
+    std::shared_ptr<const detail::packed_codebook> packed_;
+};
+
 /// Ids of the nearest codes, [n], by ||z - c||^2 (or of the normalised rows); ties go to the lowest id.
 ///
-/// vectors [n x d], codes [K x d]; rows listed in `padding` never win and may hold anything. Cost O(n K d), in blocks;
-/// codes that the fast products cannot tell apart are compared by their distances. Errors: shape_error if the codebook is
-/// empty or the widths differ, value_error on padding ids or if all rows are padding, numeric_error on NaN or infinity.
+/// vectors [n x d], codes [K x d]; rows listed in `padding` never win and may hold anything. Cost O(n K d), and O(K d) to
+/// pack the codes, which a `code_index` does once. Fast products in the storage's arithmetic find the candidates; float64
+/// distances decide between those that they cannot tell apart. Errors: shape_error if the codebook is empty or the widths
+/// differ, value_error on padding ids or if all rows are padding, numeric_error on NaN or infinity.
 template <matrix_like Z, matrix_like C>
 std::vector<index_t> nearest_codes(const Z& vectors, const C& codes, lookup rule = lookup::plain,
-                                   std::span<const index_t> padding = {}) {
-    return detail::nearest_codes(detail::view_of(vectors), detail::view_of(codes), rule, padding);
+                                   std::span<const index_t> padding = {}, const kernels::resources& use = {}) {
+    return code_index(codes, rule, padding).nearest(vectors, use);
 }
 
 /// 64-bit FNV-1a over shape, scalar size and the rows' bytes (not the gaps between strided rows).

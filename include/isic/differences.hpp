@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include <isic/kernels.hpp>
 #include <isic/matrix.hpp>
 
 namespace isic {
@@ -71,7 +72,7 @@ public:
 
     void add(const id_list& harmful, const id_list& safe);
     void add_safe(const id_list& safe);
-    void add_rows(any_view harmful, any_view safe);
+    void add_rows(any_view harmful, any_view safe, const kernels::resources& use);
     void merge(const difference_moments& other);
 
     index_t width() const { return width_; }
@@ -95,6 +96,7 @@ private:
     std::vector<double> safe_sum_;
     std::optional<any_view> codes_;
     code_usage usage_;
+    matrix<double> differences_;  // those at hand
 };
 
 }  // namespace detail
@@ -135,8 +137,8 @@ public:
 
     /// Paired rows of embeddings, [m x d] each. Errors: shape_error, numeric_error; nothing is added then.
     template <matrix_like H, matrix_like S>
-    void add_rows(const H& harmful, const S& safe) {
-        moments_.add_rows(detail::view_of(harmful), detail::view_of(safe));
+    void add_rows(const H& harmful, const S& safe, const kernels::resources& use = {}) {
+        moments_.add_rows(detail::view_of(harmful), detail::view_of(safe), use);
     }
 
     /// Adds what another accumulator saw. Errors: shape_error if width, codes or kind differ.

@@ -2,6 +2,7 @@
 /// Options of `fit_subspace`, whatever it runs on.
 #pragma once
 
+#include <isic/kernels.hpp>
 #include <isic/rank.hpp>
 
 namespace isic {
@@ -17,6 +18,7 @@ enum class centering {
 struct fit_options {
     rank_options rank = {};                  ///< rank rules
     centering center = centering::none;      ///< what to take out first
+    kernels::resources use = {};             ///< threads and instructions of the second moment; the GPU has its own
 };
 
 }  // namespace isic

@@ -14,6 +14,7 @@
 #include <isic/generator.hpp>
 #include <isic/harmfulness.hpp>
 #include <isic/io.hpp>
+#include <isic/kernels.hpp>
 #include <isic/lexicon.hpp>
 #include <isic/loop.hpp>
 #include <isic/matrix.hpp>

@@ -1,9 +1,9 @@
 /// \file
 /// The SIMD kernels: what the library does to many rows of numbers, on raw memory.
 ///
-/// Nothing is checked here: callers check shapes, ids and ranges. Matrices are row-major; a stride counts values from one
-/// row to the next and is at least the width. Memory needs no alignment beyond its type's. Unless a kernel says otherwise,
-/// no two of its arguments overlap, and a row that holds NaN or infinity disturbs no other row.
+/// Nothing is checked here: callers check shapes, ids and ranges. Matrices are row-major; a stride counts values from
+/// one row to the next and is at least the width. Memory needs no alignment beyond its type's. Unless a kernel says
+/// otherwise, no two of its arguments overlap, and a row that holds NaN or infinity disturbs no other row.
 #pragma once
 
 #include <cstddef>
@@ -82,7 +82,8 @@ public:
     /// `distances` [n] may be null. The first code that may win answers a vector that is not finite, at distance NaN.
     /// At least one code must be able to win. The level is that of the packing. Cost 2 n K d flops; allocates 256 d values
     /// per thread. Vectors with near ties, within the rounding of T, take a second look of the same cost, together.
-    void nearest(const T* vectors, index_t n, index_t stride, index_t* ids, double* distances, const resources& use = {}) const;
+    void nearest(const T* vectors, index_t n, index_t stride, index_t* ids, double* distances,
+                 const resources& use = {}) const;
 
 private:
     const T* codes_;
@@ -96,5 +97,72 @@ private:
     double largest_norm_ = 0;
     index_t first_ = 0;  // the first code that may win
 };
+
+/// Adds the upper triangle of D^T D [d x d] in float64, D = rows [n x d], and the column sums [d] unless null. The rest of
+/// `gram` is neither read nor written. Products of two floats are exact.
+///
+/// Cost n d (d + 1) flops; allocates 128 d values, and d^2 more for each thread if there are several: their sums are added
+/// in the order of the rows, so that the bytes depend on the number of threads only. T: float, double.
+template <class T>
+void add_gram(const T* rows, index_t n, index_t d, index_t stride, double* gram, double* column_sums,
+              const resources& use = {});
+
+/// The same with D = harmful - safe, both [n x d], subtracted in float64.
+template <class T>
+void add_difference_gram(const T* harmful, index_t harmful_stride, const T* safe, index_t safe_stride, index_t n,
+                         index_t d, double* gram, double* column_sums, const resources& use = {});
+
+/// Copies the upper triangle of a matrix [d x d] to the lower one.
+void mirror_upper(double* gram, index_t d);
+
+/// One step of Adam under a hard projection P = I - V V^T.
+template <class T>
+struct adam_step {
+    T rate = T(1e-3);
+    T beta1 = T(0.9);
+    T beta2 = T(0.999);
+    T epsilon = T(1e-8);
+    T unbias_mean = 1;                     ///< u1 = 1 - beta1^t
+    T unbias_square = 1;                   ///< u2 = 1 - beta2^t
+    const T* basis = nullptr;              ///< V^T [r x d], orthonormal rows, no gaps
+    index_t rank = 0;                      ///< 0: plain Adam
+    const std::uint8_t* locked = nullptr;  ///< [K]; rows with a value other than 0 and their state keep their bytes
+};
+
+/// g' = P g, m <- beta1 m + (1 - beta1) g', v <- beta2 v + (1 - beta2) g'^2, c <- c - P rate (m / u1) / (sqrt(v / u2) +
+/// epsilon), row by row in one pass over codes, gradient, mean and square [K x d].
+///
+/// m and v so small that they would soon be denormal become zero. Cost 8 K d r flops and seven streams; allocates r d
+/// values, and d per thread. The bytes do not depend on the number of threads. T: float, double.
+template <class T>
+void adam(T* codes, index_t stride, const T* gradient, index_t gradient_stride, T* mean, T* square,
+          index_t state_stride, index_t count, index_t d, const adam_step<T>& step, const resources& use = {});
+
+/// One step of exponential moving averages.
+template <class T>
+struct ema_step {
+    T decay = T(0.99);                     ///< a
+    const T* basis = nullptr;              ///< V^T [r x d], orthonormal rows, no gaps
+    index_t rank = 0;                      ///< 0: nothing is forbidden
+    const std::uint8_t* locked = nullptr;  ///< [K]; rows with a value other than 0 do not move; their state goes on
+};
+
+/// Memory of `ema`, kept between calls: one of a shape seen before allocates r d values only.
+template <class T>
+struct ema_workspace {
+    std::vector<index_t> starts;  // of the codes in `order`
+    std::vector<index_t> order;   // vectors by code
+    detail::buffer<T> sums;       // [K x d], where they fit the cache
+    detail::buffer<T> rows;       // a row per thread
+};
+
+/// n_k <- a n_k + (1 - a) N_k, s_k <- a s_k + (1 - a) sum of the vectors of code k, then c <- c + P (s_k / n_k - c) where
+/// n_k > 0. codes and sums [K x d], counts [K], vectors [n x d] with ids [n] in [0, K).
+///
+/// The bytes do not depend on the number of threads. T: float, double; Id: std::int32_t, std::int64_t.
+template <class T, class Id>
+void ema(T* codes, index_t stride, T* counts, T* sums, index_t sums_stride, index_t count, index_t d, const T* vectors,
+         index_t vectors_stride, const Id* ids, index_t n, const ema_step<T>& step, ema_workspace<T>& space,
+         const resources& use = {});
 
 }  // namespace isic::kernels

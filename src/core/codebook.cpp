@@ -1,65 +1,98 @@
 #include <isic/codebook.hpp>
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
+#include <cstdint>
+#include <variant>
 
 #include <isic/byte_hash.hpp>
 
 #include "rows.hpp"
 
 namespace isic::detail {
+namespace {
 
-std::vector<index_t> nearest_codes(any_view z, any_view c, lookup rule, std::span<const index_t> padding) {
-    require_not_empty("nearest_codes", "a codebook", c);
-    require_size("nearest_codes", "columns in the vectors", c.cols, z.cols);
-    require_finite("nearest_codes", "the vectors", z);
-    const std::vector<bool> is_padding = padding_mask("nearest_codes", padding, c.rows);
-    const auto first_code = static_cast<index_t>(std::ranges::find(is_padding, false) - is_padding.begin());
-    require<value_error>(first_code < c.rows, "nearest_codes", "a code that is no padding", "padding only");
-    require_finite("nearest_codes", "the codebook", c, &is_padding);
-    row_matrix book = read_rows(c, rule);
-    for (const index_t k : padding) {
-        book.row(k).setZero();
-    }
-    // argmin ||z - c||^2 = argmax z.c - ||c||^2 / 2
-    const vector half_norms = 0.5 * book.rowwise().squaredNorm();
-    const double largest = std::sqrt(2 * half_norms.maxCoeff());
-    std::vector<index_t> out;
-    out.reserve(static_cast<std::size_t>(z.rows));
-    constexpr index_t block = 64;
-    row_matrix scores;
-    for (index_t start = 0; start < z.rows; start += block) {
-        const index_t n = std::min(block, z.rows - start);
-        const row_matrix rows = read_rows(z.block(start, n), rule);
-        scores.noalias() = rows * book.transpose();
-        scores.rowwise() -= half_norms.transpose();
-        for (index_t i = 0; i < n; ++i) {
-            double best = -std::numeric_limits<double>::infinity();
-            for (index_t k = 0; k < c.rows; ++k) {
-                best = is_padding[static_cast<std::size_t>(k)] ? best : std::max(best, scores(i, k));
-            }
-            const double floor = best - 1e-12 * largest * (rows.row(i).norm() + largest);
-            double least = std::numeric_limits<double>::infinity();
-            index_t nearest = first_code;
-            for (index_t k = first_code; k < c.rows; ++k) {
-                if (scores(i, k) < floor || is_padding[static_cast<std::size_t>(k)]) {
-                    continue;
-                }
-                double distance = 0;
-                for (index_t j = 0; j < c.cols; ++j) {
-                    const double step = rows(i, j) - book(k, j);
-                    distance += step * step;
-                }
-                if (distance < least) {  // the first of equals
-                    least = distance;
-                    nearest = k;
-                }
-            }
-            out.push_back(nearest);
+/// Rows as T, where they lie if that is what they are, else copied.
+template <class T>
+class rows_as {
+public:
+    rows_as(any_view m, lookup rule) : view_(m.type == storage_of<T>() && rule == lookup::plain ? typed<T>(m) : matrix_view<T>()) {
+        if (rule == lookup::l2_normalised) {
+            copy_ = converted<T>(view_of(read_rows(m, rule)));
+            view_ = copy_;
+        } else if (m.type != storage_of<T>()) {
+            copy_ = converted<T>(m);
+            view_ = copy_;
         }
     }
-    return out;
+    rows_as(const rows_as&) = delete;
+    rows_as& operator=(const rows_as&) = delete;
+
+    const matrix_view<T>& view() const { return view_; }
+
+private:
+    matrix<T> copy_;
+    matrix_view<T> view_;
+};
+
+template <class T>
+class packed {
+public:
+    packed(any_view codes, lookup rule, const std::vector<std::uint8_t>& padding)
+        : rows_(codes, rule), codes_(rows_.view().data(), rows_.view().rows(), rows_.view().cols(), rows_.view().stride(), padding.data()) {}
+
+    std::vector<index_t> nearest(any_view vectors, lookup rule, const kernels::resources& use) const {
+        const rows_as<T> z(vectors, rule);
+        std::vector<index_t> out(static_cast<std::size_t>(vectors.rows));
+        codes_.nearest(z.view().data(), z.view().rows(), z.view().stride(), out.data(), nullptr, use);
+        return out;
+    }
+
+private:
+    rows_as<T> rows_;
+    kernels::packed_codes<T> codes_;
+};
+
+}  // namespace
+
+class packed_codebook {
+public:
+    packed_codebook(any_view codes, lookup rule, std::span<const index_t> padding) : codes_(codes), rule_(rule) {
+        constexpr std::string_view f = "nearest_codes";
+        require_not_empty(f, "a codebook", codes);
+        const std::vector<bool> is_padding = padding_mask(f, padding, codes.rows);
+        require<value_error>(std::ranges::find(is_padding, false) != is_padding.end(), f, "a code that is no padding", "padding only");
+        require_finite(f, "the codebook", codes, &is_padding);
+        padding_.assign(is_padding.begin(), is_padding.end());
+        if (is_wide(codes)) {
+            packed_.emplace<packed<double>>(codes, rule, padding_);
+        } else {
+            packed_.emplace<packed<float>>(codes, rule, padding_);
+        }
+    }
+
+    std::vector<index_t> nearest(any_view vectors, const kernels::resources& use) const {
+        require_size("nearest_codes", "columns in the vectors", codes_.cols, vectors.cols);
+        require_finite("nearest_codes", "the vectors", vectors);
+        if (const auto* narrow = std::get_if<packed<float>>(&packed_); narrow != nullptr && !is_wide(vectors)) {
+            return narrow->nearest(vectors, rule_, use);
+        }
+        if (const auto* wide = std::get_if<packed<double>>(&packed_)) {
+            return wide->nearest(vectors, rule_, use);
+        }
+        return packed<double>(codes_, rule_, padding_).nearest(vectors, rule_, use);
+    }
+
+private:
+    bool is_wide(any_view m) const { return m.type == storage::f64 || rule_ == lookup::l2_normalised; }
+
+    any_view codes_;
+    lookup rule_;
+    std::vector<std::uint8_t> padding_;
+    std::variant<std::monostate, packed<float>, packed<double>> packed_;
+};
+
+std::vector<index_t> nearest_codes(any_view vectors, any_view codes, lookup rule, std::span<const index_t> padding) {
+    return packed_codebook(codes, rule, padding).nearest(vectors, {});
 }
 
 std::uint64_t fingerprint(any_view codes) {
@@ -73,3 +106,14 @@ std::uint64_t fingerprint(any_view codes) {
 }
 
 }  // namespace isic::detail
+
+namespace isic {
+
+code_index::code_index(detail::any_view codes, lookup rule, std::span<const index_t> padding)
+    : packed_(std::make_shared<detail::packed_codebook>(codes, rule, padding)) {}
+
+std::vector<index_t> code_index::nearest(detail::any_view vectors, const kernels::resources& use) const {
+    return packed_->nearest(vectors, use);
+}
+
+}  // namespace isic

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 
+#include "moments.hpp"
 #include "rows.hpp"
 
 namespace isic::detail {
@@ -104,20 +105,31 @@ void difference_moments::add(const id_list& harmful, const id_list& safe) {
     require_size(f, "safe ids", harmful.size(), safe.size());
     require_ids(f, harmful, codes.rows);
     require_ids(f, safe, codes.rows);
-    vector difference(width_);
+    constexpr index_t block = 256;
+    if (differences_.empty()) {
+        differences_ = matrix<double>(block, width_);
+    }
+    index_t filled = 0;
+    const auto flush = [&] {
+        kernels::add_gram(differences_.data(), filled, width_, width_, second_.data(), sum_.data(), {.threads = 1});
+        filled = 0;
+    };
     visit(codes, [&](auto book) {
         for (index_t t = 0; t < harmful.size(); ++t) {
-            ++count_;
             if (harmful[t] == safe[t]) {
                 continue;
             }
             for (index_t j = 0; j < width_; ++j) {
-                difference[j] = static_cast<double>(book(harmful[t], j)) - static_cast<double>(book(safe[t], j));
+                differences_(filled, j) = static_cast<double>(book(harmful[t], j)) - static_cast<double>(book(safe[t], j));
             }
-            map(second_).noalias() += difference * difference.transpose();
-            map(sum_).row(0) += difference.transpose();
+            if (++filled == block) {
+                flush();
+            }
         }
     });
+    flush();
+    kernels::mirror_upper(second_.data(), width_);
+    count_ += harmful.size();
     detail::count(harmful, usage_.harmful);
     detail::count(safe, usage_.safe);
 }
@@ -127,7 +139,7 @@ void difference_moments::add_safe(const id_list& safe) {
     detail::count(safe, usage_.safe);
 }
 
-void difference_moments::add_rows(any_view harmful, any_view safe) {
+void difference_moments::add_rows(any_view harmful, any_view safe, const kernels::resources& use) {
     constexpr std::string_view f = "difference_accumulator::add_rows";
     require<shape_error>(!codes_, f, "an accumulator of rows", "one of token ids");
     require_size(f, "columns in harmful", width_, harmful.cols);
@@ -139,16 +151,8 @@ void difference_moments::add_rows(any_view harmful, any_view safe) {
         safe_second_.emplace(width_, width_);
         safe_sum_.assign(static_cast<std::size_t>(width_), 0.0);
     }
-    constexpr index_t block = 256;
-    for (index_t start = 0; start < harmful.rows; start += block) {
-        const index_t n = std::min(block, harmful.rows - start);
-        const row_matrix s = read_rows(safe.block(start, n));
-        const row_matrix difference = read_rows(harmful.block(start, n)) - s;
-        map(second_).noalias() += difference.transpose() * difference;
-        map(sum_).row(0) += difference.colwise().sum();
-        map(*safe_second_).noalias() += s.transpose() * s;
-        Eigen::Map<vector>(safe_sum_.data(), width_) += s.colwise().sum().transpose();
-    }
+    add_difference_moments(harmful, safe, second_, sum_.data(), use);
+    add_moments(safe, *safe_second_, safe_sum_.data(), use);
     count_ += harmful.rows;
     safe_rows_ += harmful.rows;
 }

@@ -7,6 +7,7 @@
 #include <isic/rank.hpp>
 
 #include "eigen.hpp"
+#include "moments.hpp"
 #include "subspace.hpp"
 
 namespace isic::detail {
@@ -84,11 +85,28 @@ index_t sign_flip_rank(const columns_view& x, const rank_options& o) {
     return sigma.size();
 }
 
+/// Of at least as many rows as columns: only their second moment is kept, and NaN or infinity are looked for if it has any.
+subspace fit_many_rows(any_view rows, const fit_options& options) {
+    matrix<double> gram(rows.cols, rows.cols);
+    add_moments(rows, gram, nullptr, options.use);
+    const double size = map(gram).trace();
+    if (!std::isfinite(size)) {
+        require_finite("fit_subspace", "the differences", rows);
+        fail<numeric_error>("fit_subspace", "differences whose squares are finite", "infinity");
+    }
+    require<numeric_error>(size > 0, "fit_subspace", "differences that are not all zero", "zeros only");
+    return subspace_of_moment(map(gram), rows.rows, options.rank, std::nullopt);
+}
+
 }  // namespace
 
 subspace fit_subspace(any_view difference_rows, const fit_options& options) {
     require_not_empty("fit_subspace", "difference rows", difference_rows);
     rank_budget(options.rank, difference_rows.cols, "fit_subspace");
+    const bool flips_signs = options.rank.fixed == 0 && options.rank.sign_flips > 0;
+    if (options.center == centering::none && !flips_signs && difference_rows.rows >= difference_rows.cols) {
+        return fit_many_rows(difference_rows, options);
+    }
     require_finite("fit_subspace", "the differences", difference_rows);
     matrix<double> rows = to_double(difference_rows);
     Eigen::Map<Eigen::MatrixXd> x(rows.data(), difference_rows.cols, difference_rows.rows);  // X = D^T: the same memory read by columns
@@ -105,7 +123,7 @@ subspace fit_subspace(any_view difference_rows, const fit_options& options) {
     require<numeric_error>(size > least, "fit_subspace", "differences that are not all zero", "zeros only");
     require<numeric_error>(std::isfinite(size), "fit_subspace", "differences whose squares are finite", "infinity");
     std::optional<index_t> flips;
-    if (options.rank.fixed == 0 && options.rank.sign_flips > 0) {
+    if (flips_signs) {
         flips = sign_flip_rank(x, options.rank);
     }
     const Eigen::MatrixXd gram = small_gram(x);

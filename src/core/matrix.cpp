@@ -27,13 +27,7 @@ void require_finite_rows(std::string_view function, std::string_view name, auto 
 }  // namespace
 
 matrix<double> to_double(any_view m) {
-    matrix<double> out(m.rows, m.cols);
-    visit(m, [&](auto rows) {
-        for (index_t i = 0; i < rows.rows(); ++i) {
-            std::ranges::transform(rows.row(i), out.row(i).begin(), [](auto x) { return static_cast<double>(x); });
-        }
-    });
-    return out;
+    return converted<double>(m);
 }
 
 row_matrix read_rows(any_view m, lookup rule) {

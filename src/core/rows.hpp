@@ -1,7 +1,9 @@
 // Rows of any storage as float64, and Eigen's view of isic's matrices.
 #pragma once
 
+#include <algorithm>
 #include <span>
+#include <type_traits>
 
 #include <Eigen/Core>
 
@@ -49,6 +51,18 @@ template <class M>
 matrix<double> from_eigen(const M& m) {
     matrix<double> out(m.rows(), m.cols());
     map(out) = m;
+    return out;
+}
+
+/// All values as T; exact unless T is narrower.
+template <class T>
+matrix<T> converted(any_view m) {
+    matrix<T> out(m.rows, m.cols);
+    visit(m, [&](auto rows) {
+        for (index_t i = 0; i < rows.rows(); ++i) {
+            std::ranges::transform(rows.row(i), out.row(i).begin(), [](auto x) { return static_cast<T>(x); });
+        }
+    });
     return out;
 }
 

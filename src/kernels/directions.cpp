@@ -51,7 +51,8 @@ constexpr versions<void(const T*, index_t, index_t, T*)> pack_versions = ISIC_VE
 }  // namespace
 
 template <class T>
-packed_directions<T>::packed_directions(const T* basis, index_t rank, index_t width, const T* center, const T* weights, simd level)
+packed_directions<T>::packed_directions(const T* basis, index_t rank, index_t width, const T* center, const T* weights,
+                                        simd level)
     : rank_(rank), width_(width) {
     const auto filled = static_cast<std::size_t>((rank + 7) / 8 * 8);
     packed_.resize(static_cast<std::size_t>(choose(packed_size_versions<T>, level)(rank, width)));
@@ -65,8 +66,38 @@ packed_directions<T>::packed_directions(const T* basis, index_t rank, index_t wi
     }
 }
 
+template <class T>
+narrow_projection<T> narrow_form(const projection<T>& p, index_t d) {
+    double matrix[narrow][narrow] = {};
+    for (index_t r = 0; r < p.rank; ++r) {
+        const T* v = p.basis + r * d;
+        for (index_t i = 0; i < d; ++i) {
+            for (index_t j = 0; j < d; ++j) {
+                const double weight = p.weights == nullptr ? 1.0 : static_cast<double>(p.weights[r]);
+                matrix[i][j] += weight * static_cast<double>(v[i]) * static_cast<double>(v[j]);
+            }
+        }
+    }
+    narrow_projection<T> out;
+    for (index_t j = 0; j < d; ++j) {
+        double target = 0;
+        for (index_t i = 0; i < d; ++i) {
+            out.matrix[i][j] = static_cast<T>(matrix[i][j]);
+            target += p.center == nullptr ? 0.0 : static_cast<double>(p.center[i]) * matrix[i][j];
+        }
+        out.target[j] = static_cast<T>(target);
+        out.direction[j] = p.rank == 1 ? p.basis[j] : T(0);
+    }
+    out.single = p.rank == 1;
+    out.weight = p.weights == nullptr || !out.single ? T(1) : p.weights[0];
+    out.offset = p.center == nullptr || !out.single ? T(0) : static_cast<T>(dot(p.center, p.basis, d));
+    return out;
+}
+
 template class packed_directions<float>;
 template class packed_directions<double>;
+template narrow_projection<float> narrow_form(const projection<float>&, index_t);
+template narrow_projection<double> narrow_form(const projection<double>&, index_t);
 
 }  // namespace isic::kernels
 

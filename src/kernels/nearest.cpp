@@ -34,15 +34,9 @@ struct code_panels {
     index_t width;
 };
 
-/// Per query and lane: least score, the panel it is in, and the second least of the panels.
+/// The integer of the size of T, in whose bits `find_minima` keeps numbers of panels.
 template <class T>
-struct minima {
-    using id = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
-
-    T* least;
-    T* second;
-    id* panel;
-};
+using panel_id = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
 
 /// A code and its distance from a vector.
 struct found {
@@ -67,6 +61,8 @@ struct code_rows {
     index_t stride;
     const T* half_norms;  ///< infinite where nothing may win
 
+    bool may_win(index_t k) const { return k < count && half_norms[k] <= std::numeric_limits<T>::max(); }
+
     /// Keeps code k if it is nearer than `best`; codes must come by ascending k.
     void look_at(const T* vector, index_t k, found& best) const;
 };
@@ -86,11 +82,12 @@ tile_shape shape_of_tile() {
     return {tile_queries, lanes<hn::ScalableTag<T>>};
 }
 
-/// Scores of a tile. queries [width][tile_queries].
-template <class D, class V, class T>
+/// Scores of a tile. queries [width][tile_queries]. Far: the panel is too wide for L1 and comes from L2.
+template <bool Far, class D, class V, class T>
 HWY_INLINE void score(D d, const T* queries, const T* panel, const T* half_norms, index_t width,
                       V (&sum)[tile_queries][panel_vectors]) {
     constexpr index_t n = lanes<D>;
+    constexpr index_t ahead = 8 * panel_vectors * n;
     HWY_UNROLL(8)
     for (index_t q = 0; q < tile_queries; ++q) {
         HWY_UNROLL(3)
@@ -99,6 +96,11 @@ HWY_INLINE void score(D d, const T* queries, const T* panel, const T* half_norms
         }
     }
     for (index_t k = 0; k < width; ++k) {
+        if constexpr (Far) {
+            hwy::Prefetch(panel + ahead);
+            hwy::Prefetch(panel + ahead + n);
+            hwy::Prefetch(panel + ahead + 2 * n);
+        }
         const V c0 = in_register(hn::LoadU(d, panel));
         const V c1 = in_register(hn::LoadU(d, panel + n));
         const V c2 = in_register(hn::LoadU(d, panel + 2 * n));
@@ -114,51 +116,58 @@ HWY_INLINE void score(D d, const T* queries, const T* panel, const T* half_norms
     }
 }
 
-/// Minima of `groups` tiles of queries over all codes.
-template <class T>
-void find_minima(const code_panels<T>& codes, const T* queries, index_t groups, const minima<T>& out) {
+/// Minima of `groups` tiles of queries over all codes. Three vectors per query: per lane the least score, the second
+/// least of the panels, and the bits of the panel that has the least. (Three arrays would be read and written at the
+/// same place of three pages, which the processor takes for conflicts.)
+template <bool Far, class T>
+void find_minima(const code_panels<T>& codes, const T* queries, index_t groups, T* out) {
     const hn::ScalableTag<T> d;
     const hn::RebindToSigned<decltype(d)> di;
     using V = hn::Vec<decltype(d)>;
     constexpr index_t n = lanes<decltype(d)>;
     const index_t width = codes.width;
-    for (index_t at = 0; at < groups * tile_queries * n; at += n) {
-        hn::StoreU(hn::Set(d, std::numeric_limits<T>::infinity()), d, out.least + at);
-        hn::StoreU(hn::Set(d, std::numeric_limits<T>::infinity()), d, out.second + at);
-        hn::StoreU(hn::Zero(di), di, out.panel + at);
+    for (index_t q = 0; q < groups * tile_queries; ++q) {
+        hn::StoreU(hn::Set(d, std::numeric_limits<T>::infinity()), d, out + 3 * q * n);
+        hn::StoreU(hn::Set(d, std::numeric_limits<T>::infinity()), d, out + (3 * q + 1) * n);
+        hn::StoreU(hn::Zero(d), d, out + (3 * q + 2) * n);
     }
     for (index_t p = 0; p < codes.count; ++p) {
         const T* const panel = codes.values + p * width * panel_vectors * n;
         const T* const half_norms = codes.half_norms + p * panel_vectors * n;
-        const auto id = hn::Set(di, static_cast<typename minima<T>::id>(p));
-        T* least_at = out.least;
-        T* second_at = out.second;
-        typename minima<T>::id* panel_at = out.panel;
+        const V id = hn::BitCast(d, hn::Set(di, static_cast<panel_id<T>>(p)));
+        T* at = out;
         for (index_t g = 0; g < groups; ++g) {
             V sum[tile_queries][panel_vectors];
-            score(d, queries + g * width * tile_queries, panel, half_norms, width, sum);
+            score<Far>(d, queries + g * width * tile_queries, panel, half_norms, width, sum);
             // Always the same instructions: a branch on "lower" would often be guessed wrong.
             HWY_UNROLL(8)
             for (index_t q = 0; q < tile_queries; ++q) {
                 const V low = hn::Min(sum[q][0], hn::Min(sum[q][1], sum[q][2]));
-                const V least = hn::LoadU(d, least_at);
-                const V second = hn::LoadU(d, second_at);
-                const auto lower = hn::RebindMask(di, hn::Lt(low, least));
-                hn::StoreU(hn::Min(second, hn::Max(least, low)), d, second_at);
-                hn::StoreU(hn::Min(least, low), d, least_at);
-                hn::StoreU(hn::IfThenElse(lower, id, hn::LoadU(di, panel_at)), di, panel_at);
-                least_at += n;
-                second_at += n;
-                panel_at += n;
+                const V least = hn::LoadU(d, at);
+                const V second = hn::LoadU(d, at + n);
+                const V panel_of_least = hn::IfThenElse(hn::Lt(low, least), id, hn::LoadU(d, at + 2 * n));
+                hn::StoreU(hn::Min(least, low), d, at);
+                hn::StoreU(hn::Min(second, hn::Max(least, low)), d, at + n);
+                hn::StoreU(panel_of_least, d, at + 2 * n);
+                at += 3 * n;
             }
         }
     }
 }
 
-/// Looks at every code whose score does not exceed the threshold, for `groups` tiles of queries of which `count` are real.
 template <class T>
-void settle(const code_panels<T>& codes, const code_rows<T>& rows, const T* queries, index_t groups, open_query<T>* open,
-            index_t count) {
+void find_minima(const code_panels<T>& codes, const T* queries, index_t groups, T* out) {
+    if (codes.width < 64) {
+        find_minima<false>(codes, queries, groups, out);
+    } else {
+        find_minima<true>(codes, queries, groups, out);
+    }
+}
+
+/// Looks at every code whose score does not exceed the threshold, for `groups` tiles of queries, `count` of them real.
+template <class T>
+void settle(const code_panels<T>& codes, const code_rows<T>& rows, const T* queries, index_t groups,
+            open_query<T>* open, index_t count) {
     const hn::ScalableTag<T> d;
     using V = hn::Vec<decltype(d)>;
     constexpr index_t n = lanes<decltype(d)>;
@@ -166,7 +175,8 @@ void settle(const code_panels<T>& codes, const code_rows<T>& rows, const T* quer
         const T* const panel = codes.values + p * codes.width * panel_vectors * n;
         for (index_t g = 0; g < groups; ++g) {
             V sum[tile_queries][panel_vectors];
-            score(d, queries + g * codes.width * tile_queries, panel, codes.half_norms + p * panel_vectors * n, codes.width, sum);
+            score<true>(d, queries + g * codes.width * tile_queries, panel, codes.half_norms + p * panel_vectors * n,
+                        codes.width, sum);
             for (index_t q = 0; q < tile_queries && g * tile_queries + q < count; ++q) {
                 open_query<T>& query = open[g * tile_queries + q];
                 for (index_t v = 0; v < panel_vectors; ++v) {
@@ -193,6 +203,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "parallel.hpp"
@@ -204,45 +215,53 @@ namespace {
 template <class T>
 constexpr versions<tile_shape()> shape_versions = ISIC_VERSIONS(shape_of_tile<T>);
 template <class T>
-constexpr versions<void(const code_panels<T>&, const T*, index_t, const minima<T>&)> minima_versions = ISIC_VERSIONS(find_minima<T>);
+constexpr versions<void(const code_panels<T>&, const T*, index_t, T*)> minima_versions = ISIC_VERSIONS(find_minima<T>);
 template <class T>
 constexpr versions<void(const code_panels<T>&, const code_rows<T>&, const T*, index_t, open_query<T>*, index_t)>
     settle_versions = ISIC_VERSIONS(settle<T>);
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
-/// Squared distance, summed in order.
-template <class T>
-double squared_distance(const T* a, const T* b, index_t n) {
-    double sum = 0;
+/// Squared distances from several rows, each summed in order; side by side, for an addition waits for the one before.
+template <std::size_t Count, class T>
+std::array<double, Count> squared_distances(const T* z, const std::array<const T*, Count>& rows, index_t n) {
+    std::array<double, Count> sum{};
     for (index_t k = 0; k < n; ++k) {
-        const double step = static_cast<double>(a[k]) - static_cast<double>(b[k]);
-        sum += step * step;
+        for (std::size_t i = 0; i < Count; ++i) {
+            const double step = static_cast<double>(z[k]) - static_cast<double>(rows[i][k]);
+            sum[i] += step * step;
+        }
     }
     return sum;
 }
 
-/// ||x||, a little too large rather than too small.
+/// ||x||, a little too large rather than too small; not finite if x is not, or if its square is beyond float64.
 template <class T>
-double norm_bound(const T* x, index_t n, index_t stride = 1) {
-    double sum[4] = {};
-    for (index_t k = 0; k < n; ++k) {
-        sum[k % 4] += static_cast<double>(x[k * stride]) * static_cast<double>(x[k * stride]);
+double norm_bound(const T* x, index_t n) {
+    double sum[8] = {};
+    index_t k = 0;
+    for (; k + 8 <= n; k += 8) {
+        for (index_t j = 0; j < 8; ++j) {
+            sum[j] += static_cast<double>(x[k + j]) * static_cast<double>(x[k + j]);
+        }
     }
-    return std::sqrt(sum[0] + sum[1] + sum[2] + sum[3]) * (1 + 1e-9);
+    for (; k < n; ++k) {
+        sum[0] += static_cast<double>(x[k]) * static_cast<double>(x[k]);
+    }
+    return std::sqrt(((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]))) * (1 + 1e-9);
 }
 
 template <class T>
 bool all_finite(const T* x, index_t n) {
-    T zero = 0;
+    bool finite = true;
     for (index_t k = 0; k < n; ++k) {
-        zero += x[k] * T(0);  // NaN for NaN and infinity
+        finite &= std::abs(x[k]) <= std::numeric_limits<T>::max();
     }
-    return zero == 0;
+    return finite;
 }
 
-/// How far the score of a vector may be off, by rounding of T (of the packed values, the products and the sum) and of the
-/// distances that decide; infinite where scores may overflow.
+/// How far the score of a vector may be off, by rounding of T (of the packed values, the products and the sum) and of
+/// the distances that decide; infinite where scores may overflow.
 template <class T>
 double score_error(double norm, double largest_norm, index_t width) {
     const double terms = static_cast<double>(width + 10);
@@ -260,20 +279,18 @@ template <class T>
 struct look_up_space {
     look_up_space(index_t block, index_t width, const tile_shape& shape)
         : queries(static_cast<std::size_t>(block * width)),
-          least(static_cast<std::size_t>(block * shape.lanes)),
-          second(least.size()),
-          panel(least.size()),
+          minima(static_cast<std::size_t>(3 * block * shape.lanes)),
           norms(static_cast<std::size_t>(block)),
           open(static_cast<std::size_t>(block)),
-          open_ids(static_cast<std::size_t>(block)) {}
+          open_ids(static_cast<std::size_t>(block)),
+          candidates(static_cast<std::size_t>(block)) {}
 
     detail::buffer<T> queries;
-    detail::buffer<T> least;
-    detail::buffer<T> second;
-    detail::buffer<typename minima<T>::id> panel;
-    std::vector<double> norms;  // NaN: the vector is not finite
+    detail::buffer<T> minima;
+    std::vector<double> norms;
     std::vector<open_query<T>> open;
     std::vector<index_t> open_ids;
+    std::vector<index_t> candidates;
 };
 
 /// One look-up, by one thread.
@@ -299,7 +316,7 @@ struct look_up {
         }
     }
 
-    /// Packs vectors in tiles, less the centre; those that are not finite, and what fills up the last tile, as zeros.
+    /// Packs vectors in tiles, less the centre; null, and what fills up the last tile, as zeros.
     template <class VectorAt>
     index_t pack(index_t count, const VectorAt& vector_at, T* to) const {
         const index_t q = shape.queries;
@@ -314,45 +331,57 @@ struct look_up {
         return groups;
     }
 
+    /// A norm that is finite spares the look at the values.
+    bool finite(const T* z, double norm) const { return std::isfinite(norm) || all_finite(z, rows.width); }
+
     void run(index_t begin, index_t end, look_up_space<T>& space) const {
+        const double center_norm = norm_bound(center, rows.width);
         index_t open = 0;
         for (index_t start = begin; start < end; start += block) {
             const index_t count = std::min(block, end - start);
             const auto vector_at = [&](index_t i) {
                 const T* const z = vectors + (start + i) * stride;
-                return all_finite(z, rows.width) ? z : nullptr;
+                space.norms[static_cast<std::size_t>(i)] = norm_bound(z, rows.width);
+                return finite(z, space.norms[static_cast<std::size_t>(i)]) ? z : nullptr;
             };
             const index_t groups = pack(count, vector_at, space.queries.data());
-            const minima<T> low{space.least.data(), space.second.data(), space.panel.data()};
-            choose(minima_versions<T>, level)(panels, space.queries.data(), groups, low);
+            choose(minima_versions<T>, level)(panels, space.queries.data(), groups, space.minima.data());
             for (index_t i = 0; i < count; ++i) {
-                const T* const packed = space.queries.data() + i / shape.queries * shape.queries * rows.width + i % shape.queries;
-                space.norms[static_cast<std::size_t>(i)] = norm_bound(packed, rows.width, shape.queries);
-            }
-            for (index_t i = 0; i < count; ++i) {
-                if (decide(start + i, i, low, space.norms[static_cast<std::size_t>(i)], space.open[static_cast<std::size_t>(open)])) {
+                const T* const z = vectors + (start + i) * stride;
+                const double norm = space.norms[static_cast<std::size_t>(i)];
+                index_t& candidate = space.candidates[static_cast<std::size_t>(i)];
+                candidate = -1;
+                if (!finite(z, norm)) {
+                    answer(start + i, {std::numeric_limits<double>::quiet_NaN(), first});
                     continue;
                 }
-                space.open_ids[static_cast<std::size_t>(open++)] = start + i;
-                if (open == block) {
-                    // The minima that are still to be read lie elsewhere: only the packed queries are written over.
+                candidate = one_of_three(z, space.minima.data() + 3 * i * shape.lanes, norm + center_norm,
+                                         space.open[static_cast<std::size_t>(open)]);
+                if (candidate >= 0) {
+                    fetch_three(candidate);
+                } else {
+                    space.open_ids[static_cast<std::size_t>(open++)] = start + i;
+                }
+                if (open == block) {  // writes over the packed queries, not the minima
                     settle_open(open, space);
                     open = 0;
+                }
+            }
+            for (index_t i = 0; i < count; ++i) {
+                const index_t candidate = space.candidates[static_cast<std::size_t>(i)];
+                if (candidate >= 0) {
+                    answer(start + i, nearest_of_three(vectors + (start + i) * stride, candidate));
                 }
             }
         }
         settle_open(open, space);
     }
 
-    /// Answers vector i, the at-th of its block, if its scores leave no doubt; else says what is known.
-    bool decide(index_t i, index_t at, const minima<T>& low, double norm, open_query<T>& open) const {
-        const T* const z = vectors + i * stride;
-        if (!all_finite(z, rows.width)) {
-            answer(i, {std::numeric_limits<double>::quiet_NaN(), first});
-            return true;
-        }
-        const T* const least = low.least + at * shape.lanes;
-        const T* const second = low.second + at * shape.lanes;
+    /// The first of the three codes k, k + lanes, k + 2 lanes that are left when the minima leave no doubt; else -1,
+    /// and what is known of the vector.
+    index_t one_of_three(const T* z, const T* least, double norm, open_query<T>& open) const {
+        const T* const second = least + shape.lanes;
+        const T* const panel = second + shape.lanes;
         index_t lane = 0;
         for (index_t l = 1; l < shape.lanes; ++l) {
             lane = least[l] < least[lane] ? l : lane;
@@ -363,25 +392,48 @@ struct look_up {
         }
         const double error = 2 * score_error<T>(norm, largest_norm, rows.width);
         const double best = static_cast<double>(least[lane]);
-        if (static_cast<double>(next) - best > error) {  // the nearest is one of three
-            found nearest;
-            const index_t panel = static_cast<index_t>(low.panel[at * shape.lanes + lane]);
-            for (index_t v = 0; v < panel_vectors; ++v) {
-                rows.look_at(z, panel * shape.codes() + v * shape.lanes + lane, nearest);
-            }
-            answer(i, nearest);
-            return true;
+        if (static_cast<double>(next) - best > error) {
+            return static_cast<index_t>(std::bit_cast<panel_id<T>>(panel[lane])) * shape.codes() + lane;
         }
-        const T threshold = static_cast<T>(best + error);
-        open = {z, std::nextafter(threshold, std::numeric_limits<T>::infinity()), {}};
-        return false;
+        open = {z, std::nextafter(static_cast<T>(best + error), std::numeric_limits<T>::infinity()), {}};
+        return -1;
+    }
+
+    /// Brings the three codes into the cache.
+    void fetch_three(index_t k) const {
+        constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
+        for (index_t v = 0; v < panel_vectors; ++v) {
+            const index_t code = k + v * shape.lanes;
+            for (index_t j = 0; rows.may_win(code) && j < rows.width; j += line) {
+                hwy::Prefetch(rows.data + code * rows.stride + j);
+            }
+        }
+    }
+
+    /// The nearest of the codes k, k + lanes, k + 2 lanes.
+    found nearest_of_three(const T* z, index_t k) const {
+        std::array<const T*, panel_vectors> at;
+        for (index_t v = 0; v < panel_vectors; ++v) {
+            const index_t code = k + v * shape.lanes;
+            at[static_cast<std::size_t>(v)] = rows.data + (rows.may_win(code) ? code : first) * rows.stride;
+        }
+        const auto distance = squared_distances(z, at, rows.width);
+        found nearest;
+        for (index_t v = 0; v < panel_vectors; ++v) {
+            const double to_this = distance[static_cast<std::size_t>(v)];
+            if (rows.may_win(k + v * shape.lanes) && to_this < nearest.distance) {
+                nearest = {to_this, k + v * shape.lanes};
+            }
+        }
+        return nearest;
     }
 
     void settle_open(index_t count, look_up_space<T>& space) const {
         if (count == 0) {
             return;
         }
-        const index_t groups = pack(count, [&](index_t i) { return space.open[static_cast<std::size_t>(i)].vector; }, space.queries.data());
+        const index_t groups = pack(
+            count, [&](index_t i) { return space.open[static_cast<std::size_t>(i)].vector; }, space.queries.data());
         choose(settle_versions<T>, level)(panels, rows, space.queries.data(), groups, space.open.data(), count);
         for (index_t i = 0; i < count; ++i) {
             answer(space.open_ids[static_cast<std::size_t>(i)], space.open[static_cast<std::size_t>(i)].best);
@@ -393,17 +445,17 @@ struct look_up {
 
 template <class T>
 void code_rows<T>::look_at(const T* vector, index_t k, found& best) const {
-    if (k >= count || !(half_norms[k] <= std::numeric_limits<T>::max())) {
-        return;
-    }
-    const double distance = squared_distance(vector, data + k * stride, width);
-    if (distance < best.distance) {
-        best = {distance, k};
+    if (may_win(k)) {
+        const double distance = squared_distances<1>(vector, {data + k * stride}, width)[0];
+        if (distance < best.distance) {
+            best = {distance, k};
+        }
     }
 }
 
 template <class T>
-packed_codes<T>::packed_codes(const T* codes, index_t count, index_t d, index_t stride, const std::uint8_t* padding, simd level)
+packed_codes<T>::packed_codes(const T* codes, index_t count, index_t d, index_t stride, const std::uint8_t* padding,
+                              simd level)
     : codes_(codes), count_(count), width_(d), stride_(stride), level_(level), center_(static_cast<std::size_t>(d)) {
     const tile_shape shape = choose(shape_versions<T>, level)();
     const index_t panels = (count + shape.codes() - 1) / shape.codes();
@@ -422,7 +474,8 @@ packed_codes<T>::packed_codes(const T* codes, index_t count, index_t d, index_t 
         winners += 1;
         const double share = 1 / winners;
         for (index_t j = 0; j < d; ++j) {
-            mean[static_cast<std::size_t>(j)] += (static_cast<double>(c[j]) - mean[static_cast<std::size_t>(j)]) * share;
+            mean[static_cast<std::size_t>(j)] +=
+                (static_cast<double>(c[j]) - mean[static_cast<std::size_t>(j)]) * share;
         }
     }
     for (index_t j = 0; j < d; ++j) {
@@ -446,7 +499,8 @@ packed_codes<T>::packed_codes(const T* codes, index_t count, index_t d, index_t 
 }
 
 template <class T>
-void packed_codes<T>::nearest(const T* vectors, index_t n, index_t stride, index_t* ids, double* distances, const resources& use) const {
+void packed_codes<T>::nearest(const T* vectors, index_t n, index_t stride, index_t* ids, double* distances,
+                              const resources& use) const {
     if (n == 0) {
         return;
     }
@@ -455,17 +509,20 @@ void packed_codes<T>::nearest(const T* vectors, index_t n, index_t stride, index
     const index_t fit = (index_t{1} << 19) / (width_ * static_cast<index_t>(sizeof(T))) / shape.queries * shape.queries;
     const index_t block = std::min(std::clamp(fit, shape.queries, width_ < 64 ? index_t{64} : index_t{256}),
                                    (n + shape.queries - 1) / shape.queries * shape.queries);
-    const code_panels<T> panels{panels_.data(), half_norms_.data(), static_cast<index_t>(half_norms_.size()) / shape.codes(), width_};
+    const code_panels<T> panels{panels_.data(), half_norms_.data(),
+                                static_cast<index_t>(half_norms_.size()) / shape.codes(), width_};
     const code_rows<T> rows{codes_, count_, width_, stride_, half_norms_.data()};
-    const look_up<T> job{panels, rows,  center_.data(), largest_norm_, first_,    shape,
-                         level_, block, vectors,        stride,        ids, distances};
+    const look_up<T> job{panels, rows,  center_.data(), largest_norm_, first_, shape,
+                         level_, block, vectors,        stride,        ids,    distances};
     const double values = static_cast<double>(n) * static_cast<double>(width_);
     const row_ranges ranges(n, threads_for(use, values * sizeof(T), 2 * values * static_cast<double>(count_)));
     std::vector<look_up_space<T>> spaces;
     for (index_t i = 0; i < ranges.count(); ++i) {
         spaces.emplace_back(block, width_, shape);
     }
-    for_each_range(ranges, [&](index_t i, index_t begin, index_t end) { job.run(begin, end, spaces[static_cast<std::size_t>(i)]); });
+    for_each_range(ranges, [&](index_t i, index_t begin, index_t end) {
+        job.run(begin, end, spaces[static_cast<std::size_t>(i)]);
+    });
 }
 
 template class packed_codes<float>;

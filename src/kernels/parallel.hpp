@@ -36,8 +36,8 @@ struct row_ranges {
     index_t length;
 };
 
-/// body(i, begin, end) for every range i, each in a thread of its own, the first in this one; body must not throw. Where
-/// the system has no more threads this one takes over.
+/// body(i, begin, end) for every range i, each in a thread of its own, the first in this one; body must not throw.
+/// Where the system has no more threads this one takes over.
 template <class Body>
 void for_each_range(const row_ranges& ranges, const Body& body) {
     std::vector<std::jthread> others;  // joined when it goes

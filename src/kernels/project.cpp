@@ -8,28 +8,6 @@
 
 #include "vectors-inl.hpp"
 
-#ifndef ISIC_KERNELS_PROJECT
-#define ISIC_KERNELS_PROJECT
-
-namespace isic::kernels {
-
-constexpr index_t narrow = 8;  ///< widths up to this one use the d x d matrix
-
-/// V W V^T and t V W V^T of a narrow projection, and its single direction if the rank is 1.
-template <class T>
-struct narrow_projection {
-    T matrix[narrow][narrow] = {};
-    T target[narrow] = {};
-    T direction[narrow] = {};
-    T offset = 0;  ///< t . v
-    T weight = 0;
-    bool single = false;
-};
-
-}  // namespace isic::kernels
-
-#endif
-
 HWY_BEFORE_NAMESPACE();
 namespace isic::kernels::HWY_NAMESPACE {
 
@@ -163,7 +141,9 @@ void project_narrow(const narrow_projection<T>& p, const strong_rows<T>& c, inde
 #if HWY_TARGET != HWY_SCALAR
     if constexpr (sizeof(T) == sizeof(float)) {
         if (c.stride == c.width && (c.strength != nullptr || c.uniform != 0)) {
-            begin += c.width == 8 ? project_packed<8>(p, c, begin, end) : c.width == 4 ? project_packed<4>(p, c, begin, end) : 0;
+            begin += c.width == 8   ? project_packed<8>(p, c, begin, end)
+                     : c.width == 4 ? project_packed<4>(p, c, begin, end)
+                                    : 0;
         }
     }
 #endif
@@ -186,16 +166,19 @@ constexpr index_t most_rows = 16;  ///< of a block
 template <std::size_t R, class T>
 HWY_NOINLINE void take_out(const directions<T>& v, index_t first, T* const* rows, const T* strength, index_t count,
                            index_t ahead) {
+    const index_t turns = (v.rank + 7) / 8;
     T factor[most_rows * R];
     for (index_t m = 0; m < count; m += 2) {
         const T* const row[2] = {rows[m], rows[m + 1]};
-        const T* const later[2] = {rows[m] + ahead, rows[m + 1] + ahead};
+        const index_t far = m / 2 % turns == first / 8 ? ahead : 0;  // each turn brings its share of the next block
+        const T* const later[2] = {rows[m] + far, rows[m + 1] + far};
         store_products<2, R>(row, later, v, first, factor + m * static_cast<index_t>(R));
     }
     for (index_t m = 0; m < count; ++m) {
         for (std::size_t j = 0; j < R; ++j) {
             T& f = factor[static_cast<std::size_t>(m) * R + j];
-            f = (v.offset[static_cast<std::size_t>(first) + j] - f) * (strength[m] * v.weight[static_cast<std::size_t>(first) + j]);
+            f = (v.offset[static_cast<std::size_t>(first) + j] - f) *
+                (strength[m] * v.weight[static_cast<std::size_t>(first) + j]);
         }
     }
     for (index_t m = 0; m < count; m += 2) {
@@ -227,7 +210,7 @@ void project_wide(const directions<T>& v, const strong_rows<T>& c, index_t begin
         const index_t ahead = start + 2 * block <= end ? block * c.stride : 0;
         for (index_t first = 0; first < v.rank; first += 8) {
             with_together(v, first, [&](auto together) HWY_ATTR {
-                take_out<together()>(v, first, rows, strength, count, first == 0 ? ahead : 0);
+                take_out<together()>(v, first, rows, strength, count, ahead);
             });
         }
     }
@@ -250,34 +233,6 @@ constexpr versions<void(const narrow_projection<T>&, const strong_rows<T>&, inde
 template <class T>
 constexpr versions<void(const directions<T>&, const strong_rows<T>&, index_t, index_t)> project_wide_versions =
     ISIC_VERSIONS(project_wide<T>);
-
-template <class T>
-narrow_projection<T> narrow_form(const projection<T>& p, index_t d) {
-    double matrix[narrow][narrow] = {};
-    for (index_t r = 0; r < p.rank; ++r) {
-        const T* v = p.basis + r * d;
-        for (index_t i = 0; i < d; ++i) {
-            for (index_t j = 0; j < d; ++j) {
-                const double weight = p.weights == nullptr ? 1.0 : static_cast<double>(p.weights[r]);
-                matrix[i][j] += weight * static_cast<double>(v[i]) * static_cast<double>(v[j]);
-            }
-        }
-    }
-    narrow_projection<T> out;
-    for (index_t j = 0; j < d; ++j) {
-        double target = 0;
-        for (index_t i = 0; i < d; ++i) {
-            out.matrix[i][j] = static_cast<T>(matrix[i][j]);
-            target += p.center == nullptr ? 0.0 : static_cast<double>(p.center[i]) * matrix[i][j];
-        }
-        out.target[j] = static_cast<T>(target);
-        out.direction[j] = p.basis[j];
-    }
-    out.single = p.rank == 1;
-    out.weight = p.weights == nullptr ? T(1) : p.weights[0];
-    out.offset = p.center == nullptr ? T(0) : static_cast<T>(dot(p.center, p.basis, d));
-    return out;
-}
 
 }  // namespace
 

@@ -32,6 +32,22 @@ private:
     detail::buffer<T> weight_;
 };
 
+constexpr index_t narrow = 8;  ///< widths up to this one use the d x d matrix
+
+/// V W V^T and t V W V^T of a narrow projection, and its single direction if the rank is 1.
+template <class T>
+struct narrow_projection {
+    T matrix[narrow][narrow] = {};
+    T target[narrow] = {};
+    T direction[narrow] = {};
+    T offset = 0;  ///< t . v
+    T weight = 0;
+    bool single = false;
+};
+
+template <class T>
+narrow_projection<T> narrow_form(const projection<T>& p, index_t d);
+
 /// sum_k a_k b_k in float64.
 template <class T>
 double dot(const T* a, const T* b, index_t n) {

@@ -8,8 +8,8 @@ simd detect() {
 #if HWY_ARCH_X86 && (defined(__GNUC__) || defined(__clang__))
     // These builtins ask the system too: registers that it does not save count as missing.
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-                      __builtin_cpu_supports("bmi2");
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                      __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     return !avx2 ? simd::baseline : avx512 ? simd::avx512 : simd::avx2;

@@ -131,7 +131,9 @@ HWY_INLINE void store_sums(D d, const hn::Vec<D> (&v)[Count], T* to) {
 #endif
 
 /// Directions that are taken out together: a power of two of them, the last ones zero.
-HWY_INLINE constexpr index_t together(index_t rank) { return rank <= 2 ? rank : rank <= 4 ? 4 : 8; }
+HWY_INLINE constexpr index_t together(index_t rank) {
+    return rank <= 2 ? rank : rank <= 4 ? 4 : 8;
+}
 
 /// sum[i R + j] += x_i b_j.
 template <std::size_t Rows, std::size_t R, class V, class D, class T>
@@ -166,7 +168,8 @@ HWY_INLINE const T* packed_from(const directions<T>& v, index_t first) {
     return v.packed + first * ((v.width + n - 1) / n * n);
 }
 
-/// to[i R + j] = row_i . v_j for `R` directions from `first` on. Brings `ahead[i]` into the cache, a row that comes later.
+/// to[i R + j] = row_i . v_j for `R` directions from `first` on. Brings `ahead[i]` into the cache, a row that comes
+/// later.
 template <std::size_t Rows, std::size_t R, class T>
 HWY_INLINE void store_products(const T* const (&row)[Rows], const T* const (&ahead)[Rows], const directions<T>& v,
                                index_t first, T* to) {
@@ -261,6 +264,27 @@ HWY_INLINE void with_together(const directions<T>& v, index_t first, const Body&
         case 2: return body(std::integral_constant<std::size_t, 2>());
         case 4: return body(std::integral_constant<std::size_t, 4>());
         default: return body(std::integral_constant<std::size_t, 8>());
+    }
+}
+
+/// to = from - from V V^T, one row; `to` may be `from`. Weights and targets of the directions are not used.
+template <class T>
+HWY_INLINE void take_out_of_row(const directions<T>& v, const T* from, T* to) {
+    if (from != to) {
+        const hn::ScalableTag<T> d;
+        for (index_t k = 0; k < v.width; k += lanes<decltype(d)>) {
+            store_some(d, load_some(d, from + k, v.width - k), to + k, v.width - k);
+        }
+    }
+    for (index_t first = 0; first < v.rank; first += 8) {
+        with_together(v, first, [&](auto together) HWY_ATTR {
+            T factor[8] = {};
+            store_products<1, together()>({to}, {to}, v, first, factor);
+            for (T& f : factor) {
+                f = -f;
+            }
+            add_multiples<1, together()>({to}, v, first, factor);
+        });
     }
 }
 

@@ -7,13 +7,14 @@ ISIC_SEEN_BY_CTYPES int isic_stand_in_buffers() {
     return stand_in::control().live.buffers;
 }
 
-/// What was done wrong so far, in one line.
+/// What was done wrong since it was last asked, in one line.
 ISIC_SEEN_BY_CTYPES const char* isic_stand_in_violations() {
     static std::string text;
     text.clear();
     for (const std::string& violation : stand_in::control().violations) {
         text += violation + "; ";
     }
+    stand_in::control().violations.clear();
     return text.c_str();
 }
 

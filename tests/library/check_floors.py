@@ -12,7 +12,7 @@ import tempfile
 
 # From the ground up. A new header gets its place here.
 FLOORS = [
-    ["version", "error"],
+    ["version", "error", "kernels"],
     ["byte_hash", "matrix"],
     ["backend", "io"],
     ["cpu", "safetensors", "npy", "cuda/layout", "cuda/backend"],

@@ -34,8 +34,7 @@ class Backend:
         handle, of = _stream_handle(stream)
         if of is not None and of != device:
             raise IsicValueError(f"isic.cuda.Backend: expected a stream of device {device}, got one of device {of}")
-        self._native = native.Backend(device, handle)
-        self._stream_owner = stream
+        self._native = native.Backend(device, handle, stream)
 
     @staticmethod
     def of(array: DeviceLike) -> Backend:

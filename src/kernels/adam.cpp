@@ -1,0 +1,248 @@
+// Adam under a projection. A row stays in L1 from its gradient to its new value; narrow rows stay in registers.
+#include "targets.hpp"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "adam.cpp"
+#include <hwy/foreach_target.h>
+
+#include "vectors-inl.hpp"
+
+#ifndef ISIC_KERNELS_ADAM
+#define ISIC_KERNELS_ADAM
+
+namespace isic::kernels {
+
+/// The arrays of a step.
+template <class T>
+struct adam_rows {
+    T* codes;
+    index_t stride;
+    const T* gradient;
+    index_t gradient_stride;
+    T* mean;
+    T* square;
+    index_t state_stride;
+    index_t width;
+};
+
+}  // namespace isic::kernels
+
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace isic::kernels::HWY_NAMESPACE {
+
+/// The arithmetic of one vector.
+template <class D, class T = hn::TFromD<D>>
+struct moments {
+    using V = hn::Vec<D>;
+
+    HWY_INLINE moments(D tag, const adam_step<T>& step)
+        : d(tag),
+          beta1(hn::Set(d, step.beta1)),
+          rest1(hn::Set(d, T(1) - step.beta1)),
+          beta2(hn::Set(d, step.beta2)),
+          rest2(hn::Set(d, T(1) - step.beta2)),
+          scale(hn::Set(d, -step.rate / step.unbias_mean)),
+          unbias(hn::Set(d, T(1) / step.unbias_square)),
+          epsilon(hn::Set(d, step.epsilon)),
+          tiny(hn::Set(d, sizeof(T) == sizeof(float) ? T(1e-30) : T(1e-290))) {}
+
+    /// New moments and the step they ask for.
+    HWY_INLINE V next(V g, V& m, V& v) const {
+        m = hn::MulAdd(rest1, g, hn::Mul(beta1, m));
+        v = hn::MulAdd(hn::Mul(rest2, g), g, hn::Mul(beta2, v));
+        m = hn::IfThenZeroElse(hn::Lt(hn::Abs(m), tiny), m);
+        v = hn::IfThenZeroElse(hn::Lt(v, tiny), v);
+        return hn::Div(hn::Mul(scale, m), hn::Add(hn::Sqrt(hn::Mul(v, unbias)), epsilon));
+    }
+
+    D d;
+    V beta1;
+    V rest1;
+    V beta2;
+    V rest2;
+    V scale;
+    V unbias;
+    V epsilon;
+    V tiny;
+};
+
+/// Narrow rows in registers; Width 0: known when it runs.
+template <index_t Width, class T>
+void adam_narrow(const adam_rows<T>& a, const adam_step<T>& step, const narrow_projection<T>& p, index_t begin,
+                 index_t end) {
+    const hn::CappedTag<T, narrow> d;
+    using V = hn::Vec<decltype(d)>;
+    constexpr index_t n = lanes<decltype(d)>;
+    constexpr index_t parts = narrow / n;
+    const moments<decltype(d)> moment(d, step);
+    const adam_rows<T> at = a;  // a copy that stores cannot change
+    const std::uint8_t* const locked = step.locked;
+    const index_t width = Width == 0 ? at.width : Width;
+    const bool free = step.rank == 0;
+    V matrix[narrow][parts];
+    for (index_t j = 0; j < narrow; ++j) {
+        for (index_t i = 0; i < parts; ++i) {
+            matrix[j][i] = hn::LoadU(d, p.matrix[j] + i * n);
+        }
+    }
+    // x less x times the matrix; x_j come from memory to all lanes. Two sums, so that the second does not wait.
+    const auto take_out = [&](const T* from, V(&x)[parts]) HWY_ATTR {
+        V odd[parts];
+        for (index_t i = 0; i < parts; ++i) {
+            odd[i] = hn::Zero(d);
+        }
+        HWY_UNROLL(8)
+        for (index_t j = 0; j < width; ++j) {
+            const V all = hn::Set(d, from[j]);
+            HWY_UNROLL(8)
+            for (index_t i = 0; i < parts; ++i) {
+                V& sum = j % 2 == 0 ? x[i] : odd[i];
+                sum = hn::NegMulAdd(all, matrix[j][i], sum);
+            }
+        }
+        for (index_t i = 0; i < parts; ++i) {
+            x[i] = hn::Add(x[i], odd[i]);
+        }
+    };
+    for (index_t k = begin; k < end; ++k) {
+        if (locked != nullptr && locked[k] != 0) {
+            continue;
+        }
+        const T* const gradient = at.gradient + k * at.gradient_stride;
+        T* const mean = at.mean + k * at.state_stride;
+        T* const square = at.square + k * at.state_stride;
+        T* const code = at.codes + k * at.stride;
+        // All loads come before the first store: the arrays may lie at the same place of their pages, which the
+        // processor takes for a conflict.
+        V x[parts];
+        V m[parts];
+        V v[parts];
+        V old[parts];
+        for (index_t i = 0; i < parts; ++i) {
+            const index_t left = width - i * n;
+            x[i] = load_some(d, gradient + i * n, left);
+            m[i] = load_some(d, mean + i * n, left);
+            v[i] = load_some(d, square + i * n, left);
+            old[i] = in_register(load_some(d, code + i * n, left));
+        }
+        if (!free) {
+            take_out(gradient, x);
+        }
+        T steps[narrow];
+        for (index_t i = 0; i < parts; ++i) {
+            x[i] = moment.next(x[i], m[i], v[i]);
+            store_some(d, m[i], mean + i * n, width - i * n);
+            store_some(d, v[i], square + i * n, width - i * n);
+            hn::StoreU(x[i], d, steps + i * n);
+        }
+        if (!free) {
+            take_out(steps, x);
+        }
+        for (index_t i = 0; i < parts; ++i) {
+            store_some(d, hn::Add(old[i], x[i]), code + i * n, width - i * n);
+        }
+    }
+}
+
+template <class T>
+void adam_narrow(const adam_rows<T>& a, const adam_step<T>& step, const narrow_projection<T>& p, index_t begin,
+                 index_t end) {
+    switch (a.width) {
+        case 4: return adam_narrow<4>(a, step, p, begin, end);
+        case 8: return adam_narrow<8>(a, step, p, begin, end);
+        default: return adam_narrow<0>(a, step, p, begin, end);
+    }
+}
+
+/// Wide rows; x: memory for a row.
+template <class T>
+void adam_wide(const adam_rows<T>& a, const adam_step<T>& step, const directions<T>& forbidden, index_t begin,
+               index_t end, T* x) {
+    const hn::ScalableTag<T> d;
+    using V = hn::Vec<decltype(d)>;
+    constexpr index_t n = lanes<decltype(d)>;
+    const moments<decltype(d)> moment(d, step);
+    const adam_rows<T> at = a;  // a copy that stores cannot change
+    for (index_t k = begin; k < end; ++k) {
+        if (step.locked != nullptr && step.locked[k] != 0) {
+            continue;
+        }
+        const index_t more = k + 1 < end ? 1 : 0;
+        const T* const gradient = at.gradient + k * at.gradient_stride;
+        T* const mean = at.mean + k * at.state_stride;
+        T* const square = at.square + k * at.state_stride;
+        T* const code = at.codes + k * at.stride;
+        take_out_of_row(forbidden, gradient, x);
+        for (index_t i = 0; i < at.width; i += n) {
+            hwy::Prefetch(gradient + more * at.gradient_stride + i);
+            hwy::Prefetch(mean + more * at.state_stride + i);
+            hwy::Prefetch(square + more * at.state_stride + i);
+            hwy::Prefetch(code + more * at.stride + i);
+            const index_t left = at.width - i;
+            V m = load_some(d, mean + i, left);
+            V v = load_some(d, square + i, left);
+            const V s = moment.next(load_some(d, x + i, left), m, v);
+            store_some(d, m, mean + i, left);
+            store_some(d, v, square + i, left);
+            store_some(d, s, x + i, left);
+        }
+        take_out_of_row(forbidden, x, x);
+        for (index_t i = 0; i < at.width; i += n) {
+            const index_t left = at.width - i;
+            store_some(d, hn::Add(load_some(d, code + i, left), load_some(d, x + i, left)), code + i, left);
+        }
+    }
+}
+
+}  // namespace isic::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
+#include "parallel.hpp"
+
+namespace isic::kernels {
+
+namespace {
+
+template <class T>
+constexpr versions<void(const adam_rows<T>&, const adam_step<T>&, const narrow_projection<T>&, index_t, index_t)>
+    adam_narrow_versions = ISIC_VERSIONS(adam_narrow<T>);
+template <class T>
+constexpr versions<void(const adam_rows<T>&, const adam_step<T>&, const directions<T>&, index_t, index_t, T*)>
+    adam_wide_versions = ISIC_VERSIONS(adam_wide<T>);
+
+}  // namespace
+
+template <class T>
+void adam(T* codes, index_t stride, const T* gradient, index_t gradient_stride, T* mean, T* square,
+          index_t state_stride, index_t count, index_t d, const adam_step<T>& step, const resources& use) {
+    const adam_rows<T> rows{codes, stride, gradient, gradient_stride, mean, square, state_stride, d};
+    const double values = static_cast<double>(count) * static_cast<double>(d);
+    const row_ranges ranges(count,
+                            threads_for(use, 7 * values * sizeof(T), values * static_cast<double>(20 + 8 * step.rank)));
+    if (d <= narrow) {
+        const auto run = choose(adam_narrow_versions<T>, use.level);
+        const narrow_projection<T> form = narrow_form(projection<T>{.basis = step.basis, .rank = step.rank}, d);
+        for_each_range(ranges, [&](index_t, index_t begin, index_t end) { run(rows, step, form, begin, end); });
+        return;
+    }
+    const auto run = choose(adam_wide_versions<T>, use.level);
+    const packed_directions<T> forbidden(step.basis, step.rank, d, nullptr, nullptr, use.level);
+    const index_t room = (d + 31) / 16 * 16;
+    detail::buffer<T> x(static_cast<std::size_t>(room * ranges.count()));
+    for_each_range(ranges, [&](index_t i, index_t begin, index_t end) {
+        run(rows, step, forbidden.view(), begin, end, x.data() + i * room);
+    });
+}
+
+template void adam(float*, index_t, const float*, index_t, float*, float*, index_t, index_t, index_t,
+                   const adam_step<float>&, const resources&);
+template void adam(double*, index_t, const double*, index_t, double*, double*, index_t, index_t, index_t,
+                   const adam_step<double>&, const resources&);
+
+}  // namespace isic::kernels
+
+#endif  // HWY_ONCE

@@ -1,0 +1,222 @@
+// Moving averages of the vectors assigned to each code. Where the sums [K x d] fit the cache they are made first, by
+// adding vectors as they come; else vectors are sorted by code, and a code's sum lives as long as its row is worked on.
+#include "targets.hpp"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ema.cpp"
+#include <hwy/foreach_target.h>
+
+#include "vectors-inl.hpp"
+
+#ifndef ISIC_KERNELS_EMA
+#define ISIC_KERNELS_EMA
+
+namespace isic::kernels {
+
+/// The arrays of a step.
+template <class T>
+struct ema_rows {
+    T* codes;
+    index_t stride;
+    T* counts;
+    T* sums;
+    index_t sums_stride;
+    const T* vectors;
+    index_t vectors_stride;
+    index_t width;
+    T decay;
+    const std::uint8_t* locked;
+    const index_t* starts;  ///< where the vectors of a code begin in `order`; [K + 1]
+    const index_t* order;   ///< null: their sums are in `batch`
+    T* batch;               ///< [K x d]
+};
+
+}  // namespace isic::kernels
+
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace isic::kernels::HWY_NAMESPACE {
+
+template <class T>
+HWY_INLINE void clear_row(T* row, index_t width) {
+    const hn::ScalableTag<T> d;
+    for (index_t k = 0; k < width; k += lanes<decltype(d)>) {
+        store_some(d, hn::Zero(d), row + k, width - k);
+    }
+}
+
+template <class T>
+HWY_INLINE void add_row(const T* from, T* to, index_t width) {
+    const hn::ScalableTag<T> d;
+    for (index_t k = 0; k < width; k += lanes<decltype(d)>) {
+        store_some(d, hn::Add(load_some(d, to + k, width - k), load_some(d, from + k, width - k)), to + k, width - k);
+    }
+}
+
+/// Adds the vectors of the codes [begin, end) to their sums, in their order.
+template <class T, class Id>
+void scatter(const ema_rows<T>& a, const Id* ids, index_t n, index_t begin, index_t end) {
+    const index_t width = a.width;
+    for (index_t k = begin; k < end; ++k) {
+        clear_row(a.batch + k * width, width);
+    }
+    for (index_t i = 0; i < n; ++i) {
+        const auto k = static_cast<index_t>(ids[i]);
+        if (k >= begin && k < end) {
+            add_row(a.vectors + i * a.vectors_stride, a.batch + k * width, width);
+        }
+    }
+}
+
+/// Updates the codes [begin, end). space: memory for a row.
+template <class T>
+void finish(const ema_rows<T>& all, const directions<T>& forbidden, index_t begin, index_t end, T* space) {
+    const ema_rows<T> a = all;  // a copy that stores cannot change
+    const hn::ScalableTag<T> d;
+    const auto decay = hn::Set(d, a.decay);
+    const auto rest = hn::Set(d, T(1) - a.decay);
+    for (index_t k = begin; k < end; ++k) {
+        T* const x = a.order != nullptr ? space : a.batch + k * a.width;
+        if (a.order != nullptr) {
+            clear_row(x, a.width);
+            for (index_t i = a.starts[k]; i < a.starts[k + 1]; ++i) {
+                const index_t later = i + 2 < a.starts[end] ? i + 2 : i;  // rows lie anywhere
+                const T* const next = a.vectors + a.order[later] * a.vectors_stride;
+                for (index_t at = 0; at < a.width; at += 64 / static_cast<index_t>(sizeof(T))) {
+                    hwy::Prefetch(next + at);
+                }
+                add_row(a.vectors + a.order[i] * a.vectors_stride, x, a.width);
+            }
+        }
+        T* const sum = a.sums + k * a.sums_stride;
+        T* const code = a.codes + k * a.stride;
+        const T count = a.decay * a.counts[k] + (T(1) - a.decay) * static_cast<T>(a.starts[k + 1] - a.starts[k]);
+        a.counts[k] = count;
+        const auto each = hn::Set(d, count);
+        for (index_t i = 0; i < a.width; i += lanes<decltype(d)>) {
+            const index_t left = a.width - i;
+            const auto s = hn::MulAdd(rest, load_some(d, x + i, left), hn::Mul(decay, load_some(d, sum + i, left)));
+            store_some(d, s, sum + i, left);
+            store_some(d, hn::Sub(hn::Div(s, each), load_some(d, code + i, left)), x + i, left);
+        }
+        if (count > 0 && (a.locked == nullptr || a.locked[k] == 0)) {
+            take_out_of_row(forbidden, x, x);
+            add_row(x, code, a.width);
+        }
+    }
+}
+
+}  // namespace isic::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
+#include "parallel.hpp"
+
+namespace isic::kernels {
+
+namespace {
+
+template <class T, class Id>
+using scatter_function = void(const ema_rows<T>&, const Id*, index_t, index_t, index_t);
+constexpr versions<scatter_function<float, std::int32_t>> scatter_f32_i32 = ISIC_VERSIONS(scatter);
+constexpr versions<scatter_function<float, std::int64_t>> scatter_f32_i64 = ISIC_VERSIONS(scatter);
+constexpr versions<scatter_function<double, std::int32_t>> scatter_f64_i32 = ISIC_VERSIONS(scatter);
+constexpr versions<scatter_function<double, std::int64_t>> scatter_f64_i64 = ISIC_VERSIONS(scatter);
+
+template <class T, class Id>
+constexpr const auto& scatter_versions() {
+    if constexpr (sizeof(T) == sizeof(float)) {
+        if constexpr (sizeof(Id) == 4) {
+            return scatter_f32_i32;
+        } else {
+            return scatter_f32_i64;
+        }
+    } else if constexpr (sizeof(Id) == 4) {
+        return scatter_f64_i32;
+    } else {
+        return scatter_f64_i64;
+    }
+}
+
+template <class T>
+constexpr versions<void(const ema_rows<T>&, const directions<T>&, index_t, index_t, T*)> finish_versions =
+    ISIC_VERSIONS(finish<T>);
+
+/// Where the vectors of each code begin when they are sorted by code, and which they are if `order` is wanted.
+template <class T, class Id>
+void sort_by_code(const Id* ids, index_t n, index_t count, bool order, ema_workspace<T>& space) {
+    space.starts.assign(static_cast<std::size_t>(count + 2), 0);
+    index_t* const starts = space.starts.data();
+    for (index_t i = 0; i < n; ++i) {
+        ++starts[static_cast<index_t>(ids[i]) + 2];
+    }
+    for (index_t k = 0; k < count; ++k) {
+        starts[k + 2] += starts[k + 1];
+    }
+    if (order) {
+        space.order.resize(static_cast<std::size_t>(n));
+    }
+    for (index_t i = 0; i < n; ++i) {  // starts[k + 1] moves from the begin of code k to its end
+        index_t& at = starts[static_cast<index_t>(ids[i]) + 1];
+        if (order) {
+            space.order[static_cast<std::size_t>(at)] = i;
+        }
+        ++at;
+    }
+}
+
+}  // namespace
+
+template <class T, class Id>
+void ema(T* codes, index_t stride, T* counts, T* sums, index_t sums_stride, index_t count, index_t d, const T* vectors,
+         index_t vectors_stride, const Id* ids, index_t n, const ema_step<T>& step, ema_workspace<T>& space,
+         const resources& use) {
+    constexpr double cache = 1 << 20;
+    const double values = static_cast<double>(count) * static_cast<double>(d);
+    const bool fits = values * sizeof(T) <= cache || count < n / 4;
+    sort_by_code(ids, n, count, !fits, space);
+    const double bytes = (4 * values + static_cast<double>(n) * static_cast<double>(d)) * sizeof(T);
+    const row_ranges ranges(count, threads_for(use, bytes, 4 * values * static_cast<double>(step.rank)));
+    const index_t room = (d + 31) / 16 * 16;
+    space.rows.resize(static_cast<std::size_t>(room * ranges.count()));
+    if (fits) {
+        space.sums.resize(static_cast<std::size_t>(count * d));
+    }
+    const ema_rows<T> rows{codes,
+                           stride,
+                           counts,
+                           sums,
+                           sums_stride,
+                           vectors,
+                           vectors_stride,
+                           d,
+                           step.decay,
+                           step.locked,
+                           space.starts.data(),
+                           fits ? nullptr : space.order.data(),
+                           space.sums.data()};
+    const packed_directions<T> forbidden(step.basis, step.rank, d, nullptr, nullptr, use.level);
+    const auto add_vectors = choose(scatter_versions<T, Id>(), use.level);
+    const auto run = choose(finish_versions<T>, use.level);
+    for_each_range(ranges, [&](index_t i, index_t begin, index_t end) {
+        if (fits) {
+            add_vectors(rows, ids, n, begin, end);
+        }
+        run(rows, forbidden.view(), begin, end, space.rows.data() + i * room);
+    });
+}
+
+#define ISIC_EMA(T, Id)                                                                                      \
+    template void ema(T*, index_t, T*, T*, index_t, index_t, index_t, const T*, index_t, const Id*, index_t, \
+                      const ema_step<T>&, ema_workspace<T>&, const resources&);
+ISIC_EMA(float, std::int32_t)
+ISIC_EMA(float, std::int64_t)
+ISIC_EMA(double, std::int32_t)
+ISIC_EMA(double, std::int64_t)
+#undef ISIC_EMA
+
+}  // namespace isic::kernels
+
+#endif  // HWY_ONCE
