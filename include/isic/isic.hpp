@@ -24,6 +24,7 @@
 #include <isic/patch.hpp>
 #include <isic/projection.hpp>
 #include <isic/rank.hpp>
+#include <isic/rows.hpp>
 #include <isic/safetensors.hpp>
 #include <isic/subspace.hpp>
 #include <isic/update.hpp>

@@ -264,6 +264,8 @@ public:
     id_list& operator=(const id_list&) = delete;
 
     index_t size() const { return static_cast<index_t>(size_); }
+    const std::int32_t* narrow() const { return narrow_; }  // null: those of `wide`
+    const std::int64_t* wide() const { return wide_; }
     index_t operator[](index_t t) const { return wide_ != nullptr ? static_cast<index_t>(wide_[t]) : static_cast<index_t>(narrow_[t]); }
 
 private:

@@ -144,9 +144,9 @@ template <class T>
 constexpr versions<void(const ema_rows<T>&, const directions<T>&, index_t, index_t, T*)> finish_versions =
     ISIC_VERSIONS(finish<T>);
 
-/// Where the vectors of each code begin when they are sorted by code, and which they are if `order` is wanted.
+/// Where the vectors of each code begin when they are sorted by code [K + 1], and which they are if `order` is wanted.
 template <class T, class Id>
-void sort_by_code(const Id* ids, index_t n, index_t count, bool order, ema_workspace<T>& space) {
+const index_t* sort_by_code(const Id* ids, index_t n, index_t count, bool order, ema_workspace<T>& space) {
     space.starts.assign(static_cast<std::size_t>(count + 2), 0);
     index_t* const starts = space.starts.data();
     for (index_t i = 0; i < n; ++i) {
@@ -155,16 +155,14 @@ void sort_by_code(const Id* ids, index_t n, index_t count, bool order, ema_works
     for (index_t k = 0; k < count; ++k) {
         starts[k + 2] += starts[k + 1];
     }
-    if (order) {
-        space.order.resize(static_cast<std::size_t>(n));
+    if (!order) {
+        return starts + 1;
     }
+    space.order.resize(static_cast<std::size_t>(n));
     for (index_t i = 0; i < n; ++i) {  // starts[k + 1] moves from the begin of code k to its end
-        index_t& at = starts[static_cast<index_t>(ids[i]) + 1];
-        if (order) {
-            space.order[static_cast<std::size_t>(at)] = i;
-        }
-        ++at;
+        space.order[static_cast<std::size_t>(starts[static_cast<index_t>(ids[i]) + 1]++)] = i;
     }
+    return starts;
 }
 
 }  // namespace
@@ -176,7 +174,7 @@ void ema(T* codes, index_t stride, T* counts, T* sums, index_t sums_stride, inde
     constexpr double cache = 1 << 20;
     const double values = static_cast<double>(count) * static_cast<double>(d);
     const bool fits = values * sizeof(T) <= cache || count < n / 4;
-    sort_by_code(ids, n, count, !fits, space);
+    const index_t* const starts = sort_by_code(ids, n, count, !fits, space);
     const double bytes = (4 * values + static_cast<double>(n) * static_cast<double>(d)) * sizeof(T);
     const row_ranges ranges(count, threads_for(use, bytes, 4 * values * static_cast<double>(step.rank)));
     const index_t room = (d + 31) / 16 * 16;
@@ -194,7 +192,7 @@ void ema(T* codes, index_t stride, T* counts, T* sums, index_t sums_stride, inde
                            d,
                            step.decay,
                            step.locked,
-                           space.starts.data(),
+                           starts,
                            fits ? nullptr : space.order.data(),
                            space.sums.data()};
     const packed_directions<T> forbidden(step.basis, step.rank, d, nullptr, nullptr, use.level);

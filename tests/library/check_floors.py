@@ -25,7 +25,7 @@ FLOORS = [
     ["projection"],
     ["constraint", "cuda/projection"],
     ["update"],
-    ["metrics", "cuda/update"],
+    ["metrics", "rows", "cuda/update"],
     ["cuda/metrics"],
     ["generator", "lexicon"],
     ["loop"],

@@ -27,7 +27,7 @@ REASON = isic.cuda.unavailable_reason()
 if REASON and os.environ.get("ISIC_REQUIRE_GPU", "0") not in ("", "0"):
     raise RuntimeError(f"no usable CUDA device: {REASON}")
 needs_device = pytest.mark.skipif(bool(REASON), reason=f"no usable CUDA device: {REASON}")
-SUBMODULES = ["_backend", "_edit", "_fit", "_load", "_loop", "_metrics", "_update"]
+MODULES = ["isic.cuda", *(f"isic.cuda.{name}" for name in ("_backend", "_edit", "_fit", "_loop", "_metrics", "_update"))]
 
 
 def find_stand_in():
@@ -126,6 +126,7 @@ def test_public_names_are_documented(name):
             assert p.default is inspect.Parameter.empty or p.kind is p.KEYWORD_ONLY, f"{name}({p.name})"
 
 
+@needs_device
 def test_another_thing_than_a_backend():
     with pytest.raises(TypeError, match="expected an isic.cuda.Backend, got numpy.ndarray"):
         isic.cuda.leakage(np.eye(2), np.eye(2), isic.span_of(np.eye(2)[:, :1]))
@@ -1047,9 +1048,9 @@ def test_cupy_arrays(rng):
 
 
 @needs_device
-@pytest.mark.parametrize("name", SUBMODULES)
+@pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
-    results = doctest.testmod(importlib.import_module(f"isic.cuda.{name}"), extraglobs={"np": np, "isic": isic}, optionflags=doctest.NORMALIZE_WHITESPACE)
+    results = doctest.testmod(importlib.import_module(name), extraglobs={"np": np, "isic": isic}, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert results.failed == 0
 
 

@@ -1,0 +1,200 @@
+#include <isic/rows.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include <isic/projection.hpp>
+
+#include "support/data.hpp"
+#include "support/errors.hpp"
+#include "support/reference.hpp"
+
+using isic::index_t;
+using isic_test::bytes_of;
+using isic_test::check_throws;
+using isic_test::dense;
+using isic_test::to_dense;
+using isic_test::unit;
+
+namespace {
+
+struct shape {
+    index_t codes;
+    index_t width;
+    index_t rank;
+};
+constexpr shape shapes[] = {{1, 1, 1}, {3, 2, 1}, {70, 8, 1}, {70, 8, 3}, {40, 5, 4}, {130, 33, 8}, {65, 64, 20}};
+
+isic::subspace drawn(isic_test::random& dice, index_t d, index_t r) {
+    return isic_test::subspace_of(isic_test::random_basis(dice, d, r));
+}
+
+double largest_gap(const dense& a, const dense& b) { return (a - b).cwiseAbs().maxCoeff(); }
+
+/// Roundings of T that a row's arithmetic may take.
+template <class T>
+double tolerance(const dense& m) {
+    return 64 * unit<T> * (1 + m.cwiseAbs().maxCoeff());
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("project_rows is the formula, whatever the options", T, float, double) {
+    isic_test::random dice(1);
+    for (const auto& [codes, width, rank] : shapes) {
+        INFO(codes, " x ", width, ", rank ", rank);
+        const isic::subspace harm = drawn(dice, width, rank);
+        const dense v = to_dense(harm.basis);
+        const auto book = dice.matrix<T>(codes, width);
+        const auto strength = dice.matrix<T>(1, codes);
+        const auto center = dice.matrix<T>(1, width);
+        const auto weights = dice.matrix<T>(1, rank);
+        auto got = book;
+        isic::project_rows(got, isic::row_basis<T>(harm), {.strength = strength.row(0), .center = center.row(0), .weights = weights.row(0)});
+        const dense c = to_dense(book);
+        const dense away = to_dense(center).replicate(codes, 1) - c;
+        const dense step = away * v * to_dense(weights).row(0).asDiagonal() * v.transpose();
+        const dense expected = c + to_dense(strength).row(0).asDiagonal() * step;
+        CHECK(largest_gap(to_dense(got), expected) < tolerance<T>(expected));
+    }
+}
+
+TEST_CASE_TEMPLATE("project_rows takes the subspace out, and rows of strength 0 keep their bytes", T, float, double) {
+    isic_test::random dice(2);
+    const isic::subspace harm = drawn(dice, 16, 3);
+    const auto book = dice.matrix<T>(50, 16);
+    CHECK(isic::leakage(book, harm).total > 0.1);
+    auto got = book;
+    isic::project_rows(got, isic::row_basis<T>(harm));
+    CHECK(isic::leakage(got, harm).total < 8 * unit<T>);
+    got = book;
+    std::vector<T> strength(50, T(1));
+    strength[7] = 0;
+    isic::project_rows(got, isic::row_basis<T>(harm), {.strength = strength});
+    CHECK(bytes_of(got.row(7)) == bytes_of(book.row(7)));
+    CHECK(bytes_of(got.row(8)) != bytes_of(book.row(8)));
+    got = book;
+    isic::project_rows(got, isic::row_basis<T>());
+    CHECK(bytes_of(got.view().row(0)) == bytes_of(book.view().row(0)));
+}
+
+TEST_CASE_TEMPLATE("adam_rows does what adam_update does in float64", T, float, double) {
+    isic_test::random dice(3);
+    for (const auto& [codes, width, rank] : shapes) {
+        INFO(codes, " x ", width, ", rank ", rank);
+        const isic::subspace harm = drawn(dice, width, rank);
+        auto fast = dice.matrix<T>(codes, width);
+        isic::matrix<double> slow(codes, width);
+        std::ranges::copy(std::span(fast.data(), static_cast<std::size_t>(codes * width)), slow.data());
+        isic::adam_row_state<T> fast_state;
+        isic::adam_state slow_state;
+        const isic::row_basis<T> basis(harm);
+        for (int step = 0; step < 5; ++step) {
+            const auto gradient = dice.matrix<T>(codes, width);
+            isic::adam_rows(fast, gradient, fast_state, {.rate = 0.05}, {.orthogonal_to = basis});
+            isic::adam_update(slow, gradient, slow_state, {.rate = 0.05}, {.orthogonal_to = harm});
+        }
+        CHECK(fast_state.steps == 5);
+        if (rank < width) {  // else nothing may move, and the moments are rounding
+            CHECK(largest_gap(to_dense(fast), to_dense(slow)) < (sizeof(T) == 4 ? 1e-3 : 1e-9));
+        }
+    }
+}
+
+TEST_CASE_TEMPLATE("a step of adam_rows does not leak, and plain Adam's does", T, float, double) {
+    isic_test::random dice(4);
+    const isic::subspace harm = drawn(dice, 24, 4);
+    const auto leak_of_step = [&](const isic::row_basis<T>& basis) {
+        isic::matrix<T> codes(40, 24);
+        isic::adam_row_state<T> state;
+        isic::adam_rows(codes, dice.matrix<T>(40, 24), state, {.rate = 0.1}, {.orthogonal_to = basis});
+        return isic::leakage(codes, harm).total;
+    };
+    CHECK(leak_of_step(isic::row_basis<T>()) > 0.1);
+    CHECK(leak_of_step(isic::row_basis<T>(harm)) < 16 * unit<T>);
+}
+
+TEST_CASE_TEMPLATE("ema_rows does what ema_update does in float64, for both kinds of ids", T, float, double) {
+    isic_test::random dice(5);
+    for (const auto& [codes, width, rank] : shapes) {
+        INFO(codes, " x ", width, ", rank ", rank);
+        const isic::subspace harm = drawn(dice, width, rank);
+        auto fast = dice.matrix<T>(codes, width);
+        isic::matrix<double> slow(codes, width);
+        std::ranges::copy(std::span(fast.data(), static_cast<std::size_t>(codes * width)), slow.data());
+        isic::ema_row_state<T> fast_state;
+        isic::ema_state slow_state;
+        const isic::row_basis<T> basis(harm);
+        for (int step = 0; step < 4; ++step) {
+            const auto vectors = dice.matrix<T>(3 * codes, width);
+            const auto ids = dice.ids<std::int64_t>(3 * codes, codes);
+            const std::vector<std::int32_t> narrow(ids.begin(), ids.end());
+            if (step % 2 == 0) {
+                isic::ema_rows(fast, vectors, ids, fast_state, 0.9, {.orthogonal_to = basis});
+            } else {
+                isic::ema_rows(fast, vectors, narrow, fast_state, 0.9, {.orthogonal_to = basis});
+            }
+            isic::ema_update(slow, slow_state, isic::assign(vectors, ids, codes), 0.9, {.orthogonal_to = harm});
+        }
+        CHECK(largest_gap(to_dense(fast), to_dense(slow)) < 4 * tolerance<T>(to_dense(slow)));
+    }
+}
+
+TEST_CASE("locked rows keep their bytes in every inner loop") {
+    isic_test::random dice(6);
+    const isic::row_basis<float> none;
+    const std::vector<std::uint8_t> locked{0, 1, 0};
+    const auto book = dice.matrix<float>(3, 5);
+    auto got = book;
+    isic::adam_row_state<float> adam;
+    isic::adam_rows(got, dice.matrix<float>(3, 5), adam, {}, {.orthogonal_to = none, .locked = locked});
+    CHECK(bytes_of(got.row(1)) == bytes_of(book.row(1)));
+    CHECK(bytes_of(got.row(2)) != bytes_of(book.row(2)));
+    got = book;
+    isic::ema_row_state<float> ema;
+    isic::ema_rows(got, dice.matrix<float>(4, 5), std::vector<int>{0, 1, 1, 2}, ema, 0.5, {.orthogonal_to = none, .locked = locked});
+    CHECK(bytes_of(got.row(1)) == bytes_of(book.row(1)));
+    CHECK(bytes_of(got.row(2)) != bytes_of(book.row(2)));
+}
+
+TEST_CASE("the inner loops refuse shapes, ids and options that do not fit, and write nothing") {
+    isic_test::random dice(7);
+    const isic::subspace harm = drawn(dice, 6, 2);
+    const isic::row_basis<float> basis(harm);
+    const auto book = dice.matrix<float>(4, 6);
+    auto got = book;
+    const std::vector<float> three(3);
+    check_throws<isic::shape_error>("project_rows", [&] { isic::project_rows(got, isic::row_basis<float>(drawn(dice, 5, 2))); }, {"6", "5"});
+    check_throws<isic::shape_error>("project_rows", [&] { isic::project_rows(got, basis, {.strength = three}); }, {"4", "3"});
+    check_throws<isic::shape_error>("project_rows", [&] { isic::project_rows(got, basis, {.center = three}); }, {"6", "3"});
+    check_throws<isic::shape_error>("project_rows", [&] { isic::project_rows(got, basis, {.weights = three}); }, {"2", "3"});
+    isic::adam_row_state<float> adam;
+    check_throws<isic::shape_error>("adam_rows", [&] { isic::adam_rows(got, dice.matrix<float>(3, 6), adam, {}, {.orthogonal_to = basis}); });
+    check_throws<isic::value_error>("adam_rows", [&] { isic::adam_rows(got, book, adam, {.rate = 0}, {.orthogonal_to = basis}); }, {"rate > 0"});
+    CHECK(adam.steps == 0);
+    isic::ema_row_state<float> ema;
+    const auto ema_with = [&](const std::vector<int>& ids, double decay) {
+        isic::ema_rows(got, dice.matrix<float>(2, 6), ids, ema, decay, {.orthogonal_to = basis});
+    };
+    check_throws<isic::value_error>("ema_rows", [&] { ema_with({0, 4}, 0.5); }, {"[0, 4)", "4 at position 1"});
+    check_throws<isic::shape_error>("ema_rows", [&] { ema_with({0}, 0.5); });
+    check_throws<isic::value_error>("ema_rows", [&] { ema_with({0, 1}, 1.0); }, {"decay in [0, 1)"});
+    isic::subspace skewed = harm;
+    skewed.basis(0, 0) += 0.5;
+    check_throws<isic::value_error>("row_basis", [&] { isic::row_basis<float>{skewed}; }, {"orthonormal"});
+    CHECK(bytes_of(got.view().row(0)) == bytes_of(book.view().row(0)));
+}
+
+TEST_CASE("NaN stays in its row") {
+    isic_test::random dice(8);
+    const isic::row_basis<float> basis(drawn(dice, 12, 3));
+    auto whole = dice.matrix<float>(9, 12);
+    auto broken = whole;
+    broken(4, 2) = static_cast<float>(isic_test::not_a_number);
+    isic::project_rows(whole, basis);
+    isic::project_rows(broken, basis);
+    for (index_t k = 0; k < 9; ++k) {
+        CHECK((bytes_of(whole.row(k)) == bytes_of(broken.row(k))) == (k != 4));
+    }
+}
