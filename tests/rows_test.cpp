@@ -4,8 +4,11 @@
 #include <cmath>
 #include <cstdint>
 
+#include <isic/codebook.hpp>
+#include <isic/differences.hpp>
 #include <isic/projection.hpp>
 
+#include "support/allocations.hpp"
 #include "support/data.hpp"
 #include "support/errors.hpp"
 #include "support/reference.hpp"
@@ -197,4 +200,38 @@ TEST_CASE("NaN stays in its row") {
     for (index_t k = 0; k < 9; ++k) {
         CHECK((bytes_of(whole.row(k)) == bytes_of(broken.row(k))) == (k != 4));
     }
+}
+
+TEST_CASE("a warm call allocates nothing when the caller keeps the scratch memory") {
+    isic_test::random dice(9);
+    constexpr index_t codes = 300, width = 24;
+    const isic::row_basis<float> basis(drawn(dice, width, 3));
+    auto book = dice.matrix<float>(codes, width);
+    const auto fixed = book;
+    const isic::code_index index(fixed);
+    const auto vectors = dice.matrix<float>(100, width);
+    const auto ids = dice.ids<std::int32_t>(100, codes);
+    std::vector<index_t> nearest(100);
+    isic::adam_row_state<float> adam;
+    isic::ema_row_state<float> ema;
+    isic::difference_accumulator moments(width);
+    isic::kernels::scratch_memory scratch;
+    const auto allocations = [&](const isic::kernels::resources& use) {
+        const isic_test::allocation_count count;
+        isic::project_rows(book, basis, {.use = use});
+        isic::adam_rows(book, fixed, adam, {}, {.orthogonal_to = basis, .use = use});
+        isic::ema_rows(book, vectors, ids, ema, 0.9, {.orthogonal_to = basis, .use = use});
+        index.nearest(vectors, nearest, use);
+        moments.add_rows(book, fixed, use);
+        return count.so_far();
+    };
+    if (!isic_test::allocation_count::works()) {
+        MESSAGE("skipped: a sanitizer counts allocations in its own way");
+        return;
+    }
+    const isic::kernels::resources kept{.threads = 1, .memory = &scratch};
+    CHECK(allocations(kept) > 0);
+    CHECK(allocations({.threads = 1}) > 0);
+    CHECK(allocations(kept) == 0);
+    CHECK(allocations(kept) == 0);
 }

@@ -88,7 +88,12 @@ public:
         const isic::subspace harm = directions(d, rank);
         const auto original = isic::upload(gpu_, values(K, d, 0));
         auto codes = isic::upload(gpu_, values(K, d, 0));
-        const isic::detail::row_matrix rows = isic::detail::map(harm.basis).transpose();
+        isic::matrix<double> rows(rank, d);  // V^T
+        for (isic::index_t i = 0; i < d; ++i) {
+            for (isic::index_t j = 0; j < rank; ++j) {
+                rows(j, i) = harm.basis(i, j);
+            }
+        }
         const auto basis = isic::upload(gpu_, rows);
         const isic::cuda::buffer outcomes(gpu_.shared_state(), static_cast<std::size_t>(K));
         const isic::cuda::buffer found(gpu_.shared_state(), sizeof(isic::cuda::findings));

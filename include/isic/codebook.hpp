@@ -43,12 +43,19 @@ public:
     /// stored narrower. Errors: shape_error if the widths differ, numeric_error on NaN or infinity.
     template <matrix_like Z>
     std::vector<index_t> nearest(const Z& vectors, const kernels::resources& use = {}) const {
-        return nearest(detail::any_view(detail::view_of(vectors)), use);
+        std::vector<index_t> out(static_cast<std::size_t>(detail::view_of(vectors).rows()));
+        nearest(vectors, out, use);
+        return out;
+    }
+    /// The same into `ids` [n]. Errors: shape_error, too, unless there is an id per vector.
+    template <matrix_like Z>
+    void nearest(const Z& vectors, std::span<index_t> ids, const kernels::resources& use = {}) const {
+        nearest(detail::any_view(detail::view_of(vectors)), ids, use);
     }
 
 private:
     code_index(detail::any_view codes, lookup rule, std::span<const index_t> padding);
-    std::vector<index_t> nearest(detail::any_view vectors, const kernels::resources& use) const;
+    void nearest(detail::any_view vectors, std::span<index_t> ids, const kernels::resources& use) const;
 
     std::shared_ptr<const detail::packed_codebook> packed_;
 };

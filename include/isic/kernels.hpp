@@ -8,7 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <new>
+#include <memory_resource>
 #include <vector>
 
 namespace isic::kernels {
@@ -19,16 +19,21 @@ namespace detail {
 
 /// Memory that begins with a cache line, so that no vector lies across two.
 template <class T>
-struct line_allocator {
+class line_allocator {
+public:
     using value_type = T;
 
-    line_allocator() = default;
+    line_allocator(std::pmr::memory_resource* from = std::pmr::new_delete_resource()) : from_(from) {}
     template <class U>
-    line_allocator(const line_allocator<U>&) {}
+    line_allocator(const line_allocator<U>& other) : from_(other.from()) {}
 
-    T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64))); }
-    void deallocate(T* p, std::size_t) { ::operator delete(p, std::align_val_t(64)); }
-    bool operator==(const line_allocator&) const = default;
+    T* allocate(std::size_t n) { return static_cast<T*>(from_->allocate(n * sizeof(T), 64)); }
+    void deallocate(T* p, std::size_t n) { from_->deallocate(p, n * sizeof(T), 64); }
+    std::pmr::memory_resource* from() const { return from_; }
+    friend bool operator==(const line_allocator& a, const line_allocator& b) { return *a.from_ == *b.from_; }
+
+private:
+    std::pmr::memory_resource* from_;
 };
 
 template <class T>
@@ -47,10 +52,35 @@ enum class simd {
 /// The widest level that this machine, its system and this build have.
 simd best_simd();
 
+/// Scratch memory kept between calls: blocks given back are handed out again. For one thread at a time.
+class scratch_memory final : public std::pmr::memory_resource {
+public:
+    scratch_memory() = default;
+    ~scratch_memory() override;
+    scratch_memory(const scratch_memory&) = delete;
+    scratch_memory& operator=(const scratch_memory&) = delete;
+
+private:
+    struct block {
+        void* data;
+        std::size_t bytes;
+        bool free;
+    };
+
+    void* do_allocate(std::size_t bytes, std::size_t alignment) override;
+    void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override;
+    bool do_is_equal(const std::pmr::memory_resource& other) const noexcept override { return this == &other; }
+
+    std::vector<block> blocks_;
+};
+
 /// What a kernel may use.
 struct resources {
     int threads = 0;           ///< 0: every core when there is work for them, else one
     simd level = best_simd();  ///< results differ between levels, by rounding
+    /// Where scratch memory comes from, asked by the calling thread only. With a `scratch_memory` that the caller keeps,
+    /// a call of a shape seen before allocates nothing, unless it starts threads.
+    std::pmr::memory_resource* memory = std::pmr::new_delete_resource();
 };
 
 /// What `project` takes out of rows and where it moves them, c <- c + s (t - c) V W V^T.

@@ -40,11 +40,9 @@ public:
     packed(any_view codes, lookup rule, const std::vector<std::uint8_t>& padding)
         : rows_(codes, rule), codes_(rows_.view().data(), rows_.view().rows(), rows_.view().cols(), rows_.view().stride(), padding.data()) {}
 
-    std::vector<index_t> nearest(any_view vectors, lookup rule, const kernels::resources& use) const {
+    void nearest(any_view vectors, lookup rule, index_t* ids, const kernels::resources& use) const {
         const rows_as<T> z(vectors, rule);
-        std::vector<index_t> out(static_cast<std::size_t>(vectors.rows));
-        codes_.nearest(z.view().data(), z.view().rows(), z.view().stride(), out.data(), nullptr, use);
-        return out;
+        codes_.nearest(z.view().data(), z.view().rows(), z.view().stride(), ids, nullptr, use);
     }
 
 private:
@@ -70,16 +68,17 @@ public:
         }
     }
 
-    std::vector<index_t> nearest(any_view vectors, const kernels::resources& use) const {
+    void nearest(any_view vectors, std::span<index_t> ids, const kernels::resources& use) const {
         require_size("nearest_codes", "columns in the vectors", codes_.cols, vectors.cols);
+        require_size("nearest_codes", "ids", vectors.rows, static_cast<index_t>(ids.size()));
         require_finite("nearest_codes", "the vectors", vectors);
         if (const auto* narrow = std::get_if<packed<float>>(&packed_); narrow != nullptr && !is_wide(vectors)) {
-            return narrow->nearest(vectors, rule_, use);
+            narrow->nearest(vectors, rule_, ids.data(), use);
+        } else if (const auto* wide = std::get_if<packed<double>>(&packed_)) {
+            wide->nearest(vectors, rule_, ids.data(), use);
+        } else {
+            packed<double>(codes_, rule_, padding_).nearest(vectors, rule_, ids.data(), use);
         }
-        if (const auto* wide = std::get_if<packed<double>>(&packed_)) {
-            return wide->nearest(vectors, rule_, use);
-        }
-        return packed<double>(codes_, rule_, padding_).nearest(vectors, rule_, use);
     }
 
 private:
@@ -92,7 +91,9 @@ private:
 };
 
 std::vector<index_t> nearest_codes(any_view vectors, any_view codes, lookup rule, std::span<const index_t> padding) {
-    return packed_codebook(codes, rule, padding).nearest(vectors, {});
+    std::vector<index_t> out(static_cast<std::size_t>(vectors.rows));
+    packed_codebook(codes, rule, padding).nearest(vectors, out, {});
+    return out;
 }
 
 std::uint64_t fingerprint(any_view codes) {
@@ -112,8 +113,8 @@ namespace isic {
 code_index::code_index(detail::any_view codes, lookup rule, std::span<const index_t> padding)
     : packed_(std::make_shared<detail::packed_codebook>(codes, rule, padding)) {}
 
-std::vector<index_t> code_index::nearest(detail::any_view vectors, const kernels::resources& use) const {
-    return packed_->nearest(vectors, use);
+void code_index::nearest(detail::any_view vectors, std::span<index_t> ids, const kernels::resources& use) const {
+    packed_->nearest(vectors, ids, use);
 }
 
 }  // namespace isic

@@ -4,6 +4,7 @@
 
 #include <isic/cuda/fit.hpp>
 
+#include "core/orthonormal.hpp"
 #include "runtime.hpp"
 
 namespace isic::cuda {

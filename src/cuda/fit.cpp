@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "core/subspace.hpp"
 #include "eigen.hpp"
 #include "kernels.hpp"
 #include "look.hpp"

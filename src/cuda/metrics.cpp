@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/orthonormal.hpp"
 #include "kernels.hpp"
 #include "look.hpp"
 

@@ -4,6 +4,7 @@
 
 #include <isic/cuda/metrics.hpp>
 
+#include "core/orthonormal.hpp"
 #include "kernels.hpp"
 #include "look.hpp"
 

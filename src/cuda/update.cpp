@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 
+#include "core/rows.hpp"
 #include "kernels.hpp"
 #include "look.hpp"
 

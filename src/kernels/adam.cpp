@@ -230,9 +230,9 @@ void adam(T* codes, index_t stride, const T* gradient, index_t gradient_stride, 
         return;
     }
     const auto run = choose(adam_wide_versions<T>, use.level);
-    const packed_directions<T> forbidden(step.basis, step.rank, d, nullptr, nullptr, use.level);
+    const packed_directions<T> forbidden(step.basis, step.rank, d, nullptr, nullptr, use);
     const index_t room = (d + 31) / 16 * 16;
-    detail::buffer<T> x(static_cast<std::size_t>(room * ranges.count()));
+    detail::buffer<T> x(static_cast<std::size_t>(room * ranges.count()), use.memory);
     for_each_range(ranges, [&](index_t i, index_t begin, index_t end) {
         run(rows, step, forbidden.view(), begin, end, x.data() + i * room);
     });

@@ -52,11 +52,11 @@ constexpr versions<void(const T*, index_t, index_t, T*)> pack_versions = ISIC_VE
 
 template <class T>
 packed_directions<T>::packed_directions(const T* basis, index_t rank, index_t width, const T* center, const T* weights,
-                                        simd level)
-    : rank_(rank), width_(width) {
+                                        const resources& use)
+    : rank_(rank), width_(width), packed_(use.memory), offset_(use.memory), weight_(use.memory) {
     const auto filled = static_cast<std::size_t>((rank + 7) / 8 * 8);
-    packed_.resize(static_cast<std::size_t>(choose(packed_size_versions<T>, level)(rank, width)));
-    choose(pack_versions<T>, level)(basis, rank, width, packed_.data());
+    packed_.resize(static_cast<std::size_t>(choose(packed_size_versions<T>, use.level)(rank, width)));
+    choose(pack_versions<T>, use.level)(basis, rank, width, packed_.data());
     offset_.assign(filled, T(0));
     weight_.assign(filled, T(0));
     for (index_t j = 0; j < rank; ++j) {

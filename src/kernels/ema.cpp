@@ -195,7 +195,7 @@ void ema(T* codes, index_t stride, T* counts, T* sums, index_t sums_stride, inde
                            starts,
                            fits ? nullptr : space.order.data(),
                            space.sums.data()};
-    const packed_directions<T> forbidden(step.basis, step.rank, d, nullptr, nullptr, use.level);
+    const packed_directions<T> forbidden(step.basis, step.rank, d, nullptr, nullptr, use);
     const auto add_vectors = choose(scatter_versions<T, Id>(), use.level);
     const auto run = choose(finish_versions<T>, use.level);
     for_each_range(ranges, [&](index_t i, index_t begin, index_t end) {

@@ -219,18 +219,17 @@ void add_rows_in_ranges(const gram_rows<T>& rows, index_t n, double* gram, doubl
         static_cast<std::size_t>((d + 24) * gram_block);  // the last panel may be wider than what is left
     const auto entries = static_cast<std::size_t>(d * d);
     const auto own = ranges.count() == 1 ? 0 : entries + static_cast<std::size_t>(d);
-    std::vector<detail::buffer<double>> spaces;
-    for (index_t i = 0; i < ranges.count(); ++i) {
-        spaces.emplace_back(panels + own, 0.0);
-    }
+    const std::size_t room = (panels + own + 7) / 8 * 8;
+    detail::buffer<double> spaces(room * static_cast<std::size_t>(ranges.count()), 0.0, use.memory);
+    const auto space_of = [&](index_t i) { return spaces.data() + room * static_cast<std::size_t>(i); };
     for_each_range(ranges, [&](index_t i, index_t begin, index_t end) {
-        double* const space = spaces[static_cast<std::size_t>(i)].data();
+        double* const space = space_of(i);
         double* const to = own == 0 ? gram : space + panels;
         double* const sums_to = sums == nullptr || own == 0 ? sums : space + panels + entries;
         run(rows, begin, end, space, to, sums_to);
     });
     for (index_t i = 0; own != 0 && i < ranges.count(); ++i) {
-        const double* const from = spaces[static_cast<std::size_t>(i)].data() + panels;
+        const double* const from = space_of(i) + panels;
         for (index_t r = 0; r < d; ++r) {
             for (index_t c = r; c < d; ++c) {
                 gram[r * d + c] += from[r * d + c];

@@ -277,20 +277,20 @@ double score_error(double norm, double largest_norm, index_t width) {
 /// Memory of one thread: a block of packed queries, their minima, and those that stay open.
 template <class T>
 struct look_up_space {
-    look_up_space(index_t block, index_t width, const tile_shape& shape)
-        : queries(static_cast<std::size_t>(block * width)),
-          minima(static_cast<std::size_t>(3 * block * shape.lanes)),
-          norms(static_cast<std::size_t>(block)),
-          open(static_cast<std::size_t>(block)),
-          open_ids(static_cast<std::size_t>(block)),
-          candidates(static_cast<std::size_t>(block)) {}
+    look_up_space(index_t block, index_t width, const tile_shape& shape, std::pmr::memory_resource* memory)
+        : queries(static_cast<std::size_t>(block * width), memory),
+          minima(static_cast<std::size_t>(3 * block * shape.lanes), memory),
+          norms(static_cast<std::size_t>(block), memory),
+          open(static_cast<std::size_t>(block), memory),
+          open_ids(static_cast<std::size_t>(block), memory),
+          candidates(static_cast<std::size_t>(block), memory) {}
 
     detail::buffer<T> queries;
     detail::buffer<T> minima;
-    std::vector<double> norms;
-    std::vector<open_query<T>> open;
-    std::vector<index_t> open_ids;
-    std::vector<index_t> candidates;
+    detail::buffer<double> norms;
+    detail::buffer<open_query<T>> open;
+    detail::buffer<index_t> open_ids;
+    detail::buffer<index_t> candidates;
 };
 
 /// One look-up, by one thread.
@@ -516,9 +516,10 @@ void packed_codes<T>::nearest(const T* vectors, index_t n, index_t stride, index
                          level_, block, vectors,        stride,        ids,    distances};
     const double values = static_cast<double>(n) * static_cast<double>(width_);
     const row_ranges ranges(n, threads_for(use, values * sizeof(T), 2 * values * static_cast<double>(count_)));
-    std::vector<look_up_space<T>> spaces;
+    detail::buffer<look_up_space<T>> spaces(use.memory);
+    spaces.reserve(static_cast<std::size_t>(ranges.count()));
     for (index_t i = 0; i < ranges.count(); ++i) {
-        spaces.emplace_back(block, width_, shape);
+        spaces.emplace_back(block, width_, shape, use.memory);
     }
     for_each_range(ranges, [&](index_t i, index_t begin, index_t end) {
         job.run(begin, end, spaces[static_cast<std::size_t>(i)]);

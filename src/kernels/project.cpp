@@ -251,7 +251,7 @@ void project(T* rows, index_t n, index_t d, index_t stride, const projection<T>&
         return;
     }
     const auto run = choose(project_wide_versions<T>, use.level);
-    const packed_directions<T> v(p.basis, p.rank, d, p.center, p.weights, use.level);
+    const packed_directions<T> v(p.basis, p.rank, d, p.center, p.weights, use);
     for_each_range(ranges, [&](index_t, index_t begin, index_t end) { run(v.view(), c, begin, end); });
 }
 

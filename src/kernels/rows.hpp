@@ -21,7 +21,7 @@ template <class T>
 class packed_directions {
 public:
     /// basis [rank x width], center [width] and weights [rank] may be null.
-    packed_directions(const T* basis, index_t rank, index_t width, const T* center, const T* weights, simd level);
+    packed_directions(const T* basis, index_t rank, index_t width, const T* center, const T* weights, const resources& use);
     directions<T> view() const { return {packed_.data(), rank_, width_, offset_.data(), weight_.data()}; }
 
 private:

@@ -1,5 +1,6 @@
 #include <isic/fit.hpp>
 
+#include "core/rows.hpp"
 #include "cuda/support.hpp"
 
 using isic::index_t;

@@ -1,3 +1,4 @@
+#include "core/rows.hpp"
 #include "cuda/support.hpp"
 
 using isic::index_t;

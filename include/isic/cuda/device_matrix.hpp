@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <ranges>
+#include <span>
 #include <utility>
 
 #include <isic/cuda/backend.hpp>
@@ -229,7 +231,7 @@ device_matrix<scalar_of<M>> upload(const cuda_backend& gpu, const M& host) {
 template <token_ids R>
     requires device_value<std::remove_cv_t<std::ranges::range_value_t<R>>>
 auto upload_ids(const cuda_backend& gpu, const R& ids, index_t rows = 1) {
-    const auto all = detail::ids_of(ids);
+    const std::span all(std::ranges::data(ids), std::ranges::size(ids));
     using Id = std::remove_cv_t<std::ranges::range_value_t<R>>;
     const auto n = static_cast<index_t>(all.size());
     if (rows < 1 || n % rows != 0) {
