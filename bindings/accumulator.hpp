@@ -2,8 +2,6 @@
 /// isic::difference_accumulator for Python, over any storage type.
 #pragma once
 
-#include <variant>
-
 #include <isic/differences.hpp>
 
 #include "memory.hpp"
@@ -12,14 +10,11 @@ namespace isic::python {
 
 /// Keeps the codebook that it looks into alive.
 struct accumulator {
-    using variant = std::variant<difference_accumulator<float>, difference_accumulator<double>, difference_accumulator<Eigen::half>,
-                                 difference_accumulator<Eigen::bfloat16>>;
-
-    explicit accumulator(index_t width);
-    explicit accumulator(py::handle codes);
+    explicit accumulator(index_t width) : moments(width) {}
+    explicit accumulator(memory codes) : book(std::move(codes)), moments(book.view()) {}
 
     memory book;
-    variant pairs;
+    detail::difference_moments moments;
 };
 
 }  // namespace isic::python

@@ -1,4 +1,4 @@
-#include <variant>
+#include <optional>
 
 #include <isic/differences.hpp>
 #include <isic/harmfulness.hpp>
@@ -26,13 +26,13 @@ index_t tokens_per_picture(std::string_view function, const id_array& ids) {
 }
 
 py::array python_differences(py::handle harmful, py::handle safe) {
-    const doubles h("differences", "harmful", harmful), s("differences", "safe", safe);
-    return array_of(unlocked([&] { return differences(h.view(), s.view()); }));
+    const floats h("differences", "harmful", harmful), s("differences", "safe", safe);
+    return array_of(unlocked([&] { return detail::differences(h.view(), s.view()); }));
 }
 
 py::array python_pooled_differences(py::handle harmful, py::handle safe, index_t group) {
-    const doubles h("pooled_differences", "harmful", harmful), s("pooled_differences", "safe", safe);
-    return array_of(unlocked([&] { return pooled_differences(h.view(), s.view(), group); }));
+    const floats h("pooled_differences", "harmful", harmful), s("pooled_differences", "safe", safe);
+    return array_of(unlocked([&] { return detail::pooled_differences(h.view(), s.view(), group); }));
 }
 
 py::array python_histograms(py::handle ids, index_t codes) {
@@ -47,60 +47,61 @@ py::array python_bag_of_codes(py::handle codes, py::handle harmful, py::handle s
     const id_array h = ids_of(f, "harmful_ids", harmful), s = ids_of(f, "safe_ids", safe);
     require_same_shape(f, h, s);
     const index_t t = tokens_per_picture(f, h);
-    return array_of(read_unlocked(book, [&](auto view) { return bag_of_codes_differences(view, h.ids, s.ids, t); }));
+    return array_of(unlocked([&] {
+        return detail::bag_of_codes_differences(book.view(), detail::id_list(h.ids), detail::id_list(s.ids), t);
+    }));
 }
 
 /// Adds one picture, or a grid of them, to something that counts pairs of ids.
 void add_pairs(std::string_view function, auto& to, py::handle harmful, py::handle safe) {
     const id_array h = ids_of(function, "harmful_ids", harmful), s = ids_of(function, "safe_ids", safe);
     require_same_shape(function, h, s);
-    std::visit([&](auto& pairs) { unlocked([&] { pairs.add(h.ids, s.ids); return 0; }); }, to);
+    unlocked([&] { to.add(detail::id_list(h.ids), detail::id_list(s.ids)); });
+}
+
+accumulator make_accumulator(py::handle codes, std::optional<index_t> width) {
+    return width ? accumulator(*width) : accumulator(memory_of("difference_accumulator", "codes", codes, access::read));
 }
 
 void add_safe(accumulator& self, py::handle safe) {
     const id_array s = ids_of("difference_accumulator::add_safe", "safe_ids", safe);
-    std::visit([&](auto& pairs) { unlocked([&] { pairs.add_safe(s.ids); return 0; }); }, self.pairs);
+    unlocked([&] { self.moments.add_safe(detail::id_list(s.ids)); });
 }
 
 void add_rows(accumulator& self, py::handle harmful, py::handle safe) {
     constexpr const char* f = "difference_accumulator::add_rows";
-    const doubles h(f, "harmful", harmful), s(f, "safe", safe);
-    std::visit([&](auto& pairs) { unlocked([&] { pairs.add_rows(h.view(), s.view()); return 0; }); }, self.pairs);
+    const floats h(f, "harmful", harmful), s(f, "safe", safe);
+    unlocked([&] { self.moments.add_rows(h.view(), s.view(), {}); });
 }
 
-/// Adds other to self if both are over the same storage type.
-template <class Variant>
-void merge_same(std::string_view function, Variant& self, const Variant& other) {
-    std::visit([&]<class A, class B>(A& to, const B& from) {
-        if constexpr (std::same_as<A, B>) {
-            to.merge(from);
-        } else {
-            detail::fail<value_error>(function, "codebooks of one storage type", "two");
-        }
-    }, self, other);
+void require_same_storage(std::string_view function, const memory& a, const memory& b) {
+    detail::require<value_error>(a.type == b.type, function, "codebooks of one storage type", "two");
+}
+
+void merge_moments(accumulator& self, const accumulator& other) {
+    require_same_storage("difference_accumulator::merge", self.book, other.book);
+    self.moments.merge(other.moments);
 }
 
 /// isic::counterpart_targets over any storage type, with the codebook that it looks into.
 struct goals {
+    explicit goals(py::handle codes) : book(memory_of("counterpart_targets", "codes", codes, access::read)), sums(book.view()) {}
+
     memory book;
-    std::variant<counterpart_targets<float>, counterpart_targets<double>, counterpart_targets<Eigen::half>,
-                 counterpart_targets<Eigen::bfloat16>>
-        targets;
+    detail::target_sums sums;
 };
 
-goals make_goals(py::handle codes) {
-    memory book = memory_of("counterpart_targets", "codes", codes, access::read);
-    auto targets = with_span(book, [](auto span) -> decltype(goals::targets) { return counterpart_targets(span); });
-    return {std::move(book), std::move(targets)};
+void merge_goals(goals& self, const goals& other) {
+    require_same_storage("counterpart_targets::merge", self.book, other.book);
+    self.sums.merge(other.sums);
+}
+
+py::array targets_of(const goals& self, double weight, py::handle prior) {
+    const auto mu = vector_of("counterpart_targets::targets", "prior", prior);
+    return array_of(unlocked([&] { return self.sums.targets(weight, mu); }));
 }
 
 }  // namespace
-
-accumulator::accumulator(index_t width) : pairs(difference_accumulator<double>(width)) {}
-
-accumulator::accumulator(py::handle codes)
-    : book(memory_of("difference_accumulator", "codes", codes, access::read)),
-      pairs(with_span(book, [](auto span) -> variant { return difference_accumulator(span); })) {}
 
 void bind_differences(py::module_& m) {
     m.def("differences", &python_differences, "harmful"_a, "safe"_a);
@@ -108,24 +109,20 @@ void bind_differences(py::module_& m) {
     m.def("histograms", &python_histograms, "ids"_a, "codes"_a);
     m.def("bag_of_codes_differences", &python_bag_of_codes, "codes"_a, "harmful_ids"_a, "safe_ids"_a);
 
-    const auto of = [](auto read) { return [read](const accumulator& self) { return std::visit(read, self.pairs); }; };
     py::class_<accumulator>(m, "DifferenceAccumulator")
-        .def(py::init([](py::handle codes, std::optional<index_t> width) {
-                 return width ? accumulator(*width) : accumulator(codes);
-             }), "codes"_a, "width"_a)
-        .def("add", [](accumulator& self, py::handle h, py::handle s) { add_pairs("difference_accumulator::add", self.pairs, h, s); },
+        .def(py::init(&make_accumulator), "codes"_a, "width"_a)
+        .def("add", [](accumulator& self, py::handle h, py::handle s) { add_pairs("difference_accumulator::add", self.moments, h, s); },
              "harmful_ids"_a, "safe_ids"_a)
         .def("add_safe", &add_safe, "safe_ids"_a)
         .def("add_rows", &add_rows, "harmful"_a, "safe"_a)
-        .def("merge", [](accumulator& self, const accumulator& other) { merge_same("difference_accumulator::merge", self.pairs, other.pairs); },
-             "other"_a)
-        .def_property_readonly("width", of([](const auto& p) { return p.width(); }))
-        .def_property_readonly("count", of([](const auto& p) { return p.count(); }))
-        .def("usage", of([](const auto& p) { return object_of(p.usage()); }))
-        .def("mean", of([](const auto& p) { return array_of(p.mean()); }))
-        .def("safe_mean", of([](const auto& p) { return array_of(unlocked([&] { return p.safe_mean(); })); }))
-        .def("second_moment", of([](const auto& p) { return array_of(p.second_moment()); }))
-        .def("safe_second_moment", of([](const auto& p) { return array_of(unlocked([&] { return p.safe_second_moment(); })); }));
+        .def("merge", &merge_moments, "other"_a)
+        .def_property_readonly("width", [](const accumulator& self) { return self.moments.width(); })
+        .def_property_readonly("count", [](const accumulator& self) { return self.moments.count(); })
+        .def("usage", [](const accumulator& self) { return object_of(self.moments.usage()); })
+        .def("mean", [](const accumulator& self) { return array_of(self.moments.mean()); })
+        .def("safe_mean", [](const accumulator& self) { return array_of(unlocked([&] { return self.moments.safe_mean(); })); })
+        .def("second_moment", [](const accumulator& self) { return array_of(self.moments.second_moment()); })
+        .def("safe_second_moment", [](const accumulator& self) { return array_of(unlocked([&] { return self.moments.safe_second_moment(); })); });
 
     m.def("code_harmfulness", [](py::handle usage, double prior) {
         return object_of(code_harmfulness(usage_of("code_harmfulness", usage), {.prior_per_code = prior}));
@@ -144,16 +141,12 @@ void bind_differences(py::module_& m) {
     }, "score"_a, "threshold"_a);
 
     py::class_<goals>(m, "CounterpartTargets")
-        .def(py::init(&make_goals), "codes"_a)
-        .def("add", [](goals& self, py::handle h, py::handle s) { add_pairs("counterpart_targets::add", self.targets, h, s); },
+        .def(py::init<py::handle>(), "codes"_a)
+        .def("add", [](goals& self, py::handle h, py::handle s) { add_pairs("counterpart_targets::add", self.sums, h, s); },
              "harmful_ids"_a, "safe_ids"_a)
-        .def("merge", [](goals& self, const goals& other) { merge_same("counterpart_targets::merge", self.targets, other.targets); },
-             "other"_a)
-        .def("targets", [](const goals& self, double weight, py::handle prior) {
-            const auto mu = vector_of("counterpart_targets::targets", "prior", prior);
-            return std::visit([&](const auto& t) { return array_of(unlocked([&] { return t.targets(weight, mu); })); }, self.targets);
-        }, "weight"_a, "prior"_a)
-        .def("counts", [](const goals& self) { return std::visit([](const auto& t) { return array_of(t.counts()); }, self.targets); });
+        .def("merge", &merge_goals, "other"_a)
+        .def("targets", &targets_of, "weight"_a, "prior"_a)
+        .def("counts", [](const goals& self) { return array_of(self.sums.counts()); });
 }
 
 }  // namespace isic::python

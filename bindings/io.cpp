@@ -102,7 +102,7 @@ void write(const std::filesystem::path& path, const py::dict& tensors, const std
     unlocked([&] { write_safetensors(path, file); return 0; });
 }
 
-py::tuple layout(const std::filesystem::path& path) {
+py::tuple tensors_in(const std::filesystem::path& path) {
     const safetensors_layout found = unlocked([&] { return read_safetensors_layout(path); });
     py::dict tensors;
     for (const auto& [name, place] : found.tensors) {
@@ -153,7 +153,7 @@ void bind_io(py::module_& m) {
     m.def("load_edit", [](const std::filesystem::path& path) { return unlocked([&] { return load_edit(path); }); }, "path"_a);
     m.def("read_safetensors", &read, "path"_a);
     m.def("write_safetensors", &write, "path"_a, "tensors"_a, "metadata"_a);
-    m.def("safetensors_layout", &layout, "path"_a);
+    m.def("safetensors_layout", &tensors_in, "path"_a);
     m.def("patch_files", &patch, "journal"_a, "patches"_a);
     m.def("recover_files", &recover, "journal"_a);
     py::class_<detail::path_lock>(m, "PathLock")

@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -10,16 +12,6 @@
 
 namespace isic::python {
 namespace {
-
-/// Pictures as a generator made them, which only Python can read; freed with the GIL held, wherever that happens.
-using pictures = std::shared_ptr<py::object>;
-
-pictures keep(py::object object) {
-    return {new py::object(std::move(object)), [](py::object* p) {
-                const py::gil_scoped_acquire gil;
-                delete p;
-            }};
-}
 
 py::array grid_array(const token_grid& grid) {
     return array_of(std::vector<std::int32_t>(grid.ids), {grid.pictures(), grid.tokens_per_picture});
@@ -84,38 +76,47 @@ private:
     py::object exception_ = py::none();
 };
 
-/// isic::generator over a Python object; what it lacks has been ruled out, or is made up for, before the loop starts.
-template <class T>
-class generator_in_python {
+/// An object that is freed with the GIL held, wherever that happens.
+std::shared_ptr<py::object> keep(py::object object) {
+    return {new py::object(std::move(object)), [](py::object* p) {
+                const py::gil_scoped_acquire gil;
+                delete p;
+            }};
+}
+
+/// A generator and a judge in Python; what the generator lacks has been ruled out before the loop starts.
+class model_in_python final : public detail::loop_model {
 public:
-    generator_in_python(py::handle model, matrix_span<T> codes, py::handle codebook, caller& call)
-        : model_(model), codes_(codes), codebook_(codebook), call_(call), redraws_(py::hasattr(model, "redraw")) {}
+    model_in_python(py::handle model, py::handle judge, py::handle codebook, caller& call)
+        : model_(model), judge_(judge), codebook_(codebook), call_(call), book_(memory_of(f, "codebook", codebook(), access::edit)),
+          redraws_(py::hasattr(model, "redraw")), tunes_(py::hasattr(model, "tuning_loss")) {}
 
-    matrix_span<T> codebook() { return codes_; }
+    detail::any_span codebook() override { return book_.span(); }
+    bool redraws() const override { return redraws_; }
+    bool tunes() const override { return tunes_; }
+    void note_edit() const { book_.note_edit(); }
 
-    token_grid generate(std::span<const std::string> prompts, std::uint64_t seed) {
+    token_grid generate(std::span<const std::string> prompts, std::uint64_t seed) override {
         return call_([&] { return grid_of("generate", model_.attr("generate")(prompts_list(prompts), seed)); });
     }
 
-    pictures decode(const token_grid& tokens) {
+    std::vector<double> judge(const token_grid& tokens) override {
         return call_([&] {
-            const memory now = memory_of("self_improve", "codebook", codebook_(), access::edit);
-            detail::require<value_error>(now.data == codes_.data(), "self_improve", "a codebook that stays in its memory",
-                                         "another address; copy new values into the old memory");
-            now.note_edit();
-            return keep(model_.attr("decode")(grid_array(tokens)));
+            require_codebook_in_place();
+            const py::object pictures = model_.attr("decode")(grid_array(tokens));
+            return vector_of(f, "the judge's answer", judge_(pictures));
         });
     }
 
-    token_grid redraw(const redraw_request& r) {
-        return redraws_ ? call_([&] {
+    token_grid redraw(const redraw_request& r) override {
+        return call_([&] {
             const py::object request = make_value("RedrawRequest", prompts_list(r.prompts), grid_array(r.harmful),
                                                   array_of(std::vector<double>(r.harmfulness.begin(), r.harmfulness.end())), r.attempt, r.seed);
             return grid_of("redraw", model_.attr("redraw")(request));
-        }) : generate(r.prompts, r.seed);
+        });
     }
 
-    auto tuning_loss(const tuning_set& s) {
+    std::function<double(index_t, matrix<double>&)> tuning_loss(const tuning_set& s) override {
         auto loss = call_([&] {
             const py::object set = make_value("TuningSet", grid_array(s.harmful), grid_array(s.counterparts), grid_array(s.safe),
                                               array_of(std::vector<double>(s.still_unsafe.begin(), s.still_unsafe.end())),
@@ -127,7 +128,7 @@ public:
                 // An array of Python's own: it may outlive the call.
                 const py::array_t<double> out(std::vector<py::ssize_t>{gradient.rows(), gradient.cols()});
                 std::copy_n(gradient.data(), out.size(), const_cast<double*>(out.data()));
-                const double value = (*loss)(step, out).template cast<double>();
+                const double value = (*loss)(step, out).cast<double>();
                 std::copy_n(out.data(), out.size(), gradient.data());
                 return value;
             });
@@ -135,11 +136,22 @@ public:
     }
 
 private:
+    static constexpr const char* f = "self_improve";
+
+    void require_codebook_in_place() const {
+        const memory now = memory_of(f, "codebook", codebook_(), access::edit);
+        detail::require<value_error>(now.data == book_.data, f, "a codebook that stays in its memory",
+                                     "another address; copy new values into the old memory");
+        now.note_edit();
+    }
+
     py::handle model_;
-    matrix_span<T> codes_;
+    py::handle judge_;
     py::handle codebook_;
     caller& call_;
+    memory book_;
     bool redraws_;
+    bool tunes_;
 };
 
 edit_target target_of(std::string_view word) {
@@ -243,18 +255,9 @@ py::tuple python_self_improve(py::handle model, py::handle judge, py::handle cod
     caller call;
     self_improve_options how = options_of(options);
     set_callbacks(how, call, rewrite, on_progress, on_round, score);
-    const memory book = memory_of("self_improve", "codebook", codebook(), access::edit);
-    const auto judged = [&](const pictures& shown) {
-        return call([&] { return vector_of("self_improve", "the judge's answer", judge(*shown)); });
-    };
-    self_improve_report r = edit_unlocked(book, [&]<class T>(matrix_span<T> codes) {
-        // Its attributes are looked up with the GIL held; here it only keeps borrowed handles.
-        auto in_python = [&] {
-            const py::gil_scoped_acquire gil;
-            return generator_in_python<T>(model, codes, codebook, call);
-        }();
-        return self_improve(in_python, judged, how);
-    });
+    model_in_python both(model, judge, codebook, call);
+    self_improve_report r = unlocked([&] { return detail::self_improve(both, how); });
+    both.note_edit();
     py::list rounds;
     for (const round_report& round : r.rounds) {
         rounds.append(object_of_round(round));

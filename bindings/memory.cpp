@@ -107,17 +107,34 @@ py::array host_array(std::string_view function, std::string_view name, py::handl
     return py::module_::import("numpy").attr("asarray")(plain).cast<py::array>();
 }
 
-py::array_t<double, py::array::c_style> numbers(std::string_view function, std::string_view name, py::handle object, py::ssize_t ndim) {
-    const py::array a = host_array(function, name, object);
-    const char kind = a.dtype().kind();
-    const bool number = kind == 'f' || kind == 'i' || kind == 'u' || kind == 'b' || storage_of(a.dtype()).has_value();
-    if (!number && a.size() > 0) {
-        detail::fail<value_error>(function, fmt::format("real numbers in {}", name), py::str(a.dtype()).cast<std::string>());
+/// Rows as float64, converted unless they are.
+memory converted(std::string_view function, std::string_view name, py::handle object) {
+    const auto values = numbers<double>(function, name, object, 2);
+    memory out;
+    out.data = const_cast<double*>(values.data());
+    out.rows = values.shape(0);
+    out.cols = out.stride = values.shape(1);
+    out.owner = values;
+    return out;
+}
+
+/// Rows that need no conversion; none of a dtype or a layout that isic cannot read.
+std::optional<memory> as_it_lies(std::string_view function, std::string_view name, py::handle object) {
+    if (!py::isinstance<py::array>(object) && !py::hasattr(object, "__dlpack__")) {
+        return std::nullopt;
     }
-    if (a.ndim() != ndim) {
-        detail::fail<shape_error>(function, fmt::format("{} of {} dimension{}", name, ndim, ndim == 1 ? "" : "s"), fmt::format("{}", a.ndim()));
+    try {
+        return memory_of(function, name, object, access::read);
+    } catch (const shape_error&) {
+        return std::nullopt;
+    } catch (const value_error&) {
+        return std::nullopt;
+    } catch (const py::error_already_set& e) {  // its producer exports no such memory
+        if (!e.matches(PyExc_Exception)) {
+            throw;
+        }
+        return std::nullopt;
     }
-    return a.attr("astype")("float64", "order"_a = "C").cast<py::array_t<double, py::array::c_style>>();
 }
 
 }  // namespace
@@ -309,32 +326,46 @@ memory memory_of(std::string_view function, std::string_view name, py::handle ob
     fail_type(function, name, object);
 }
 
+floats::floats(std::string_view function, std::string_view name, py::handle object) {
+    auto found = as_it_lies(function, name, object);
+    source_ = found ? *std::move(found) : converted(function, name, object);
+}
+
 doubles::doubles(std::string_view function, std::string_view name, py::handle object) {
     if (object.is_none()) {
         return;
     }
-    if (py::isinstance<py::array>(object)) {
-        const auto a = py::reinterpret_borrow<py::array>(object);
-        const bool adjacent = a.ndim() == 2 && a.strides(1) == 8 && a.strides(0) >= a.shape(1) * 8 && a.strides(0) % 8 == 0;
-        if (adjacent && a.dtype().equal(py::dtype::of<double>()) && a.size() > 0) {
-            source_ = memory_of_array(function, name, a, access::read);
-            return;
-        }
-    }
-    const auto values = numbers(function, name, object, 2);
-    copy_ = matrix<double>(values.shape(0), values.shape(1));
-    std::copy_n(values.data(), values.size(), copy_.data());
+    auto found = as_it_lies(function, name, object);
+    source_ = found && found->type == storage::f64 ? *std::move(found) : converted(function, name, object);
 }
 
-matrix<double> doubles::take() && {
-    return source_.data != nullptr ? detail::to_double(borrowed()) : std::move(copy_);
+template <class T>
+adjacent_array<T> numbers(std::string_view function, std::string_view name, py::handle object, index_t dimensions) {
+    const py::array a = host_array(function, name, object);
+    const char kind = a.dtype().kind();
+    const bool number = kind == 'f' || kind == 'i' || kind == 'u' || kind == 'b' || storage_of(a.dtype()).has_value();
+    if (!number && a.size() > 0) {
+        detail::fail<value_error>(function, fmt::format("real numbers in {}", name), py::str(a.dtype()).cast<std::string>());
+    }
+    if (a.ndim() != dimensions) {
+        detail::fail<shape_error>(function, fmt::format("{} of {} dimension{}", name, dimensions, dimensions == 1 ? "" : "s"), fmt::format("{}", a.ndim()));
+    }
+    return py::module_::import("numpy").attr("require")(a, py::dtype::of<T>(), "CA").template cast<adjacent_array<T>>();
+}
+template adjacent_array<float> numbers(std::string_view, std::string_view, py::handle, index_t);
+template adjacent_array<double> numbers(std::string_view, std::string_view, py::handle, index_t);
+template adjacent_array<bool> numbers(std::string_view, std::string_view, py::handle, index_t);
+
+std::optional<double> number_in(py::handle object) {
+    const bool number = py::hasattr(object, "ndim") ? object.attr("ndim").cast<int>() == 0 : PyNumber_Check(object.ptr()) != 0;
+    return number ? std::optional(py::float_(py::reinterpret_borrow<py::object>(object)).cast<double>()) : std::nullopt;
 }
 
 std::vector<double> vector_of(std::string_view function, std::string_view name, py::handle object) {
     if (object.is_none()) {
         return {};
     }
-    const auto values = numbers(function, name, object, 1);
+    const auto values = numbers<double>(function, name, object, 1);
     return {values.data(), values.data() + values.size()};
 }
 
@@ -357,12 +388,6 @@ std::vector<index_t> indices_of(std::string_view function, std::string_view name
     }
     const id_array ids = ids_of(function, name, object);
     return {ids.ids.begin(), ids.ids.end()};
-}
-
-py::array array_of(matrix<double> m) {
-    auto* kept = new matrix<double>(std::move(m));
-    const py::capsule free(kept, [](void* p) { delete static_cast<matrix<double>*>(p); });
-    return py::array(py::dtype::of<double>(), {kept->rows(), kept->cols()}, kept->data(), free);
 }
 
 }  // namespace isic::python

@@ -3,11 +3,14 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -29,8 +32,7 @@ extern const std::map<std::string, std::string, std::less<>> class_names;
 /// "isic::difference_accumulator::add: expected ..." as Python spells it: "isic.DifferenceAccumulator.add: expected ...".
 std::string in_python_words(const std::string& message);
 
-/// What a codebook in Python may be stored as.
-enum class storage { f32, f64, f16, bf16 };
+using detail::storage;
 
 /// Whether isic is going to write.
 enum class access { read, edit };
@@ -45,6 +47,9 @@ struct memory {
     py::object owner;    // whoever frees the memory
     py::object tensor;   // the torch tensor, if it is one
 
+    detail::any_view view() const { return span(); }
+    detail::any_span span() const { return {static_cast<std::byte*>(data), rows, cols, stride, type}; }
+
     /// Tells torch that the values changed, so that autograd refuses stale saved tensors. Call after an edit.
     void note_edit() const;
 };
@@ -54,14 +59,18 @@ struct memory {
 /// be edited, backend_error for memory of a GPU.
 memory memory_of(std::string_view function, std::string_view name, py::handle object, access how);
 
-/// f(matrix_span<T>) of the storage type T.
-template <class F>
-auto with_span(const memory& m, F&& f) {
+/// f(matrix_span<T>) of rows of storage type T, for classes that isic compiles behind templates.
+template <class Byte, class F>
+auto with_rows(detail::any_rows<Byte> m, F&& f) {
+    const auto typed = [&]<class T>(T) {
+        using value = std::conditional_t<std::is_const_v<Byte>, const T, T>;
+        return f(matrix_span<value>(reinterpret_cast<value*>(m.data), m.rows, m.cols, m.stride));
+    };
     switch (m.type) {
-        case storage::f32: return f(matrix_span<float>(static_cast<float*>(m.data), m.rows, m.cols, m.stride));
-        case storage::f16: return f(matrix_span<Eigen::half>(static_cast<Eigen::half*>(m.data), m.rows, m.cols, m.stride));
-        case storage::bf16: return f(matrix_span<Eigen::bfloat16>(static_cast<Eigen::bfloat16*>(m.data), m.rows, m.cols, m.stride));
-        default: return f(matrix_span<double>(static_cast<double*>(m.data), m.rows, m.cols, m.stride));
+        case storage::f32: return typed(float());
+        case storage::f16: return typed(Eigen::half());
+        case storage::bf16: return typed(Eigen::bfloat16());
+        default: return typed(double());
     }
 }
 
@@ -72,36 +81,51 @@ auto unlocked(F&& f) {
     return f();
 }
 
-/// f(matrix_span<T>) without the GIL, for what only reads.
-template <class F>
-auto read_unlocked(const memory& m, F&& f) {
-    return with_span(m, [&](auto span) { return unlocked([&] { return f(matrix_view<typename decltype(span)::value_type>(span)); }); });
-}
-
-/// f(matrix_span<T>) without the GIL, for what edits.
+/// f(any_span) without the GIL, for what edits.
 template <class F>
 auto edit_unlocked(const memory& m, F&& f) {
-    auto out = with_span(m, [&](auto span) { return unlocked([&] { return f(span); }); });
+    auto out = unlocked([&] { return f(m.span()); });
     m.note_edit();
     return out;
 }
 
-/// A float64 matrix that is no codebook: the caller's memory if it is float64 already, else a converted copy.
+/// Numbers that are no codebook, of any storage type: the caller's memory if isic can read it as it lies, else a copy in
+/// float64.
+class floats {
+public:
+    /// Of arrays, tensors and nested lists.
+    floats(std::string_view function, std::string_view name, py::handle object);
+
+    detail::any_view view() const { return source_.view(); }
+
+private:
+    memory source_;
+};
+
+/// The same where isic asks for float64.
 class doubles {
 public:
     /// Of arrays, tensors and nested lists; None gives an empty one.
     doubles(std::string_view function, std::string_view name, py::handle object);
 
-    matrix_view<double> view() const { return source_.data != nullptr ? borrowed() : copy_.view(); }
+    matrix_view<double> view() const { return {static_cast<const double*>(source_.data), source_.rows, source_.cols, source_.stride}; }
     /// An owning matrix, as options and states keep one.
-    matrix<double> take() &&;
+    matrix<double> take() const { return detail::to_double(view()); }
 
 private:
-    matrix_view<double> borrowed() const { return {static_cast<const double*>(source_.data), source_.rows, source_.cols, source_.stride}; }
-
     memory source_;
-    matrix<double> copy_;
 };
+
+/// An array of T without gaps.
+template <class T>
+using adjacent_array = py::array_t<T, py::array::c_style>;
+
+/// Numbers as T: float, double, or bool for what is not zero. The object itself if it is such an array, else a copy.
+template <class T>
+adjacent_array<T> numbers(std::string_view function, std::string_view name, py::handle object, index_t dimensions);
+
+/// What an object says if it is one number; none for arrays of a dimension and for lists.
+std::optional<double> number_in(py::handle object);
 
 /// One-dimensional numbers as float64; None gives none.
 std::vector<double> vector_of(std::string_view function, std::string_view name, py::handle object);
@@ -130,7 +154,12 @@ py::array array_of(std::vector<T> values) {
     const auto size = static_cast<index_t>(values.size());
     return array_of(std::move(values), {size});
 }
-py::array array_of(matrix<double> m);
+template <class T>
+py::array array_of(matrix<T> m) {
+    auto* kept = new matrix<T>(std::move(m));
+    const py::capsule free(kept, [](void* p) { delete static_cast<matrix<T>*>(p); });
+    return py::array(py::dtype::of<T>(), {kept->rows(), kept->cols()}, kept->data(), free);
+}
 
 /// The member of an enumeration that a word names. Errors: value_error that lists the words.
 template <class E>

@@ -8,7 +8,7 @@
 namespace isic::python {
 
 const std::string_view python_package = "isic";
-const std::map<std::string, std::string, std::less<>> class_names = {};
+const std::map<std::string, std::string, std::less<>> class_names = {{"code_index", "CodeIndex"}, {"row_basis", "RowBasis"}};
 
 }  // namespace isic::python
 
@@ -21,6 +21,7 @@ PYBIND11_MODULE(_isic, m) {
     bind_subspace(m);
     bind_projection(m);
     bind_update(m);
+    bind_rows(m);
     bind_metrics(m);
     bind_loop(m);
     bind_io(m);

@@ -35,9 +35,8 @@ public:
 
 private:
     static per_code strength_of(std::string_view function, py::handle strength) {
-        const bool scalar = py::hasattr(strength, "ndim") ? strength.attr("ndim").cast<int>() == 0 : PyNumber_Check(strength.ptr()) != 0;
-        if (scalar) {
-            return py::float_(py::reinterpret_borrow<py::object>(strength)).cast<double>();
+        if (const auto all = number_in(strength)) {
+            return *all;
         }
         return vector_of(function, "strength", strength);
     }

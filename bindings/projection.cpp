@@ -11,32 +11,32 @@ edit python_project_out(py::handle codes, py::handle harm, const py::kwargs& opt
     const memory book = memory_of("project_out", "codes", codes, access::edit);
     const subspace s = subspace_of("project_out", "harm", harm);
     const options_holder how("project_out", options);
-    return edit_unlocked(book, [&](auto span) { return project_out(span, s, how.get()); });
+    return edit_unlocked(book, [&](detail::any_span rows) { return detail::project("project_out", rows, &s, how.get()); });
 }
 
 edit python_remap(py::handle codes, const py::kwargs& options) {
     const memory book = memory_of("remap", "codes", codes, access::edit);
     const options_holder how("remap", options);
-    return edit_unlocked(book, [&](auto span) { return remap(span, how.get()); });
+    return edit_unlocked(book, [&](detail::any_span rows) { return detail::project("remap", rows, nullptr, how.get()); });
 }
 
 edit between(py::handle before, py::handle after) {
     const memory b = memory_of("edit::between", "before", before, access::read);
     const memory a = memory_of("edit::between", "after", after, access::read);
     detail::require<value_error>(a.type == b.type, "edit::between", "codebooks of one dtype", "two");
-    return read_unlocked(b, [&]<class T>(matrix_span<T> old_codes) {
-        return edit::between(old_codes, matrix_span<T>(static_cast<T*>(a.data), a.rows, a.cols, a.stride));
-    });
+    return unlocked([&] { return edit_access::between(b.view(), a.view()); });
 }
 
 void undo(const edit& self, py::handle codes) {
     const memory book = memory_of("edit::undo", "codes", codes, access::edit);
-    edit_unlocked(book, [&](auto span) { self.undo(span); return 0; });
+    with_rows(book.span(), [&](auto rows) { unlocked([&] { self.undo(rows); return 0; }); });
+    book.note_edit();
 }
 
 void apply(const edit& self, py::handle codes) {
     const memory book = memory_of("edit::apply", "codes", codes, access::edit);
-    edit_unlocked(book, [&](auto span) { self.apply(span); return 0; });
+    with_rows(book.span(), [&](auto rows) { unlocked([&] { self.apply(rows); return 0; }); });
+    book.note_edit();
 }
 
 }  // namespace

@@ -19,18 +19,19 @@ fit_options fit_options_of(const py::kwargs& o) {
     out.rank.seed = o["seed"].cast<std::uint64_t>();
     out.rank.max_rank = o["max_rank"].cast<index_t>();
     out.center = centering_of("fit_subspace", o["center"].cast<std::string>());
+    out.use = resources_of("fit_subspace", o["threads"].cast<int>());
     return out;
 }
 
 py::object fit_rows(py::handle rows, const py::kwargs& options) {
     const fit_options how = fit_options_of(options);
-    const doubles d("fit_subspace", "difference rows", rows);
-    return object_of(unlocked([&] { return fit_subspace(d.view(), how); }));
+    const floats d("fit_subspace", "difference rows", rows);
+    return object_of(unlocked([&] { return detail::fit_subspace(d.view(), how); }));
 }
 
 py::object fit_pairs(const accumulator& pairs, const py::kwargs& options) {
     const fit_options how = fit_options_of(options);
-    return object_of(std::visit([&](const auto& p) { return unlocked([&] { return fit_subspace(p, how); }); }, pairs.pairs));
+    return object_of(unlocked([&] { return detail::fit_subspace(pairs.moments, how); }));
 }
 
 py::object python_leakage(py::handle codes, py::handle harm, py::handle center, py::handle padding) {
@@ -38,7 +39,7 @@ py::object python_leakage(py::handle codes, py::handle harm, py::handle center, 
     const subspace s = subspace_of("leakage", "harm", harm);
     const auto mu = vector_of("leakage", "center", center);
     const auto rows = indices_of("leakage", "padding", padding);
-    return object_of(read_unlocked(book, [&](auto view) { return leakage(view, s, mu, rows); }));
+    return object_of(unlocked([&] { return detail::leakage(book.view(), s, mu, rows); }));
 }
 
 }  // namespace
@@ -47,8 +48,8 @@ void bind_subspace(py::module_& m) {
     m.def("fit_pairs", &fit_pairs);
     m.def("fit_rows", &fit_rows);
     m.def("span_of", [](py::handle directions) {
-        const doubles d("span_of", "directions", directions);
-        return object_of(unlocked([&] { return span_of(d.view()); }));
+        const floats d("span_of", "directions", directions);
+        return object_of(unlocked([&] { return detail::span_of(d.view()); }));
     }, "directions"_a);
     m.def("merge", [](py::handle first, py::handle second, double tolerance, index_t max_rank) {
         const subspace a = subspace_of("merge", "first", first), b = subspace_of("merge", "second", second);

@@ -18,9 +18,9 @@ std::string state_text(const char* name, const matrix<double>& m) {
 }
 
 py::object python_assign(py::handle vectors, py::handle ids, index_t codes) {
-    const doubles z("assign", "vectors", vectors);
+    const floats z("assign", "vectors", vectors);
     const id_array all = ids_of("assign", "ids", ids);
-    assignments out = unlocked([&] { return assign(z.view(), all.ids, codes); });
+    assignments out = unlocked([&] { return detail::assign(z.view(), detail::id_list(all.ids), codes); });
     return make_value("Assignments", array_of(std::move(out.counts)), array_of(std::move(out.sums)));
 }
 
@@ -28,30 +28,30 @@ py::object python_ridge(py::handle codes, py::handle batch, double weight, py::h
     const memory book = memory_of("ridge_update", "codes", codes, access::edit);
     const assignments all = assignments_of("ridge_update", batch);
     const constraint c = constraint_of("ridge_update", limits);
-    return object_of(edit_unlocked(book, [&](auto span) { return ridge_update(span, all, weight, c); }));
+    return object_of(edit_unlocked(book, [&](detail::any_span rows) { return detail::ridge_update(rows, all, weight, c); }));
 }
 
 py::object python_ema(py::handle codes, ema_state& state, py::handle batch, double decay, py::handle limits) {
     const memory book = memory_of("ema_update", "codes", codes, access::edit);
     const assignments all = assignments_of("ema_update", batch);
     const constraint c = constraint_of("ema_update", limits);
-    return object_of(edit_unlocked(book, [&](auto span) { return ema_update(span, state, all, decay, c); }));
+    return object_of(edit_unlocked(book, [&](detail::any_span rows) { return detail::ema_update(rows, state, all, decay, c); }));
 }
 
 py::object python_sgd(py::handle codes, py::handle gradient, sgd_state& state, double rate, double momentum, py::handle limits) {
     const memory book = memory_of("sgd_update", "codes", codes, access::edit);
-    const doubles g("sgd_update", "gradient", gradient);
+    const floats g("sgd_update", "gradient", gradient);
     const constraint c = constraint_of("sgd_update", limits);
-    return object_of(edit_unlocked(book, [&](auto span) { return sgd_update(span, g.view(), state, {.rate = rate, .momentum = momentum}, c); }));
+    return object_of(edit_unlocked(book, [&](detail::any_span rows) { return detail::sgd_update(rows, g.view(), state, {.rate = rate, .momentum = momentum}, c); }));
 }
 
 py::object python_adam(py::handle codes, py::handle gradient, adam_state& state, double rate, double beta1, double beta2, double epsilon,
                        py::handle limits) {
     const memory book = memory_of("adam_update", "codes", codes, access::edit);
-    const doubles g("adam_update", "gradient", gradient);
+    const floats g("adam_update", "gradient", gradient);
     const constraint c = constraint_of("adam_update", limits);
     const adam_options how{.rate = rate, .beta1 = beta1, .beta2 = beta2, .epsilon = epsilon};
-    return object_of(edit_unlocked(book, [&](auto span) { return adam_update(span, g.view(), state, how, c); }));
+    return object_of(edit_unlocked(book, [&](detail::any_span rows) { return detail::adam_update(rows, g.view(), state, how, c); }));
 }
 
 }  // namespace

@@ -101,6 +101,11 @@ constraint constraint_of(std::string_view function, py::handle object) {
     return out;
 }
 
+kernels::resources resources_of(std::string_view function, int threads) {
+    detail::require<value_error>(threads >= 0, function, "threads >= 1, or 0 for as many as pay", fmt::format("{}", threads));
+    return {.threads = threads};
+}
+
 rank_rule rank_rule_of(std::string_view function, std::string_view word) {
     return choice<rank_rule>(function, "decided_by", word,
                              {{"fixed", rank_rule::fixed}, {"energy", rank_rule::energy}, {"gavish_donoho", rank_rule::gavish_donoho},

@@ -8,6 +8,7 @@
 #include <isic/edit.hpp>
 #include <isic/fit.hpp>
 #include <isic/harmfulness.hpp>
+#include <isic/kernels.hpp>
 #include <isic/metrics.hpp>
 #include <isic/projection.hpp>
 #include <isic/subspace.hpp>
@@ -42,6 +43,9 @@ code_usage usage_of(std::string_view function, py::handle object);
 rate rate_of(std::string_view function, py::handle object);
 assignments assignments_of(std::string_view function, py::handle object);
 constraint constraint_of(std::string_view function, py::handle object);
+
+/// What a function may use. Errors: value_error unless threads >= 0.
+kernels::resources resources_of(std::string_view function, int threads);
 
 /// Words of the enumerations.
 rank_rule rank_rule_of(std::string_view function, std::string_view word);

@@ -3,15 +3,16 @@
 #
 #   scripts/setup.sh        everything: the library, the demo, the tests
 #   scripts/setup.sh demo   only what the demo needs
+#   scripts/setup.sh bench  only what the benchmarks need
 #
 # Debian and Ubuntu: by apt-get, as root or through sudo. Elsewhere it says what is missing.
 set -euo pipefail
 
 what=${1:-all}
 case "$what" in
-    all | demo) ;;
+    all | demo | bench) ;;
     *)
-        echo "usage: scripts/setup.sh [all|demo]" >&2
+        echo "usage: scripts/setup.sh [all|demo|bench]" >&2
         exit 2
         ;;
 esac
@@ -62,17 +63,30 @@ Eigen 3.4 or later|libeigen3-dev|has_header Eigen/Core|https://eigen.tuxfamily.o
 {fmt} 8 or later|libfmt-dev|has_header fmt/format.h|https://fmt.dev
 Highway 1.0 or later|libhwy-dev|has_header hwy/highway.h|https://github.com/google/highway
 nlohmann-json 3.9 or later|nlohmann-json3-dev|has_header nlohmann/json.hpp|https://json.nlohmann.me
+'
+if [ "$what" != bench ]; then
+    needs+='
 CLI11 2|libcli11-dev|has_header CLI/CLI.hpp|https://github.com/CLIUtils/CLI11
 stb|libstb-dev|has_header stb/stb_image_write.h|https://github.com/nothings/stb
 '
+fi
+if [ "$what" != demo ]; then
+    needs+='
+Python 3.9 or later|python3|has_command python3|https://www.python.org
+its venv|python3-venv|has_venv|https://docs.python.org/3/library/venv.html
+'
+fi
+if [ "$what" = bench ]; then
+    needs+='
+Google Benchmark|libbenchmark-dev|has_header benchmark/benchmark.h|https://github.com/google/benchmark
+'
+fi
 if [ "$what" = all ]; then
     needs+='
 clang++ 14 or later|clang|has_command clang++|https://clang.llvm.org
 the sanitizers of clang++|libclang-rt-dev|has_clang_sanitizers|https://compiler-rt.llvm.org
 pkg-config|pkg-config|has_command pkg-config|https://www.freedesktop.org/wiki/Software/pkg-config
 doctest 2.4 or later|doctest-dev|has_header doctest/doctest.h|https://github.com/doctest/doctest
-Python 3.9 or later|python3|has_command python3|https://www.python.org
-its venv|python3-venv|has_venv|https://docs.python.org/3/library/venv.html
 its headers|python3-dev|has_python_headers|https://www.python.org
 Chromium|chromium|has_chromium|https://www.chromium.org
 Doxygen 1.9 or later|doxygen|has_command doxygen|https://www.doxygen.nl

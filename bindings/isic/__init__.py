@@ -24,11 +24,13 @@ from ._edit import Edit, load_edit, project_out, remap, save_edit
 from ._errors import BackendError, Error, IoError, NumericError, ShapeError
 from ._errors import ValueError as ValueError  # not in __all__, where it would shadow the builtin one
 from ._io import export_pairs, load_pairs, read_safetensors, write_safetensors
-from ._isic import AdamState, EmaState, SgdState
+from ._isic import AdamRowState, AdamState, EmaRowState, EmaState, RowBasis, SgdState
 from ._isic import version as __version__
 from ._lexicon import Lexicon
 from ._loop import Generator, Judge, RedrawingGenerator, TunableGenerator, TuningLoss, self_improve
-from ._metrics import (collapsed_pairs, corrected_rate, drift, fingerprint, nearest_code_churn, nearest_codes, usage_perplexity, wilson)
+from ._metrics import (CodeIndex, collapsed_pairs, corrected_rate, drift, fingerprint, nearest_code_churn, nearest_codes, usage_perplexity,
+                       wilson)
+from ._rows import adam_rows, ema_rows, project_rows
 from ._subspace import (FittedSubspace, fit_subspace, leakage, load_subspace, merge, principal_angles, save_subspace, span_of,
                         spectral_weights)
 from ._update import adam_update, assign, ema_update, ridge_update, sgd_update
@@ -36,15 +38,16 @@ from ._values import (Assignments, CodeScores, CodeUsage, Constraint, DriftRepor
                       Rate, RedrawRequest, RewrittenPrompt, RoundReport, SelfImproveReport, Subspace, TuningSet, UpdateSummary)
 
 __all__ = [
-    "AdamState", "Assignments", "BackendError", "CodeScores", "CodeUsage", "Constraint", "CounterpartTargets", "DifferenceAccumulator",
-    "DriftReport", "Edit", "EditSummary", "EmaState", "Error", "FittedSubspace", "Generator", "IoError", "Judge", "LeakageReport",
-    "Lexicon", "NumericError", "Pairs", "Progress", "RankChoice", "Rate", "RedrawRequest", "RedrawingGenerator", "RewrittenPrompt",
-    "RoundReport", "SelfImproveReport", "SgdState", "ShapeError", "Subspace", "TunableGenerator", "TuningLoss", "TuningSet",
-    "UpdateSummary", "adam_update", "assign", "bag_of_codes_differences", "code_harmfulness", "code_strength", "collapsed_pairs",
-    "corrected_rate", "differences", "drift", "ema_update", "excess_strength", "export_pairs", "fingerprint", "fit_subspace",
-    "gate_strength", "histograms", "leakage", "load_edit", "load_pairs", "load_subspace", "merge", "nearest_code_churn",
-    "nearest_codes", "pooled_differences", "principal_angles", "project_out", "read_safetensors", "remap", "ridge_update", "save_edit",
-    "save_subspace", "self_improve", "sgd_update", "span_of", "spectral_weights", "usage_perplexity", "wilson", "write_safetensors",
+    "AdamRowState", "AdamState", "Assignments", "BackendError", "CodeIndex", "CodeScores", "CodeUsage", "Constraint",
+    "CounterpartTargets", "DifferenceAccumulator", "DriftReport", "Edit", "EditSummary", "EmaRowState", "EmaState", "Error",
+    "FittedSubspace", "Generator", "IoError", "Judge", "LeakageReport", "Lexicon", "NumericError", "Pairs", "Progress", "RankChoice",
+    "Rate", "RedrawRequest", "RedrawingGenerator", "RewrittenPrompt", "RoundReport", "RowBasis", "SelfImproveReport", "SgdState",
+    "ShapeError", "Subspace", "TunableGenerator", "TuningLoss", "TuningSet", "UpdateSummary", "adam_rows", "adam_update", "assign",
+    "bag_of_codes_differences", "code_harmfulness", "code_strength", "collapsed_pairs", "corrected_rate", "differences", "drift",
+    "ema_rows", "ema_update", "excess_strength", "export_pairs", "fingerprint", "fit_subspace", "gate_strength", "histograms",
+    "leakage", "load_edit", "load_pairs", "load_subspace", "merge", "nearest_code_churn", "nearest_codes", "pooled_differences",
+    "principal_angles", "project_out", "project_rows", "read_safetensors", "remap", "ridge_update", "save_edit", "save_subspace",
+    "self_improve", "sgd_update", "span_of", "spectral_weights", "usage_perplexity", "wilson", "write_safetensors",
 ]
 
 if TYPE_CHECKING:

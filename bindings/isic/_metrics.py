@@ -18,16 +18,43 @@ def drift(before: Codes, after: Codes, *, padding: Padding = None) -> DriftRepor
     return _isic.drift(before, after, padding)
 
 
-def nearest_codes(vectors: Floats, codes: Codes, *, rule: Lookup = "plain", padding: Padding = None) -> IdArray:
+def nearest_codes(vectors: Floats, codes: Codes, *, rule: Lookup = "plain", padding: Padding = None, threads: int = 0) -> IdArray:
     """Ids of the nearest codes, [n], by ||z - c||^2 (or of the normalised rows); ties go to the lowest id.
 
-    vectors [n, d], codes [K, d]; rows listed in `padding` never win and may hold anything. Cost O(n K d), in blocks.
-    Raises ShapeError, ValueError on padding ids or if all rows are padding, NumericError on NaN or infinity.
+    vectors [n, d], codes [K, d]; rows listed in `padding` never win and may hold anything. threads: 0: every core when
+    there is work for them, else one. Cost O(n K d), and O(K d) to pack the codes, which a `CodeIndex` does once; float64
+    distances decide between codes that cannot be told apart in the arithmetic of the storage. Raises ShapeError if the
+    codebook is empty or the widths differ, ValueError on padding ids or if all rows are padding, NumericError on NaN or
+    infinity.
 
     >>> isic.nearest_codes([[0.9, 0.2]], np.eye(2))
     array([0])
     """
-    return _isic.nearest_codes(vectors, codes, rule, padding)
+    return _isic.nearest_codes(vectors, codes, rule, padding, threads)
+
+
+class CodeIndex:
+    """A codebook packed for many look-ups: what `nearest_codes` makes for one call.
+
+    codes [K, d] is kept alive; it must stay unchanged while the index is used. Takes about as much memory as the codebook,
+    as float32 or, if it is stored in float64 or read normalised, as float64. rule, padding: as `nearest_codes`. Raises as
+    `nearest_codes`.
+
+    >>> index = isic.CodeIndex(np.eye(2))
+    >>> index.nearest([[0.9, 0.2], [0.1, 0.2]])
+    array([0, 1])
+    """
+
+    def __init__(self, codes: Codes, *, rule: Lookup = "plain", padding: Padding = None) -> None:
+        self._index = _isic.CodeIndex(codes, rule, padding)
+
+    def nearest(self, vectors: Floats, *, threads: int = 0) -> IdArray:
+        """Ids of the nearest codes, [n]. vectors [n, d]; threads: as `nearest_codes`.
+
+        Vectors in float64 take a packing of their own if the codebook is stored narrower. Raises ShapeError if the widths
+        differ, NumericError on NaN or infinity.
+        """
+        return self._index.nearest(vectors, threads)
 
 
 def nearest_code_churn(vectors: Floats, before: Codes, after: Codes, *, rule: Lookup = "plain", padding: Padding = None) -> float:

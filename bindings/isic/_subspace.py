@@ -21,7 +21,7 @@ _FORMAT, _VERSION = "isic.subspace", "1"
 
 def fit_subspace(pairs: DifferenceAccumulator | Floats, *, rank: int | None = None, energy: float | None = 0.9, gavish_donoho: bool = True,
                  sign_flips: int = 0, quantile: float = 0.95, seed: int = 0, max_rank: int | None = None,
-                 center: Centering = "none") -> Subspace:
+                 center: Centering = "none", threads: int = 0) -> Subspace:
     """Fits the harmful subspace: the top right singular vectors of differences.
 
     pairs: an accumulator, or difference rows [n, d]. The rank is the smallest that an active rule allows, never more than
@@ -35,6 +35,7 @@ def fit_subspace(pairs: DifferenceAccumulator | Floats, *, rank: int | None = No
     max_rank: budget; None means max(1, d // 4).
     center: what is taken out of the differences first: "none", their "mean", or "safe_axis", the top right singular
         vector of the safe embeddings (ProFS, arXiv 2405.13967), which needs an accumulator and d >= 3.
+    threads: of the second moment of rows; 0: every core when there is work for them, else one.
 
     Cost O(n d min(n, d)) for rows, O(d^3) for an accumulator. Raises ShapeError if there are no differences, NumericError
     on NaN, infinity or differences that are all zero, ValueError for options outside their ranges.
@@ -46,7 +47,7 @@ def fit_subspace(pairs: DifferenceAccumulator | Floats, *, rank: int | None = No
     if rank == 0:
         raise IsicValueError("isic.fit_subspace: expected rank >= 1, or None for the rules to decide, got 0")
     options = dict(rank=rank or 0, energy=energy or 0.0, gavish_donoho=gavish_donoho, sign_flips=sign_flips, quantile=quantile, seed=seed,
-                   max_rank=max_rank or 0, center=center)
+                   max_rank=max_rank or 0, center=center, threads=threads)
     if isinstance(pairs, DifferenceAccumulator):
         return _isic.fit_pairs(pairs._pairs, **options)
     return _isic.fit_rows(pairs, **options)

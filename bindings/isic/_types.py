@@ -30,8 +30,13 @@ __cuda_array_interface__. Its memory is never copied."""
 Codes = Union[npt.NDArray[Any], SupportsDLPack]
 """A codebook [K, d]: rows of adjacent values of float32, float64, float16 or bfloat16, in memory that is never copied."""
 
+Rows = Union[npt.NDArray[np.float32], npt.NDArray[np.float64], SupportsDLPack]
+"""Rows [n, d] of adjacent values of float32 or float64, in memory that is never copied."""
+
+RowType = Literal["float32", "float64"]
+
 Floats = Union[npt.ArrayLike, SupportsDLPack]
-"""Real numbers of any type, in arrays, tensors or lists."""
+"""Real numbers of any type, in arrays, tensors or lists. Rows of a codebook's types are read where they lie, others are converted."""
 
 Ids = Union[npt.ArrayLike, SupportsDLPack]
 """Integers of any type, in arrays, tensors or lists."""

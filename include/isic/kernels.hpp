@@ -13,7 +13,7 @@
 
 namespace isic::kernels {
 
-using index_t = std::ptrdiff_t;
+using index_t = std::ptrdiff_t;  ///< as everywhere in isic
 
 namespace detail {
 
@@ -148,10 +148,10 @@ void mirror_upper(double* gram, index_t d);
 /// One step of Adam under a hard projection P = I - V V^T.
 template <class T>
 struct adam_step {
-    T rate = T(1e-3);
-    T beta1 = T(0.9);
-    T beta2 = T(0.999);
-    T epsilon = T(1e-8);
+    T rate = T(1e-3);                      ///< learning rate
+    T beta1 = T(0.9);                      ///< decay of the mean
+    T beta2 = T(0.999);                    ///< decay of the square
+    T epsilon = T(1e-8);                   ///< keeps the divisor from 0
     T unbias_mean = 1;                     ///< u1 = 1 - beta1^t
     T unbias_square = 1;                   ///< u2 = 1 - beta2^t
     const T* basis = nullptr;              ///< V^T [r x d], orthonormal rows, no gaps
@@ -180,10 +180,10 @@ struct ema_step {
 /// Memory of `ema`, kept between calls: one of a shape seen before allocates r d values only.
 template <class T>
 struct ema_workspace {
-    std::vector<index_t> starts;  // of the codes in `order`
-    std::vector<index_t> order;   // vectors by code
-    detail::buffer<T> sums;       // [K x d], where they fit the cache
-    detail::buffer<T> rows;       // a row per thread
+    std::vector<index_t> starts;  ///< of the codes in `order`
+    std::vector<index_t> order;   ///< vectors by code
+    detail::buffer<T> sums;       ///< [K x d], where they fit the cache
+    detail::buffer<T> rows;       ///< a row per thread
 };
 
 /// n_k <- a n_k + (1 - a) N_k, s_k <- a s_k + (1 - a) sum of the vectors of code k, then c <- c + P (s_k / n_k - c) where

@@ -40,6 +40,11 @@ def main() -> None:
     with isic.project_out(codes, harm, strength=0.5, vanished="skip") as edit:
         total: float = edit.summary.after.total
         print(round(total, 3))
+    basis, state = isic.RowBasis(harm), isic.AdamRowState("float32")
+    isic.adam_rows(codes, np.ones_like(codes), state, rate=0.1, orthogonal_to=basis, locked=[False, True], threads=1)
+    isic.project_rows(codes, basis, strength=[0.5, 0.0])
+    nearest: npt.NDArray[np.int64] = isic.CodeIndex(codes).nearest(codes, threads=1)
+    print(nearest.tolist(), state.steps)
     try:
         isic.project_out(codes, harm, strength=2)
     except isic.ValueError as error:

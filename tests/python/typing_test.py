@@ -20,6 +20,8 @@ isic.project_out(codes, harm, vanished="ignore")
 isic.project_out(codes, codes)
 isic.fit_subspace(codes, max_ranks=2)
 isic.self_improve(object(), lambda p: p, unsafe_prompts=["a"], safe_prompts=["b"], rewrite=str)
+isic.adam_rows(codes, codes, isic.AdamState())
+isic.AdamRowState("float16")
 """
 
 
@@ -38,7 +40,7 @@ def test_wrong_calls_are_found(tmp_path):
     wrong = tmp_path / "wrong.py"
     wrong.write_text(WRONG)
     result = mypy(tmp_path / "cache", str(wrong))
-    for line in (6, 7, 8, 9):
+    for line in (6, 7, 8, 9, 10, 11):
         assert f"wrong.py:{line}: error" in result.stdout, result.stdout
 
 
