@@ -105,6 +105,18 @@ TEST_CASE_TEMPLATE("adam_rows does what adam_update does in float64", T, float, 
     }
 }
 
+TEST_CASE_TEMPLATE("the first step of adam_rows is the rate, to rounding", T, float, double) {
+    isic::matrix<T> codes(3, 9);
+    isic::adam_row_state<T> state;
+    const isic::row_basis<T> none;
+    isic::adam_rows(codes, isic::matrix<T>(3, 9, T(2)), state, {.rate = 0.25, .epsilon = 1e-30}, {.orthogonal_to = none});
+    for (index_t k = 0; k < 3; ++k) {
+        for (const T x : codes.row(k)) {
+            CHECK(std::abs(static_cast<double>(x) + 0.25) < 4 * unit<T>);
+        }
+    }
+}
+
 TEST_CASE_TEMPLATE("a step of adam_rows does not leak, and plain Adam's does", T, float, double) {
     isic_test::random dice(4);
     const isic::subspace harm = drawn(dice, 24, 4);
