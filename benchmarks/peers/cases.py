@@ -468,7 +468,8 @@ def subspace_case(s: Setting, rows: Array, r: int) -> Case:
     def with_eigen() -> Contestant:
         return contestant(lambda k: s.library.call("eigen_subspace", rows, n, d, r, columns, k))
 
-    peers = {"numpy float64 Gram, eigh": lambda: with_numpy(np.float64), "numpy float32 Gram, eigh": lambda: with_numpy(np.float32),
+    peers = {"numpy float64 Gram, eigh": lambda: with_numpy(np.float64),
+             "numpy float32 Gram, eigh": lambda: with_numpy(np.float32),
              "torch.linalg.svd": with_torch, "torch float64 Gram, eigh": with_torch_gram,
              "sklearn randomized_svd": with_sklearn, "Eigen": with_eigen}
     return Case(ours, peers, 1e-7)
@@ -477,8 +478,8 @@ def subspace_case(s: Setting, rows: Array, r: int) -> Case:
 def subspace(s: Setting, n: int, d: int) -> Case:
     """Directions that become weaker by a fifth each, in noise."""
     strong = min(16, d)
-    weights = 4 * 0.8 ** np.arange(strong)
-    rows = 0.1 * normal(n, d, seed=3) + (normal(n, strong) * weights.astype(np.float32)) @ orthonormal(d, strong).astype(np.float32).T
+    weights = (4 * 0.8 ** np.arange(strong)).astype(np.float32)
+    rows = 0.1 * normal(n, d, seed=3) + (normal(n, strong) * weights) @ orthonormal(d, strong).astype(np.float32).T
     case = subspace_case(s, rows, RANK)
     if d <= 32:
         case.limit, case.make_limit = "read", lambda: read_limit(s, rows)

@@ -20,8 +20,12 @@ def project(s: Setting, n: int, d: int, r: int) -> Contestant:
 def nearest(s: Setting, n: int, count: int, d: int) -> Contestant:
     codes, z, ids = normal(count, d), normal(n, d, seed=2), np.empty(n, np.int64)
     index = s.library.make("isic_bench_index", codes, count, d)
-    # the index looks at `codes` again, which must live as long
-    return Contestant(lambda k, codes=codes: s.library.call("isic_bench_nearest", index, z, n, d, ids, s.threads, k))  # type: ignore[misc]
+
+    def run(repeats: int) -> None:
+        assert codes.size  # the index looks at the codes again: they live as long
+        s.library.call("isic_bench_nearest", index, z, n, d, ids, s.threads, repeats)
+
+    return Contestant(run)
 
 
 def gram(s: Setting, n: int, d: int) -> Contestant:
