@@ -45,7 +45,8 @@ double tolerance(const dense& m) {
 
 TEST_CASE_TEMPLATE("project_rows is the formula, whatever the options", T, float, double) {
     isic_test::random dice(1);
-    for (const auto& [codes, width, rank] : shapes) {
+    for (const shape& s : shapes) {
+        const index_t codes = s.codes, width = s.width, rank = s.rank;
         INFO(codes, " x ", width, ", rank ", rank);
         const isic::subspace harm = drawn(dice, width, rank);
         const dense v = to_dense(harm.basis);
@@ -84,7 +85,8 @@ TEST_CASE_TEMPLATE("project_rows takes the subspace out, and rows of strength 0 
 
 TEST_CASE_TEMPLATE("adam_rows does what adam_update does in float64", T, float, double) {
     isic_test::random dice(3);
-    for (const auto& [codes, width, rank] : shapes) {
+    for (const shape& s : shapes) {
+        const index_t codes = s.codes, width = s.width, rank = s.rank;
         INFO(codes, " x ", width, ", rank ", rank);
         const isic::subspace harm = drawn(dice, width, rank);
         auto fast = dice.matrix<T>(codes, width);
@@ -132,7 +134,8 @@ TEST_CASE_TEMPLATE("a step of adam_rows does not leak, and plain Adam's does", T
 
 TEST_CASE_TEMPLATE("ema_rows does what ema_update does in float64, for both kinds of ids", T, float, double) {
     isic_test::random dice(5);
-    for (const auto& [codes, width, rank] : shapes) {
+    for (const shape& s : shapes) {
+        const index_t codes = s.codes, width = s.width, rank = s.rank;
         INFO(codes, " x ", width, ", rank ", rank);
         const isic::subspace harm = drawn(dice, width, rank);
         auto fast = dice.matrix<T>(codes, width);
