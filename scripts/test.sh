@@ -73,7 +73,7 @@ part_gcc() {
 
 # Without the examples, which are programs of their own and would be neither sanitized nor new.
 part_sanitize() {
-    configure sanitize -DISIC_EXAMPLES=OFF
+    configure sanitize -DISIC_EXAMPLES=OFF -DCMAKE_CXX_FLAGS_DEBUG=-O0  # without line numbers, a fifth of the time
     cmake --build build/test-sanitize --target isic_tests isic_heavy_tests
     run_tests sanitize
 }
@@ -100,7 +100,8 @@ part_python() {
 }
 
 # cuBLAS and cuSOLVER are NVIDIA's wheels, of the versions that belong to CUDA 13.0. The stand-in's tests and the host's half of
-# the backend are compiled with -O1, the kernels as they are shipped. The GPU tests say themselves why they are skipped.
+# the backend are compiled with -O1, the kernels for the GPU as they are shipped, those for the CPU for one kind of CPU. The GPU
+# tests say themselves why they are skipped.
 part_cuda() {
     local place nvcc="" venv=build/test-cuda/venv
     for place in "${CUDACXX:-}" "$(command -v nvcc || true)" "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc"; do
@@ -118,6 +119,7 @@ part_cuda() {
         nvidia-cublas==13.1.0.3 nvidia-cusolver==12.0.4.66 nvidia-cusparse==12.6.3.3 nvidia-nvjitlink==13.0.88 \
         pybind11 pytest numpy ml_dtypes
     CUDACXX=$nvcc cmake --preset release -B build/test-cuda -DCMAKE_CXX_COMPILER=g++ -DCMAKE_CXX_FLAGS_RELEASE="-O1 -g1" \
+        -DCMAKE_CXX_FLAGS=-DHWY_COMPILE_ONLY_STATIC \
         -DISIC_SANITIZE=address,undefined -DISIC_WERROR=ON -DISIC_EXAMPLES=OFF -DISIC_LIBRARY_TESTS=OFF \
         -DISIC_CUDA=ON -DISIC_BENCHMARKS=ON -DISIC_CUDA_WHEELS="$venv" -DCMAKE_CUDA_ARCHITECTURES="80-real;90" \
         -DISIC_PYTHON=ON -DPython_EXECUTABLE="$PWD/$venv/bin/python" -Dpybind11_DIR="$("$venv/bin/python" -m pybind11 --cmakedir)"

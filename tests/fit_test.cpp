@@ -122,7 +122,7 @@ TEST_CASE("no more directions than the data have") {
     }
 }
 
-TEST_CASE("block Krylov above width 128 finds what BDCSVD finds") {
+TEST_CASE("block Krylov above width 128 finds what JacobiSVD finds") {
     isic_test::random dice(5);
     for (const index_t d : {129, 200, 256}) {
         for (const index_t r : {index_t{1}, index_t{4}, d / 8}) {

@@ -22,12 +22,12 @@ using isic_test::unit;
 
 namespace {
 
-struct shape {
+struct row_shape {
     index_t codes;
     index_t width;
     index_t rank;
 };
-constexpr shape shapes[] = {{1, 1, 1}, {3, 2, 1}, {70, 8, 1}, {70, 8, 3}, {40, 5, 4}, {130, 33, 8}, {65, 64, 20}};
+constexpr row_shape row_shapes[] = {{1, 1, 1}, {3, 2, 1}, {70, 8, 1}, {70, 8, 3}, {40, 5, 4}, {130, 33, 8}, {65, 64, 20}};
 
 isic::subspace drawn(isic_test::random& dice, index_t d, index_t r) {
     return isic_test::subspace_of(isic_test::random_basis(dice, d, r));
@@ -45,7 +45,7 @@ double tolerance(const dense& m) {
 
 TEST_CASE_TEMPLATE("project_rows is the formula, whatever the options", T, float, double) {
     isic_test::random dice(1);
-    for (const shape& s : shapes) {
+    for (const row_shape& s : row_shapes) {
         const index_t codes = s.codes, width = s.width, rank = s.rank;
         INFO(codes, " x ", width, ", rank ", rank);
         const isic::subspace harm = drawn(dice, width, rank);
@@ -85,7 +85,7 @@ TEST_CASE_TEMPLATE("project_rows takes the subspace out, and rows of strength 0 
 
 TEST_CASE_TEMPLATE("adam_rows does what adam_update does in float64", T, float, double) {
     isic_test::random dice(3);
-    for (const shape& s : shapes) {
+    for (const row_shape& s : row_shapes) {
         const index_t codes = s.codes, width = s.width, rank = s.rank;
         INFO(codes, " x ", width, ", rank ", rank);
         const isic::subspace harm = drawn(dice, width, rank);
@@ -134,7 +134,7 @@ TEST_CASE_TEMPLATE("a step of adam_rows does not leak, and plain Adam's does", T
 
 TEST_CASE_TEMPLATE("ema_rows does what ema_update does in float64, for both kinds of ids", T, float, double) {
     isic_test::random dice(5);
-    for (const shape& s : shapes) {
+    for (const row_shape& s : row_shapes) {
         const index_t codes = s.codes, width = s.width, rank = s.rank;
         INFO(codes, " x ", width, ", rank ", rank);
         const isic::subspace harm = drawn(dice, width, rank);
@@ -176,7 +176,7 @@ TEST_CASE("locked rows keep their bytes in every inner loop") {
     CHECK(bytes_of(got.row(2)) != bytes_of(book.row(2)));
 }
 
-TEST_CASE("the inner loops refuse shapes, ids and options that do not fit, and write nothing") {
+TEST_CASE("the inner loops refuse row_shapes, ids and options that do not fit, and write nothing") {
     isic_test::random dice(7);
     const isic::subspace harm = drawn(dice, 6, 2);
     const isic::row_basis<float> basis(harm);

@@ -9,7 +9,6 @@
 #include "rows.hpp"
 
 namespace isic::detail {
-namespace {
 
 /// Rows as T, where they lie if that is what they are, else copied.
 template <class T>
@@ -35,9 +34,9 @@ private:
 };
 
 template <class T>
-class packed {
+class packed_as {
 public:
-    packed(any_view codes, lookup rule, const std::vector<std::uint8_t>& padding)
+    packed_as(any_view codes, lookup rule, const std::vector<std::uint8_t>& padding)
         : rows_(codes, rule), codes_(rows_.view().data(), rows_.view().rows(), rows_.view().cols(), rows_.view().stride(), padding.data()) {}
 
     void nearest(any_view vectors, lookup rule, index_t* ids, const kernels::resources& use) const {
@@ -50,8 +49,6 @@ private:
     kernels::packed_codes<T> codes_;
 };
 
-}  // namespace
-
 class packed_codebook {
 public:
     packed_codebook(any_view codes, lookup rule, std::span<const index_t> padding) : codes_(codes), rule_(rule) {
@@ -62,9 +59,9 @@ public:
         require_finite(f, "the codebook", codes, &is_padding);
         padding_.assign(is_padding.begin(), is_padding.end());
         if (is_wide(codes)) {
-            packed_.emplace<packed<double>>(codes, rule, padding_);
+            packed_.emplace<packed_as<double>>(codes, rule, padding_);
         } else {
-            packed_.emplace<packed<float>>(codes, rule, padding_);
+            packed_.emplace<packed_as<float>>(codes, rule, padding_);
         }
     }
 
@@ -72,12 +69,12 @@ public:
         require_size("nearest_codes", "columns in the vectors", codes_.cols, vectors.cols);
         require_size("nearest_codes", "ids", vectors.rows, static_cast<index_t>(ids.size()));
         require_finite("nearest_codes", "the vectors", vectors);
-        if (const auto* narrow = std::get_if<packed<float>>(&packed_); narrow != nullptr && !is_wide(vectors)) {
+        if (const auto* narrow = std::get_if<packed_as<float>>(&packed_); narrow != nullptr && !is_wide(vectors)) {
             narrow->nearest(vectors, rule_, ids.data(), use);
-        } else if (const auto* wide = std::get_if<packed<double>>(&packed_)) {
+        } else if (const auto* wide = std::get_if<packed_as<double>>(&packed_)) {
             wide->nearest(vectors, rule_, ids.data(), use);
         } else {
-            packed<double>(codes_, rule_, padding_).nearest(vectors, rule_, ids.data(), use);
+            packed_as<double>(codes_, rule_, padding_).nearest(vectors, rule_, ids.data(), use);
         }
     }
 
@@ -87,7 +84,7 @@ private:
     any_view codes_;
     lookup rule_;
     std::vector<std::uint8_t> padding_;
-    std::variant<std::monostate, packed<float>, packed<double>> packed_;
+    std::variant<std::monostate, packed_as<float>, packed_as<double>> packed_;
 };
 
 std::vector<index_t> nearest_codes(any_view vectors, any_view codes, lookup rule, std::span<const index_t> padding) {

@@ -7,13 +7,13 @@
 namespace isic::detail {
 namespace {
 
-constexpr index_t block = 256;  // rows that are converted at a time
+constexpr index_t block_rows = 256;  // rows that are converted at a time
 
 /// f(first row, number of rows) for all blocks of n rows.
 template <class F>
 void for_each_block(index_t n, F f) {
-    for (index_t start = 0; start < n; start += block) {
-        f(start, std::min(block, n - start));
+    for (index_t start = 0; start < n; start += block_rows) {
+        f(start, std::min(block_rows, n - start));
     }
 }
 

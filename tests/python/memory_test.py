@@ -220,7 +220,7 @@ def test_memory_of_a_gpu():
 
 def test_other_threads_run_meanwhile():
     """A thread counts while the main thread is in C++; with the GIL held it would come to a stand."""
-    vectors, codes = np.random.default_rng(0).standard_normal((4000, 64)), np.random.default_rng(1).standard_normal((2000, 64))
+    vectors, codes = np.random.default_rng(0).standard_normal((20_000, 64)), np.random.default_rng(1).standard_normal((8000, 64))
     counted = []
     stop = threading.Event()
 

@@ -1,4 +1,4 @@
-// The reference of decompositions: Eigen's BDCSVD, float64. Compiled once, because that takes half a minute.
+// The reference of decompositions: Eigen's JacobiSVD, float64. Compiled once.
 #pragma once
 
 #include <algorithm>
