@@ -2,7 +2,7 @@
 # shellcheck disable=SC2317  # the steps are called by name
 # Everything that needs a GPU, in one go: builds, runs the tests, compute-sanitizer and the benchmarks; the table comes last.
 #
-#   scripts/gpu-deps.sh    first, where Eigen, fmt, nlohmann-json and doctest are installed, if they are not on the GPU machine
+#   scripts/gpu-deps.sh    first, where Eigen, fmt, Highway, xxHash, nlohmann-json and doctest are installed, if they are not on the GPU machine
 #   scripts/gpu.sh         on the GPU machine: needs nvcc, CMake, g++, cuBLAS and cuSOLVER (docs/gpu.md)
 #
 # Here a test that is skipped has failed. Settings: OUT, the folder for logs and figures (build/gpu/out); DEADLINE, seconds for

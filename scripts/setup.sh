@@ -61,6 +61,7 @@ Ninja|ninja-build|has_command ninja|https://ninja-build.org
 a C++20 compiler, g++ 12 or later|g++|has_command g++|https://gcc.gnu.org
 Eigen 3.4 or later|libeigen3-dev|has_header Eigen/Core|https://eigen.tuxfamily.org
 {fmt} 8 or later|libfmt-dev|has_header fmt/format.h|https://fmt.dev
+xxHash 0.8 or later|libxxhash-dev|has_header xxhash.h|https://github.com/Cyan4973/xxHash
 Highway 1.0 or later|libhwy-dev|has_header hwy/highway.h|https://github.com/google/highway
 nlohmann-json 3.9 or later|nlohmann-json3-dev|has_header nlohmann/json.hpp|https://json.nlohmann.me
 '

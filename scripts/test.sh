@@ -17,9 +17,14 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
-jobs=$(nproc)
-export CMAKE_BUILD_PARALLEL_LEVEL=$jobs
-parts=(size python gcc sanitize cuda docs)
+parts=(size sanitize gcc python cuda docs)  # the longest first
+# Two parts share the processors. More compilers than processors would take a third longer: they fight over the caches.
+share=2
+if [ $# -eq 1 ]; then
+    share=1
+fi
+jobs=${ISIC_TEST_JOBS:-$((($(nproc) + share - 1) / share))}
+export ISIC_TEST_JOBS=$jobs CMAKE_BUILD_PARALLEL_LEVEL=$jobs
 
 if command -v ccache >/dev/null 2>&1; then
     export CMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER-ccache}

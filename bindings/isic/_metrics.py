@@ -78,7 +78,7 @@ def collapsed_pairs(codes: Codes, *, tolerance: float = 0.0, padding: Padding = 
 
 
 def fingerprint(codes: Codes) -> int:
-    """64-bit FNV-1a over shape, scalar size and the rows' bytes (not the gaps between strided rows).
+    """64-bit XXH3 over shape, scalar size and the rows' bytes (not the gaps between strided rows).
 
     Tells an edited codebook from the original; it is no defence against somebody who wants two codebooks to collide.
     """

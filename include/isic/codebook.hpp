@@ -72,7 +72,7 @@ std::vector<index_t> nearest_codes(const Z& vectors, const C& codes, lookup rule
     return code_index(codes, rule, padding).nearest(vectors, use);
 }
 
-/// 64-bit FNV-1a over shape, scalar size and the rows' bytes (not the gaps between strided rows).
+/// 64-bit XXH3 over shape, scalar size and the rows' bytes (not the gaps between strided rows).
 ///
 /// Tells an edited codebook from the original; it is no defence against somebody who wants two codebooks to collide.
 template <matrix_like C>

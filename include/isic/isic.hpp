@@ -2,7 +2,6 @@
 /// All of isic. \namespace isic Codebook surgery: take a harmful concept out of the vectors a generator decodes from.
 #pragma once
 
-#include <isic/byte_hash.hpp>
 #include <isic/codebook.hpp>
 #include <isic/constraint.hpp>
 #include <isic/differences.hpp>

@@ -4,8 +4,7 @@
 #include <cstdint>
 #include <variant>
 
-#include <isic/byte_hash.hpp>
-
+#include "byte_hash.hpp"
 #include "rows.hpp"
 
 namespace isic::detail {
@@ -97,8 +96,12 @@ std::uint64_t fingerprint(any_view codes) {
     byte_hash hash;
     const std::int64_t shape[3] = {codes.rows, codes.cols, size_of(codes.type)};
     hash.add(std::as_bytes(std::span(shape)));
-    for (index_t i = 0; i < codes.rows; ++i) {
-        hash.add(codes.row(i));
+    if (codes.stride == codes.cols) {  // one piece
+        hash.add({codes.data, static_cast<std::size_t>(codes.rows * codes.row_bytes())});
+    } else {
+        for (index_t i = 0; i < codes.rows; ++i) {
+            hash.add(codes.row(i));
+        }
     }
     return hash.value();
 }

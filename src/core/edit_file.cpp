@@ -13,11 +13,11 @@
 
 #include <fmt/format.h>
 
-#include <isic/byte_hash.hpp>
 #include <isic/matrix.hpp>
 #include <isic/rank.hpp>
 #include <isic/safetensors.hpp>
 
+#include "byte_hash.hpp"
 #include "edit_file.hpp"
 #include "files.hpp"
 

@@ -6,8 +6,9 @@
 #include <system_error>
 #include <utility>
 
-#include <isic/byte_hash.hpp>
 #include <isic/error.hpp>
+
+#include "byte_hash.hpp"
 
 namespace isic::detail {
 namespace {

@@ -13,7 +13,7 @@ import tempfile
 # From the ground up. A new header gets its place here.
 FLOORS = [
     ["version", "error", "kernels"],
-    ["byte_hash", "matrix"],
+    ["matrix"],
     ["backend", "io"],
     ["cpu", "safetensors", "npy", "cuda/layout", "cuda/backend"],
     ["differences", "codebook", "cuda/device_matrix"],
