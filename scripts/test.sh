@@ -49,6 +49,9 @@ run_tests() {
     return "$status"
 }
 
+# Where the gcc part's tests install isic; the python part's libtorch program takes it from there, if it is there in time.
+installed=$root/build/test-release/tests/library/stage/moved
+
 part_size() {
     local limit=6200000 bad=0 count=0 file size
     if ! git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
@@ -101,7 +104,7 @@ part_python() {
     local wheel=("$here"/dist/isic-*.whl)
     "${pip[@]}" --force-reinstall --no-deps "${wheel[0]}"
     "${pip[@]}" "${wheel[0]}[test,transformers]" torch==2.13.0 transformers==5.23.0 vector-quantize-pytorch==1.32.0
-    (cd "$here" && OMP_NUM_THREADS=1 venv/bin/python -m pytest -c ../../pyproject.toml --rootdir ../.. ../../tests/python)
+    (cd "$here" && isic_ROOT=$installed OMP_NUM_THREADS=1 venv/bin/python -m pytest -c ../../pyproject.toml --rootdir ../.. ../../tests/python)
 }
 
 # cuBLAS and cuSOLVER are NVIDIA's wheels, of the versions that belong to CUDA 13.0. The stand-in's tests and the host's half of
@@ -152,7 +155,7 @@ fi
 scripts/setup.sh
 logs=build/test-logs
 mkdir -p "$logs"
-rm -f "$logs"/*.result
+rm -rf "$logs"/*.result "$installed"
 
 # Each part in a process group of its own, so that one interrupt ends them all.
 set -m
