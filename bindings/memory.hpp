@@ -59,18 +59,21 @@ struct memory {
 /// be edited, backend_error for memory of a GPU.
 memory memory_of(std::string_view function, std::string_view name, py::handle object, access how);
 
+/// Rows that are known to be of T.
+template <class T, class Byte>
+auto span_as(detail::any_rows<Byte> m) {
+    using value = std::conditional_t<std::is_const_v<Byte>, const T, T>;
+    return matrix_span<value>(reinterpret_cast<value*>(m.data), m.rows, m.cols, m.stride);
+}
+
 /// f(matrix_span<T>) of rows of storage type T, for classes that isic compiles behind templates.
 template <class Byte, class F>
 auto with_rows(detail::any_rows<Byte> m, F&& f) {
-    const auto typed = [&]<class T>(T) {
-        using value = std::conditional_t<std::is_const_v<Byte>, const T, T>;
-        return f(matrix_span<value>(reinterpret_cast<value*>(m.data), m.rows, m.cols, m.stride));
-    };
     switch (m.type) {
-        case storage::f32: return typed(float());
-        case storage::f16: return typed(Eigen::half());
-        case storage::bf16: return typed(Eigen::bfloat16());
-        default: return typed(double());
+        case storage::f32: return f(span_as<float>(m));
+        case storage::f16: return f(span_as<Eigen::half>(m));
+        case storage::bf16: return f(span_as<Eigen::bfloat16>(m));
+        default: return f(span_as<double>(m));
     }
 }
 
@@ -108,7 +111,7 @@ public:
     /// Of arrays, tensors and nested lists; None gives an empty one.
     doubles(std::string_view function, std::string_view name, py::handle object);
 
-    matrix_view<double> view() const { return {static_cast<const double*>(source_.data), source_.rows, source_.cols, source_.stride}; }
+    matrix_view<double> view() const { return span_as<double>(source_.view()); }
     /// An owning matrix, as options and states keep one.
     matrix<double> take() const { return detail::to_double(view()); }
 

@@ -62,9 +62,9 @@ void with_real_rows(std::string_view function, std::string_view name, const memo
     detail::require<value_error>(m.type == storage::f32 || m.type == storage::f64, function, fmt::format("{} of float32 or float64", name),
                                  word_of(m.type));
     if (m.type == storage::f32) {
-        f(matrix_span<float>(static_cast<float*>(m.data), m.rows, m.cols, m.stride));
+        f(span_as<float>(m.span()));
     } else {
-        f(matrix_span<double>(static_cast<double*>(m.data), m.rows, m.cols, m.stride));
+        f(span_as<double>(m.span()));
     }
 }
 
@@ -74,7 +74,7 @@ matrix_view<T> same_view(std::string_view function, std::string_view name, const
     constexpr storage expected = detail::storage_of<T>();
     detail::require<value_error>(m.type == expected, function, fmt::format("{} of {}, as the codes are", name, word_of(expected)), word_of(m.type));
     detail::require_apart(function, codes, m.view());
-    return {static_cast<const T*>(m.data), m.rows, m.cols, m.stride};
+    return span_as<T>(m.view());
 }
 
 /// Numbers that may be left out.

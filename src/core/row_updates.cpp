@@ -100,7 +100,10 @@ void adam_rows(matrix_span<T> codes, matrix_view<T> gradient, adam_row_state<T>&
     prepare(f, codes, state.square);
     ++state.steps;
     // Of the decay as the kernel rounds it: else the first steps would be off by its rounding over 1 - beta.
-    const auto unbias = [&](double beta) { return static_cast<T>(1 - std::pow(static_cast<double>(static_cast<T>(beta)), static_cast<double>(state.steps))); };
+    const auto unbias = [&](double beta) {
+        const auto rounded = static_cast<double>(static_cast<T>(beta));
+        return static_cast<T>(1 - std::pow(rounded, static_cast<double>(state.steps)));
+    };
     const kernels::adam_step<T> step{.rate = static_cast<T>(options.rate),
                                      .beta1 = static_cast<T>(options.beta1),
                                      .beta2 = static_cast<T>(options.beta2),
