@@ -31,17 +31,17 @@ if command -v ccache >/dev/null 2>&1; then
     export CMAKE_CUDA_COMPILER_LAUNCHER=${CMAKE_CUDA_COMPILER_LAUNCHER-ccache}
 fi
 
-# configure PRESET OPTIONS...: into build/test-PRESET
+# configure BUILD PRESET OPTIONS...
 configure() {
-    local preset=$1
-    shift
-    cmake --preset "$preset" -B "build/test-$preset" -DISIC_WERROR=ON "$@"
+    local build=$1 preset=$2
+    shift 2
+    cmake --preset "$preset" -B "$build" -DISIC_WERROR=ON "$@"
 }
 
-# run_tests PRESET CTEST_OPTIONS...
+# run_tests BUILD CTEST_OPTIONS...
 # The unit tests' own summary is shown, whether they pass or not; of the rest only what fails.
 run_tests() {
-    local build=build/test-$1 status=0
+    local build=$1 status=0
     shift
     ctest --test-dir "$build" --parallel "$jobs" --output-on-failure --no-tests=error "$@" || status=$?
     grep -aE '^\[doctest\] (test cases|assertions):' "$build/Testing/Temporary/LastTest.log" ||
@@ -50,7 +50,7 @@ run_tests() {
 }
 
 # Where the gcc part's tests install isic; the python part's libtorch program takes it from there, if it is there in time.
-installed=$root/build/test-release/tests/library/stage/moved
+installed=$root/build/test-gcc/tests/library/stage/moved
 
 part_size() {
     local limit=6200000 bad=0 count=0 file size
@@ -71,19 +71,27 @@ part_size() {
     return "$bad"
 }
 
-# The tests are not optimised, the library is: compiling takes longer than running.
+# The parts gcc and cuda share a build, one at a time. The tests are not optimised, the library is: compiling takes longer
+# than running.
+configure_gcc() {
+    mkdir -p build/test-gcc
+    exec 9>build/test-gcc/lock
+    flock 9
+    configure build/test-gcc release -DCMAKE_CXX_COMPILER=g++ -DCMAKE_CXX_FLAGS_RELEASE="-O0 -DNDEBUG" "$@"
+}
+
 part_gcc() {
-    configure release -DCMAKE_CXX_COMPILER=g++ -DCMAKE_CXX_FLAGS_RELEASE="-O0 -DNDEBUG"
+    configure_gcc -DISIC_CUDA=OFF -DISIC_PYTHON=OFF -DISIC_BENCHMARKS=OFF -DISIC_SANITIZE=
     # the emoji demo's program is compiled for the wheel, its parts for the tests
-    cmake --build build/test-release --target isic_tests isic_heavy_tests
-    run_tests release
+    cmake --build build/test-gcc --target isic_tests isic_heavy_tests
+    run_tests build/test-gcc
 }
 
 # Without the examples, which are programs of their own and would be neither sanitized nor new.
 part_sanitize() {
-    configure sanitize -DISIC_EXAMPLES=OFF -DCMAKE_CXX_FLAGS_DEBUG=-O0  # without line numbers, a fifth of the time
+    configure build/test-sanitize sanitize -DISIC_EXAMPLES=OFF -DCMAKE_CXX_FLAGS_DEBUG=-O0  # without line numbers, a fifth of the time
     cmake --build build/test-sanitize --target isic_tests isic_heavy_tests
-    run_tests sanitize
+    run_tests build/test-sanitize
 }
 
 part_docs() {
@@ -107,11 +115,10 @@ part_python() {
     (cd "$here" && isic_ROOT=$installed OMP_NUM_THREADS=1 venv/bin/python -m pytest -c ../../pyproject.toml --rootdir ../.. ../../tests/python)
 }
 
-# cuBLAS and cuSOLVER are NVIDIA's wheels, of the versions that belong to CUDA 13.0. The stand-in's tests and the host's half of
-# the backend are compiled with -O1, the kernels for the GPU as they are shipped, those for the CPU for one kind of CPU. The GPU
-# tests say themselves why they are skipped.
+# cuBLAS and cuSOLVER are NVIDIA's wheels, of the versions that belong to CUDA 13.0. What runs over the stand-in is sanitized,
+# the kernels for the GPU are compiled as they are shipped. The GPU tests say themselves why they are skipped.
 part_cuda() {
-    local place nvcc="" venv=build/test-cuda/venv
+    local place nvcc="" venv=build/test-cuda-venv
     for place in "${CUDACXX:-}" "$(command -v nvcc || true)" "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc"; do
         if [ -x "$place" ]; then
             nvcc=$place
@@ -126,14 +133,12 @@ part_cuda() {
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
         nvidia-cublas==13.1.0.3 nvidia-cusolver==12.0.4.66 nvidia-cusparse==12.6.3.3 nvidia-nvjitlink==13.0.88 \
         pybind11 pytest numpy ml_dtypes
-    CUDACXX=$nvcc cmake --preset release -B build/test-cuda -DCMAKE_CXX_COMPILER=g++ -DCMAKE_CXX_FLAGS_RELEASE="-O1 -g1" \
-        -DCMAKE_CXX_FLAGS=-DHWY_COMPILE_ONLY_STATIC \
-        -DISIC_SANITIZE=address,undefined -DISIC_WERROR=ON -DISIC_EXAMPLES=OFF -DISIC_LIBRARY_TESTS=OFF \
-        -DISIC_CUDA=ON -DISIC_BENCHMARKS=ON -DISIC_CUDA_WHEELS="$venv" -DCMAKE_CUDA_ARCHITECTURES="80-real;90" \
-        -DISIC_PYTHON=ON -DPython_EXECUTABLE="$PWD/$venv/bin/python" -Dpybind11_DIR="$("$venv/bin/python" -m pybind11 --cmakedir)"
-    cmake --build build/test-cuda --target isic_cuda_programs
-    run_tests cuda -L cuda
-    grep -ah '^\[isic\] SKIPPED' build/test-cuda/Testing/Temporary/LastTest.log || true
+    CUDACXX=$nvcc configure_gcc -DISIC_CUDA=ON -DISIC_PYTHON=ON -DISIC_BENCHMARKS=ON -DISIC_SANITIZE=address,undefined \
+        -DISIC_CUDA_WHEELS="$root/$venv" -DCMAKE_CUDA_ARCHITECTURES="80-real;90" -DPython_EXECUTABLE="$root/$venv/bin/python" \
+        -Dpybind11_DIR="$("$venv/bin/python" -m pybind11 --cmakedir)"
+    cmake --build build/test-gcc --target isic_cuda_programs
+    run_tests build/test-gcc -L cuda
+    grep -ah '^\[isic\] SKIPPED' build/test-gcc/Testing/Temporary/LastTest.log || true
 }
 
 # Each part runs in a shell of its own, where the first failing command ends it.

@@ -84,7 +84,7 @@ TEST_CASE("fitting: every failing call is one typed error and leaks nothing") {
 
 TEST_CASE("editing: every failing call leaves the old codebook, and nothing leaks") {
     isic_test::random r(42);
-    const auto codes = r.matrix<float>(8, 6);  // a block of each kernel
+    const auto codes = r.matrix<float>(4, 6);
     const auto harm = isic::span_of(isic_test::from_rows<double>({{1}, {0}, {0}, {0}, {0}, {0}}));
     auto vanishing = codes;
     vanishing(3, 0) = 100;
@@ -109,30 +109,30 @@ TEST_CASE("editing: every failing call leaves the old codebook, and nothing leak
 
 TEST_CASE("updates, look-ups and metrics: every failing call is one typed error and leaks nothing") {
     isic_test::random r(43);
-    const auto codes = r.matrix<float>(8, 6);
-    const auto vectors = r.matrix<float>(16, 6);
-    const auto gradient = r.matrix<float>(8, 6);
+    const auto codes = r.matrix<float>(3, 6);
+    const auto vectors = r.matrix<float>(6, 6);
+    const auto gradient = r.matrix<float>(3, 6);
     isic::constraint limits;
     limits.orthogonal_to = isic::span_of(r.matrix(6, 2));
-    limits.locked.assign(8, false);
+    limits.locked.assign(3, false);
     limits.within = 1;
     limits.anchor = isic::detail::to_double(codes.view());
-    const auto ids = r.ids<std::int64_t>(16, 8);
+    const auto ids = r.ids<std::int64_t>(6, 3);
     fail_every_call([&] {
         isic::cuda_backend gpu;
         auto device = isic::upload(gpu, codes);
         const auto before = isic::upload(gpu, codes);
         const auto z = isic::upload(gpu, vectors);
-        const isic::device_constraint fence(gpu, limits, 8, 6);
+        const isic::device_constraint fence(gpu, limits, 3, 6);
         isic::device_adam_state<float> state;
         isic::adam_update(gpu, device, isic::upload(gpu, gradient), state, {}, fence).get();
-        const auto batch = isic::assign(gpu, z, isic::upload_ids(gpu, ids), 8);
+        const auto batch = isic::assign(gpu, z, isic::upload_ids(gpu, ids), 3);
         isic::ridge_update(gpu, device, batch, 1.0, fence).get();
         isic::device_ema_state ema;
         isic::ema_update(gpu, device, ema, batch, 0.9, fence).get();
         isic::nearest_code_churn(gpu, z, before, device);
         isic::drift(gpu, before, device);
-        isic::usage_counts(gpu, isic::upload_ids(gpu, ids), 8);
+        isic::usage_counts(gpu, isic::upload_ids(gpu, ids), 3);
     });
 }
 
