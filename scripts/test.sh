@@ -26,6 +26,12 @@ fi
 jobs=${ISIC_TEST_JOBS:-$((($(nproc) + share - 1) / share))}
 export ISIC_TEST_JOBS=$jobs CMAKE_BUILD_PARALLEL_LEVEL=$jobs
 
+# A fifth of a compiler's time is spent on keeping its memory below 128 MB.
+gcc_flags=--param=ggc-min-heapsize=1048576
+# The virtual environments are installed without byte code, which every test that starts a program would compile anew.
+unset PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX=$root/build/test-bytecode
+
 if command -v ccache >/dev/null 2>&1; then
     export CMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER-ccache}
     export CMAKE_CUDA_COMPILER_LAUNCHER=${CMAKE_CUDA_COMPILER_LAUNCHER-ccache}
@@ -77,7 +83,8 @@ configure_gcc() {
     mkdir -p build/test-gcc
     exec 9>build/test-gcc/lock
     flock 9
-    configure build/test-gcc release -DCMAKE_CXX_COMPILER=g++ -DCMAKE_CXX_FLAGS_RELEASE="-O0 -DNDEBUG" "$@"
+    configure build/test-gcc release -DCMAKE_CXX_COMPILER=g++ -DCMAKE_CXX_FLAGS="$gcc_flags" \
+        -DCMAKE_CXX_FLAGS_RELEASE="-O0 -DNDEBUG" "$@"
 }
 
 part_gcc() {
@@ -108,7 +115,8 @@ part_python() {
     python3 -m venv "$venv"
     local pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile)
     "${pip[@]}" torch==2.13.0 build  # pinned: a later torch brings gigabytes of CUDA
-    "$venv/bin/python" -m build --outdir "$here/dist" -C cmake.define.ISIC_WERROR=ON -C cmake.define.ISIC_CUDA=OFF .
+    CXX=g++ CXXFLAGS=$gcc_flags "$venv/bin/python" -m build --outdir "$here/dist" \
+        -C cmake.define.ISIC_WERROR=ON -C cmake.define.ISIC_CUDA=OFF .
     local wheel=("$here"/dist/isic-*.whl)
     "${pip[@]}" --force-reinstall --no-deps "${wheel[0]}"
     "${pip[@]}" "${wheel[0]}[test,transformers]" torch==2.13.0 transformers==5.23.0 vector-quantize-pytorch==1.32.0

@@ -4,9 +4,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <new>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <isic/codebook.hpp>
@@ -23,6 +26,29 @@ struct edit_summary {
     leakage_report before = {};    ///< leakage of all rows before; zero for a full remap
     leakage_report after = {};     ///< leakage of all rows as stored, after rounding
 };
+
+namespace detail {
+
+/// Leaves what a vector's resize() adds as it is: the first to write it may be another thread.
+template <class T>
+struct uninitialised_allocator : std::allocator<T> {
+    template <class U>
+    struct rebind {
+        using other = uninitialised_allocator<U>;
+    };
+    template <class U>
+    void construct(U* p) noexcept {
+        ::new (static_cast<void*>(p)) U;
+    }
+    template <class U, class... A>
+    void construct(U* p, A&&... args) {
+        ::new (static_cast<void*>(p)) U(std::forward<A>(args)...);
+    }
+};
+
+using raw_bytes = std::vector<std::byte, uninitialised_allocator<std::byte>>;
+
+}  // namespace detail
 
 /// A change of some rows of a codebook [K x d]. A value: copy it, save it, undo with it.
 class edit {
@@ -68,7 +94,7 @@ private:
     static edit between_rows(detail::any_view before, detail::any_view after);
     static edit for_codebook(detail::any_view codes);
     void add_row(index_t id, std::span<const std::byte> before, std::span<const std::byte> after);
-    void write(detail::any_span codes, const std::vector<std::byte>& bytes, std::uint64_t expected, std::string_view function,
+    void write(detail::any_span codes, const detail::raw_bytes& bytes, std::uint64_t expected, std::string_view function,
                std::string_view which) const;
 
     index_t rows_ = 0;
@@ -77,8 +103,8 @@ private:
     std::uint64_t fingerprint_before_ = 0;
     std::uint64_t fingerprint_after_ = 0;
     std::vector<index_t> ids_;
-    std::vector<std::byte> before_;
-    std::vector<std::byte> after_;
+    detail::raw_bytes before_;
+    detail::raw_bytes after_;
 };
 
 /// For code that builds or stores edits; not part of the interface.
@@ -86,9 +112,6 @@ struct edit_access {
     /// \cond
     static edit for_codebook(detail::any_view codes) { return edit::for_codebook(codes); }
     static edit between(detail::any_view before, detail::any_view after) { return edit::between_rows(before, after); }
-    static void add_row(edit& e, index_t id, std::span<const std::byte> before, std::span<const std::byte> after) {
-        e.add_row(id, before, after);
-    }
     static auto& rows(edit& e) { return e.rows_; }
     static auto& cols(edit& e) { return e.cols_; }
     static auto& storage(edit& e) { return e.storage_; }

@@ -55,7 +55,7 @@ void edit::add_row(index_t id, std::span<const std::byte> before, std::span<cons
     after_.insert(after_.end(), after.begin(), after.end());
 }
 
-void edit::write(detail::any_span codes, const std::vector<std::byte>& bytes, std::uint64_t expected, std::string_view function,
+void edit::write(detail::any_span codes, const detail::raw_bytes& bytes, std::uint64_t expected, std::string_view function,
                  std::string_view which) const {
     detail::require<value_error>(storage_ == detail::name_of(codes.type), function, fmt::format("a codebook of {}", storage_),
                                  detail::name_of(codes.type));

@@ -81,11 +81,12 @@ tensor_file file_of_edit(const std::filesystem::path& path, const edit& e) {
     const auto list = [](const auto& values) {
         return tensor::of(std::span(values.data(), values.size()), {static_cast<index_t>(values.size())});
     };
+    const auto rows = [&](const raw_bytes& values) { return tensor{type, {moved, e.cols()}, {values.begin(), values.end()}}; };
     const matrix<double>& basis = e.removed.basis;
     tensor_file out;
     out.tensors = {{"ids", list(e.ids())},
-                   {"before", {type, {moved, e.cols()}, edit_access::before(e)}},
-                   {"after", {type, {moved, e.cols()}, edit_access::after(e)}},
+                   {"before", rows(edit_access::before(e))},
+                   {"after", rows(edit_access::after(e))},
                    {"removed.basis", tensor::of(std::span(basis.data(), static_cast<std::size_t>(basis.rows() * basis.cols())),
                                                 {basis.rows(), basis.cols()})},
                    {"removed.singular_values", list(e.removed.singular_values)},
@@ -140,8 +141,10 @@ private:
             least = id + 1;
         }
         const std::vector<index_t> shape{static_cast<index_t>(out.ids().size()), out.cols()};
-        edit_access::before(out) = tensor_of("before", type, shape).bytes;
-        edit_access::after(out) = tensor_of("after", type, shape).bytes;
+        const std::vector<std::byte>& before = tensor_of("before", type, shape).bytes;
+        const std::vector<std::byte>& after = tensor_of("after", type, shape).bytes;
+        edit_access::before(out).assign(before.begin(), before.end());
+        edit_access::after(out).assign(after.begin(), after.end());
     }
 
     void read_removed(edit& out) const {

@@ -15,6 +15,9 @@ void require_finite_rows(std::string_view function, std::string_view name, auto 
         if (skipped != nullptr && (*skipped)[static_cast<std::size_t>(i)]) {
             continue;
         }
+        if (all_finite(std::span<const typename decltype(m)::value_type>(m.row(i)))) {
+            continue;
+        }
         for (index_t j = 0; j < m.cols(); ++j) {
             if (const double value = static_cast<double>(m(i, j)); !std::isfinite(value)) {
                 fail<numeric_error>(function, fmt::format("finite values in {}", name),

@@ -4,10 +4,12 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <unordered_map>
+#include <memory>
+#include <optional>
 #include <utility>
 
 #include "orthonormal.hpp"
+#include "row_blocks.hpp"
 
 namespace isic {
 
@@ -22,32 +24,33 @@ void per_code::check(std::string_view function, std::string_view name, index_t c
 namespace detail {
 namespace {
 
-/// Projection in float64 of one codebook into staged new rows; writes only when everything is known to be right.
+/// What becomes of a row.
+enum class fate : std::uint8_t { stays, moves, vanishes };
+
+/// Projection in float64 of one codebook into new rows; writes only when everything is known to be right.
 template <scalar T>
 class projector {
 public:
-    /// basis null: V is the identity.
+    /// harm null: V is the identity.
     projector(std::string_view function, matrix_span<T> codes, const subspace* harm, const projection_options& options)
         : function_(function), codes_(codes), harm_(harm), options_(options), edit_(edit_access::for_codebook(codes)) {
         check();
     }
 
     edit run() {
-        constexpr index_t block = 64;
-        for (index_t start = 0; start < codes_.rows(); start += block) {
-            project_block(start, std::min(block, codes_.rows() - start));
-        }
+        project_rows();
         settle_vanished();
         record();
-        for (const auto& [k, row] : staged_) {
-            std::copy(row.begin(), row.end(), codes_.row(k).begin());
+        write(edit_access::after(edit_));
+        try {
+            edit_access::fingerprint_after(edit_) = fingerprint(codes_);
+            if (harm_ != nullptr) {
+                edit_.summary.after = measured_leakage();
+            }
+        } catch (...) {  // out of memory
+            write(edit_access::before(edit_));
+            throw;
         }
-        edit_access::fingerprint_after(edit_) = fingerprint(codes_);
-        if (harm_ != nullptr) {
-            edit_.removed = *harm_;
-            edit_.summary.after = measured_leakage();
-        }
-        edit_.center.assign(options_.center.begin(), options_.center.end());
         return std::move(edit_);
     }
 
@@ -59,7 +62,8 @@ private:
             require_size(function_, "rows in the basis", d, harm_->width());
             require<value_error>(harm_->rank() <= d, function_, "a rank of at most d", fmt::format("{} > {}", harm_->rank(), d));
             require_orthonormal(function_, harm_->basis);
-            v_ = orthonormal_rest(map(harm_->basis), Eigen::MatrixXd(d, 0));  // a basis rounded to float would leak
+            // A basis rounded to float would leak.
+            part_.emplace(orthonormal_rest(map(harm_->basis), Eigen::MatrixXd(d, 0)), options_.weights);
             require_apart(function_, codes_, harm_->basis.view());
             if (!options_.weights.empty()) {
                 require_size(function_, "weights", harm_->rank(), static_cast<index_t>(options_.weights.size()));
@@ -89,8 +93,7 @@ private:
         require_finite(function_, "the codebook", codes_, &is_padding_);
         bool any = false;
         for (index_t k = 0; k < codes_.rows() && !any; ++k) {
-            any = !is_padding_[static_cast<std::size_t>(k)] &&
-                  std::ranges::any_of(codes_.row(k), [](T x) { return static_cast<double>(x) != 0.0; });
+            any = !is_padding(k) && std::ranges::any_of(codes_.row(k), [](T x) { return static_cast<double>(x) != 0.0; });
         }
         require<numeric_error>(any, function_, "a codebook with a row that is not zero", "zeros only");
         if (harm_ != nullptr) {
@@ -109,170 +112,279 @@ private:
         return leakage(view_of(rows), *harm_, options_.center, options_.padding);
     }
 
-    double strength(index_t k) const { return is_padding_[static_cast<std::size_t>(k)] ? 0.0 : options_.strength[k]; }
+    bool is_padding(index_t k) const { return is_padding_[static_cast<std::size_t>(k)]; }
+    double strength(index_t k) const { return is_padding(k) ? 0.0 : options_.strength[k]; }
+    fate& fate_of(index_t k) { return fates_[static_cast<std::size_t>(k)]; }
+    /// The new row k, in the edit.
+    std::span<T> fresh(index_t k) { return row_of(edit_access::after(edit_), k); }
+    std::span<T> row_of(raw_bytes& rows, index_t k) const {
+        return {reinterpret_cast<T*>(rows.data()) + k * codes_.cols(), static_cast<std::size_t>(codes_.cols())};
+    }
+    Eigen::Map<const vector> goal(index_t k) const { return map(options_.target.empty() ? std::span(center_) : options_.target.row(k)); }
 
-    void project_block(index_t start, index_t n) {
-        const row_matrix old = read_rows(any_view(codes_).block(start, n), options_.rule);
-        row_matrix goal = row_matrix::Zero(n, codes_.cols());
-        if (!options_.target.empty()) {
-            goal = Eigen::Map<const row_matrix, 0, Eigen::OuterStride<>>(options_.target.data() + start * options_.target.stride(), n,
-                                                                        codes_.cols(), Eigen::OuterStride<>(options_.target.stride()));
-        } else if (!options_.center.empty()) {
-            goal.rowwise() = Eigen::Map<const Eigen::RowVectorXd>(options_.center.data(), codes_.cols());
+    struct row_numbers {
+        double stored_norm;
+        double norm;   // as the look-up reads it
+        double scale;  // of rounding errors: the larger of the row's norm and the goal's
+    };
+
+    /// What a thread works with.
+    struct workplace {
+        row_block rows;   // old, then new
+        row_block steps;  // toward the goal
+        row_block rest;
+        std::vector<row_numbers> numbers;
+        kernel_memory memory = std::make_unique<kernels::scratch_memory>();
+    };
+
+    struct block_sums {
+        double change = 0;                               // sum ||c' - c||^2
+        double whole = 0;                                // sum ||c||^2
+        std::optional<index_t> overflow = std::nullopt;  // the first row that does not fit
+    };
+
+    void project_rows() {
+        const index_t d = codes_.cols();
+        const blocks_of_rows blocks(codes_.rows(), d);
+        edit_access::before(edit_).resize(static_cast<std::size_t>(codes_.rows() * d) * sizeof(T));  // until it is known how many move
+        edit_access::after(edit_).resize(edit_access::before(edit_).size());
+        fates_.assign(static_cast<std::size_t>(codes_.rows()), fate::stays);
+        sums_.resize(static_cast<std::size_t>(blocks.count()));
+        center_.assign(options_.center.begin(), options_.center.end());
+        center_.resize(static_cast<std::size_t>(d));
+        const auto values = static_cast<double>(codes_.rows() * d);
+        const double rank = harm_ == nullptr ? 0.0 : static_cast<double>(harm_->rank());
+        const auto make = [&] {
+            return workplace{row_block(blocks.length, d), row_block(blocks.length, d), row_block(blocks.length, d),
+                             std::vector<row_numbers>(static_cast<std::size_t>(blocks.length))};
+        };
+        for_each_block(blocks, values * sizeof(T) * 2, values * (8 * rank + 16), make,
+                       [&](workplace& at, index_t block, index_t start, index_t n) {
+                           sums_[static_cast<std::size_t>(block)] = project_block(at, start, n);
+                       });
+        for (const block_sums& sums : sums_) {
+            if (sums.overflow) {
+                const auto value = std::ranges::find_if(fresh(*sums.overflow), [](T x) { return !std::isfinite(static_cast<double>(x)); });
+                fail<numeric_error>(function_, fmt::format("edited rows that fit {}", name_of(storage_of<T>())),
+                                    fmt::format("{} in row {}", static_cast<double>(*value), *sums.overflow));
+            }
         }
-        const row_matrix step = toward(goal - old);
-        row_matrix fresh = old;
-        for (index_t i = 0; i < n; ++i) {
-            fresh.row(i) += strength(start + i) * step.row(i);
-        }
-        // Once more for what rounding left ("twice is enough"); a partial move has nothing to clean.
-        const row_matrix rest = options_.weights.empty() ? toward(goal - fresh) : row_matrix();
+    }
+
+    block_sums project_block(workplace& at, index_t start, index_t n) {
+        block_sums sums;
+        read_block(at, start, n, sums);
+        step_toward_goal(at, start, n);
+        bool whole_moves = false;
         for (index_t i = 0; i < n; ++i) {
             const index_t k = start + i;
-            const double scale = std::max(old.row(i).norm(), goal.row(i).norm());
-            const double absolute = smallest() * std::sqrt(static_cast<double>(codes_.cols()));  // of subnormal entries
-            const double rounding = (4 * rounding_unit<T>() + 8 * rounding_unit<double>()) * scale +
-                                    (options_.rule == lookup::plain ? absolute : absolute / stored_norm(k));
-            if (strength(k) == 0 || step.row(i).norm() <= rounding) {
+            if (strength(k) != 0 && at.steps.row(i).norm() > rounding(at.numbers[static_cast<std::size_t>(i)])) {
+                at.rows.row(i) += strength(k) * at.steps.row(i);
+                fate_of(k) = fate::moves;
+                whole_moves = whole_moves || strength(k) == 1;
+            }
+        }
+        // Once more for what rounding left ("twice is enough"); a partial move has nothing to clean.
+        if (whole_moves && options_.weights.empty()) {
+            step_toward_goal(at, start, n);
+            for (index_t i = 0; i < n; ++i) {
+                if (fate_of(start + i) == fate::moves && strength(start + i) == 1) {
+                    at.rows.row(i) += at.steps.row(i);
+                }
+            }
+        }
+        for (index_t i = 0; i < n; ++i) {
+            if (fate_of(start + i) == fate::moves) {
+                finish_row(at, start + i, i, sums);
+            }
+        }
+        return sums;
+    }
+
+    void read_block(workplace& at, index_t start, index_t n, block_sums& sums) const {
+        for (index_t i = 0; i < n; ++i) {
+            auto row = at.rows.row(i);
+            if (is_padding(start + i)) {  // it may hold anything
+                row.setZero();
                 continue;
             }
-            vector row = fresh.row(i).transpose();
-            if (rest.size() > 0 && strength(k) == 1) {
-                row += rest.row(i).transpose();
+            row = as_doubles(codes_.row(start + i));
+            row_numbers& of = at.numbers[static_cast<std::size_t>(i)];
+            const double square = row.squaredNorm();
+            sums.whole += square;
+            of.stored_norm = std::sqrt(square);
+            if (options_.rule == lookup::l2_normalised && square > 0) {
+                row /= of.stored_norm;
             }
-            const double noise = 16 * rounding_unit<double>() * scale;
-            if (options_.target.empty() && row.norm() < std::max(options_.vanish_below * old.row(i).norm(), noise)) {
-                vanished_.push_back(k);
-                continue;
-            }
-            if ((options_.keep_norms || options_.rule == lookup::l2_normalised) && row.norm() > 0) {
-                row *= stored_norm(k) / row.norm();
-            }
-            stage(k, row);
+            of.norm = options_.rule == lookup::l2_normalised ? row.norm() : of.stored_norm;
+            of.scale = std::max(of.norm, goal(start + i).norm());
         }
     }
 
-    /// (t - c) V diag(w) V^T
-    row_matrix toward(const row_matrix& difference) const {
-        if (harm_ == nullptr) {
-            return difference;
+    /// steps <- (goal - rows) V diag(w) V^T
+    void step_toward_goal(workplace& at, index_t start, index_t n) const {
+        for (index_t i = 0; i < n; ++i) {
+            at.steps.row(i) = goal(start + i) - at.rows.row(i);
         }
-        row_matrix coefficients = difference * v_;
-        if (!options_.weights.empty()) {
-            coefficients *= Eigen::Map<const vector>(options_.weights.data(), harm_->rank()).asDiagonal();
+        if (part_) {
+            (*part_)(at.steps, at.rest, n, *at.memory);
         }
-        return coefficients * v_.transpose();
     }
 
-    static double smallest() { return static_cast<double>(std::numeric_limits<T>::denorm_min()); }
-
-    double stored_norm(index_t k) const {
-        vector row;
-        load(std::span<const T>(codes_.row(k)), row);
-        return row.norm();
+    /// How long a step can be by rounding alone.
+    double rounding(const row_numbers& of) const {
+        const double absolute = static_cast<double>(std::numeric_limits<T>::denorm_min()) *
+                                std::sqrt(static_cast<double>(codes_.cols()));  // of subnormal entries
+        return (4 * rounding_unit<T>() + 8 * rounding_unit<double>()) * of.scale +
+               (options_.rule == lookup::plain ? absolute : absolute / of.stored_norm);
     }
 
-    void stage(index_t k, const vector& row) {
-        std::vector<T> values(static_cast<std::size_t>(codes_.cols()));
-        store(row, std::span<T>(values));
-        for (const T value : values) {
-            if (!std::isfinite(static_cast<double>(value))) {
-                fail<numeric_error>(function_, fmt::format("edited rows that fit {}", name_of(storage_of<T>())),
-                                    fmt::format("{} in row {}", static_cast<double>(value), k));
-            }
+    void finish_row(workplace& at, index_t k, index_t i, block_sums& sums) {
+        auto row = at.rows.row(i);
+        const row_numbers& of = at.numbers[static_cast<std::size_t>(i)];
+        const double norm = row.norm();
+        const double noise = 16 * rounding_unit<double>() * of.scale;
+        if (options_.target.empty() && norm < std::max(options_.vanish_below * of.norm, noise)) {
+            fate_of(k) = fate::vanishes;
+            return;
         }
-        staged_.emplace_back(k, std::move(values));
+        if ((options_.keep_norms || options_.rule == lookup::l2_normalised) && norm > 0) {
+            row *= of.stored_norm / norm;
+        }
+        store(row, fresh(k));
+        if (!sums.overflow && !all_finite(std::span<const T>(fresh(k)))) {
+            sums.overflow = k;
+        }
+        settle(k, sums);
+    }
+
+    /// A row whose new value is there moves if that differs.
+    void settle(index_t k, block_sums& sums) {
+        const bool same = std::memcmp(fresh(k).data(), codes_.row(k).data(), fresh(k).size_bytes()) == 0;
+        fate_of(k) = same ? fate::stays : fate::moves;
+        sums.change += same ? 0.0 : (as_doubles(fresh(k)) - as_doubles(codes_.row(k))).squaredNorm();
     }
 
     void settle_vanished() {
-        edit_.summary.vanished = static_cast<index_t>(vanished_.size());
-        if (vanished_.empty() || options_.vanished == vanished_rows::skip) {
+        std::vector<index_t> vanished;
+        for (index_t k = 0; k < codes_.rows(); ++k) {
+            if (fate_of(k) == fate::vanishes) {
+                vanished.push_back(k);
+            }
+        }
+        edit_.summary.vanished = static_cast<index_t>(vanished.size());
+        if (vanished.empty() || options_.vanished == vanished_rows::skip) {
             return;
         }
         require<numeric_error>(options_.vanished != vanished_rows::error, function_,
                                fmt::format("at least {} of each row's norm left", options_.vanish_below),
-                               fmt::format("less in {} rows, the first {}", vanished_.size(), vanished_.front()));
+                               fmt::format("less in {} rows, the first {}", vanished.size(), vanished.front()));
         if (options_.vanished == vanished_rows::zero) {
-            for (const index_t k : vanished_) {
-                stage(k, vector::Zero(codes_.cols()));
+            for (const index_t k : vanished) {
+                std::ranges::fill(fresh(k), T(0));
             }
         } else {
-            replace_by_nearest();
+            replace_by_nearest(vanished);
         }
-        std::ranges::sort(staged_, {}, [](const auto& s) { return s.first; });
+        for (const index_t k : vanished) {
+            settle(k, sums_.front());
+        }
     }
 
-    void replace_by_nearest() {
-        std::unordered_map<index_t, std::size_t> moved;
-        for (std::size_t i = 0; i < staged_.size(); ++i) {
-            moved[staged_[i].first] = i;
-        }
+    void replace_by_nearest(const std::vector<index_t>& vanished) {
         std::vector<index_t> still;
         std::vector<index_t> others;
         for (index_t k = 0; k < codes_.rows(); ++k) {
             const bool zero = std::ranges::all_of(codes_.row(k), [](T x) { return static_cast<double>(x) == 0.0; });
-            const bool usable = !zero && !is_padding_[static_cast<std::size_t>(k)] && !std::ranges::binary_search(vanished_, k);
-            if (usable) {
-                (moved.contains(k) ? others : still).push_back(k);
+            if (!zero && !is_padding(k) && fate_of(k) != fate::vanishes) {
+                (fate_of(k) == fate::moves ? others : still).push_back(k);
             }
         }
         const std::vector<index_t>& candidates = still.empty() ? others : still;
         require<numeric_error>(!candidates.empty(), function_, "a row that does not vanish", "none; choose another policy");
-        row_matrix pool(static_cast<index_t>(candidates.size()), codes_.cols());
-        vector row;
-        for (std::size_t i = 0; i < candidates.size(); ++i) {
-            load(std::span<const T>(codes_.row(candidates[i])), row);
-            pool.row(static_cast<index_t>(i)) = row.transpose();
-        }
-        row_matrix lost(static_cast<index_t>(vanished_.size()), codes_.cols());
-        for (std::size_t i = 0; i < vanished_.size(); ++i) {
-            load(std::span<const T>(codes_.row(vanished_[i])), row);
-            lost.row(static_cast<index_t>(i)) = row.transpose();
-        }
-        const std::vector<index_t> nearest = nearest_codes(view_of(lost), view_of(pool), options_.rule, {});
-        for (std::size_t i = 0; i < vanished_.size(); ++i) {
-            const index_t k = vanished_[i];
+        const std::vector<index_t> nearest =
+            nearest_codes(view_of(rows_at(vanished)), view_of(rows_at(candidates)), options_.rule, {});
+        for (std::size_t i = 0; i < vanished.size(); ++i) {
             const index_t chosen = candidates[static_cast<std::size_t>(nearest[i])];
-            const auto found = moved.find(chosen);
-            const auto source = found == moved.end() ? std::span<const T>(codes_.row(chosen)) : std::span<const T>(staged_[found->second].second);
-            staged_.emplace_back(k, std::vector<T>(source.begin(), source.end()));
+            std::ranges::copy(fate_of(chosen) == fate::moves ? fresh(chosen) : codes_.row(chosen), fresh(vanished[i]).begin());
         }
     }
 
+    /// The old rows.
+    row_matrix rows_at(const std::vector<index_t>& ids) const {
+        row_matrix out(static_cast<index_t>(ids.size()), codes_.cols());
+        for (std::size_t i = 0; i < ids.size(); ++i) {
+            out.row(static_cast<index_t>(i)) = as_doubles(codes_.row(ids[i])).transpose();
+        }
+        return out;
+    }
+
+    /// Makes the edit what was done, before anything is written.
     void record() {
-        std::erase_if(staged_, [&](const auto& s) {
-            return std::memcmp(s.second.data(), codes_.row(s.first).data(), codes_.row(s.first).size_bytes()) == 0;
-        });
-        double change = 0;
-        for (const auto& [k, row] : staged_) {
-            edit_access::add_row(edit_, k, std::as_bytes(codes_.row(k)), std::as_bytes(std::span(row)));
-            for (std::size_t j = 0; j < row.size(); ++j) {
-                const double step = static_cast<double>(row[j]) - static_cast<double>(codes_.row(k)[j]);
-                change += step * step;
-            }
+        if (harm_ != nullptr) {
+            edit_.removed = *harm_;
         }
-        double whole = 0;
+        edit_.center.assign(options_.center.begin(), options_.center.end());
         for (index_t k = 0; k < codes_.rows(); ++k) {
-            if (is_padding_[static_cast<std::size_t>(k)]) {
-                continue;
-            }
-            for (const T value : codes_.row(k)) {
-                whole += static_cast<double>(value) * static_cast<double>(value);
+            if (fate_of(k) == fate::moves) {
+                edit_access::ids(edit_).push_back(k);
             }
         }
-        edit_.summary.moved = static_cast<index_t>(staged_.size());
+        for_each_of(edit_.ids(), [&](index_t, index_t k) {
+            std::ranges::copy(codes_.row(k), row_of(edit_access::before(edit_), k).begin());
+        });
+        keep_moved(edit_access::before(edit_));
+        keep_moved(edit_access::after(edit_));
+        double change = 0;
+        double whole = 0;
+        for (const block_sums& sums : sums_) {
+            change += sums.change;
+            whole += sums.whole;
+        }
+        edit_.summary.moved = static_cast<index_t>(edit_.ids().size());
         edit_.summary.relative_change = std::sqrt(change / whole);
+    }
+
+    /// The rows of the edit into the codebook.
+    void write(raw_bytes& rows) {
+        for_each_of(edit_.ids(), [&](index_t i, index_t k) { std::ranges::copy(row_of(rows, i), codes_.row(k).begin()); });
+    }
+
+    /// copy(i, ids[i]) on several threads.
+    template <class Copy>
+    void for_each_of(const std::vector<index_t>& ids, const Copy& copy) const {
+        const blocks_of_rows blocks(static_cast<index_t>(ids.size()), codes_.cols());
+        for_each_block(blocks, static_cast<double>(blocks.rows * codes_.cols()) * sizeof(T), 0, [] { return nullptr; },
+                       [&](std::nullptr_t, index_t, index_t start, index_t n) {
+                           for (index_t i = start; i < start + n; ++i) {
+                               copy(i, ids[static_cast<std::size_t>(i)]);
+                           }
+                       });
+    }
+
+    /// Rows [K x d] become those that moved.
+    void keep_moved(raw_bytes& rows) const {
+        const std::vector<index_t>& ids = edit_.ids();
+        const auto size = static_cast<std::size_t>(codes_.cols()) * sizeof(T);
+        for (std::size_t i = 0; i < ids.size(); ++i) {
+            if (const auto k = static_cast<std::size_t>(ids[i]); k != i) {
+                std::memcpy(rows.data() + i * size, rows.data() + k * size, size);
+            }
+        }
+        rows.resize(ids.size() * size);
+        rows.shrink_to_fit();
     }
 
     std::string_view function_;
     matrix_span<T> codes_;
     const subspace* harm_;
-    row_matrix v_;
+    std::optional<part_in_subspace> part_;  // none: V is the identity
     const projection_options& options_;
     edit edit_;
     std::vector<bool> is_padding_;
-    std::vector<index_t> vanished_;
-    std::vector<std::pair<index_t, std::vector<T>>> staged_;
+    std::vector<double> center_;   // [d]
+    std::vector<fate> fates_;      // [K]
+    std::vector<block_sums> sums_;
 };
 
 }  // namespace

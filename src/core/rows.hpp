@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <concepts>
 #include <span>
 #include <type_traits>
 
@@ -80,10 +82,24 @@ inline void read_row(any_view m, index_t i, vector& out) {
 }
 
 /// Rounds a float64 row into the storage type.
-template <scalar T>
-void store(const vector& row, std::span<T> out) {
-    for (std::size_t j = 0; j < out.size(); ++j) {
-        out[j] = rounded<T>(row[static_cast<index_t>(j)]);
+template <scalar T, class Row>
+void store(const Row& row, std::span<T> out) {
+    if constexpr (std::floating_point<T>) {
+        Eigen::Map<Eigen::VectorX<T>>(out.data(), row.size()) = row.template cast<T>();
+    } else {
+        for (std::size_t j = 0; j < out.size(); ++j) {
+            out[j] = rounded<T>(row[static_cast<index_t>(j)]);
+        }
+    }
+}
+
+template <class T>
+bool all_finite(std::span<const T> values) {
+    if constexpr (std::floating_point<T>) {
+        const Eigen::Map<const Eigen::ArrayX<T>> x(values.data(), static_cast<index_t>(values.size()));
+        return (x - x).sum() == T(0);  // infinity less infinity is NaN
+    } else {
+        return std::ranges::all_of(values, [](T x) { return std::isfinite(static_cast<float>(x)); });
     }
 }
 

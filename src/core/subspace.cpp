@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
+
+#include "row_blocks.hpp"
 
 namespace isic {
 namespace detail {
@@ -54,6 +57,59 @@ subspace span_of(any_view directions) {
     return out;
 }
 
+namespace {
+
+struct leakage_sums {
+    double inside = 0;   // sum ||V^T (c - center)||^2
+    double all = 0;      // sum ||c - center||^2
+    double largest = 0;  // of the rows' shares, squared
+};
+
+template <class C>
+leakage_sums sum_leakage(const C& codes, const matrix<double>& basis, std::span<const double> center, const std::vector<bool>& is_padding) {
+    const index_t d = codes.cols();
+    const blocks_of_rows blocks(codes.rows(), d);
+    struct workplace {
+        row_block rows;
+        row_matrix coefficients;
+    };
+    const auto make = [&] { return workplace{row_block(blocks.length, d), row_matrix(blocks.length, basis.cols())}; };
+    std::vector<leakage_sums> parts(static_cast<std::size_t>(blocks.count()));
+    const auto values = static_cast<double>(codes.rows() * d);
+    for_each_block(blocks, values * sizeof(*codes.data()), values * static_cast<double>(2 * basis.cols() + 4), make,
+                   [&](workplace& at, index_t block, index_t start, index_t n) {
+                       for (index_t i = 0; i < n; ++i) {
+                           auto row = at.rows.row(i);
+                           if (is_padding[static_cast<std::size_t>(start + i)]) {  // it may hold anything
+                               row.setZero();
+                           } else {
+                               row = as_doubles(codes.row(start + i));
+                               if (!center.empty()) {
+                                   row -= map(center);
+                               }
+                           }
+                       }
+                       at.coefficients.topRows(n).noalias() = at.rows.top(n) * map(basis);
+                       leakage_sums& sums = parts[static_cast<std::size_t>(block)];
+                       for (index_t i = 0; i < n; ++i) {
+                           const double inside = at.coefficients.row(i).squaredNorm();
+                           const double all = at.rows.row(i).squaredNorm();
+                           sums.inside += inside;
+                           sums.all += all;
+                           sums.largest = std::max(sums.largest, all > 0 ? inside / all : 0.0);
+                       }
+                   });
+    leakage_sums out;
+    for (const leakage_sums& sums : parts) {
+        out.inside += sums.inside;
+        out.all += sums.all;
+        out.largest = std::max(out.largest, sums.largest);
+    }
+    return out;
+}
+
+}  // namespace
+
 leakage_report leakage(any_view codes, const subspace& harm, std::span<const double> center, std::span<const index_t> padding) {
     require_not_empty("leakage", "a codebook", codes);
     require_size("leakage", "rows in the basis", codes.cols, harm.width());
@@ -64,29 +120,8 @@ leakage_report leakage(any_view codes, const subspace& harm, std::span<const dou
     require_orthonormal("leakage", harm.basis);
     const std::vector<bool> is_padding = padding_mask("leakage", padding, codes.rows);
     require_finite("leakage", "the codebook", codes, &is_padding);
-    const auto v = map(harm.basis);
-    double inside = 0;
-    double all = 0;
-    leakage_report out;
-    vector row;
-    visit(codes, [&](auto c) {
-        for (index_t k = 0; k < c.rows(); ++k) {
-            if (is_padding[static_cast<std::size_t>(k)]) {
-                continue;
-            }
-            load(c.row(k), row);
-            if (!center.empty()) {
-                row -= map(center);
-            }
-            const double in = (v.transpose() * row).squaredNorm();
-            const double whole = row.squaredNorm();
-            inside += in;
-            all += whole;
-            out.largest = std::max(out.largest, whole > 0 ? std::sqrt(in / whole) : 0.0);
-        }
-    });
-    out.total = all > 0 ? std::sqrt(inside / all) : 0.0;
-    return out;
+    const leakage_sums sums = visit(codes, [&](auto c) { return sum_leakage(c, harm.basis, center, is_padding); });
+    return {sums.all > 0 ? std::sqrt(sums.inside / sums.all) : 0.0, std::sqrt(sums.largest)};
 }
 
 }  // namespace detail

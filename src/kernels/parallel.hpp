@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -37,7 +36,7 @@ struct row_ranges {
 };
 
 /// body(i, begin, end) for every range i, each in a thread of its own, the first in this one; body must not throw.
-/// Where the system has no more threads this one takes over.
+/// Where the system has no more threads, or no memory for one, this one takes over.
 template <class Body>
 void for_each_range(const row_ranges& ranges, const Body& body) {
     std::vector<std::jthread> others;  // joined when it goes
@@ -46,7 +45,7 @@ void for_each_range(const row_ranges& ranges, const Body& body) {
         const auto run = [&ranges, &body, i] { body(i, ranges.begin(i), ranges.end(i)); };
         try {
             others.emplace_back(run);
-        } catch (const std::system_error&) {
+        } catch (...) {
             run();
         }
     }
