@@ -44,7 +44,8 @@ std::size_t at(index_t i) {
 /// A matrix with gaps between its rows, one value off alignment, with guards in the gaps and around.
 template <class T>
 struct guarded {
-    guarded(index_t n, index_t d, unsigned seed, double scale = 1, double shift = 0) : rows(n), cols(d), stride(d + 3) {
+    guarded(index_t n, index_t d, unsigned seed, double scale = 1, double shift = 0, index_t gap = 3)
+        : rows(n), cols(d), stride(d + gap) {
         memory.assign(at(1 + n * stride + 5), guard);
         std::mt19937 random(seed);
         std::normal_distribution<double> draw;
@@ -454,15 +455,15 @@ TEST_CASE_TEMPLATE("kernels: gram", T, float, double) {
 namespace {
 
 template <class T>
-void check_adam(index_t n, index_t d, index_t r, simd level, int threads) {
+void check_adam(index_t n, index_t d, index_t r, simd level, int threads, index_t gap = 3) {
     CAPTURE(n);
     CAPTURE(d);
     CAPTURE(r);
     CAPTURE(static_cast<int>(level));
-    guarded<T> codes(n, d, 1);
-    guarded<T> gradient(n, d, 2);
-    guarded<T> mean(n, d, 3, 0.1);
-    guarded<T> square(n, d, 4, 0.1);
+    guarded<T> codes(n, d, 1, 1, 0, gap);
+    guarded<T> gradient(n, d, 2, 1, 0, gap);
+    guarded<T> mean(n, d, 3, 0.1, 0, gap);
+    guarded<T> square(n, d, 4, 0.1, 0, gap);
     for (index_t i = 0; i < n; ++i) {
         for (index_t k = 0; k < d; ++k) {
             square(i, k) = std::abs(square(i, k)) + T(0.05);
@@ -534,6 +535,11 @@ TEST_CASE_TEMPLATE("kernels: adam", T, float, double) {
             for (const int threads : {1, 2, 3}) {
                 check_adam<T>(n, 8, 2, level, threads);
                 check_adam<T>(n, 17, 3, level, threads);
+                for (const index_t d : {4, 8}) {  // several rows in a vector
+                    for (const index_t r : {0, 1, 3}) {
+                        check_adam<T>(n, d, r, level, threads, 0);
+                    }
+                }
             }
         }
     }
@@ -557,14 +563,14 @@ TEST_CASE("kernels: adam forgets moments before they are denormal") {
 namespace {
 
 template <class T, class Id>
-void check_ema(index_t codes, index_t n, index_t d, index_t r, simd level) {
+void check_ema(index_t codes, index_t n, index_t d, index_t r, simd level, index_t gap = 3) {
     CAPTURE(codes);
     CAPTURE(n);
     CAPTURE(d);
     CAPTURE(r);
     CAPTURE(static_cast<int>(level));
-    const guarded<T> book(codes, d, 1);
-    const guarded<T> start(codes, d, 2);
+    const guarded<T> book(codes, d, 1, 1, 0, gap);
+    const guarded<T> start(codes, d, 2, 1, 0, gap);
     const guarded<T> vectors(n, d, 3);
     std::vector<T> weights(at(codes));
     for (std::size_t k = 0; k < weights.size(); ++k) {
@@ -629,6 +635,11 @@ TEST_CASE_TEMPLATE("kernels: ema", T, float, double) {
     for (const simd level : levels()) {
         for (const index_t d : widths) {
             check_ema<T, std::int32_t>(10, 30, d, std::min<index_t>(d, 3), level);
+        }
+        for (const index_t d : {4, 8}) {  // several rows in a vector
+            for (const index_t codes : {1, 2, 65, 200}) {
+                check_ema<T, std::int64_t>(codes, 150, d, 2, level, 0);
+            }
         }
         check_ema<T, std::int64_t>(100, 0, 8, 0, level);
         check_ema<T, std::int64_t>(70, 500, 9, 9, level);

@@ -25,12 +25,12 @@ using isic_test::unit;
 
 namespace {
 
-struct shape {
+struct projection_shape {
     index_t codes;
     index_t width;
     index_t rank;
 };
-constexpr shape shapes[] = {{1, 2, 1}, {3, 4, 1}, {70, 8, 2}, {65, 5, 4}, {80, 33, 7}, {20, 48, 12}};
+constexpr projection_shape projection_shapes[] = {{1, 2, 1}, {3, 4, 1}, {70, 8, 2}, {65, 5, 4}, {80, 33, 7}, {20, 48, 12}};
 
 /// What an option asks for in plain loops: read, project, rescale. Nothing is rounded and nothing vanishes.
 dense expected_rows(dense codes, const dense& v, const dense& goal, const std::vector<double>& strength,
@@ -112,7 +112,7 @@ isic::subspace first_axis(index_t width = 4) {
 
 TEST_CASE_TEMPLATE("every kind of projection is c + s (t - c) V diag(w) V^T, rounded once", T, ISIC_STORAGE) {
     isic_test::random dice(1);
-    for (const auto& [codes, width, rank] : shapes) {
+    for (const auto& [codes, width, rank] : projection_shapes) {
         const dense v = isic_test::random_basis(dice, width, rank);
         const auto weights = dice.numbers(rank);
         const auto center = dice.numbers(width);
@@ -170,7 +170,7 @@ TEST_CASE_TEMPLATE("every kind of projection is c + s (t - c) V diag(w) V^T, rou
 TEST_CASE_TEMPLATE("a hard projection empties the subspace and leaves the rest alone", T, ISIC_STORAGE) {
     for (const std::uint64_t seed : {2U, 3U, 4U}) {
         isic_test::random dice(seed);
-        for (const auto& [codes, width, rank] : shapes) {
+        for (const auto& [codes, width, rank] : projection_shapes) {
             const dense v = isic_test::random_basis(dice, width, rank);
             auto book = dice.matrix<T>(codes, width);
             const dense before = to_dense(book);
@@ -238,7 +238,7 @@ TEST_CASE_TEMPLATE("keep_norms keeps norms, and the subspace empty; without it t
 TEST_CASE_TEMPLATE("a hard projection done twice changes nothing the second time", T, ISIC_STORAGE) {
     for (const std::uint64_t seed : {8U, 9U}) {
         isic_test::random dice(seed);
-        for (const auto& [codes, width, rank] : shapes) {
+        for (const auto& [codes, width, rank] : projection_shapes) {
             const dense v = isic_test::random_basis(dice, width, rank);
             const std::vector<index_t> padding{0};
             for (const double scale : {1.0, 1e-3, 300.0}) {
@@ -275,7 +275,7 @@ TEST_CASE_TEMPLATE("a hard projection done twice changes nothing the second time
 
 TEST_CASE_TEMPLATE("toward a center or targets, twice is once too; half a projection twice is not", T, ISIC_STORAGE) {
     isic_test::random dice(10);
-    for (const auto& [codes, width, rank] : shapes) {
+    for (const auto& [codes, width, rank] : projection_shapes) {
         const dense v = isic_test::random_basis(dice, width, rank);
         const auto center = dice.numbers(width);
         const auto target = dice.matrix(codes, width);
@@ -295,7 +295,7 @@ TEST_CASE_TEMPLATE("toward a center or targets, twice is once too; half a projec
 
 TEST_CASE("a basis that was rounded to float leaks no more than an exact one") {
     isic_test::random dice(11);
-    for (const auto& [codes, width, rank] : shapes) {
+    for (const auto& [codes, width, rank] : projection_shapes) {
         const dense v = isic_test::random_basis(dice, width, rank).cast<float>().cast<double>();
         const dense exact = isic_test::orthonormal(v);
         REQUIRE(isic_test::skew(v) > 1e-10);

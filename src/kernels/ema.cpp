@@ -54,10 +54,11 @@ HWY_INLINE void add_row(const T* from, T* to, index_t width) {
     }
 }
 
-/// Adds the vectors of the codes [begin, end) to their sums, in their order.
-template <class T, class Id>
-void scatter(const ema_rows<T>& a, const Id* ids, index_t n, index_t begin, index_t end) {
-    const index_t width = a.width;
+/// Adds the vectors of the codes [begin, end) to their sums, in their order. Width 0: known when it runs.
+template <index_t Width, class T, class Id>
+void scatter(const ema_rows<T>& all, const Id* ids, index_t n, index_t begin, index_t end) {
+    const ema_rows<T> a = all;  // a copy that stores cannot change
+    const index_t width = Width == 0 ? a.width : Width;
     for (index_t k = begin; k < end; ++k) {
         clear_row(a.batch + k * width, width);
     }
@@ -69,10 +70,83 @@ void scatter(const ema_rows<T>& a, const Id* ids, index_t n, index_t begin, inde
     }
 }
 
+template <class T, class Id>
+void scatter(const ema_rows<T>& a, const Id* ids, index_t n, index_t begin, index_t end) {
+    switch (a.width) {
+        case 4: return scatter<4>(a, ids, n, begin, end);
+        case 8: return scatter<8>(a, ids, n, begin, end);
+        default: return scatter<0>(a, ids, n, begin, end);
+    }
+}
+
+/// The new count of code k, stored.
+template <class T>
+HWY_INLINE T next_count(const ema_rows<T>& a, index_t k) {
+    const T count = a.decay * a.counts[k] + (T(1) - a.decay) * static_cast<T>(a.starts[k + 1] - a.starts[k]);
+    a.counts[k] = count;
+    return count;
+}
+
+template <class T>
+HWY_INLINE bool moves(const ema_rows<T>& a, index_t k, T count) {
+    return count > 0 && (a.locked == nullptr || a.locked[k] == 0);
+}
+
+#if HWY_TARGET != HWY_SCALAR
+
+/// Codes of 4 or 8 floats without gaps, several in a vector, whose vectors' sums are in `batch`. Returns how many it did.
+template <index_t Width>
+index_t finish_packed(const ema_rows<float>& all, const narrow_projection<float>& p, index_t begin, index_t end) {
+    const ema_rows<float> a = all;  // a copy that stores cannot change
+    const hn::ScalableTag<float> d;
+    using V = hn::Vec<decltype(d)>;
+    constexpr index_t n = lanes<decltype(d)>;
+    if constexpr (n < Width) {
+        return 0;
+    } else {
+        constexpr index_t rows = n / Width;
+        const packed_matrix<Width> matrix(p.matrix);
+        const V decay = hn::Set(d, a.decay);
+        const V rest = hn::Set(d, 1.0F - a.decay);
+        V is_row[rows];  // 1 in the lanes of row i
+        for (index_t i = 0; i < rows; ++i) {
+            is_row[i] = tile_lanes([&](index_t lane) { return lane / Width == i ? 1.0F : 0.0F; });
+        }
+        index_t k = begin;
+        for (; k + rows <= end; k += rows) {
+            V each = hn::Zero(d);  // 0: the row stays
+            HWY_UNROLL(8)
+            for (index_t i = 0; i < rows; ++i) {
+                const float count = next_count(a, k + i);
+                each = hn::MulAdd(is_row[i], hn::Set(d, moves(a, k + i, count) ? count : 0.0F), each);
+            }
+            const index_t first = k * Width;
+            const V old = hn::LoadU(d, a.codes + first);
+            const V sum = hn::MulAdd(rest, hn::LoadU(d, a.batch + first), hn::Mul(decay, hn::LoadU(d, a.sums + first)));
+            hn::StoreU(sum, d, a.sums + first);
+            const V step = hn::Sub(hn::Div(sum, each), old);
+            const V moved = hn::Add(old, matrix.less(step, step));
+            hn::StoreU(hn::IfThenElse(hn::Eq(each, hn::Zero(d)), old, moved), d, a.codes + first);
+        }
+        return k - begin;
+    }
+}
+
+#endif
+
 /// Updates the codes [begin, end). space: memory for a row.
 template <class T>
-void finish(const ema_rows<T>& all, const directions<T>& forbidden, index_t begin, index_t end, T* space) {
+void finish(const ema_rows<T>& all, const directions<T>& forbidden,
+            [[maybe_unused]] const narrow_projection<T>& p, index_t begin,
+            index_t end, T* space) {
     const ema_rows<T> a = all;  // a copy that stores cannot change
+#if HWY_TARGET != HWY_SCALAR
+    if constexpr (sizeof(T) == sizeof(float)) {
+        if (a.order == nullptr && a.stride == a.width && a.sums_stride == a.width) {
+            begin += a.width == 8 ? finish_packed<8>(a, p, begin, end) : a.width == 4 ? finish_packed<4>(a, p, begin, end) : 0;
+        }
+    }
+#endif
     const hn::ScalableTag<T> d;
     const auto decay = hn::Set(d, a.decay);
     const auto rest = hn::Set(d, T(1) - a.decay);
@@ -91,8 +165,7 @@ void finish(const ema_rows<T>& all, const directions<T>& forbidden, index_t begi
         }
         T* const sum = a.sums + k * a.sums_stride;
         T* const code = a.codes + k * a.stride;
-        const T count = a.decay * a.counts[k] + (T(1) - a.decay) * static_cast<T>(a.starts[k + 1] - a.starts[k]);
-        a.counts[k] = count;
+        const T count = next_count(a, k);
         const auto each = hn::Set(d, count);
         for (index_t i = 0; i < a.width; i += lanes<decltype(d)>) {
             const index_t left = a.width - i;
@@ -100,7 +173,7 @@ void finish(const ema_rows<T>& all, const directions<T>& forbidden, index_t begi
             store_some(d, s, sum + i, left);
             store_some(d, hn::Sub(hn::Div(s, each), load_some(d, code + i, left)), x + i, left);
         }
-        if (count > 0 && (a.locked == nullptr || a.locked[k] == 0)) {
+        if (moves(a, k, count)) {
             take_out_of_row(forbidden, x, x);
             add_row(x, code, a.width);
         }
@@ -141,7 +214,7 @@ constexpr const auto& scatter_versions() {
 }
 
 template <class T>
-constexpr versions<void(const ema_rows<T>&, const directions<T>&, index_t, index_t, T*)> finish_versions =
+constexpr versions<void(const ema_rows<T>&, const directions<T>&, const narrow_projection<T>&, index_t, index_t, T*)> finish_versions =
     ISIC_VERSIONS(finish<T>);
 
 /// Where the vectors of each code begin when they are sorted by code [K + 1], and which they are if `order` is wanted.
@@ -196,13 +269,15 @@ void ema(T* codes, index_t stride, T* counts, T* sums, index_t sums_stride, inde
                            fits ? nullptr : space.order.data(),
                            space.sums.data()};
     const packed_directions<T> forbidden(step.basis, step.rank, d, nullptr, nullptr, use);
+    const narrow_projection<T> form =
+        d <= narrow ? narrow_form(projection<T>{.basis = step.basis, .rank = step.rank}, d) : narrow_projection<T>();
     const auto add_vectors = choose(scatter_versions<T, Id>(), use.level);
     const auto run = choose(finish_versions<T>, use.level);
     for_each_range(ranges, [&](index_t i, index_t begin, index_t end) {
         if (fits) {
             add_vectors(rows, ids, n, begin, end);
         }
-        run(rows, forbidden.view(), begin, end, space.rows.data() + i * room);
+        run(rows, forbidden.view(), form, begin, end, space.rows.data() + i * room);
     });
 }
 

@@ -64,31 +64,16 @@ index_t project_packed(const narrow_projection<float>& p, const strong_rows<floa
         return 0;
     } else {
         constexpr index_t rows = n / Width;
-        const hn::Rebind<std::int32_t, decltype(d)> di;
-        float entry[n];
-        const auto tile = [&](auto value) HWY_ATTR {
-            for (index_t lane = 0; lane < n; ++lane) {
-                entry[lane] = value(lane);
-            }
-            return hn::LoadU(d, entry);
-        };
-        // A lane meets the entries of its own block of four, then those of the other one.
-        V own[4];
-        V other[4];
-        for (index_t j = 0; j < 4; ++j) {
-            own[j] = tile([&](index_t lane) { return p.matrix[(lane % Width) / 4 * 4 + j][lane % Width]; });
-            other[j] = tile([&](index_t lane) { return p.matrix[(4 - (lane % Width) / 4 * 4) % 8 + j][lane % Width]; });
-        }
-        const V target = tile([&](index_t lane) { return p.target[lane % Width]; });
-        const V direction = tile([&](index_t lane) { return p.weight * p.direction[lane % Width]; });
-        const V along = tile([&](index_t lane) { return p.direction[lane % Width]; });
+        const packed_matrix<Width> matrix(p.matrix);
+        const V target = tile_lanes([&](index_t lane) { return p.target[lane % Width]; });
+        const V direction = tile_lanes([&](index_t lane) { return p.weight * p.direction[lane % Width]; });
+        const V along = tile_lanes([&](index_t lane) { return p.direction[lane % Width]; });
         const V offset = hn::Set(d, p.offset);
         std::int32_t row_of_lane[n];
         for (index_t lane = 0; lane < n; ++lane) {
             row_of_lane[lane] = static_cast<std::int32_t>(lane / Width);
         }
         const auto spread = hn::SetTableIndices(d, row_of_lane);
-        (void)di;
 
         const auto sweep = [&](auto step) HWY_ATTR {
             index_t i = begin;
@@ -117,20 +102,7 @@ index_t project_packed(const narrow_projection<float>& p, const strong_rows<floa
                 return hn::Mul(hn::Sub(offset, sum), direction);
             });
         }
-        return sweep([&](V x) HWY_ATTR {
-            V even = hn::NegMulAdd(hn::Broadcast<0>(x), own[0], target);
-            V odd = hn::Mul(hn::Broadcast<1>(x), own[1]);
-            even = hn::NegMulAdd(hn::Broadcast<2>(x), own[2], even);
-            odd = hn::MulAdd(hn::Broadcast<3>(x), own[3], odd);
-            if constexpr (Width == 8) {
-                const V y = hn::SwapAdjacentBlocks(x);
-                even = hn::NegMulAdd(hn::Broadcast<0>(y), other[0], even);
-                odd = hn::MulAdd(hn::Broadcast<1>(y), other[1], odd);
-                even = hn::NegMulAdd(hn::Broadcast<2>(y), other[2], even);
-                odd = hn::MulAdd(hn::Broadcast<3>(y), other[3], odd);
-            }
-            return hn::Sub(even, odd);
-        });
+        return sweep([&](V x) HWY_ATTR { return matrix.less(target, x); });
     }
 }
 

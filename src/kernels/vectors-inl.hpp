@@ -130,6 +130,56 @@ HWY_INLINE void store_sums(D d, const hn::Vec<D> (&v)[Count], T* to) {
 
 #endif
 
+#if HWY_TARGET != HWY_SCALAR
+
+/// The vector of float whose lanes are value(0), value(1), ...
+template <class Value>
+HWY_INLINE hn::Vec<hn::ScalableTag<float>> tile_lanes(const Value& value) {
+    const hn::ScalableTag<float> d;
+    float entry[lanes<decltype(d)>];
+    for (index_t lane = 0; lane < lanes<decltype(d)>; ++lane) {
+        entry[lane] = value(lane);
+    }
+    return hn::LoadU(d, entry);
+}
+
+/// A matrix [Width x Width] that is multiplied with rows of 4 or 8 floats side by side in a vector.
+template <index_t Width>
+class packed_matrix {
+public:
+    using V = hn::Vec<hn::ScalableTag<float>>;
+
+    HWY_INLINE explicit packed_matrix(const float (&m)[narrow][narrow]) {
+        // A lane meets the entries of its own block of four, then those of the other one.
+        for (index_t j = 0; j < 4; ++j) {
+            own_[j] = tile_lanes([&](index_t lane) { return m[(lane % Width) / 4 * 4 + j][lane % Width]; });
+            other_[j] = tile_lanes([&](index_t lane) { return m[(4 - (lane % Width) / 4 * 4) % 8 + j][lane % Width]; });
+        }
+    }
+
+    /// from - x M. Two sums, so that neither waits for the other.
+    HWY_INLINE V less(V from, V x) const {
+        V even = hn::NegMulAdd(hn::Broadcast<0>(x), own_[0], from);
+        V odd = hn::Mul(hn::Broadcast<1>(x), own_[1]);
+        even = hn::NegMulAdd(hn::Broadcast<2>(x), own_[2], even);
+        odd = hn::MulAdd(hn::Broadcast<3>(x), own_[3], odd);
+        if constexpr (Width == 8) {
+            const V y = hn::SwapAdjacentBlocks(x);
+            even = hn::NegMulAdd(hn::Broadcast<0>(y), other_[0], even);
+            odd = hn::MulAdd(hn::Broadcast<1>(y), other_[1], odd);
+            even = hn::NegMulAdd(hn::Broadcast<2>(y), other_[2], even);
+            odd = hn::MulAdd(hn::Broadcast<3>(y), other_[3], odd);
+        }
+        return hn::Sub(even, odd);
+    }
+
+private:
+    V own_[4];
+    V other_[4];
+};
+
+#endif
+
 /// Directions that are taken out together: a power of two of them, the last ones zero.
 HWY_INLINE constexpr index_t together(index_t rank) {
     return rank <= 2 ? rank : rank <= 4 ? 4 : 8;
