@@ -2,9 +2,11 @@
 #include <isic/projection.hpp>
 
 #include <functional>
+#include <new>
 #include <optional>
 #include <string>
 
+#include "support/allocations.hpp"
 #include "support/data.hpp"
 #include "support/errors.hpp"
 #include "support/reference.hpp"
@@ -718,6 +720,30 @@ TEST_CASE_TEMPLATE("what does not fit is refused and no byte is written", T, ISI
         check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(bad, harm); }, {"the codebook", "row 5, column 3"});
         CHECK(bytes_of(bad) == bytes);
     }
+}
+
+TEST_CASE("wherever memory runs out, no byte is written") {
+    if (!isic_test::allocation_count::works()) {
+        MESSAGE("skipped: a sanitizer's heap cannot be told to fail");
+        return;
+    }
+    isic_test::random dice(52);
+    const isic::subspace harm = subspace_of(isic_test::random_basis(dice, 8, 2));
+    const auto original = dice.matrix<float>(300, 8);
+    int failures = 0;
+    for (bool out_of_memory = true; out_of_memory; ++failures) {
+        auto codes = original;
+        out_of_memory = false;
+        try {
+            const isic_test::failing_allocation next(failures + 1);
+            isic::project_out(codes, harm, {.vanish_below = 0.6});  // some rows vanish, and are replaced
+        } catch (const std::bad_alloc&) {
+            out_of_memory = true;
+        }
+        CAPTURE(failures);
+        CHECK((bytes_of(codes) == bytes_of(original)) == out_of_memory);
+    }
+    CHECK(failures > 20);
 }
 
 TEST_CASE_TEMPLATE("rows that would not fit the storage type are refused, all of them", T, float, Eigen::half, Eigen::bfloat16) {

@@ -478,6 +478,29 @@ TEST_CASE_TEMPLATE("the state is the caller's: runs continue where they stopped,
     }
 }
 
+TEST_CASE_TEMPLATE("a codebook large enough for several threads is updated as its pieces are, one after another", T, float, Eigen::bfloat16) {
+    isic_test::random dice(61);
+    constexpr index_t codes = 30'000, width = 48, piece = 1000;
+    isic::constraint limits;
+    limits.orthogonal_to = subspace_of(isic_test::random_basis(dice, width, 2));
+    auto whole = dice.matrix<T>(codes, width);
+    auto pieces = whole;
+    const auto gradient = dice.matrix<T>(codes, width);
+    isic::adam_state state;
+    std::vector<isic::adam_state> states(codes / piece);
+    for (int step = 0; step < 2; ++step) {
+        index_t moved = 0;
+        for (index_t i = 0; i < codes / piece; ++i) {
+            const isic::matrix_span<T> rows(pieces.row(i * piece).data(), piece, width);
+            const isic::matrix_view<T> gradients(gradient.row(i * piece).data(), piece, width);
+            moved += isic::adam_update(rows, gradients, states[static_cast<std::size_t>(i)], {.rate = 0.1}, limits).moved;
+        }
+        CHECK(isic::adam_update(whole, gradient, state, {.rate = 0.1}, limits).moved == moved);
+        CHECK(moved > codes / 2);
+        CHECK(bytes_of(whole) == bytes_of(pieces));
+    }
+}
+
 TEST_CASE("what moved is reported as it was") {
     isic_test::random dice(15);
     const auto start = dice.matrix<float>(10, 4);

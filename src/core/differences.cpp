@@ -208,7 +208,7 @@ matrix<double> difference_moments::safe_second_moment() const {
     visit(*codes_, [&](auto book) {
         for (index_t k = 0; k < book.rows(); ++k) {
             if (const double n = usage_.safe[static_cast<std::size_t>(k)]; n > 0) {
-                load(book.row(k), row);
+                row = as_doubles(book.row(k));
                 map(out).noalias() += n * row * row.transpose();
             }
         }

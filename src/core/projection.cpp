@@ -47,8 +47,10 @@ public:
             if (harm_ != nullptr) {
                 edit_.summary.after = measured_leakage();
             }
-        } catch (...) {  // out of memory
-            write(edit_access::before(edit_));
+        } catch (...) {  // out of memory, so without asking for any
+            for (std::size_t i = 0; i < edit_.ids().size(); ++i) {
+                std::ranges::copy(row_of(edit_access::before(edit_), static_cast<index_t>(i)), codes_.row(edit_.ids()[i]).begin());
+            }
             throw;
         }
         return std::move(edit_);

@@ -21,7 +21,10 @@ public:
     double* data() { return values_.data(); }
     index_t stride() const { return stride_; }
     /// The first n rows.
-    auto top(index_t n) { return Eigen::Map<row_matrix, Eigen::Aligned64, Eigen::OuterStride<>>(values_.data(), n, width_, Eigen::OuterStride<>(stride_)); }
+    auto top(index_t n) {
+        using rows = Eigen::Map<row_matrix, Eigen::Aligned64, Eigen::OuterStride<>>;
+        return rows(values_.data(), n, width_, Eigen::OuterStride<>(stride_));
+    }
     auto row(index_t i) { return Eigen::Map<vector, Eigen::Aligned64>(values_.data() + i * stride_, width_); }
 
 private:
@@ -29,13 +32,6 @@ private:
     index_t stride_;
     kernels::detail::buffer<double> values_;
 };
-
-/// A row of any storage as an Eigen vector of float64.
-template <class T>
-auto as_doubles(std::span<T> row) {
-    using stored = Eigen::Matrix<std::remove_const_t<T>, Eigen::Dynamic, 1>;
-    return Eigen::Map<const stored>(row.data(), static_cast<index_t>(row.size())).template cast<double>();
-}
 
 /// x <- V diag(w) V^T x for the rows x of a block.
 class part_in_subspace {

@@ -68,17 +68,15 @@ matrix<T> converted(any_view m) {
     return out;
 }
 
-/// Reads a row as float64.
+/// A row of any storage as an Eigen vector of float64.
 template <class T>
-void load(std::span<T> row, vector& out) {
-    out.resize(static_cast<index_t>(row.size()));
-    for (std::size_t j = 0; j < row.size(); ++j) {
-        out[static_cast<index_t>(j)] = static_cast<double>(row[j]);
-    }
+auto as_doubles(std::span<T> row) {
+    using stored = Eigen::Matrix<std::remove_const_t<T>, Eigen::Dynamic, 1>;
+    return Eigen::Map<const stored>(row.data(), static_cast<index_t>(row.size())).template cast<double>();
 }
 
 inline void read_row(any_view m, index_t i, vector& out) {
-    visit(m, [&](auto rows) { load(rows.row(i), out); });
+    visit(m, [&](auto rows) { out = as_doubles(rows.row(i)); });
 }
 
 /// Rounds a float64 row into the storage type.

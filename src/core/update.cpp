@@ -7,6 +7,7 @@
 
 #include "constraint.hpp"
 #include "orthonormal.hpp"
+#include "row_blocks.hpp"
 
 namespace isic {
 
@@ -25,35 +26,49 @@ void adam_options::check(std::string_view function) const {
 namespace detail {
 namespace {
 
-/// Moves every code by step_of(k, row) under the constraint; step_of returns false to leave a row alone.
+/// Moves every code by step_of(k, row, step), which returns false to leave a row alone; rows are worked on side by side.
 template <class T, class Step>
-update_summary move_typed_rows(matrix_span<T> codes, const constraint& limits, Step& step_of) {
+update_summary move_typed_rows(matrix_span<T> codes, const constraint& limits, const Step& step_of) {
+    const index_t d = codes.cols();
+    struct workplace {
+        vector row;
+        vector step;
+        std::vector<T> rounded;
+    };
+    const blocks_of_rows blocks(codes.rows(), d);
+    std::vector<update_summary> parts(static_cast<std::size_t>(blocks.count()));
+    const auto values = static_cast<double>(codes.rows() * d);
+    for_each_block(blocks, values * sizeof(T), values * static_cast<double>(30 + 8 * limits.orthogonal_to.rank()),
+                   [&] { return workplace{vector(d), vector(d), std::vector<T>(static_cast<std::size_t>(d))}; },
+                   [&](workplace& at, index_t block, index_t start, index_t n) {
+                       update_summary& done = parts[static_cast<std::size_t>(block)];
+                       for (index_t k = start; k < start + n; ++k) {
+                           at.row = as_doubles(codes.row(k));
+                           if (!step_of(k, at.row, at.step) || !may_move(limits, k)) {
+                               continue;
+                           }
+                           const vector fresh = constrained_row(limits, k, at.row, at.step);
+                           store(fresh, std::span<T>(at.rounded));
+                           if (!all_finite(std::span<const T>(at.rounded))) {
+                               ++done.overflowed;
+                           } else if (!std::ranges::equal(at.rounded, codes.row(k))) {
+                               ++done.moved;
+                               done.largest_step = std::max(done.largest_step, (fresh - at.row).norm());
+                               std::ranges::copy(at.rounded, codes.row(k).begin());
+                           }
+                       }
+                   });
     update_summary out;
-    vector row;
-    vector step(codes.cols());
-    std::vector<T> rounded(static_cast<std::size_t>(codes.cols()));
-    for (index_t k = 0; k < codes.rows(); ++k) {
-        load(std::span<const T>(codes.row(k)), row);
-        if (!step_of(k, row, step) || !may_move(limits, k)) {
-            continue;
-        }
-        const vector fresh = constrained_row(limits, k, row, step);
-        store(fresh, std::span<T>(rounded));
-        if (!std::ranges::all_of(rounded, [](T x) { return std::isfinite(static_cast<double>(x)); })) {
-            ++out.overflowed;
-            continue;
-        }
-        if (!std::ranges::equal(rounded, codes.row(k))) {
-            ++out.moved;
-            out.largest_step = std::max(out.largest_step, (fresh - row).norm());
-            std::ranges::copy(rounded, codes.row(k).begin());
-        }
+    for (const update_summary& done : parts) {
+        out.moved += done.moved;
+        out.overflowed += done.overflowed;
+        out.largest_step = std::max(out.largest_step, done.largest_step);
     }
     return out;
 }
 
 template <class Step>
-update_summary move_rows(any_span codes, const constraint& limits, Step step_of) {
+update_summary move_rows(any_span codes, const constraint& limits, const Step& step_of) {
     return visit(codes, [&](auto c) { return move_typed_rows(c, limits, step_of); });
 }
 
@@ -154,12 +169,11 @@ update_summary sgd_update(any_span codes, any_view gradient, sgd_state& state, c
     check_gradient("sgd_update", codes, gradient);
     options.check("sgd_update");
     prepare_states("sgd_update", codes.rows, codes.cols, {&state.velocity});
-    vector row_gradient;
     return move_rows(codes, limits, [&](index_t k, const vector&, vector& step) {
-        read_row(gradient, k, row_gradient);
+        read_row(gradient, k, step);
         for (index_t j = 0; j < codes.cols; ++j) {
             double& v = state.velocity(k, j);
-            v = options.momentum * v + row_gradient[j];
+            v = options.momentum * v + step[j];
             step[j] = -options.rate * v;
         }
         return true;
@@ -175,13 +189,12 @@ update_summary adam_update(any_span codes, any_view gradient, adam_state& state,
     ++state.steps;
     const double unbias_mean = 1 - std::pow(options.beta1, static_cast<double>(state.steps));
     const double unbias_square = 1 - std::pow(options.beta2, static_cast<double>(state.steps));
-    vector row_gradient;
     return move_rows(codes, limits, [&](index_t k, const vector&, vector& step) {
         bool any = false;
-        read_row(gradient, k, row_gradient);
-        take_out(limits.orthogonal_to, row_gradient);
+        read_row(gradient, k, step);
+        take_out(limits.orthogonal_to, step);
         for (index_t j = 0; j < codes.cols; ++j) {
-            const double x = row_gradient[j];
+            const double x = step[j];
             double& m = state.mean(k, j);
             double& v = state.square(k, j);
             m = options.beta1 * m + (1 - options.beta1) * x;

@@ -15,10 +15,15 @@
 namespace {
 
 thread_local int allocations = 0;
+thread_local int fails_at = -1;  // of `allocations`
 
 }  // namespace
 
 int isic_test::allocation_count::now() { return allocations; }
+
+isic_test::failing_allocation::failing_allocation(int nth) { fails_at = allocations + nth; }
+
+isic_test::failing_allocation::~failing_allocation() { fails_at = -1; }
 
 bool isic_test::allocation_count::works() {
 #ifdef ISIC_TEST_SANITIZED
@@ -33,7 +38,9 @@ bool isic_test::allocation_count::works() {
 namespace {
 
 void* counted(std::size_t bytes, std::size_t alignment) {
-    ++allocations;
+    if (++allocations == fails_at) {
+        throw std::bad_alloc();
+    }
     const std::size_t whole = (bytes + alignment - 1) / alignment * alignment;
     if (void* const p = std::aligned_alloc(alignment, whole == 0 ? alignment : whole)) {
         return p;

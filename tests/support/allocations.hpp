@@ -1,4 +1,4 @@
-// How often this thread has asked the heap for memory.
+// How often this thread has asked the heap for memory, and a heap that says no.
 #pragma once
 
 namespace isic_test {
@@ -16,6 +16,15 @@ private:
     static int now();
 
     int start_;
+};
+
+/// While it lives, this thread's nth call of operator new from now on fails, once.
+class failing_allocation {
+public:
+    explicit failing_allocation(int nth);
+    ~failing_allocation();
+    failing_allocation(const failing_allocation&) = delete;
+    failing_allocation& operator=(const failing_allocation&) = delete;
 };
 
 }  // namespace isic_test
