@@ -157,36 +157,32 @@ index_t adam_packed(const adam_rows<float>& a, const adam_step<float>& step, con
     const hn::ScalableTag<float> d;
     using V = hn::Vec<decltype(d)>;
     constexpr index_t n = lanes<decltype(d)>;
-    if constexpr (n < Width) {
-        return 0;
-    } else {
-        constexpr index_t rows = n / Width;
-        const moments<decltype(d)> moment(d, step);
-        const packed_matrix<Width> matrix(p.matrix);
-        const adam_rows<float> at = a;  // a copy that stores cannot change
-        index_t k = begin;
-        for (; k + rows <= end; k += rows) {
-            if (step.locked != nullptr && std::any_of(step.locked + k, step.locked + k + rows, [](auto x) { return x != 0; })) {
-                adam_narrow<Width>(a, step, p, k, k + rows);
-                continue;
-            }
-            const index_t first = k * Width;
-            const index_t later = first + 16 * n;  // a prefetch past the end does nothing
-            hwy::Prefetch(at.gradient + later);
-            hwy::Prefetch(at.mean + later);
-            hwy::Prefetch(at.square + later);
-            hwy::Prefetch(at.codes + later);
-            const V g = hn::LoadU(d, at.gradient + first);
-            V m = hn::LoadU(d, at.mean + first);
-            V v = hn::LoadU(d, at.square + first);
-            const V old = in_register(hn::LoadU(d, at.codes + first));  // before the first store
-            const V x = moment.next(matrix.less(g, g), m, v);
-            hn::StoreU(m, d, at.mean + first);
-            hn::StoreU(v, d, at.square + first);
-            hn::StoreU(hn::Add(old, matrix.less(x, x)), d, at.codes + first);
+    constexpr index_t rows = n / Width;
+    const moments<decltype(d)> moment(d, step);
+    const packed_matrix<Width> matrix(p.matrix);
+    const adam_rows<float> at = a;  // a copy that stores cannot change
+    index_t k = begin;
+    for (; k + rows <= end; k += rows) {
+        if (step.locked != nullptr && std::any_of(step.locked + k, step.locked + k + rows, [](auto x) { return x != 0; })) {
+            adam_narrow<Width>(a, step, p, k, k + rows);
+            continue;
         }
-        return k - begin;
+        const index_t first = k * Width;
+        const index_t later = first + 16 * n;  // a prefetch past the end does nothing
+        hwy::Prefetch(at.gradient + later);
+        hwy::Prefetch(at.mean + later);
+        hwy::Prefetch(at.square + later);
+        hwy::Prefetch(at.codes + later);
+        const V g = hn::LoadU(d, at.gradient + first);
+        V m = hn::LoadU(d, at.mean + first);
+        V v = hn::LoadU(d, at.square + first);
+        const V old = in_register(hn::LoadU(d, at.codes + first));  // before the first store
+        const V x = moment.next(matrix.less(g, g), m, v);
+        hn::StoreU(m, d, at.mean + first);
+        hn::StoreU(v, d, at.square + first);
+        hn::StoreU(hn::Add(old, matrix.less(x, x)), d, at.codes + first);
     }
+    return k - begin;
 }
 
 #endif
@@ -194,15 +190,9 @@ index_t adam_packed(const adam_rows<float>& a, const adam_step<float>& step, con
 template <class T>
 void adam_narrow(const adam_rows<T>& a, const adam_step<T>& step, const narrow_projection<T>& p, index_t begin,
                  index_t end) {
-#if HWY_TARGET != HWY_SCALAR
-    if constexpr (sizeof(T) == sizeof(float)) {
-        if (a.stride == a.width && a.gradient_stride == a.width && a.state_stride == a.width) {
-            begin += a.width == 8   ? adam_packed<8>(a, step, p, begin, end)
-                     : a.width == 4 ? adam_packed<4>(a, step, p, begin, end)
-                                    : 0;
-        }
+    if (a.stride == a.width && a.gradient_stride == a.width && a.state_stride == a.width) {
+        begin += with_packed_rows<T>(a.width, [&](auto width) { return adam_packed<width()>(a, step, p, begin, end); });
     }
-#endif
     switch (a.width) {
         case 4: return adam_narrow<4>(a, step, p, begin, end);
         case 8: return adam_narrow<8>(a, step, p, begin, end);

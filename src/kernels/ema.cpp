@@ -101,52 +101,43 @@ index_t finish_packed(const ema_rows<float>& all, const narrow_projection<float>
     const hn::ScalableTag<float> d;
     using V = hn::Vec<decltype(d)>;
     constexpr index_t n = lanes<decltype(d)>;
-    if constexpr (n < Width) {
-        return 0;
-    } else {
-        constexpr index_t rows = n / Width;
-        const packed_matrix<Width> matrix(p.matrix);
-        const V decay = hn::Set(d, a.decay);
-        const V rest = hn::Set(d, 1.0F - a.decay);
-        V is_row[rows];  // 1 in the lanes of row i
-        for (index_t i = 0; i < rows; ++i) {
-            is_row[i] = tile_lanes([&](index_t lane) { return lane / Width == i ? 1.0F : 0.0F; });
-        }
-        index_t k = begin;
-        for (; k + rows <= end; k += rows) {
-            V each = hn::Zero(d);  // 0: the row stays
-            HWY_UNROLL(8)
-            for (index_t i = 0; i < rows; ++i) {
-                const float count = next_count(a, k + i);
-                each = hn::MulAdd(is_row[i], hn::Set(d, moves(a, k + i, count) ? count : 0.0F), each);
-            }
-            const index_t first = k * Width;
-            const V old = hn::LoadU(d, a.codes + first);
-            const V sum = hn::MulAdd(rest, hn::LoadU(d, a.batch + first), hn::Mul(decay, hn::LoadU(d, a.sums + first)));
-            hn::StoreU(sum, d, a.sums + first);
-            const V step = hn::Sub(hn::Div(sum, each), old);
-            const V moved = hn::Add(old, matrix.less(step, step));
-            hn::StoreU(hn::IfThenElse(hn::Eq(each, hn::Zero(d)), old, moved), d, a.codes + first);
-        }
-        return k - begin;
+    constexpr index_t rows = n / Width;
+    const packed_matrix<Width> matrix(p.matrix);
+    const V decay = hn::Set(d, a.decay);
+    const V rest = hn::Set(d, 1.0F - a.decay);
+    V is_row[rows];  // 1 in the lanes of row i
+    for (index_t i = 0; i < rows; ++i) {
+        is_row[i] = tile_lanes([&](index_t lane) { return lane / Width == i ? 1.0F : 0.0F; });
     }
+    index_t k = begin;
+    for (; k + rows <= end; k += rows) {
+        V each = hn::Zero(d);  // 0: the row stays
+        HWY_UNROLL(8)
+        for (index_t i = 0; i < rows; ++i) {
+            const float count = next_count(a, k + i);
+            each = hn::MulAdd(is_row[i], hn::Set(d, moves(a, k + i, count) ? count : 0.0F), each);
+        }
+        const index_t first = k * Width;
+        const V old = hn::LoadU(d, a.codes + first);
+        const V sum = hn::MulAdd(rest, hn::LoadU(d, a.batch + first), hn::Mul(decay, hn::LoadU(d, a.sums + first)));
+        hn::StoreU(sum, d, a.sums + first);
+        const V step = hn::Sub(hn::Div(sum, each), old);
+        const V moved = hn::Add(old, matrix.less(step, step));
+        hn::StoreU(hn::IfThenElse(hn::Eq(each, hn::Zero(d)), old, moved), d, a.codes + first);
+    }
+    return k - begin;
 }
 
 #endif
 
 /// Updates the codes [begin, end). space: memory for a row.
 template <class T>
-void finish(const ema_rows<T>& all, const directions<T>& forbidden,
-            [[maybe_unused]] const narrow_projection<T>& p, index_t begin,
-            index_t end, T* space) {
+void finish(const ema_rows<T>& all, const directions<T>& forbidden, [[maybe_unused]] const narrow_projection<T>& p,
+            index_t begin, index_t end, T* space) {
     const ema_rows<T> a = all;  // a copy that stores cannot change
-#if HWY_TARGET != HWY_SCALAR
-    if constexpr (sizeof(T) == sizeof(float)) {
-        if (a.order == nullptr && a.stride == a.width && a.sums_stride == a.width) {
-            begin += a.width == 8 ? finish_packed<8>(a, p, begin, end) : a.width == 4 ? finish_packed<4>(a, p, begin, end) : 0;
-        }
+    if (a.order == nullptr && a.stride == a.width && a.sums_stride == a.width) {
+        begin += with_packed_rows<T>(a.width, [&](auto width) { return finish_packed<width()>(a, p, begin, end); });
     }
-#endif
     const hn::ScalableTag<T> d;
     const auto decay = hn::Set(d, a.decay);
     const auto rest = hn::Set(d, T(1) - a.decay);

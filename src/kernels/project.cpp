@@ -60,65 +60,55 @@ index_t project_packed(const narrow_projection<float>& p, const strong_rows<floa
     const hn::ScalableTag<float> d;
     using V = hn::Vec<decltype(d)>;
     constexpr index_t n = lanes<decltype(d)>;
-    if constexpr (n < Width) {
-        return 0;
-    } else {
-        constexpr index_t rows = n / Width;
-        const packed_matrix<Width> matrix(p.matrix);
-        const V target = tile_lanes([&](index_t lane) { return p.target[lane % Width]; });
-        const V direction = tile_lanes([&](index_t lane) { return p.weight * p.direction[lane % Width]; });
-        const V along = tile_lanes([&](index_t lane) { return p.direction[lane % Width]; });
-        const V offset = hn::Set(d, p.offset);
-        std::int32_t row_of_lane[n];
-        for (index_t lane = 0; lane < n; ++lane) {
-            row_of_lane[lane] = static_cast<std::int32_t>(lane / Width);
-        }
-        const auto spread = hn::SetTableIndices(d, row_of_lane);
-
-        const auto sweep = [&](auto step) HWY_ATTR {
-            index_t i = begin;
-            if (c.strength == nullptr) {
-                const V strength = hn::Set(d, c.uniform);
-                for (; i + rows <= end; i += rows) {
-                    const V x = hn::LoadU(d, c.data + i * Width);
-                    hn::StoreU(hn::MulAdd(strength, step(x), x), d, c.data + i * Width);
-                }
-            } else {
-                for (; i + rows <= end; i += rows) {
-                    const V strength = hn::TableLookupLanes(load_some(d, c.strength + i, rows), spread);
-                    const V x = hn::LoadU(d, c.data + i * Width);
-                    const V moved = hn::MulAdd(strength, step(x), x);
-                    hn::StoreU(hn::IfThenElse(hn::Eq(strength, hn::Zero(d)), x, moved), d, c.data + i * Width);
-                }
-            }
-            return i - begin;
-        };
-        if (p.single && Width == 8) {
-            return sweep([&](V x) HWY_ATTR {
-                V sum = hn::Mul(x, along);
-                sum = hn::Add(sum, hn::Shuffle2301(sum));
-                sum = hn::Add(sum, hn::Shuffle1032(sum));
-                sum = hn::Add(sum, hn::SwapAdjacentBlocks(sum));
-                return hn::Mul(hn::Sub(offset, sum), direction);
-            });
-        }
-        return sweep([&](V x) HWY_ATTR { return matrix.less(target, x); });
+    constexpr index_t rows = n / Width;
+    const packed_matrix<Width> matrix(p.matrix);
+    const V target = tile_lanes([&](index_t lane) { return p.target[lane % Width]; });
+    const V direction = tile_lanes([&](index_t lane) { return p.weight * p.direction[lane % Width]; });
+    const V along = tile_lanes([&](index_t lane) { return p.direction[lane % Width]; });
+    const V offset = hn::Set(d, p.offset);
+    std::int32_t row_of_lane[n];
+    for (index_t lane = 0; lane < n; ++lane) {
+        row_of_lane[lane] = static_cast<std::int32_t>(lane / Width);
     }
+    const auto spread = hn::SetTableIndices(d, row_of_lane);
+
+    const auto sweep = [&](auto step) HWY_ATTR {
+        index_t i = begin;
+        if (c.strength == nullptr) {
+            const V strength = hn::Set(d, c.uniform);
+            for (; i + rows <= end; i += rows) {
+                const V x = hn::LoadU(d, c.data + i * Width);
+                hn::StoreU(hn::MulAdd(strength, step(x), x), d, c.data + i * Width);
+            }
+        } else {
+            for (; i + rows <= end; i += rows) {
+                const V strength = hn::TableLookupLanes(load_some(d, c.strength + i, rows), spread);
+                const V x = hn::LoadU(d, c.data + i * Width);
+                const V moved = hn::MulAdd(strength, step(x), x);
+                hn::StoreU(hn::IfThenElse(hn::Eq(strength, hn::Zero(d)), x, moved), d, c.data + i * Width);
+            }
+        }
+        return i - begin;
+    };
+    if (p.single && Width == 8) {
+        return sweep([&](V x) HWY_ATTR {
+            V sum = hn::Mul(x, along);
+            sum = hn::Add(sum, hn::Shuffle2301(sum));
+            sum = hn::Add(sum, hn::Shuffle1032(sum));
+            sum = hn::Add(sum, hn::SwapAdjacentBlocks(sum));
+            return hn::Mul(hn::Sub(offset, sum), direction);
+        });
+    }
+    return sweep([&](V x) HWY_ATTR { return matrix.less(target, x); });
 }
 
 #endif
 
 template <class T>
 void project_narrow(const narrow_projection<T>& p, const strong_rows<T>& c, index_t begin, index_t end) {
-#if HWY_TARGET != HWY_SCALAR
-    if constexpr (sizeof(T) == sizeof(float)) {
-        if (c.stride == c.width && (c.strength != nullptr || c.uniform != 0)) {
-            begin += c.width == 8   ? project_packed<8>(p, c, begin, end)
-                     : c.width == 4 ? project_packed<4>(p, c, begin, end)
-                                    : 0;
-        }
+    if (c.stride == c.width && (c.strength != nullptr || c.uniform != 0)) {
+        begin += with_packed_rows<T>(c.width, [&](auto width) { return project_packed<width()>(p, c, begin, end); });
     }
-#endif
     switch (c.width) {
         case 1: return project_narrow<1>(p, c, begin, end);
         case 2: return project_narrow<2>(p, c, begin, end);

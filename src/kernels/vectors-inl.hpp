@@ -180,6 +180,24 @@ private:
 
 #endif
 
+/// body(Width), which returns how many rows it did, for rows of 4 or 8 floats if a vector holds some of them whole; else 0.
+template <class T, class Body>
+HWY_INLINE index_t with_packed_rows([[maybe_unused]] index_t width, [[maybe_unused]] const Body& body) {
+#if HWY_TARGET != HWY_SCALAR
+    if constexpr (std::is_same_v<T, float>) {
+        if constexpr (lanes<hn::ScalableTag<float>> >= 8) {
+            if (width == 8) {
+                return body(std::integral_constant<index_t, 8>());
+            }
+        }
+        if (width == 4) {
+            return body(std::integral_constant<index_t, 4>());
+        }
+    }
+#endif
+    return 0;
+}
+
 /// Directions that are taken out together: a power of two of them, the last ones zero.
 HWY_INLINE constexpr index_t together(index_t rank) {
     return rank <= 2 ? rank : rank <= 4 ? 4 : 8;
