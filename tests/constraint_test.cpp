@@ -55,11 +55,11 @@ std::vector<named_update<T>> all_updates() {
              }}};
 }
 
-constexpr std::tuple<index_t, index_t, index_t> shapes[] = {{4, 2, 1}, {9, 4, 1}, {20, 8, 2}, {6, 33, 7}};
+constexpr std::tuple<index_t, index_t, index_t> constraint_shapes[] = {{4, 2, 1}, {9, 4, 1}, {20, 8, 2}, {6, 33, 7}};
 
 /// What rounding entries of this size to T may do to a row of them.
 template <class T>
-double rounding(const dense& m) {
+double row_rounding(const dense& m) {
     return std::sqrt(static_cast<double>(m.cols())) * (unit<T> + 1e-14) * (1 + m.cwiseAbs().maxCoeff());
 }
 
@@ -80,7 +80,7 @@ double largest_row(const dense& m) {
 TEST_CASE_TEMPLATE("steps of every update are orthogonal to the subspace, and would not be otherwise", T, ISIC_STORAGE) {
     for (const std::uint64_t seed : {1, 2, 3}) {
         isic_test::random dice(seed);
-        for (const auto& [codes, width, rank] : shapes) {
+        for (const auto& [codes, width, rank] : constraint_shapes) {
             const auto start = dice.matrix<T>(codes, width);
             const dense v = isic_test::random_basis(dice, width, rank);
             for (const auto& update : all_updates<T>()) {
@@ -89,7 +89,7 @@ TEST_CASE_TEMPLATE("steps of every update are orthogonal to the subspace, and wo
                 const dense end = after(start, update, seed, {.orthogonal_to = subspace_of(v)});
                 const dense kept = end - to_dense(start);
                 CHECK((free * v).norm() > 0.02 * free.norm());
-                CHECK(largest_row(kept * v) <= rounding<T>(end));
+                CHECK(largest_row(kept * v) <= row_rounding<T>(end));
                 CHECK(kept.norm() > 0.05 * free.norm());
             }
         }
@@ -120,7 +120,7 @@ TEST_CASE("a projected codebook stays projected over many steps, for all subspac
 
 TEST_CASE_TEMPLATE("locked codes keep their bytes, the others move as if nothing were locked", T, ISIC_STORAGE) {
     isic_test::random dice(5);
-    for (const auto& [codes, width, rank] : shapes) {
+    for (const auto& [codes, width, rank] : constraint_shapes) {
         const auto start = dice.matrix<T>(codes, width);
         std::vector<bool> locked;
         for (index_t k = 0; k < codes; ++k) {
@@ -170,7 +170,7 @@ TEST_CASE_TEMPLATE("locked rows may be padding and hold anything, their anchors 
 
 TEST_CASE_TEMPLATE("rows stay within the radius of their anchors, and would not otherwise", T, ISIC_STORAGE) {
     isic_test::random dice(8);
-    for (const auto& [codes, width, rank] : shapes) {
+    for (const auto& [codes, width, rank] : constraint_shapes) {
         const auto start = dice.matrix<T>(codes, width);
         const auto near = from_dense(to_dense(start) + to_dense(dice.matrix(codes, width, 0.01)));
         for (const auto& update : all_updates<T>()) {
@@ -181,20 +181,20 @@ TEST_CASE_TEMPLATE("rows stay within the radius of their anchors, and would not 
                 const dense held = after(start, update, 9, {.within = radius, .anchor = near});
                 for (index_t k = 0; k < codes; ++k) {
                     const Eigen::RowVectorXd anchor = to_dense(near).row(k);
-                    CHECK((held.row(k) - anchor).norm() <= radius + rounding<T>(held));
+                    CHECK((held.row(k) - anchor).norm() <= radius + row_rounding<T>(held));
                     // The nearest point of the ball: on the line to where the row would have gone, or that place itself.
                     const double share = std::min(1.0, radius / distances(k));
-                    CHECK((held.row(k) - anchor - share * (free.row(k) - anchor)).norm() <= 3 * rounding<T>(free));
+                    CHECK((held.row(k) - anchor - share * (free.row(k) - anchor)).norm() <= 3 * row_rounding<T>(free));
                 }
             }
-            CHECK(distances.maxCoeff() > 0.05 + rounding<T>(free));
+            CHECK(distances.maxCoeff() > 0.05 + row_rounding<T>(free));
         }
     }
 }
 
 TEST_CASE_TEMPLATE("norms are kept if they shall be", T, ISIC_STORAGE) {
     isic_test::random dice(10);
-    for (const auto& [codes, width, rank] : shapes) {
+    for (const auto& [codes, width, rank] : constraint_shapes) {
         const auto start = dice.matrix<T>(codes, width);
         const Eigen::VectorXd norms = to_dense(start).rowwise().norm();
         for (const auto& update : all_updates<T>()) {
@@ -202,9 +202,9 @@ TEST_CASE_TEMPLATE("norms are kept if they shall be", T, ISIC_STORAGE) {
             const dense free = after(start, update, 11, {});
             const dense kept = after(start, update, 11, {.keep_norms = true});
             CHECK((free.rowwise().norm() - norms).cwiseAbs().maxCoeff() > 0.05);
-            CHECK((kept.rowwise().norm() - norms).cwiseAbs().maxCoeff() <= rounding<T>(kept));
+            CHECK((kept.rowwise().norm() - norms).cwiseAbs().maxCoeff() <= row_rounding<T>(kept));
             for (index_t k = 0; k < codes; ++k) {  // the same direction
-                CHECK(kept.row(k).normalized().dot(free.row(k).normalized()) > 1 - 1e-12 - 40 * unit<T> * unit<T> - 2 * rounding<T>(kept) / norms(k));
+                CHECK(kept.row(k).normalized().dot(free.row(k).normalized()) > 1 - 1e-12 - 40 * unit<T> * unit<T> - 2 * row_rounding<T>(kept) / norms(k));
             }
         }
     }
@@ -212,7 +212,7 @@ TEST_CASE_TEMPLATE("norms are kept if they shall be", T, ISIC_STORAGE) {
 
 TEST_CASE_TEMPLATE("all limits together, in every combination, are the documented formula in plain loops", T, ISIC_STORAGE) {
     isic_test::random dice(12);
-    for (const auto& [codes, width, rank] : shapes) {
+    for (const auto& [codes, width, rank] : constraint_shapes) {
         const auto start = dice.matrix<T>(codes, width);
         const auto gradient = dice.matrix<float>(codes, width);
         const auto anchor = dice.matrix(codes, width, 0.8);
@@ -262,7 +262,7 @@ TEST_CASE_TEMPLATE("all limits together, in every combination, are the documente
             isic::sgd_state state;
             auto codes_now = start;
             isic::sgd_update(codes_now, gradient, state, {.rate = 1}, limits);
-            CHECK((to_dense(codes_now) - expected).cwiseAbs().maxCoeff() <= rounding<T>(expected));
+            CHECK((to_dense(codes_now) - expected).cwiseAbs().maxCoeff() <= row_rounding<T>(expected));
         }
     }
 }

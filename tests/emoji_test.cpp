@@ -13,6 +13,7 @@
 #include <emoji/nn.hpp>
 #include <emoji/render.hpp>
 #include <emoji/tokenizer.hpp>
+#include <emoji/top_k.hpp>
 #include <emoji/transformer.hpp>
 #include <emoji/world.hpp>
 #include <isic/safetensors.hpp>
@@ -20,7 +21,6 @@
 namespace {
 
 using emoji::index_t;
-using emoji::matrix;
 
 const std::filesystem::path data = ISIC_EMOJI_DATA;
 
@@ -49,16 +49,16 @@ const emoji::transformer& the_transformer() {
 struct expected_values {
     isic::tensor_file file = isic::read_safetensors(data / "vectors.safetensors");
 
-    matrix rows(const std::string& name, index_t cols) const {
+    emoji::matrix rows(const std::string& name, index_t cols) const {
         const std::vector<float> v = file.tensors.at(name).values<float>();
-        return Eigen::Map<const matrix>(v.data(), static_cast<index_t>(v.size()) / cols, cols);
+        return Eigen::Map<const emoji::matrix>(v.data(), static_cast<index_t>(v.size()) / cols, cols);
     }
 
     std::vector<int> integers(const std::string& name) const { return file.tensors.at(name).values<int>(); }
 
-    matrix pictures(const std::string& name) const {
-        const matrix planes = rows(name, 3 * 1024);
-        matrix out(planes.rows(), planes.cols());
+    emoji::matrix pictures(const std::string& name) const {
+        const emoji::matrix planes = rows(name, 3 * 1024);
+        emoji::matrix out(planes.rows(), planes.cols());
         for (index_t i = 0; i < out.rows(); ++i) {
             for (index_t j = 0; j < out.cols(); ++j) {
                 out(i, j) = planes(i, j % 3 * 1024 + j / 3);
@@ -82,11 +82,11 @@ const expected_values& expected() {
     return e;
 }
 
-matrix test_pictures() {
+emoji::matrix test_pictures() {
     return expected().pictures("pictures") / 255.0f;
 }
 
-double largest_difference(const matrix& a, const matrix& b) {
+double largest_error(const emoji::matrix& a, const emoji::matrix& b) {
     REQUIRE(a.rows() == b.rows());
     REQUIRE(a.cols() == b.cols());
     REQUIRE(a.allFinite());
@@ -213,19 +213,19 @@ TEST_CASE("emoji: the nearest rendering recovers the object") {
 }
 
 TEST_CASE("emoji: the tokenizer computes what PyTorch computes") {
-    const matrix latents = the_tokenizer().encode(test_pictures());
-    CHECK(largest_difference(latents, expected().rows("latents", the_tokenizer().dim())) < 1e-3);
+    const emoji::matrix latents = the_tokenizer().encode(test_pictures());
+    CHECK(largest_error(latents, expected().rows("latents", the_tokenizer().dim())) < 1e-3);
     const emoji::token_ids ids = the_tokenizer().quantise(latents, the_tokenizer().codebook());
     CHECK(ids == expected().integers("ids"));
-    const matrix codes = emoji::gather(the_tokenizer().codebook(), ids);
-    CHECK(largest_difference(the_tokenizer().decode(codes), expected().pictures("decoded")) < 1e-3);
+    const emoji::matrix codes = emoji::gather(the_tokenizer().codebook(), ids);
+    CHECK(largest_error(the_tokenizer().decode(codes), expected().pictures("decoded")) < 1e-3);
 
     // decoded has spread: a constant picture would not pass for it
     CHECK(expected().pictures("decoded").maxCoeff() - expected().pictures("decoded").minCoeff() > 0.01f);
 }
 
 TEST_CASE("emoji: quantise finds the nearest code, the lowest of equal ones") {
-    matrix codebook = the_tokenizer().codebook().topRows(300);
+    emoji::matrix codebook = the_tokenizer().codebook().topRows(300);
     codebook.row(123) = codebook.row(37);
     codebook.row(299) = codebook.row(5);
     const emoji::token_ids ids = the_tokenizer().quantise(codebook, codebook);
@@ -237,24 +237,24 @@ TEST_CASE("emoji: quantise finds the nearest code, the lowest of equal ones") {
 
 TEST_CASE("emoji: the decoder's gradient is PyTorch's and the difference quotient's") {
     const emoji::tokenizer& t = the_tokenizer();
-    const matrix pictures = test_pictures();
-    matrix codes = emoji::gather(t.codebook(), expected().integers("ids"));
-    const auto loss = [&](const matrix& c) {
+    const emoji::matrix pictures = test_pictures();
+    emoji::matrix codes = emoji::gather(t.codebook(), expected().integers("ids"));
+    const auto loss = [&](const emoji::matrix& c) {
         return (t.decode(c) - pictures).cast<double>().squaredNorm() / static_cast<double>(pictures.size());
     };
     emoji::tokenizer::tape tape;
-    const matrix decoded = t.decode(codes, tape);
+    const emoji::matrix decoded = t.decode(codes, tape);
     CHECK(decoded == t.decode(codes));
-    const matrix d_pictures = (decoded - pictures) * (2.0f / static_cast<float>(pictures.size()));
-    const matrix gradient = t.decode_backward(tape, d_pictures);
-    const matrix wanted = expected().rows("decoder_gradient", t.dim());
+    const emoji::matrix d_pictures = (decoded - pictures) * (2.0f / static_cast<float>(pictures.size()));
+    const emoji::matrix gradient = t.decode_backward(tape, d_pictures);
+    const emoji::matrix wanted = expected().rows("decoder_gradient", t.dim());
     const double scale = static_cast<double>(wanted.cwiseAbs().maxCoeff());
     REQUIRE(scale > 0);
-    CHECK(largest_difference(gradient, wanted) < 1e-3 * scale);
+    CHECK(largest_error(gradient, wanted) < 1e-3 * scale);
 
     // Along the gradient and along random directions, which a wrong entry anywhere would tilt.
     for (int direction = 0; direction < 4; ++direction) {
-        matrix step = gradient;
+        emoji::matrix step = gradient;
         emoji::random_stream random(17, static_cast<std::uint64_t>(direction));
         if (direction > 0) {
             step = step.unaryExpr([&](float g) { return g * static_cast<float>(2 * random.uniform()); });
@@ -266,13 +266,13 @@ TEST_CASE("emoji: the decoder's gradient is PyTorch's and the difference quotien
 }
 
 TEST_CASE("emoji: scatter is the transpose of gather") {
-    const matrix codebook = the_tokenizer().codebook().topRows(10);
+    const emoji::matrix codebook = the_tokenizer().codebook().topRows(10);
     const emoji::token_ids ids{3, 9, 3, 0};
-    matrix d(4, codebook.cols());
+    emoji::matrix d(4, codebook.cols());
     for (index_t i = 0; i < 4; ++i) {
         d.row(i).setConstant(static_cast<float>(i + 1));
     }
-    const matrix out = emoji::scatter(d, ids, 10);
+    const emoji::matrix out = emoji::scatter(d, ids, 10);
     CHECK(out(3, 0) == 4.0f);
     CHECK(out(9, 1) == 2.0f);
     CHECK(out(0, 2) == 4.0f);
@@ -283,19 +283,19 @@ TEST_CASE("emoji: scatter is the transpose of gather") {
 
 TEST_CASE("emoji: the transformer and the checks compute what PyTorch computes") {
     const auto ids = expected().integers("ids");
-    const matrix logits = the_transformer().draw_logits(expected().prompts(), ids);
-    const matrix wanted = expected().rows("draw_logits", the_transformer().codes());
+    const emoji::matrix logits = the_transformer().draw_logits(expected().prompts(), ids);
+    const emoji::matrix wanted = expected().rows("draw_logits", the_transformer().codes());
     REQUIRE(wanted.rows() == 4 * 8);
     for (index_t i = 0; i < wanted.rows(); ++i) {
-        CHECK(largest_difference(logits.row(i / 8 * 64 + i % 8 * 9), wanted.row(i)) < 1e-3);
+        CHECK(largest_error(logits.row(i / 8 * 64 + i % 8 * 9), wanted.row(i)) < 1e-3);
     }
     const emoji::answers judged = the_transformer().judge(expected().rows("latents", the_tokenizer().dim()));
-    CHECK(largest_difference(judged.object, expected().rows("judge_object", judged.object.cols())) < 1e-3);
+    CHECK(largest_error(judged.object, expected().rows("judge_object", judged.object.cols())) < 1e-3);
     const emoji::check check(the_weights(), the_world(), "check"), ghost(the_weights(), the_world(), "ghost");
     const emoji::answers checked = check.forward(test_pictures());
-    CHECK(largest_difference(checked.object, expected().rows("check_object", checked.object.cols())) < 1e-3);
-    CHECK(largest_difference(checked.item, expected().rows("check_item", checked.item.cols())) < 1e-3);
-    CHECK(largest_difference(ghost.forward(test_pictures()).object, expected().rows("ghost_object", 20)) < 1e-3);
+    CHECK(largest_error(checked.object, expected().rows("check_object", checked.object.cols())) < 1e-3);
+    CHECK(largest_error(checked.item, expected().rows("check_item", checked.item.cols())) < 1e-3);
+    CHECK(largest_error(ghost.forward(test_pictures()).object, expected().rows("ghost_object", 20)) < 1e-3);
 
     // p_unsafe is the softmax of those logits
     const auto p = the_transformer().p_unsafe(the_tokenizer(), test_pictures());
@@ -320,8 +320,8 @@ TEST_CASE("emoji: results do not depend on batch or threads") {
     }
 
     const emoji::tokenizer several(the_weights(), 3);
-    const matrix codes = emoji::gather(the_tokenizer().codebook(), ids);
-    const matrix pictures = the_tokenizer().decode(codes), latents = the_tokenizer().encode(pictures);
+    const emoji::matrix codes = emoji::gather(the_tokenizer().codebook(), ids);
+    const emoji::matrix pictures = the_tokenizer().decode(codes), latents = the_tokenizer().encode(pictures);
     CHECK(several.decode(codes) == pictures);
     CHECK(several.encode(pictures) == latents);
     CHECK(several.quantise(latents, the_tokenizer().codebook()) ==
@@ -340,7 +340,7 @@ TEST_CASE("emoji: results do not depend on batch or threads") {
 TEST_CASE("emoji: sampling draws from the top-k of the softmax") {
     const auto prompts = some_prompts(3);
     const auto ids = the_transformer().sample(prompts, {.top_k = 48, .seed = 2});
-    const matrix logits = the_transformer().draw_logits(prompts, ids);
+    const emoji::matrix logits = the_transformer().draw_logits(prompts, ids);
     std::set<index_t> ranks;
     for (index_t i = 0; i < logits.rows(); ++i) {
         const float chosen = logits(i, ids[static_cast<std::size_t>(i)]);
@@ -351,7 +351,7 @@ TEST_CASE("emoji: sampling draws from the top-k of the softmax") {
 
     // top_k 1 is the likeliest code, and a prefix is kept
     const auto greedy = the_transformer().sample(prompts, {.top_k = 1});
-    const matrix greedy_logits = the_transformer().draw_logits(prompts, greedy);
+    const emoji::matrix greedy_logits = the_transformer().draw_logits(prompts, greedy);
     for (index_t i = 0; i < greedy_logits.rows(); ++i) {
         CHECK(greedy_logits(i, greedy[static_cast<std::size_t>(i)]) == greedy_logits.row(i).maxCoeff());
     }
@@ -375,7 +375,7 @@ TEST_CASE("emoji: sampling draws from the top-k of the softmax") {
 
 TEST_CASE("emoji: the picker keeps the k largest and picks in proportion") {
     emoji::random_stream random(4, 0);
-    emoji::detail::top_k_picker picker;
+    emoji::top_k_picker picker;
     for (const int n : {5, 16, 100, 1000}) {
         std::vector<float> logits(static_cast<std::size_t>(n));
         std::generate(logits.begin(), logits.end(), [&] { return static_cast<float>(6 * random.uniform()); });
@@ -436,7 +436,7 @@ TEST_CASE("emoji: redraw keeps what is not marked and never draws a forbidden co
     CHECK(emoji::transformer(the_weights(), the_world(), 3).redraw(prompts, ids, marked, allowed, options).ids == kept.ids);
 
     // the likelihood is that of the unrestricted, untempered softmax
-    const matrix logits = t.draw_logits(prompts, kept.ids);
+    const emoji::matrix logits = t.draw_logits(prompts, kept.ids);
     for (index_t i = 0; i < 12; ++i) {
         double sum = 0;
         for (index_t j = i * 64; j < (i + 1) * 64; ++j) {

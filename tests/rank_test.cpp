@@ -5,7 +5,6 @@
 #include "support/data.hpp"
 #include "support/errors.hpp"
 #include "support/reference.hpp"
-#include "support/svd.hpp"
 
 using isic::index_t;
 using isic_test::check_throws;

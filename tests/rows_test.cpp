@@ -176,7 +176,7 @@ TEST_CASE("locked rows keep their bytes in every inner loop") {
     CHECK(bytes_of(got.row(2)) != bytes_of(book.row(2)));
 }
 
-TEST_CASE("the inner loops refuse row_shapes, ids and options that do not fit, and write nothing") {
+TEST_CASE("the inner loops refuse shapes, ids and options that do not fit, and write nothing") {
     isic_test::random dice(7);
     const isic::subspace harm = drawn(dice, 6, 2);
     const isic::row_basis<float> basis(harm);

@@ -34,7 +34,7 @@ struct shape {
     index_t width;
     index_t rank;
 };
-constexpr shape shapes[] = {{1, 1, 0}, {3, 2, 1}, {7, 8, 2}, {40, 5, 4}, {12, 33, 8}};
+constexpr shape update_shapes[] = {{1, 1, 0}, {3, 2, 1}, {7, 8, 2}, {40, 5, 4}, {12, 33, 8}};
 
 /// Vectors near random codes and the codes they belong to; the last code gets none.
 struct batch_data {
@@ -100,7 +100,7 @@ struct plain_adam {
 
 TEST_CASE_TEMPLATE("assign counts and sums what plain loops do", T, ISIC_STORAGE) {
     isic_test::random dice(1);
-    for (const auto& [codes, width, rank] : shapes) {
+    for (const auto& [codes, width, rank] : update_shapes) {
         const auto z = dice.matrix<T>(50, width);
         const auto ids = dice.ids<std::int64_t>(50, codes);
         strided<T> memory(z, 3);
@@ -124,7 +124,7 @@ TEST_CASE_TEMPLATE("assign counts and sums what plain loops do", T, ISIC_STORAGE
 TEST_CASE_TEMPLATE("ridge is the solution of the normal equations in the allowed space", T, ISIC_STORAGE) {
     for (const std::uint64_t seed : {1, 2, 3}) {
         isic_test::random dice(seed);
-        for (const auto& [codes, width, rank] : shapes) {
+        for (const auto& [codes, width, rank] : update_shapes) {
             const auto start = dice.matrix<T>(codes, width);
             const auto [z, ids] = draw_batch(dice, start, 6 * codes);
             const dense v = isic_test::random_basis(dice, width, rank);
@@ -219,7 +219,7 @@ TEST_CASE("assign and ridge without lambda are k-means: each round is Lloyd's, a
 }
 
 TEST_CASE_TEMPLATE("moving averages agree with plain loops over many batches", T, ISIC_STORAGE) {
-    for (const auto& [codes, width, rank] : shapes) {
+    for (const auto& [codes, width, rank] : update_shapes) {
         for (const double decay : {0.0, 0.5, 0.99}) {
             isic_test::random dice(6);
             const auto start = dice.matrix<T>(codes, width);
@@ -272,7 +272,7 @@ TEST_CASE("a moving average of one batch again and again goes to that batch's me
 }
 
 TEST_CASE_TEMPLATE("gradient descent with momentum agrees with plain loops", T, ISIC_STORAGE) {
-    for (const auto& [codes, width, rank] : shapes) {
+    for (const auto& [codes, width, rank] : update_shapes) {
         for (const double momentum : {0.0, 0.9}) {
             isic_test::random dice(8);
             const auto start = dice.matrix<T>(codes, width);
@@ -295,7 +295,7 @@ TEST_CASE_TEMPLATE("gradient descent with momentum agrees with plain loops", T, 
 }
 
 TEST_CASE_TEMPLATE("Adam agrees with plain loops", T, ISIC_STORAGE) {
-    for (const auto& [codes, width, rank] : shapes) {
+    for (const auto& [codes, width, rank] : update_shapes) {
         for (const auto& [beta1, beta2] : {std::pair{0.9, 0.999}, {0.0, 0.9}, {0.5, 0.0}}) {
             isic_test::random dice(9);
             const auto start = dice.matrix<T>(codes, width);

@@ -204,15 +204,13 @@ matrix<double> difference_moments::safe_second_moment() const {
         return safe_second_ ? *safe_second_ : matrix<double>(width_, width_);
     }
     matrix<double> out(width_, width_);
-    vector row;
-    visit(*codes_, [&](auto book) {
-        for (index_t k = 0; k < book.rows(); ++k) {
-            if (const double n = usage_.safe[static_cast<std::size_t>(k)]; n > 0) {
-                row = as_doubles(book.row(k));
-                map(out).noalias() += n * row * row.transpose();
-            }
+    vector row(width_);
+    for (index_t k = 0; k < codes_->rows; ++k) {
+        if (const double n = usage_.safe[static_cast<std::size_t>(k)]; n > 0) {
+            read_row(*codes_, k, row.data());
+            map(out).noalias() += n * row * row.transpose();
         }
-    });
+    }
     return out;
 }
 

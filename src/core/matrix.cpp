@@ -33,6 +33,21 @@ matrix<double> to_double(any_view m) {
     return converted<double>(m);
 }
 
+void read_row(any_view m, index_t i, double* out) {
+    visit(m, [&](auto rows) { Eigen::Map<vector>(out, m.cols) = as_doubles(rows.row(i)); });
+}
+
+bool store_row(const double* values, any_span m, index_t i) {
+    return visit(m, [&]<class T>(matrix_span<T> rows) {
+        if constexpr (std::floating_point<T>) {
+            Eigen::Map<Eigen::VectorX<T>>(rows.row(i).data(), m.cols) = Eigen::Map<const vector>(values, m.cols).cast<T>();
+        } else {
+            std::transform(values, values + m.cols, rows.row(i).begin(), rounded<T>);
+        }
+        return all_finite(std::span<const T>(rows.row(i)));
+    });
+}
+
 row_matrix read_rows(any_view m, lookup rule) {
     row_matrix out(m.rows, m.cols);
     visit(m, [&](auto rows) {

@@ -27,29 +27,40 @@ namespace {
 /// What becomes of a row.
 enum class fate : std::uint8_t { stays, moves, vanishes };
 
+/// ||a - b||^2 of their rows k.
+double squared_distance(any_view a, any_view b, index_t k) {
+    return visit(a, [&]<class T>(matrix_span<const T> rows) {
+        return (as_doubles(rows.row(k)) - as_doubles(typed<T>(b).row(k))).squaredNorm();
+    });
+}
+
 /// Projection in float64 of one codebook into new rows; writes only when everything is known to be right.
-template <scalar T>
 class projector {
 public:
     /// harm null: V is the identity.
-    projector(std::string_view function, matrix_span<T> codes, const subspace* harm, const projection_options& options)
+    projector(std::string_view function, any_span codes, const subspace* harm, const projection_options& options)
         : function_(function), codes_(codes), harm_(harm), options_(options), edit_(edit_access::for_codebook(codes)) {
         check();
+        visit(codes, [&]<class T>(matrix_span<T>) {
+            rounding_ = rounding_unit<T>();
+            least_ = static_cast<double>(std::numeric_limits<T>::denorm_min());
+        });
     }
 
     edit run() {
         project_rows();
         settle_vanished();
         record();
-        write(edit_access::after(edit_));
+        write(rows_in(edit_access::after(edit_)));
         try {
             edit_access::fingerprint_after(edit_) = fingerprint(codes_);
             if (harm_ != nullptr) {
                 edit_.summary.after = measured_leakage();
             }
         } catch (...) {  // out of memory, so without asking for any
-            for (std::size_t i = 0; i < edit_.ids().size(); ++i) {
-                std::ranges::copy(row_of(edit_access::before(edit_), static_cast<index_t>(i)), codes_.row(edit_.ids()[i]).begin());
+            const any_span before = rows_in(edit_access::before(edit_));
+            for (index_t i = 0; i < before.rows; ++i) {
+                std::ranges::copy(before.row(i), codes_.row(edit_.ids()[static_cast<std::size_t>(i)]).begin());
             }
             throw;
         }
@@ -59,7 +70,7 @@ public:
 private:
     void check() {
         require_not_empty(function_, "a codebook", codes_);
-        const index_t d = codes_.cols();
+        const index_t d = codes_.cols;
         if (harm_ != nullptr) {
             require_size(function_, "rows in the basis", d, harm_->width());
             require<value_error>(harm_->rank() <= d, function_, "a rank of at most d", fmt::format("{} > {}", harm_->rank(), d));
@@ -84,18 +95,18 @@ private:
             require_apart(function_, codes_, options_.center);
         }
         if (!options_.target.empty()) {
-            require_size(function_, "target rows", codes_.rows(), options_.target.rows());
+            require_size(function_, "target rows", codes_.rows, options_.target.rows());
             require_size(function_, "target columns", d, options_.target.cols());
             require_finite(function_, "the targets", options_.target);
             require_apart(function_, codes_, options_.target);
         }
-        options_.strength.check(function_, "strength", codes_.rows());
+        options_.strength.check(function_, "strength", codes_.rows);
         require_range(function_, "vanish_below", options_.vanish_below, 0.0, 1.0);
-        is_padding_ = padding_mask(function_, options_.padding, codes_.rows());
+        is_padding_ = padding_mask(function_, options_.padding, codes_.rows);
         require_finite(function_, "the codebook", codes_, &is_padding_);
         bool any = false;
-        for (index_t k = 0; k < codes_.rows() && !any; ++k) {
-            any = !is_padding(k) && std::ranges::any_of(codes_.row(k), [](T x) { return static_cast<double>(x) != 0.0; });
+        for (index_t k = 0; k < codes_.rows && !any; ++k) {
+            any = !is_padding(k) && !row_at(k).isZero(0);
         }
         require<numeric_error>(any, function_, "a codebook with a row that is not zero", "zeros only");
         if (harm_ != nullptr) {
@@ -117,10 +128,15 @@ private:
     bool is_padding(index_t k) const { return is_padding_[static_cast<std::size_t>(k)]; }
     double strength(index_t k) const { return is_padding(k) ? 0.0 : options_.strength[k]; }
     fate& fate_of(index_t k) { return fates_[static_cast<std::size_t>(k)]; }
-    /// The new row k, in the edit.
-    std::span<T> fresh(index_t k) { return row_of(edit_access::after(edit_), k); }
-    std::span<T> row_of(raw_bytes& rows, index_t k) const {
-        return {reinterpret_cast<T*>(rows.data()) + k * codes_.cols(), static_cast<std::size_t>(codes_.cols())};
+    /// The old row k.
+    vector row_at(index_t k) const {
+        vector out(codes_.cols);
+        read_row(codes_, k, out.data());
+        return out;
+    }
+    /// Rows of the edit, as the codebook's.
+    any_span rows_in(raw_bytes& bytes) const {
+        return {bytes.data(), static_cast<index_t>(bytes.size()) / codes_.row_bytes(), codes_.cols, codes_.cols, codes_.type};
     }
     Eigen::Map<const vector> goal(index_t k) const { return map(options_.target.empty() ? std::span(center_) : options_.target.row(k)); }
 
@@ -146,29 +162,29 @@ private:
     };
 
     void project_rows() {
-        const index_t d = codes_.cols();
-        const blocks_of_rows blocks(codes_.rows(), d);
-        edit_access::before(edit_).resize(static_cast<std::size_t>(codes_.rows() * d) * sizeof(T));  // until it is known how many move
+        const index_t d = codes_.cols;
+        const blocks_of_rows blocks(codes_.rows, d);
+        edit_access::before(edit_).resize(static_cast<std::size_t>(codes_.rows * codes_.row_bytes()));  // until it is known how many move
         edit_access::after(edit_).resize(edit_access::before(edit_).size());
-        fates_.assign(static_cast<std::size_t>(codes_.rows()), fate::stays);
-        sums_.resize(static_cast<std::size_t>(blocks.count()));
+        fresh_ = rows_in(edit_access::after(edit_));
+        fates_.assign(static_cast<std::size_t>(codes_.rows), fate::stays);
         center_.assign(options_.center.begin(), options_.center.end());
         center_.resize(static_cast<std::size_t>(d));
-        const auto values = static_cast<double>(codes_.rows() * d);
+        const auto values = static_cast<double>(codes_.rows * d);
         const double rank = harm_ == nullptr ? 0.0 : static_cast<double>(harm_->rank());
         const auto make = [&] {
             return workplace{row_block(blocks.length, d), row_block(blocks.length, d), row_block(blocks.length, d),
                              std::vector<row_numbers>(static_cast<std::size_t>(blocks.length))};
         };
-        for_each_block(blocks, values * sizeof(T) * 2, values * (8 * rank + 16), make,
-                       [&](workplace& at, index_t block, index_t start, index_t n) {
-                           sums_[static_cast<std::size_t>(block)] = project_block(at, start, n);
-                       });
+        const auto project = [&](workplace& at, index_t start, index_t n) { return project_block(at, start, n); };
+        sums_ = results_of_blocks(blocks, values * 2 * static_cast<double>(size_of(codes_.type)), values * (8 * rank + 16), make, project);
         for (const block_sums& sums : sums_) {
             if (sums.overflow) {
-                const auto value = std::ranges::find_if(fresh(*sums.overflow), [](T x) { return !std::isfinite(static_cast<double>(x)); });
-                fail<numeric_error>(function_, fmt::format("edited rows that fit {}", name_of(storage_of<T>())),
-                                    fmt::format("{} in row {}", static_cast<double>(*value), *sums.overflow));
+                std::vector<double> row(static_cast<std::size_t>(d));
+                read_row(fresh_, *sums.overflow, row.data());
+                const auto value = std::ranges::find_if(row, [](double x) { return !std::isfinite(x); });
+                fail<numeric_error>(function_, fmt::format("edited rows that fit {}", name_of(codes_.type)),
+                                    fmt::format("{} in row {}", *value, *sums.overflow));
             }
         }
     }
@@ -210,7 +226,7 @@ private:
                 row.setZero();
                 continue;
             }
-            row = as_doubles(codes_.row(start + i));
+            read_row(codes_, start + i, row.data());
             row_numbers& of = at.numbers[static_cast<std::size_t>(i)];
             const double square = row.squaredNorm();
             sums.whole += square;
@@ -235,9 +251,8 @@ private:
 
     /// How long a step can be by rounding alone.
     double rounding(const row_numbers& of) const {
-        const double absolute = static_cast<double>(std::numeric_limits<T>::denorm_min()) *
-                                std::sqrt(static_cast<double>(codes_.cols()));  // of subnormal entries
-        return (4 * rounding_unit<T>() + 8 * rounding_unit<double>()) * of.scale +
+        const double absolute = least_ * std::sqrt(static_cast<double>(codes_.cols));  // of subnormal entries
+        return (4 * rounding_ + 8 * rounding_unit<double>()) * of.scale +
                (options_.rule == lookup::plain ? absolute : absolute / of.stored_norm);
     }
 
@@ -253,8 +268,7 @@ private:
         if ((options_.keep_norms || options_.rule == lookup::l2_normalised) && norm > 0) {
             row *= of.stored_norm / norm;
         }
-        store(row, fresh(k));
-        if (!sums.overflow && !all_finite(std::span<const T>(fresh(k)))) {
+        if (!store_row(row.data(), fresh_, k) && !sums.overflow) {
             sums.overflow = k;
         }
         settle(k, sums);
@@ -262,14 +276,14 @@ private:
 
     /// A row whose new value is there moves if that differs.
     void settle(index_t k, block_sums& sums) {
-        const bool same = std::memcmp(fresh(k).data(), codes_.row(k).data(), fresh(k).size_bytes()) == 0;
+        const bool same = std::ranges::equal(fresh_.row(k), codes_.row(k));
         fate_of(k) = same ? fate::stays : fate::moves;
-        sums.change += same ? 0.0 : (as_doubles(fresh(k)) - as_doubles(codes_.row(k))).squaredNorm();
+        sums.change += same ? 0.0 : squared_distance(fresh_, codes_, k);
     }
 
     void settle_vanished() {
         std::vector<index_t> vanished;
-        for (index_t k = 0; k < codes_.rows(); ++k) {
+        for (index_t k = 0; k < codes_.rows; ++k) {
             if (fate_of(k) == fate::vanishes) {
                 vanished.push_back(k);
             }
@@ -283,7 +297,7 @@ private:
                                fmt::format("less in {} rows, the first {}", vanished.size(), vanished.front()));
         if (options_.vanished == vanished_rows::zero) {
             for (const index_t k : vanished) {
-                std::ranges::fill(fresh(k), T(0));
+                std::ranges::fill(fresh_.row(k), std::byte(0));
             }
         } else {
             replace_by_nearest(vanished);
@@ -296,9 +310,8 @@ private:
     void replace_by_nearest(const std::vector<index_t>& vanished) {
         std::vector<index_t> still;
         std::vector<index_t> others;
-        for (index_t k = 0; k < codes_.rows(); ++k) {
-            const bool zero = std::ranges::all_of(codes_.row(k), [](T x) { return static_cast<double>(x) == 0.0; });
-            if (!zero && !is_padding(k) && fate_of(k) != fate::vanishes) {
+        for (index_t k = 0; k < codes_.rows; ++k) {
+            if (!is_padding(k) && fate_of(k) != fate::vanishes && !row_at(k).isZero(0)) {
                 (fate_of(k) == fate::moves ? others : still).push_back(k);
             }
         }
@@ -308,15 +321,16 @@ private:
             nearest_codes(view_of(rows_at(vanished)), view_of(rows_at(candidates)), options_.rule, {});
         for (std::size_t i = 0; i < vanished.size(); ++i) {
             const index_t chosen = candidates[static_cast<std::size_t>(nearest[i])];
-            std::ranges::copy(fate_of(chosen) == fate::moves ? fresh(chosen) : codes_.row(chosen), fresh(vanished[i]).begin());
+            const any_span from = fate_of(chosen) == fate::moves ? fresh_ : codes_;
+            std::ranges::copy(from.row(chosen), fresh_.row(vanished[i]).begin());
         }
     }
 
     /// The old rows.
     row_matrix rows_at(const std::vector<index_t>& ids) const {
-        row_matrix out(static_cast<index_t>(ids.size()), codes_.cols());
+        row_matrix out(static_cast<index_t>(ids.size()), codes_.cols);
         for (std::size_t i = 0; i < ids.size(); ++i) {
-            out.row(static_cast<index_t>(i)) = as_doubles(codes_.row(ids[i])).transpose();
+            read_row(codes_, ids[i], out.row(static_cast<index_t>(i)).data());
         }
         return out;
     }
@@ -327,14 +341,13 @@ private:
             edit_.removed = *harm_;
         }
         edit_.center.assign(options_.center.begin(), options_.center.end());
-        for (index_t k = 0; k < codes_.rows(); ++k) {
+        for (index_t k = 0; k < codes_.rows; ++k) {
             if (fate_of(k) == fate::moves) {
                 edit_access::ids(edit_).push_back(k);
             }
         }
-        for_each_of(edit_.ids(), [&](index_t, index_t k) {
-            std::ranges::copy(codes_.row(k), row_of(edit_access::before(edit_), k).begin());
-        });
+        const any_span before = rows_in(edit_access::before(edit_));
+        for_each_of(edit_.ids(), [&](index_t, index_t k) { std::ranges::copy(codes_.row(k), before.row(k).begin()); });
         keep_moved(edit_access::before(edit_));
         keep_moved(edit_access::after(edit_));
         double change = 0;
@@ -348,16 +361,16 @@ private:
     }
 
     /// The rows of the edit into the codebook.
-    void write(raw_bytes& rows) {
-        for_each_of(edit_.ids(), [&](index_t i, index_t k) { std::ranges::copy(row_of(rows, i), codes_.row(k).begin()); });
+    void write(any_span rows) {
+        for_each_of(edit_.ids(), [&](index_t i, index_t k) { std::ranges::copy(rows.row(i), codes_.row(k).begin()); });
     }
 
     /// copy(i, ids[i]) on several threads.
     template <class Copy>
     void for_each_of(const std::vector<index_t>& ids, const Copy& copy) const {
-        const blocks_of_rows blocks(static_cast<index_t>(ids.size()), codes_.cols());
-        for_each_block(blocks, static_cast<double>(blocks.rows * codes_.cols()) * sizeof(T), 0, [] { return nullptr; },
-                       [&](std::nullptr_t, index_t, index_t start, index_t n) {
+        const blocks_of_rows blocks(static_cast<index_t>(ids.size()), codes_.cols);
+        for_each_block(blocks, static_cast<double>(blocks.rows * codes_.row_bytes()), 0, [] { return nullptr; },
+                       [&](std::nullptr_t, index_t start, index_t n) {
                            for (index_t i = start; i < start + n; ++i) {
                                copy(i, ids[static_cast<std::size_t>(i)]);
                            }
@@ -367,7 +380,7 @@ private:
     /// Rows [K x d] become those that moved.
     void keep_moved(raw_bytes& rows) const {
         const std::vector<index_t>& ids = edit_.ids();
-        const auto size = static_cast<std::size_t>(codes_.cols()) * sizeof(T);
+        const auto size = static_cast<std::size_t>(codes_.row_bytes());
         for (std::size_t i = 0; i < ids.size(); ++i) {
             if (const auto k = static_cast<std::size_t>(ids[i]); k != i) {
                 std::memcpy(rows.data() + i * size, rows.data() + k * size, size);
@@ -378,11 +391,14 @@ private:
     }
 
     std::string_view function_;
-    matrix_span<T> codes_;
+    any_span codes_;
     const subspace* harm_;
     std::optional<part_in_subspace> part_;  // none: V is the identity
     const projection_options& options_;
     edit edit_;
+    any_span fresh_;               // the new rows, in the edit, until only those that move are kept
+    double rounding_ = 0;          // of the storage type, relative
+    double least_ = 0;             // its smallest positive value
     std::vector<bool> is_padding_;
     std::vector<double> center_;   // [d]
     std::vector<fate> fates_;      // [K]
@@ -392,7 +408,7 @@ private:
 }  // namespace
 
 edit project(std::string_view function, any_span codes, const subspace* harm, const projection_options& options) {
-    return visit(codes, [&]<class T>(matrix_span<T> c) { return projector<T>(function, c, harm, options).run(); });
+    return projector(function, codes, harm, options).run();
 }
 
 }  // namespace detail

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <exception>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "../kernels/parallel.hpp"
@@ -70,8 +71,8 @@ struct blocks_of_rows {
     index_t length;
 };
 
-/// work(tools, block, first row, rows) for every block; each thread has tools of its own, made by make() before it starts. What
-/// work throws is thrown when all threads have ended. bytes, flops: of all the work.
+/// work(tools, first row, rows) for every block; each thread has tools of its own, made by make() before it starts. What work
+/// throws is thrown when all threads have ended. bytes, flops: of all the work.
 template <class Make, class Work>
 void for_each_block(const blocks_of_rows& blocks, double bytes, double flops, const Make& make, const Work& work) {
     const kernels::row_ranges ranges(blocks.rows, kernels::threads_for({}, bytes, flops), blocks.length);
@@ -83,7 +84,7 @@ void for_each_block(const blocks_of_rows& blocks, double bytes, double flops, co
     kernels::for_each_range(ranges, [&](index_t i, index_t begin, index_t end) {
         try {
             for (index_t start = begin; start < end; start += blocks.length) {
-                work(tools[static_cast<std::size_t>(i)], start / blocks.length, start, std::min(blocks.length, end - start));
+                work(tools[static_cast<std::size_t>(i)], start, std::min(blocks.length, end - start));
             }
         } catch (...) {
             errors[static_cast<std::size_t>(i)] = std::current_exception();
@@ -94,6 +95,17 @@ void for_each_block(const blocks_of_rows& blocks, double bytes, double flops, co
             std::rethrow_exception(error);
         }
     }
+}
+
+/// The same for work that returns something: all of it, in the order of the blocks.
+template <class Make, class Work>
+auto results_of_blocks(const blocks_of_rows& blocks, double bytes, double flops, const Make& make, const Work& work) {
+    using tools_of_thread = decltype(make());
+    std::vector<std::invoke_result_t<Work, tools_of_thread&, index_t, index_t>> out(static_cast<std::size_t>(blocks.count()));
+    for_each_block(blocks, bytes, flops, make, [&](tools_of_thread& tools, index_t start, index_t n) {
+        out[static_cast<std::size_t>(start / blocks.length)] = work(tools, start, n);
+    });
+    return out;
 }
 
 }  // namespace isic::detail

@@ -75,21 +75,11 @@ auto as_doubles(std::span<T> row) {
     return Eigen::Map<const stored>(row.data(), static_cast<index_t>(row.size())).template cast<double>();
 }
 
-inline void read_row(any_view m, index_t i, vector& out) {
-    visit(m, [&](auto rows) { out = as_doubles(rows.row(i)); });
-}
+/// Row i as float64, into out [cols].
+void read_row(any_view m, index_t i, double* out);
 
-/// Rounds a float64 row into the storage type.
-template <scalar T, class Row>
-void store(const Row& row, std::span<T> out) {
-    if constexpr (std::floating_point<T>) {
-        Eigen::Map<Eigen::VectorX<T>>(out.data(), row.size()) = row.template cast<T>();
-    } else {
-        for (std::size_t j = 0; j < out.size(); ++j) {
-            out[j] = rounded<T>(row[static_cast<index_t>(j)]);
-        }
-    }
-}
+/// Rounds float64 values [cols] into row i; false if one does not fit the storage type.
+bool store_row(const double* values, any_span m, index_t i);
 
 template <class T>
 bool all_finite(std::span<const T> values) {

@@ -65,42 +65,41 @@ struct leakage_sums {
     double largest = 0;  // of the rows' shares, squared
 };
 
-template <class C>
-leakage_sums sum_leakage(const C& codes, const matrix<double>& basis, std::span<const double> center, const std::vector<bool>& is_padding) {
-    const index_t d = codes.cols();
-    const blocks_of_rows blocks(codes.rows(), d);
+leakage_sums sum_leakage(any_view codes, const matrix<double>& basis, std::span<const double> center, const std::vector<bool>& is_padding) {
+    const index_t d = codes.cols;
+    const blocks_of_rows blocks(codes.rows, d);
     struct workplace {
         row_block rows;
         row_matrix coefficients;
     };
     const auto make = [&] { return workplace{row_block(blocks.length, d), row_matrix(blocks.length, basis.cols())}; };
-    std::vector<leakage_sums> parts(static_cast<std::size_t>(blocks.count()));
-    const auto values = static_cast<double>(codes.rows() * d);
-    for_each_block(blocks, values * sizeof(*codes.data()), values * static_cast<double>(2 * basis.cols() + 4), make,
-                   [&](workplace& at, index_t block, index_t start, index_t n) {
-                       for (index_t i = 0; i < n; ++i) {
-                           auto row = at.rows.row(i);
-                           if (is_padding[static_cast<std::size_t>(start + i)]) {  // it may hold anything
-                               row.setZero();
-                           } else {
-                               row = as_doubles(codes.row(start + i));
-                               if (!center.empty()) {
-                                   row -= map(center);
-                               }
-                           }
-                       }
-                       at.coefficients.topRows(n).noalias() = at.rows.top(n) * map(basis);
-                       leakage_sums& sums = parts[static_cast<std::size_t>(block)];
-                       for (index_t i = 0; i < n; ++i) {
-                           const double inside = at.coefficients.row(i).squaredNorm();
-                           const double all = at.rows.row(i).squaredNorm();
-                           sums.inside += inside;
-                           sums.all += all;
-                           sums.largest = std::max(sums.largest, all > 0 ? inside / all : 0.0);
-                       }
-                   });
+    const auto sum_block = [&](workplace& at, index_t start, index_t n) {
+        for (index_t i = 0; i < n; ++i) {
+            auto row = at.rows.row(i);
+            if (is_padding[static_cast<std::size_t>(start + i)]) {  // it may hold anything
+                row.setZero();
+                continue;
+            }
+            read_row(codes, start + i, row.data());
+            if (!center.empty()) {
+                row -= map(center);
+            }
+        }
+        at.coefficients.topRows(n).noalias() = at.rows.top(n) * map(basis);
+        leakage_sums sums;
+        for (index_t i = 0; i < n; ++i) {
+            const double inside = at.coefficients.row(i).squaredNorm();
+            const double all = at.rows.row(i).squaredNorm();
+            sums.inside += inside;
+            sums.all += all;
+            sums.largest = std::max(sums.largest, all > 0 ? inside / all : 0.0);
+        }
+        return sums;
+    };
     leakage_sums out;
-    for (const leakage_sums& sums : parts) {
+    const double bytes = static_cast<double>(codes.rows * codes.row_bytes());
+    const double flops = static_cast<double>(codes.rows * d * (2 * basis.cols() + 4));
+    for (const leakage_sums& sums : results_of_blocks(blocks, bytes, flops, make, sum_block)) {
         out.inside += sums.inside;
         out.all += sums.all;
         out.largest = std::max(out.largest, sums.largest);
@@ -120,7 +119,7 @@ leakage_report leakage(any_view codes, const subspace& harm, std::span<const dou
     require_orthonormal("leakage", harm.basis);
     const std::vector<bool> is_padding = padding_mask("leakage", padding, codes.rows);
     require_finite("leakage", "the codebook", codes, &is_padding);
-    const leakage_sums sums = visit(codes, [&](auto c) { return sum_leakage(c, harm.basis, center, is_padding); });
+    const leakage_sums sums = sum_leakage(codes, harm.basis, center, is_padding);
     return {sums.all > 0 ? std::sqrt(sums.inside / sums.all) : 0.0, std::sqrt(sums.largest)};
 }
 

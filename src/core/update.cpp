@@ -27,49 +27,47 @@ namespace detail {
 namespace {
 
 /// Moves every code by step_of(k, row, step), which returns false to leave a row alone; rows are worked on side by side.
-template <class T, class Step>
-update_summary move_typed_rows(matrix_span<T> codes, const constraint& limits, const Step& step_of) {
-    const index_t d = codes.cols();
+template <class Step>
+update_summary move_rows(any_span codes, const constraint& limits, const Step& step_of) {
+    const index_t d = codes.cols;
     struct workplace {
         vector row;
         vector step;
-        std::vector<T> rounded;
+        std::vector<std::byte> rounded;
     };
-    const blocks_of_rows blocks(codes.rows(), d);
-    std::vector<update_summary> parts(static_cast<std::size_t>(blocks.count()));
-    const auto values = static_cast<double>(codes.rows() * d);
-    for_each_block(blocks, values * sizeof(T), values * static_cast<double>(30 + 8 * limits.orthogonal_to.rank()),
-                   [&] { return workplace{vector(d), vector(d), std::vector<T>(static_cast<std::size_t>(d))}; },
-                   [&](workplace& at, index_t block, index_t start, index_t n) {
-                       update_summary& done = parts[static_cast<std::size_t>(block)];
-                       for (index_t k = start; k < start + n; ++k) {
-                           at.row = as_doubles(codes.row(k));
-                           if (!step_of(k, at.row, at.step) || !may_move(limits, k)) {
-                               continue;
-                           }
-                           const vector fresh = constrained_row(limits, k, at.row, at.step);
-                           store(fresh, std::span<T>(at.rounded));
-                           if (!all_finite(std::span<const T>(at.rounded))) {
-                               ++done.overflowed;
-                           } else if (!std::ranges::equal(at.rounded, codes.row(k))) {
-                               ++done.moved;
-                               done.largest_step = std::max(done.largest_step, (fresh - at.row).norm());
-                               std::ranges::copy(at.rounded, codes.row(k).begin());
-                           }
-                       }
-                   });
+    const auto make = [&] { return workplace{vector(d), vector(d), std::vector<std::byte>(static_cast<std::size_t>(codes.row_bytes()))}; };
+    const blocks_of_rows blocks(codes.rows, d);
+    const auto move_block = [&](workplace& at, index_t start, index_t n) {
+        update_summary done;
+        const any_span rounded(at.rounded.data(), 1, d, d, codes.type);
+        for (index_t k = start; k < start + n; ++k) {
+            read_row(codes, k, at.row.data());
+            if (!step_of(k, at.row, at.step) || !may_move(limits, k)) {
+                continue;
+            }
+            const vector fresh = constrained_row(limits, k, at.row, at.step);
+            if (!store_row(fresh.data(), rounded, 0)) {
+                ++done.overflowed;
+                continue;
+            }
+            read_row(rounded, 0, at.step.data());
+            if (at.step != at.row) {
+                ++done.moved;
+                done.largest_step = std::max(done.largest_step, (fresh - at.row).norm());
+                std::ranges::copy(at.rounded, codes.row(k).begin());
+            }
+        }
+        return done;
+    };
     update_summary out;
-    for (const update_summary& done : parts) {
+    const double bytes = static_cast<double>(codes.rows * codes.row_bytes());
+    const double flops = static_cast<double>(codes.rows * d * (30 + 8 * limits.orthogonal_to.rank()));
+    for (const update_summary& done : results_of_blocks(blocks, bytes, flops, make, move_block)) {
         out.moved += done.moved;
         out.overflowed += done.overflowed;
         out.largest_step = std::max(out.largest_step, done.largest_step);
     }
     return out;
-}
-
-template <class Step>
-update_summary move_rows(any_span codes, const constraint& limits, const Step& step_of) {
-    return visit(codes, [&](auto c) { return move_typed_rows(c, limits, step_of); });
 }
 
 void check_codes(std::string_view function, any_view codes, const constraint& limits) {
@@ -117,10 +115,10 @@ assignments assign(any_view vectors, const id_list& ids, index_t codes) {
     require_ids("assign", ids, codes);
     require_finite("assign", "the vectors", vectors);
     assignments out{std::vector<double>(static_cast<std::size_t>(codes), 0.0), matrix<double>(codes, vectors.cols)};
-    vector row;
+    vector row(vectors.cols);
     for (index_t i = 0; i < vectors.rows; ++i) {
         out.counts[static_cast<std::size_t>(ids[i])] += 1;
-        read_row(vectors, i, row);
+        read_row(vectors, i, row.data());
         map(out.sums).row(ids[i]) += row.transpose();
     }
     return out;
@@ -170,7 +168,7 @@ update_summary sgd_update(any_span codes, any_view gradient, sgd_state& state, c
     options.check("sgd_update");
     prepare_states("sgd_update", codes.rows, codes.cols, {&state.velocity});
     return move_rows(codes, limits, [&](index_t k, const vector&, vector& step) {
-        read_row(gradient, k, step);
+        read_row(gradient, k, step.data());
         for (index_t j = 0; j < codes.cols; ++j) {
             double& v = state.velocity(k, j);
             v = options.momentum * v + step[j];
@@ -191,7 +189,7 @@ update_summary adam_update(any_span codes, any_view gradient, adam_state& state,
     const double unbias_square = 1 - std::pow(options.beta2, static_cast<double>(state.steps));
     return move_rows(codes, limits, [&](index_t k, const vector&, vector& step) {
         bool any = false;
-        read_row(gradient, k, step);
+        read_row(gradient, k, step.data());
         take_out(limits.orthogonal_to, step);
         for (index_t j = 0; j < codes.cols; ++j) {
             const double x = step[j];

@@ -13,6 +13,7 @@
 #include <isic/subspace.hpp>
 
 #include "support/data.hpp"
+#include "support/dense_algebra.hpp"
 
 namespace isic_test {
 
@@ -46,18 +47,28 @@ inline isic::matrix<double> from_dense(const dense& m) {
     return out;
 }
 
-/// Independent columns made orthonormal, twice over.
+inline dense product(const dense& a, const dense& b) {
+    dense out(a.rows(), b.cols());
+    multiply(a.data(), b.data(), a.rows(), a.cols(), b.cols(), out.data());
+    return out;
+}
+
+/// Independent columns made orthonormal.
 inline dense orthonormal(dense q) {
-    for (index_t j = 0; j < q.cols(); ++j) {
-        for (int pass = 0; pass < 2; ++pass) {
-            for (index_t other = 0; other < j; ++other) {
-                q.col(j) -= q.col(other).dot(q.col(j)) * q.col(other);
-            }
-            q.col(j).normalize();
-        }
-    }
+    orthonormalise(q.data(), q.rows(), q.cols());
     return q;
 }
+
+/// A thin singular value decomposition, u diag(values) v^T, values descending.
+struct svd {
+    explicit svd(const dense& x) : u(x.rows(), std::min(x.rows(), x.cols())), values(u.cols()), v(x.cols(), u.cols()) {
+        decompose(x.data(), x.rows(), x.cols(), u.data(), values.data(), v.data());
+    }
+
+    dense u;
+    Eigen::VectorXd values;
+    dense v;
+};
 
 /// An orthonormal d x r basis of random directions.
 inline dense random_basis(random& dice, index_t d, index_t r) {
@@ -108,17 +119,17 @@ inline bool largest_entries_positive(const dense& v) {
 
 /// max |V^T V - I|
 inline double skew(const dense& v) {
-    return v.cols() == 0 ? 0.0 : (v.transpose() * v - dense::Identity(v.cols(), v.cols())).cwiseAbs().maxCoeff();
+    return v.cols() == 0 ? 0.0 : (product(v.transpose(), v) - dense::Identity(v.cols(), v.cols())).cwiseAbs().maxCoeff();
 }
 
 /// ||V V^T - W W^T||: 0 for the same span, 1 or more if one has a direction the other lacks.
 inline double span_gap(const dense& v, const dense& w) {
-    return (v * v.transpose() - w * w.transpose()).norm();
+    return (product(v, v.transpose()) - product(w, w.transpose())).norm();
 }
 
 /// ||C V|| / ||C||
 inline double leak(const dense& codes, const dense& v) {
-    return (codes * v).norm() / codes.norm();
+    return product(codes, v).norm() / codes.norm();
 }
 
 /// Row by row: c + s (t - c) V diag(w) V^T, in plain loops.
