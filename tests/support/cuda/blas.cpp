@@ -24,7 +24,7 @@ registry<blas_handle>& handles() {
     return all;
 }
 
-const bool cleared_at_reset = [] {
+const bool blas_is_cleared = [] {
     at_reset([] { handles().clear(); });
     return true;
 }();

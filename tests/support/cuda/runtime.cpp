@@ -52,7 +52,7 @@ std::map<const void*, int>& shared_memory_limits() {
     return limits;
 }
 
-const bool cleared_at_reset = [] {
+const bool runtime_is_cleared = [] {
     at_reset([] {
         events().clear();
         pools().clear();

@@ -20,7 +20,7 @@ registry<T>& objects() {
     return all;
 }
 
-const bool cleared_at_reset = [] {
+const bool solver_is_cleared = [] {
     at_reset([] {
         objects<library_handle>().clear();
         objects<params>().clear();
