@@ -27,6 +27,9 @@ public:
         options_.padding = padding_;
         options_.vanished = vanished_of(function, o["vanished"].cast<std::string>());
         options_.vanish_below = o["vanish_below"].cast<double>();
+        if (o.contains("threads")) {  // not on a device
+            options_.use = resources_of(function, o["threads"].cast<int>());
+        }
     }
     options_holder(const options_holder&) = delete;
     options_holder& operator=(const options_holder&) = delete;

@@ -34,12 +34,13 @@ py::object fit_pairs(const accumulator& pairs, const py::kwargs& options) {
     return object_of(unlocked([&] { return detail::fit_subspace(pairs.moments, how); }));
 }
 
-py::object python_leakage(py::handle codes, py::handle harm, py::handle center, py::handle padding) {
+py::object python_leakage(py::handle codes, py::handle harm, py::handle center, py::handle padding, int threads) {
     const memory book = memory_of("leakage", "codes", codes, access::read);
     const subspace s = subspace_of("leakage", "harm", harm);
     const auto mu = vector_of("leakage", "center", center);
     const auto rows = indices_of("leakage", "padding", padding);
-    return object_of(unlocked([&] { return detail::leakage(book.view(), s, mu, rows); }));
+    const kernels::resources use = resources_of("leakage", threads);
+    return object_of(unlocked([&] { return detail::leakage(book.view(), s, mu, rows, use); }));
 }
 
 }  // namespace
@@ -59,7 +60,7 @@ void bind_subspace(py::module_& m) {
         const subspace a = subspace_of("principal_angles", "first", first), b = subspace_of("principal_angles", "second", second);
         return array_of(unlocked([&] { return principal_angles(a, b); }));
     }, "first"_a, "second"_a);
-    m.def("leakage", &python_leakage, "codes"_a, "harm"_a, "center"_a, "padding"_a);
+    m.def("leakage", &python_leakage, "codes"_a, "harm"_a, "center"_a, "padding"_a, "threads"_a);
     m.def("spectral_weights", [](py::handle harm, double alpha) {
         return array_of(spectral_weights(subspace_of("spectral_weights", "harm", harm), alpha));
     }, "harm"_a, "alpha"_a);

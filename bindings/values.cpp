@@ -98,6 +98,7 @@ constraint constraint_of(std::string_view function, py::handle object) {
     out.keep_norms = object.attr("keep_norms").cast<bool>();
     out.within = object.attr("within").cast<double>();
     out.anchor = doubles(function, "constraint.anchor", object.attr("anchor")).take();
+    out.use = resources_of(function, object.attr("threads").cast<int>());
     return out;
 }
 

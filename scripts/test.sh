@@ -110,40 +110,81 @@ part_docs() {
     echo "every public name is documented"
 }
 
+# fetch_for PART: what the part takes from a package index, once per run. It is begun when the run begins: most of the time goes
+# into waiting.
+fetch_for() {
+    exec 8>"build/test-logs/$1.fetching"
+    flock 8
+    if [ ! -e "build/test-logs/$1.fetched" ]; then
+        "fetch_$1"
+        touch "build/test-logs/$1.fetched"
+    fi
+    exec 8>&-
+}
+
+pip_of() {  # VENV ARGUMENTS...
+    "$1/bin/python" -m pip --quiet --disable-pip-version-check install --no-compile "${@:2}"
+}
+
+fetch_python() {
+    python3 -m venv build/test-python/venv
+    # all that the wheel's extras name, and torch of one version: a later one brings gigabytes of CUDA
+    local extras='
+try:
+    import tomllib
+except ImportError:  # before Python 3.11
+    from pip._vendor import tomli as tomllib
+p = tomllib.load(open("pyproject.toml", "rb"))["project"]
+print(*p["dependencies"], *p["optional-dependencies"]["test"], *p["optional-dependencies"]["transformers"], sep="\n")'
+    build/test-python/venv/bin/python -c "$extras" >build/test-python/requirements.txt
+    pip_of build/test-python/venv -r build/test-python/requirements.txt torch==2.13.0 transformers==5.23.0 \
+        vector-quantize-pytorch==1.32.0 build
+}
+
 # python -m build makes the sdist, and the wheel from it. Tests run outside the source tree, on what was installed.
 part_python() {
     local here=build/test-python venv=build/test-python/venv
     rm -rf "$here/dist"
     mkdir -p "$here"
-    python3 -m venv "$venv"
-    local pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile)
-    "${pip[@]}" torch==2.13.0 build  # pinned: a later torch brings gigabytes of CUDA
+    fetch_for python
     CXX=g++ CXXFLAGS=$gcc_flags "$venv/bin/python" -m build --outdir "$here/dist" \
         -C cmake.define.ISIC_WERROR=ON -C cmake.define.ISIC_CUDA=OFF .
     local wheel=("$here"/dist/isic-*.whl)
-    "${pip[@]}" --force-reinstall --no-deps "${wheel[0]}"
-    "${pip[@]}" "${wheel[0]}[test,transformers]" torch==2.13.0 transformers==5.23.0 vector-quantize-pytorch==1.32.0
+    pip_of "$venv" --force-reinstall --no-deps "${wheel[0]}"
+    pip_of "$venv" "${wheel[0]}[test,transformers]"
     (cd "$here" && isic_ROOT=$installed OMP_NUM_THREADS=1 venv/bin/python -m pytest -c ../../pyproject.toml --rootdir ../.. ../../tests/python)
 }
 
-# cuBLAS and cuSOLVER are NVIDIA's wheels, of the versions that belong to CUDA 13.0. What runs over the stand-in is sanitized,
-# the kernels for the GPU are compiled as they are shipped. The GPU tests say themselves why they are skipped.
-part_cuda() {
-    local place nvcc="" venv=build/test-cuda-venv
+nvcc_of_this_machine() {
+    local place
     for place in "${CUDACXX:-}" "$(command -v nvcc || true)" "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc"; do
         if [ -x "$place" ]; then
-            nvcc=$place
-            break
+            echo "$place"
+            return
         fi
     done
+}
+
+# cuBLAS and cuSOLVER are NVIDIA's wheels, of the versions that belong to CUDA 13.0.
+fetch_cuda() {
+    if [ -z "$(nvcc_of_this_machine)" ]; then
+        return
+    fi
+    python3 -m venv build/test-cuda-venv
+    pip_of build/test-cuda-venv nvidia-cublas==13.1.0.3 nvidia-cusolver==12.0.4.66 nvidia-cusparse==12.6.3.3 \
+        nvidia-nvjitlink==13.0.88 pybind11 pytest numpy ml_dtypes
+}
+
+# What runs over the stand-in is sanitized, the kernels for the GPU are compiled as they are shipped. The GPU tests say
+# themselves why they are skipped.
+part_cuda() {
+    local nvcc venv=build/test-cuda-venv
+    nvcc=$(nvcc_of_this_machine)
     if [ -z "$nvcc" ]; then
         echo "skipped: no nvcc"
         return
     fi
-    python3 -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
-        nvidia-cublas==13.1.0.3 nvidia-cusolver==12.0.4.66 nvidia-cusparse==12.6.3.3 nvidia-nvjitlink==13.0.88 \
-        pybind11 pytest numpy ml_dtypes
+    fetch_for cuda
     CUDACXX=$nvcc configure_gcc -DISIC_CUDA=ON -DISIC_PYTHON=ON -DISIC_BENCHMARKS=ON -DISIC_SANITIZE=address,undefined \
         -DISIC_CUDA_WHEELS="$root/$venv" -DCMAKE_CUDA_ARCHITECTURES="80-real;90" -DPython_EXECUTABLE="$root/$venv/bin/python" \
         -Dpybind11_DIR="$("$venv/bin/python" -m pybind11 --cmakedir)"
@@ -154,7 +195,14 @@ part_cuda() {
 
 # Each part runs in a shell of its own, where the first failing command ends it.
 if [ "${1:-}" = --part ]; then
+    mkdir -p build/test-logs
     "part_$2"
+    exit
+fi
+if [ "${1:-}" = --fetch ]; then
+    for part in "${@:2}"; do
+        fetch_for "$part"
+    done
     exit
 fi
 
@@ -171,7 +219,7 @@ fi
 scripts/setup.sh
 logs=build/test-logs
 mkdir -p "$logs"
-rm -rf "$logs"/*.result "$installed"
+rm -rf "$logs"/*.result "$logs"/*.fetched "$installed"
 
 # Each part in a process group of its own, so that one interrupt ends them all.
 set -m
@@ -183,9 +231,18 @@ run_part() {
     echo "$part: $result in $((SECONDS - start)) s" | tee "$logs/$part.result"
 }
 
+fetched=()
 for part in "${parts[@]}"; do
-    while [ "$(jobs -rp | wc -l)" -ge 2 ]; do
-        wait -n
+    if declare -F "fetch_$part" >/dev/null; then
+        fetched+=("$part")
+    fi
+done
+"${BASH_SOURCE[0]}" --fetch "${fetched[@]}" >"$logs/fetch.log" 2>&1 &
+fetch=$!
+
+for part in "${parts[@]}"; do
+    while [ "$(jobs -rp | grep -cvx "$fetch")" -ge 2 ]; do
+        wait -n || true
     done
     run_part "$part" &
 done

@@ -377,9 +377,9 @@ TEST_CASE("projection does not care how the codebook is turned, ordered, or in h
     CHECK((to_dense(halves) * v - 0.25 * to_dense(original) * v).norm() < 1e-13);
 }
 
-TEST_CASE_TEMPLATE("a codebook large enough for several threads is edited as its pieces are, one after another", T, float, Eigen::half) {
+TEST_CASE_TEMPLATE("several threads edit a codebook as one does, and as its pieces are edited", T, float, Eigen::half) {
     isic_test::random dice(51);
-    constexpr index_t codes = 30'000, width = 48, piece = 1000;
+    constexpr index_t codes = 3000, width = 48, piece = 500;
     const dense v = isic_test::random_basis(dice, width, 3);
     auto whole = dice.matrix<T>(codes, width);
     const auto original = whole;
@@ -395,8 +395,16 @@ TEST_CASE_TEMPLATE("a codebook large enough for several threads is edited as its
         const isic::matrix_span<T> rows(pieces.row(start).data(), piece, width);
         moved += isic::project_out(rows, subspace_of(v), {.strength = of_piece}).summary.moved;
     }
-    const isic::edit e = isic::project_out(whole, subspace_of(v), {.strength = strength});
-    CHECK(bytes_of(whole) == bytes_of(pieces));
+    isic::edit e;
+    for (const int threads : {0, 1, 2, 3, 20}) {
+        INFO(threads, " threads");
+        whole = original;
+        e = isic::project_out(whole, subspace_of(v), {.strength = strength, .use = {.threads = threads}});
+        CHECK(bytes_of(whole) == bytes_of(pieces));
+        const isic::leakage_report left = isic::leakage(whole, subspace_of(v), {}, {}, {.threads = threads});
+        CHECK(left.total == e.summary.after.total);
+        CHECK(left.largest == e.summary.after.largest);
+    }
     CHECK(e.summary.moved == moved);
     CHECK(moved > codes / 2);
     CHECK(e.summary.relative_change == doctest::Approx((to_dense(whole) - to_dense(original)).norm() / to_dense(original).norm()));

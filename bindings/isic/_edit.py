@@ -127,7 +127,7 @@ class Edit:
 
 def project_out(codes: Codes, harm: Subspace, *, strength: Floats = 1.0, target: Floats | None = None, center: Floats | None = None,
                 weights: Floats | None = None, keep_norms: bool = False, rule: Lookup = "plain", padding: Padding = None,
-                vanished: VanishedRows = "nearest_safe", vanish_below: float = 0.1) -> Edit:
+                vanished: VanishedRows = "nearest_safe", vanish_below: float = 0.1, threads: int = 0) -> Edit:
     """Projects a subspace out of a codebook in its own memory: c_k <- c_k + s_k (t_k - c_k) V diag(w) V^T.
 
     codes [K, d] of float32, float64, float16 or bfloat16; arithmetic in float64, rounded once. V = harm.basis [d, r].
@@ -144,6 +144,7 @@ def project_out(codes: Codes, harm: Subspace, *, strength: Floats = 1.0, target:
     vanished: what becomes of a row that is left nearly empty (norm below vanish_below of the old), whose direction is
         noise: "nearest_safe" takes the new value of the nearest row that did not vanish, "skip" keeps the old value,
         "zero" makes it zero, "error" raises. Used when there is no target.
+    threads: 0: every core when there is work for them, else one; the bytes do not depend on it.
 
     Returns the edit: `undo()` restores every byte. Cost O(K d r), and the edit keeps the moved rows twice. Raises
     ShapeError, ValueError (ranges, dtype, read-only or overlapping memory), NumericError (NaN, infinity, a zero codebook,
@@ -158,11 +159,11 @@ def project_out(codes: Codes, harm: Subspace, *, strength: Floats = 1.0, target:
     ([[0.0, 1.0], [0.0, 1.0]], [0])
     """
     return Edit(_isic.project_out(codes, harm, strength=strength, target=target, center=center, weights=weights, keep_norms=keep_norms,
-                                  rule=rule, padding=padding, vanished=vanished, vanish_below=vanish_below), codes)
+                                  rule=rule, padding=padding, vanished=vanished, vanish_below=vanish_below, threads=threads), codes)
 
 
 def remap(codes: Codes, *, target: Floats, strength: Floats = 1.0, keep_norms: bool = False, rule: Lookup = "plain", padding: Padding = None,
-          vanished: VanishedRows = "nearest_safe", vanish_below: float = 0.1) -> Edit:
+          vanished: VanishedRows = "nearest_safe", vanish_below: float = 0.1, threads: int = 0) -> Edit:
     """Full remap, V = identity: c_k <- c_k + s_k (t_k - c_k), target [K, d]. Options and errors as `project_out`.
 
     >>> codes = np.zeros((2, 2)) + 1
@@ -170,7 +171,7 @@ def remap(codes: Codes, *, target: Floats, strength: Floats = 1.0, keep_norms: b
     array([1])
     """
     return Edit(_isic.remap(codes, strength=strength, target=target, center=None, keep_norms=keep_norms, rule=rule, padding=padding,
-                            vanished=vanished, vanish_below=vanish_below), codes)
+                            vanished=vanished, vanish_below=vanish_below, threads=threads), codes)
 
 
 def save_edit(path: str | os.PathLike[str], edit: Edit) -> None:

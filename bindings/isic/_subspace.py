@@ -87,16 +87,17 @@ def principal_angles(first: Subspace, second: Subspace) -> FloatArray:
     return _isic.principal_angles(first, second)
 
 
-def leakage(codes: Codes, harm: Subspace, *, center: Floats | None = None, padding: Padding = None) -> LeakageReport:
+def leakage(codes: Codes, harm: Subspace, *, center: Floats | None = None, padding: Padding = None, threads: int = 0) -> LeakageReport:
     """What is left of codes [K, d] inside a subspace around a center [d] (None: zero), on the stored values.
 
-    Rows in `padding` are no codes and do not count. Cost O(K d r). Raises ShapeError if widths differ or the codebook is
-    empty, ValueError on padding ids or a basis that is not orthonormal, NumericError on NaN or infinity.
+    Rows in `padding` are no codes and do not count. threads: as `project_out`. Cost O(K d r). Raises ShapeError if widths
+    differ or the codebook is empty, ValueError on padding ids, a basis that is not orthonormal or threads < 0, NumericError on
+    NaN or infinity.
 
     >>> isic.leakage(np.array([[3.0, 4.0]]), isic.span_of([[1.0], [0.0]]))
     LeakageReport(total=0.6, largest=0.6)
     """
-    return _isic.leakage(codes, harm, center, padding)
+    return _isic.leakage(codes, harm, center, padding, threads)
 
 
 def spectral_weights(harm: Subspace, *, alpha: float) -> FloatArray:

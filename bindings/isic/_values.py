@@ -210,6 +210,8 @@ class Constraint(Value):
     """Radius: ||c_k - anchor_k|| <= within, applied last; in units of the embedding."""
     anchor: Floats | None = None
     """[K, d], needed for `within`; anchor on the projected codebook. Copied."""
+    threads: int = 0
+    """0: every core when there is work for them, else one; the bytes do not depend on it. Of the CPU."""
 
 
 @dataclass(frozen=True, repr=False)

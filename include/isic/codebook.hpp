@@ -21,7 +21,8 @@ enum class lookup {
 namespace detail {
 
 class packed_codebook;
-std::vector<index_t> nearest_codes(any_view vectors, any_view codes, lookup rule, std::span<const index_t> padding);
+std::vector<index_t> nearest_codes(any_view vectors, any_view codes, lookup rule, std::span<const index_t> padding,
+                                   const kernels::resources& use = {});
 std::uint64_t fingerprint(any_view codes);
 
 }  // namespace detail

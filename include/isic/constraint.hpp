@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include <isic/kernels.hpp>
 #include <isic/matrix.hpp>
 #include <isic/subspace.hpp>
 
@@ -19,6 +20,7 @@ struct constraint {
     bool keep_norms = false;         ///< moved rows are scaled back to the norm they had
     double within = std::numeric_limits<double>::infinity();  ///< radius: ||c_k - anchor_k|| <= within, applied last
     matrix<double> anchor = {};      ///< [K x d], needed for `within`; anchor on the projected codebook
+    kernels::resources use = {};     ///< threads, on which the result does not depend; of the CPU
 
     /// Throws shape_error, value_error or numeric_error unless it fits a codebook [K x d].
     void check(std::string_view function, index_t codes, index_t width) const;

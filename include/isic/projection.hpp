@@ -55,6 +55,7 @@ struct projection_options {
     std::span<const index_t> padding = {};  ///< rows that are no codes: never touched, not counted, may hold anything
     vanished_rows vanished = vanished_rows::nearest_safe;  ///< used when no per-code target is given
     double vanish_below = 0.1;             ///< a row has vanished when ||c'|| < vanish_below ||c||, or only rounding is left
+    kernels::resources use = {};           ///< threads, on which the result does not depend, and instructions; of the CPU
 };
 
 namespace detail {
@@ -70,7 +71,7 @@ edit project(std::string_view function, any_span codes, const subspace* harm, co
 /// norm-preserving (keep_norms), affine (center), and toward counterparts (target) are the same formula. Rows that it
 /// would move by no more than four rounding units of their norm keep their bytes; so a hard projection of all codes
 /// around zero, done twice, changes nothing the second time. Returns the edit: undo(codes) restores every byte.
-/// Cost O(K d r), on all cores where there is work for them, and the edit keeps the moved rows twice. Errors: shape_error,
+/// Cost O(K d r), and the edit keeps the moved rows twice. Errors: shape_error,
 /// value_error (ranges, overlapping memory), numeric_error (NaN, infinity, a zero codebook, rows that overflow the storage
 /// type); nothing is written then.
 /// Source: Safe-CB step 1 for V V^T with t = 0; strengths, targets and policies are our choice.

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include <isic/kernels.hpp>
 #include <isic/matrix.hpp>
 #include <isic/rank.hpp>
 
@@ -33,7 +34,8 @@ namespace detail {
 double total_energy(const subspace& s);
 
 subspace span_of(any_view directions);
-leakage_report leakage(any_view codes, const subspace& harm, std::span<const double> center, std::span<const index_t> padding);
+leakage_report leakage(any_view codes, const subspace& harm, std::span<const double> center, std::span<const index_t> padding,
+                       const kernels::resources& use = {});
 
 }  // namespace detail
 
@@ -46,14 +48,14 @@ subspace span_of(const M& directions) {
 }
 
 /// Leakage of codes [K x d] into a subspace around a center [d] (empty: zero); rows in `padding` are no codes and do not
-/// count. Cost O(K d r).
+/// count. Cost O(K d r); the result does not depend on the number of threads.
 ///
 /// Errors: shape_error if widths differ or the codebook is empty; value_error on padding ids or a basis that is not
 /// orthonormal; numeric_error on NaN or infinity.
 template <matrix_like C>
 leakage_report leakage(const C& codes, const subspace& harm, std::span<const double> center = {},
-                       std::span<const index_t> padding = {}) {
-    return detail::leakage(detail::view_of(codes), harm, center, padding);
+                       std::span<const index_t> padding = {}, const kernels::resources& use = {}) {
+    return detail::leakage(detail::view_of(codes), harm, center, padding, use);
 }
 
 /// CURE weights f_i = alpha r_i / ((alpha - 1) r_i + 1), r_i = sigma_i^2 / sum sigma^2, one per basis vector, in [0, 1].

@@ -86,9 +86,10 @@ private:
     std::variant<std::monostate, packed_as<float>, packed_as<double>> packed_;
 };
 
-std::vector<index_t> nearest_codes(any_view vectors, any_view codes, lookup rule, std::span<const index_t> padding) {
+std::vector<index_t> nearest_codes(any_view vectors, any_view codes, lookup rule, std::span<const index_t> padding,
+                                   const kernels::resources& use) {
     std::vector<index_t> out(static_cast<std::size_t>(vectors.rows));
-    packed_codebook(codes, rule, padding).nearest(vectors, out, {});
+    packed_codebook(codes, rule, padding).nearest(vectors, out, use);
     return out;
 }
 

@@ -76,7 +76,7 @@ private:
             require<value_error>(harm_->rank() <= d, function_, "a rank of at most d", fmt::format("{} > {}", harm_->rank(), d));
             require_orthonormal(function_, harm_->basis);
             // A basis rounded to float would leak.
-            part_.emplace(orthonormal_rest(map(harm_->basis), Eigen::MatrixXd(d, 0)), options_.weights);
+            part_.emplace(orthonormal_rest(map(harm_->basis), Eigen::MatrixXd(d, 0)), options_.weights, options_.use.level);
             require_apart(function_, codes_, harm_->basis.view());
             if (!options_.weights.empty()) {
                 require_size(function_, "weights", harm_->rank(), static_cast<index_t>(options_.weights.size()));
@@ -119,12 +119,13 @@ private:
             return {};
         }
         if (options_.rule == lookup::plain) {
-            return leakage(codes_, *harm_, options_.center, options_.padding);
+            return leakage(codes_, *harm_, options_.center, options_.padding, options_.use);
         }
         const row_matrix rows = read_rows(codes_, options_.rule);
-        return leakage(view_of(rows), *harm_, options_.center, options_.padding);
+        return leakage(view_of(rows), *harm_, options_.center, options_.padding, options_.use);
     }
 
+    int threads(double bytes, double flops) const { return kernels::threads_for(options_.use, bytes, flops); }
     bool is_padding(index_t k) const { return is_padding_[static_cast<std::size_t>(k)]; }
     double strength(index_t k) const { return is_padding(k) ? 0.0 : options_.strength[k]; }
     fate& fate_of(index_t k) { return fates_[static_cast<std::size_t>(k)]; }
@@ -177,7 +178,7 @@ private:
                              std::vector<row_numbers>(static_cast<std::size_t>(blocks.length))};
         };
         const auto project = [&](workplace& at, index_t start, index_t n) { return project_block(at, start, n); };
-        sums_ = results_of_blocks(blocks, values * 2 * static_cast<double>(size_of(codes_.type)), values * (8 * rank + 16), make, project);
+        sums_ = results_of_blocks(blocks, threads(2 * static_cast<double>(codes_.rows * codes_.row_bytes()), values * (8 * rank + 16)), make, project);
         for (const block_sums& sums : sums_) {
             if (sums.overflow) {
                 std::vector<double> row(static_cast<std::size_t>(d));
@@ -318,7 +319,7 @@ private:
         const std::vector<index_t>& candidates = still.empty() ? others : still;
         require<numeric_error>(!candidates.empty(), function_, "a row that does not vanish", "none; choose another policy");
         const std::vector<index_t> nearest =
-            nearest_codes(view_of(rows_at(vanished)), view_of(rows_at(candidates)), options_.rule, {});
+            nearest_codes(view_of(rows_at(vanished)), view_of(rows_at(candidates)), options_.rule, {}, options_.use);
         for (std::size_t i = 0; i < vanished.size(); ++i) {
             const index_t chosen = candidates[static_cast<std::size_t>(nearest[i])];
             const any_span from = fate_of(chosen) == fate::moves ? fresh_ : codes_;
@@ -369,7 +370,7 @@ private:
     template <class Copy>
     void for_each_of(const std::vector<index_t>& ids, const Copy& copy) const {
         const blocks_of_rows blocks(static_cast<index_t>(ids.size()), codes_.cols);
-        for_each_block(blocks, static_cast<double>(blocks.rows * codes_.row_bytes()), 0, [] { return nullptr; },
+        for_each_block(blocks, threads(static_cast<double>(blocks.rows * codes_.row_bytes()), 0), [] { return nullptr; },
                        [&](std::nullptr_t, index_t start, index_t n) {
                            for (index_t i = start; i < start + n; ++i) {
                                copy(i, ids[static_cast<std::size_t>(i)]);

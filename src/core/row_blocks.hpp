@@ -39,7 +39,8 @@ class part_in_subspace {
 public:
     /// v [d x r]; w [r] or empty: all 1. w must outlive it.
     template <class V>
-    part_in_subspace(const V& v, std::span<const double> weights) : rows_(v.transpose()), weights_(weights) {}
+    part_in_subspace(const V& v, std::span<const double> weights, kernels::simd level)
+        : rows_(v.transpose()), weights_(weights), level_(level) {}
 
     /// rest: as large, for what is left.
     void operator()(row_block& x, row_block& rest, index_t n, std::pmr::memory_resource& memory) const {
@@ -47,7 +48,7 @@ public:
         if (rows_.rows() > 0) {
             kernels::project(rest.data(), n, rows_.cols(), rest.stride(),
                              {.basis = rows_.data(), .rank = rows_.rows(), .weights = weights_.empty() ? nullptr : weights_.data()},
-                             {.threads = 1, .memory = &memory});
+                             {.threads = 1, .level = level_, .memory = &memory});
         }
         for (index_t i = 0; i < n; ++i) {
             x.row(i) -= rest.row(i);
@@ -57,6 +58,7 @@ public:
 private:
     row_matrix rows_;  // V^T
     std::span<const double> weights_;
+    kernels::simd level_;
 };
 
 /// A thread's memory for kernels.
@@ -72,10 +74,10 @@ struct blocks_of_rows {
 };
 
 /// work(tools, first row, rows) for every block; each thread has tools of its own, made by make() before it starts. What work
-/// throws is thrown when all threads have ended. bytes, flops: of all the work.
+/// throws is thrown when all threads have ended.
 template <class Make, class Work>
-void for_each_block(const blocks_of_rows& blocks, double bytes, double flops, const Make& make, const Work& work) {
-    const kernels::row_ranges ranges(blocks.rows, kernels::threads_for({}, bytes, flops), blocks.length);
+void for_each_block(const blocks_of_rows& blocks, int threads, const Make& make, const Work& work) {
+    const kernels::row_ranges ranges(blocks.rows, threads, blocks.length);
     std::vector<decltype(make())> tools;
     for (index_t i = 0; i < ranges.count(); ++i) {
         tools.push_back(make());
@@ -99,10 +101,10 @@ void for_each_block(const blocks_of_rows& blocks, double bytes, double flops, co
 
 /// The same for work that returns something: all of it, in the order of the blocks.
 template <class Make, class Work>
-auto results_of_blocks(const blocks_of_rows& blocks, double bytes, double flops, const Make& make, const Work& work) {
+auto results_of_blocks(const blocks_of_rows& blocks, int threads, const Make& make, const Work& work) {
     using tools_of_thread = decltype(make());
     std::vector<std::invoke_result_t<Work, tools_of_thread&, index_t, index_t>> out(static_cast<std::size_t>(blocks.count()));
-    for_each_block(blocks, bytes, flops, make, [&](tools_of_thread& tools, index_t start, index_t n) {
+    for_each_block(blocks, threads, make, [&](tools_of_thread& tools, index_t start, index_t n) {
         out[static_cast<std::size_t>(start / blocks.length)] = work(tools, start, n);
     });
     return out;

@@ -65,7 +65,8 @@ struct leakage_sums {
     double largest = 0;  // of the rows' shares, squared
 };
 
-leakage_sums sum_leakage(any_view codes, const matrix<double>& basis, std::span<const double> center, const std::vector<bool>& is_padding) {
+leakage_sums sum_leakage(any_view codes, const matrix<double>& basis, std::span<const double> center, const std::vector<bool>& is_padding,
+                         const kernels::resources& use) {
     const index_t d = codes.cols;
     const blocks_of_rows blocks(codes.rows, d);
     struct workplace {
@@ -99,7 +100,7 @@ leakage_sums sum_leakage(any_view codes, const matrix<double>& basis, std::span<
     leakage_sums out;
     const double bytes = static_cast<double>(codes.rows * codes.row_bytes());
     const double flops = static_cast<double>(codes.rows * d * (2 * basis.cols() + 4));
-    for (const leakage_sums& sums : results_of_blocks(blocks, bytes, flops, make, sum_block)) {
+    for (const leakage_sums& sums : results_of_blocks(blocks, kernels::threads_for(use, bytes, flops), make, sum_block)) {
         out.inside += sums.inside;
         out.all += sums.all;
         out.largest = std::max(out.largest, sums.largest);
@@ -109,7 +110,8 @@ leakage_sums sum_leakage(any_view codes, const matrix<double>& basis, std::span<
 
 }  // namespace
 
-leakage_report leakage(any_view codes, const subspace& harm, std::span<const double> center, std::span<const index_t> padding) {
+leakage_report leakage(any_view codes, const subspace& harm, std::span<const double> center, std::span<const index_t> padding,
+                       const kernels::resources& use) {
     require_not_empty("leakage", "a codebook", codes);
     require_size("leakage", "rows in the basis", codes.cols, harm.width());
     if (!center.empty()) {
@@ -119,7 +121,7 @@ leakage_report leakage(any_view codes, const subspace& harm, std::span<const dou
     require_orthonormal("leakage", harm.basis);
     const std::vector<bool> is_padding = padding_mask("leakage", padding, codes.rows);
     require_finite("leakage", "the codebook", codes, &is_padding);
-    const leakage_sums sums = sum_leakage(codes, harm.basis, center, is_padding);
+    const leakage_sums sums = sum_leakage(codes, harm.basis, center, is_padding, use);
     return {sums.all > 0 ? std::sqrt(sums.inside / sums.all) : 0.0, std::sqrt(sums.largest)};
 }
 

@@ -62,7 +62,7 @@ update_summary move_rows(any_span codes, const constraint& limits, const Step& s
     update_summary out;
     const double bytes = static_cast<double>(codes.rows * codes.row_bytes());
     const double flops = static_cast<double>(codes.rows * d * (30 + 8 * limits.orthogonal_to.rank()));
-    for (const update_summary& done : results_of_blocks(blocks, bytes, flops, make, move_block)) {
+    for (const update_summary& done : results_of_blocks(blocks, kernels::threads_for(limits.use, bytes, flops), make, move_block)) {
         out.moved += done.moved;
         out.overflowed += done.overflowed;
         out.largest_step = std::max(out.largest_step, done.largest_step);

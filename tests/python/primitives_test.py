@@ -120,6 +120,35 @@ def test_project_out(case, dtype):
     assert isic.project_out(codes, v, vanish_below=0.0).summary.moved == 0  # idempotent, to the byte
 
 
+def test_threads_change_no_byte(rng):
+    start = rng.standard_normal((3000, 48)).astype(np.float32)
+    gradient = rng.standard_normal(start.shape)
+    harm = isic.span_of(rng.standard_normal((48, 3)))
+
+    def after(edit):
+        codes = start.copy()
+        edit(codes)
+        assert not np.array_equal(codes, start)
+        return codes
+
+    def adam(codes, threads):
+        isic.adam_update(codes, gradient, isic.AdamState(), rate=0.1, constraint=isic.Constraint(orthogonal_to=harm, threads=threads))
+
+    edits = (lambda codes, threads: isic.project_out(codes, harm, threads=threads),
+             lambda codes, threads: isic.remap(codes, target=gradient, threads=threads), adam)
+    for edit in edits:
+        one = after(lambda codes: edit(codes, 1))
+        assert np.array_equal(after(lambda codes: edit(codes, 3)), one)
+        assert np.array_equal(after(lambda codes: edit(codes, 0)), one)
+        codes = start.copy()
+        with pytest.raises(isic.ValueError, match="threads >= 1, or 0"):
+            edit(codes, -1)
+        assert np.array_equal(codes, start)
+    assert isic.leakage(start, harm, threads=3) == isic.leakage(start, harm, threads=1)
+    with pytest.raises(isic.ValueError, match="threads >= 1, or 0"):
+        isic.leakage(start, harm, threads=-1)
+
+
 def test_project_out_options(case, rng):
     codes, harm, h, s = case
     v = isic.span_of(harm)
