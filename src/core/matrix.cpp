@@ -33,8 +33,16 @@ matrix<double> to_double(any_view m) {
     return converted<double>(m);
 }
 
+void read_rows(any_view m, double* out, index_t stride) {
+    visit(m, [&](auto rows) {
+        for (index_t i = 0; i < rows.rows(); ++i) {
+            Eigen::Map<vector>(out + i * stride, m.cols) = as_doubles(rows.row(i));
+        }
+    });
+}
+
 void read_row(any_view m, index_t i, double* out) {
-    visit(m, [&](auto rows) { Eigen::Map<vector>(out, m.cols) = as_doubles(rows.row(i)); });
+    read_rows(m.block(i, 1), out, m.cols);
 }
 
 bool store_row(const double* values, any_span m, index_t i) {

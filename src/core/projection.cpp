@@ -221,13 +221,13 @@ private:
     }
 
     void read_block(workplace& at, index_t start, index_t n, block_sums& sums) const {
+        read_rows(codes_.block(start, n), at.rows.data(), at.rows.stride());
         for (index_t i = 0; i < n; ++i) {
             auto row = at.rows.row(i);
             if (is_padding(start + i)) {  // it may hold anything
                 row.setZero();
                 continue;
             }
-            read_row(codes_, start + i, row.data());
             row_numbers& of = at.numbers[static_cast<std::size_t>(i)];
             const double square = row.squaredNorm();
             sums.whole += square;
@@ -277,7 +277,7 @@ private:
 
     /// A row whose new value is there moves if that differs.
     void settle(index_t k, block_sums& sums) {
-        const bool same = std::ranges::equal(fresh_.row(k), codes_.row(k));
+        const bool same = std::memcmp(fresh_.row(k).data(), codes_.row(k).data(), static_cast<std::size_t>(codes_.row_bytes())) == 0;
         fate_of(k) = same ? fate::stays : fate::moves;
         sums.change += same ? 0.0 : squared_distance(fresh_, codes_, k);
     }

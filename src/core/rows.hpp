@@ -77,6 +77,8 @@ auto as_doubles(std::span<T> row) {
 
 /// Row i as float64, into out [cols].
 void read_row(any_view m, index_t i, double* out);
+/// All rows as float64, row i to out + i * stride.
+void read_rows(any_view m, double* out, index_t stride);
 
 /// Rounds float64 values [cols] into row i; false if one does not fit the storage type.
 bool store_row(const double* values, any_span m, index_t i);

@@ -75,15 +75,12 @@ leakage_sums sum_leakage(any_view codes, const matrix<double>& basis, std::span<
     };
     const auto make = [&] { return workplace{row_block(blocks.length, d), row_matrix(blocks.length, basis.cols())}; };
     const auto sum_block = [&](workplace& at, index_t start, index_t n) {
+        read_rows(codes.block(start, n), at.rows.data(), at.rows.stride());
         for (index_t i = 0; i < n; ++i) {
-            auto row = at.rows.row(i);
             if (is_padding[static_cast<std::size_t>(start + i)]) {  // it may hold anything
-                row.setZero();
-                continue;
-            }
-            read_row(codes, start + i, row.data());
-            if (!center.empty()) {
-                row -= map(center);
+                at.rows.row(i).setZero();
+            } else if (!center.empty()) {
+                at.rows.row(i) -= map(center);
             }
         }
         at.coefficients.topRows(n).noalias() = at.rows.top(n) * map(basis);
