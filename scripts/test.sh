@@ -122,7 +122,7 @@ fetch_for() {
     exec 8>&-
 }
 
-pip_of() {  # VENV ARGUMENTS...
+pip_install() {  # VENV ARGUMENTS...
     "$1/bin/python" -m pip --quiet --disable-pip-version-check install --no-compile "${@:2}"
 }
 
@@ -137,7 +137,7 @@ except ImportError:  # before Python 3.11
 p = tomllib.load(open("pyproject.toml", "rb"))["project"]
 print(*p["dependencies"], *p["optional-dependencies"]["test"], *p["optional-dependencies"]["transformers"], sep="\n")'
     build/test-python/venv/bin/python -c "$extras" >build/test-python/requirements.txt
-    pip_of build/test-python/venv -r build/test-python/requirements.txt torch==2.13.0 transformers==5.23.0 \
+    pip_install build/test-python/venv -r build/test-python/requirements.txt torch==2.13.0 transformers==5.23.0 \
         vector-quantize-pytorch==1.32.0 build
 }
 
@@ -150,8 +150,8 @@ part_python() {
     CXX=g++ CXXFLAGS=$gcc_flags "$venv/bin/python" -m build --outdir "$here/dist" \
         -C cmake.define.ISIC_WERROR=ON -C cmake.define.ISIC_CUDA=OFF .
     local wheel=("$here"/dist/isic-*.whl)
-    pip_of "$venv" --force-reinstall --no-deps "${wheel[0]}"
-    pip_of "$venv" "${wheel[0]}[test,transformers]"
+    pip_install "$venv" --force-reinstall --no-deps "${wheel[0]}"
+    pip_install "$venv" "${wheel[0]}[test,transformers]"
     (cd "$here" && isic_ROOT=$installed OMP_NUM_THREADS=1 venv/bin/python -m pytest -c ../../pyproject.toml --rootdir ../.. ../../tests/python)
 }
 
@@ -171,7 +171,7 @@ fetch_cuda() {
         return
     fi
     python3 -m venv build/test-cuda-venv
-    pip_of build/test-cuda-venv nvidia-cublas==13.1.0.3 nvidia-cusolver==12.0.4.66 nvidia-cusparse==12.6.3.3 \
+    pip_install build/test-cuda-venv nvidia-cublas==13.1.0.3 nvidia-cusolver==12.0.4.66 nvidia-cusparse==12.6.3.3 \
         nvidia-nvjitlink==13.0.88 pybind11 pytest numpy ml_dtypes
 }
 

@@ -58,18 +58,16 @@ bool store_row(const double* values, any_span m, index_t i) {
 
 row_matrix read_rows(any_view m, lookup rule) {
     row_matrix out(m.rows, m.cols);
-    visit(m, [&](auto rows) {
-        for (index_t i = 0; i < rows.rows(); ++i) {
-            double square = 0;
-            for (index_t j = 0; j < rows.cols(); ++j) {
-                out(i, j) = static_cast<double>(rows(i, j));
-                square += out(i, j) * out(i, j);
-            }
-            if (rule == lookup::l2_normalised && square > 0) {
-                out.row(i) /= std::sqrt(square);
-            }
+    read_rows(m, out.data(), m.cols);
+    for (index_t i = 0; i < m.rows && rule == lookup::l2_normalised; ++i) {
+        double square = 0;
+        for (index_t j = 0; j < m.cols; ++j) {
+            square += out(i, j) * out(i, j);
         }
-    });
+        if (square > 0) {
+            out.row(i) /= std::sqrt(square);
+        }
+    }
     return out;
 }
 

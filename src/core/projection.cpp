@@ -27,6 +27,10 @@ namespace {
 /// What becomes of a row.
 enum class fate : std::uint8_t { stays, moves, vanishes };
 
+bool is_zero(any_view m, index_t k) {
+    return visit(m, [&](auto rows) { return as_doubles(rows.row(k)).isZero(0); });
+}
+
 /// ||a - b||^2 of their rows k.
 double squared_distance(any_view a, any_view b, index_t k) {
     return visit(a, [&]<class T>(matrix_span<const T> rows) {
@@ -106,7 +110,7 @@ private:
         require_finite(function_, "the codebook", codes_, &is_padding_);
         bool any = false;
         for (index_t k = 0; k < codes_.rows && !any; ++k) {
-            any = !is_padding(k) && !row_at(k).isZero(0);
+            any = !is_padding(k) && !is_zero(codes_, k);
         }
         require<numeric_error>(any, function_, "a codebook with a row that is not zero", "zeros only");
         if (harm_ != nullptr) {
@@ -129,12 +133,6 @@ private:
     bool is_padding(index_t k) const { return is_padding_[static_cast<std::size_t>(k)]; }
     double strength(index_t k) const { return is_padding(k) ? 0.0 : options_.strength[k]; }
     fate& fate_of(index_t k) { return fates_[static_cast<std::size_t>(k)]; }
-    /// The old row k.
-    vector row_at(index_t k) const {
-        vector out(codes_.cols);
-        read_row(codes_, k, out.data());
-        return out;
-    }
     /// Rows of the edit, as the codebook's.
     any_span rows_in(raw_bytes& bytes) const {
         return {bytes.data(), static_cast<index_t>(bytes.size()) / codes_.row_bytes(), codes_.cols, codes_.cols, codes_.type};
@@ -312,7 +310,7 @@ private:
         std::vector<index_t> still;
         std::vector<index_t> others;
         for (index_t k = 0; k < codes_.rows; ++k) {
-            if (!is_padding(k) && fate_of(k) != fate::vanishes && !row_at(k).isZero(0)) {
+            if (!is_padding(k) && fate_of(k) != fate::vanishes && !is_zero(codes_, k)) {
                 (fate_of(k) == fate::moves ? others : still).push_back(k);
             }
         }
