@@ -1,4 +1,4 @@
-// Nearest codes: scores ||c||^2/2 - z.c in tiles of a few queries by three vectors of codes, of which only the running
+// Nearest codes: scores ||c||^2/2 - z.c in tiles of a few queries by a few vectors of codes, of which only the running
 // minimum per lane is kept. What rounding leaves open is settled by distances in float64.
 #include "targets.hpp"
 
@@ -15,15 +15,17 @@
 
 namespace isic::kernels {
 
-constexpr index_t panel_vectors = 3;
-
-/// Sizes of the tiles of a level.
+/// Sizes of the tiles of a level and a width.
 struct tile_shape {
     index_t queries;
+    index_t vectors;  ///< of codes; a panel
     index_t lanes;
 
-    index_t codes() const { return panel_vectors * lanes; }
+    index_t codes() const { return vectors * lanes; }
 };
+
+/// Narrower codes come from L1, wider ones from L2.
+constexpr index_t wide_code = 64;
 
 /// Codes as a kernel reads them.
 template <class T>
@@ -74,75 +76,104 @@ struct code_rows {
 HWY_BEFORE_NAMESPACE();
 namespace isic::kernels::HWY_NAMESPACE {
 
-// As many accumulators as the registers hold beside three vectors of codes and one of a query.
-constexpr index_t tile_queries = HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SCALAR ? 4 : 8;
+/// Queries and vectors of codes whose scores are summed at once: as many sums as the registers hold beside the vectors
+/// and a query. Far: the panel is too wide for L1 and comes from L2.
+template <index_t Queries, index_t Vectors, bool IsFar>
+struct tile {
+    static constexpr index_t queries = Queries;
+    static constexpr index_t vectors = Vectors;
+    static constexpr bool far = IsFar;
+};
 
-template <class T>
-tile_shape shape_of_tile() {
-    return {tile_queries, lanes<hn::ScalableTag<T>>};
+constexpr bool few_registers = HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SCALAR;
+using narrow_tile = tile<few_registers ? 2 : 4, 6, false>;  // the minima are kept seldom
+using wide_tile = tile<few_registers ? 4 : 8, 3, true>;     // each vector of codes serves many queries
+
+/// body(tile) for codes of a width.
+template <class Body>
+HWY_INLINE auto with_tile(index_t width, const Body& body) {
+    return width < wide_code ? body(narrow_tile()) : body(wide_tile());
 }
 
-/// Scores of a tile. queries [width][tile_queries]. Far: the panel is too wide for L1 and comes from L2.
-template <bool Far, class D, class V, class T>
+template <class T>
+tile_shape shape_of_tile(index_t width) {
+    return with_tile(width, [](auto t) HWY_ATTR {
+        return tile_shape{t.queries, t.vectors, lanes<hn::ScalableTag<T>>};
+    });
+}
+
+/// Scores of a tile. queries [width][Tile::queries].
+template <class Tile, class D, class V, class T>
 HWY_INLINE void score(D d, const T* queries, const T* panel, const T* half_norms, index_t width,
-                      V (&sum)[tile_queries][panel_vectors]) {
+                      V (&sum)[Tile::queries][Tile::vectors]) {
     constexpr index_t n = lanes<D>;
-    constexpr index_t ahead = 8 * panel_vectors * n;
+    constexpr index_t ahead = 8 * Tile::vectors * n;
     HWY_UNROLL(8)
-    for (index_t q = 0; q < tile_queries; ++q) {
-        HWY_UNROLL(3)
-        for (index_t v = 0; v < panel_vectors; ++v) {
+    for (index_t q = 0; q < Tile::queries; ++q) {
+        HWY_UNROLL(6)
+        for (index_t v = 0; v < Tile::vectors; ++v) {
             sum[q][v] = hn::LoadU(d, half_norms + v * n);
         }
     }
     for (index_t k = 0; k < width; ++k) {
-        if constexpr (Far) {
-            hwy::Prefetch(panel + ahead);
-            hwy::Prefetch(panel + ahead + n);
-            hwy::Prefetch(panel + ahead + 2 * n);
+        V c[Tile::vectors];
+        HWY_UNROLL(6)
+        for (index_t v = 0; v < Tile::vectors; ++v) {
+            if constexpr (Tile::far) {
+                hwy::Prefetch(panel + ahead + v * n);
+            }
+            c[v] = in_register(hn::LoadU(d, panel + v * n));
         }
-        const V c0 = in_register(hn::LoadU(d, panel));
-        const V c1 = in_register(hn::LoadU(d, panel + n));
-        const V c2 = in_register(hn::LoadU(d, panel + 2 * n));
         HWY_UNROLL(8)
-        for (index_t q = 0; q < tile_queries; ++q) {
+        for (index_t q = 0; q < Tile::queries; ++q) {
             const V z = in_register(hn::Set(d, queries[q]));
-            sum[q][0] = hn::NegMulAdd(z, c0, sum[q][0]);
-            sum[q][1] = hn::NegMulAdd(z, c1, sum[q][1]);
-            sum[q][2] = hn::NegMulAdd(z, c2, sum[q][2]);
+            HWY_UNROLL(6)
+            for (index_t v = 0; v < Tile::vectors; ++v) {
+                sum[q][v] = hn::NegMulAdd(z, c[v], sum[q][v]);
+            }
         }
-        panel += panel_vectors * n;
-        queries += tile_queries;
+        panel += Tile::vectors * n;
+        queries += Tile::queries;
+    }
+}
+
+/// The lesser of each lane of some vectors, by a tree.
+template <index_t Count, class V>
+HWY_INLINE V least_of(const V* v) {
+    if constexpr (Count == 1) {
+        return v[0];
+    } else {
+        return hn::Min(least_of<Count / 2>(v), least_of<Count - Count / 2>(v + Count / 2));
     }
 }
 
 /// Minima of `groups` tiles of queries over all codes. Three vectors per query: per lane the least score, the second
 /// least of the panels, and the bits of the panel that has the least. (Three arrays would be read and written at the
 /// same place of three pages, which the processor takes for conflicts.)
-template <bool Far, class T>
-void find_minima(const code_panels<T>& codes, const T* queries, index_t groups, T* out) {
+template <class Tile, class T>
+void find_minima_by(const code_panels<T>& codes, const T* queries, index_t groups, T* out) {
     const hn::ScalableTag<T> d;
     const hn::RebindToSigned<decltype(d)> di;
     using V = hn::Vec<decltype(d)>;
     constexpr index_t n = lanes<decltype(d)>;
     const index_t width = codes.width;
-    for (index_t q = 0; q < groups * tile_queries; ++q) {
+    for (index_t q = 0; q < groups * Tile::queries; ++q) {
         hn::StoreU(hn::Set(d, std::numeric_limits<T>::infinity()), d, out + 3 * q * n);
         hn::StoreU(hn::Set(d, std::numeric_limits<T>::infinity()), d, out + (3 * q + 1) * n);
         hn::StoreU(hn::Zero(d), d, out + (3 * q + 2) * n);
     }
     for (index_t p = 0; p < codes.count; ++p) {
-        const T* const panel = codes.values + p * width * panel_vectors * n;
-        const T* const half_norms = codes.half_norms + p * panel_vectors * n;
+        const T* const panel = codes.values + p * width * Tile::vectors * n;
+        const T* const half_norms = codes.half_norms + p * Tile::vectors * n;
         const V id = hn::BitCast(d, hn::Set(di, static_cast<panel_id<T>>(p)));
         T* at = out;
         for (index_t g = 0; g < groups; ++g) {
-            V sum[tile_queries][panel_vectors];
-            score<Far>(d, queries + g * width * tile_queries, panel, half_norms, width, sum);
+            V sum[Tile::queries][Tile::vectors];
+            score<Tile>(d, queries + g * width * Tile::queries, panel, half_norms, width, sum);
             // Always the same instructions: a branch on "lower" would often be guessed wrong.
             HWY_UNROLL(8)
-            for (index_t q = 0; q < tile_queries; ++q) {
-                const V low = hn::Min(sum[q][0], hn::Min(sum[q][1], sum[q][2]));
+            for (index_t q = 0; q < Tile::queries; ++q) {
+                const V low = least_of<Tile::vectors>(sum[q]);
                 const V least = hn::LoadU(d, at);
                 const V second = hn::LoadU(d, at + n);
                 const V panel_of_least = hn::IfThenElse(hn::Lt(low, least), id, hn::LoadU(d, at + 2 * n));
@@ -157,29 +188,25 @@ void find_minima(const code_panels<T>& codes, const T* queries, index_t groups, 
 
 template <class T>
 void find_minima(const code_panels<T>& codes, const T* queries, index_t groups, T* out) {
-    if (codes.width < 64) {
-        find_minima<false>(codes, queries, groups, out);
-    } else {
-        find_minima<true>(codes, queries, groups, out);
-    }
+    with_tile(codes.width, [&](auto t) HWY_ATTR { find_minima_by<decltype(t)>(codes, queries, groups, out); });
 }
 
 /// Looks at every code whose score does not exceed the threshold, for `groups` tiles of queries, `count` of them real.
-template <class T>
-void settle(const code_panels<T>& codes, const code_rows<T>& rows, const T* queries, index_t groups,
+template <class Tile, class T>
+void settle_by(const code_panels<T>& codes, const code_rows<T>& rows, const T* queries, index_t groups,
             open_query<T>* open, index_t count) {
     const hn::ScalableTag<T> d;
     using V = hn::Vec<decltype(d)>;
     constexpr index_t n = lanes<decltype(d)>;
     for (index_t p = 0; p < codes.count; ++p) {
-        const T* const panel = codes.values + p * codes.width * panel_vectors * n;
+        const T* const panel = codes.values + p * codes.width * Tile::vectors * n;
         for (index_t g = 0; g < groups; ++g) {
-            V sum[tile_queries][panel_vectors];
-            score<true>(d, queries + g * codes.width * tile_queries, panel, codes.half_norms + p * panel_vectors * n,
+            V sum[Tile::queries][Tile::vectors];
+            score<Tile>(d, queries + g * codes.width * Tile::queries, panel, codes.half_norms + p * Tile::vectors * n,
                         codes.width, sum);
-            for (index_t q = 0; q < tile_queries && g * tile_queries + q < count; ++q) {
-                open_query<T>& query = open[g * tile_queries + q];
-                for (index_t v = 0; v < panel_vectors; ++v) {
+            for (index_t q = 0; q < Tile::queries && g * Tile::queries + q < count; ++q) {
+                open_query<T>& query = open[g * Tile::queries + q];
+                for (index_t v = 0; v < Tile::vectors; ++v) {
                     // Not "less or equal": where scores overflow to NaN, distances decide.
                     if (hn::AllTrue(d, hn::Gt(sum[q][v], hn::Set(d, query.threshold)))) {
                         continue;
@@ -188,13 +215,19 @@ void settle(const code_panels<T>& codes, const code_rows<T>& rows, const T* quer
                     hn::StoreU(sum[q][v], d, scores);
                     for (index_t lane = 0; lane < n; ++lane) {
                         if (!(scores[lane] > query.threshold)) {
-                            rows.look_at(query.vector, (p * panel_vectors + v) * n + lane, query.best);
+                            rows.look_at(query.vector, (p * Tile::vectors + v) * n + lane, query.best);
                         }
                     }
                 }
             }
         }
     }
+}
+
+template <class T>
+void settle(const code_panels<T>& codes, const code_rows<T>& rows, const T* queries, index_t groups,
+            open_query<T>* open, index_t count) {
+    with_tile(codes.width, [&](auto t) HWY_ATTR { settle_by<decltype(t)>(codes, rows, queries, groups, open, count); });
 }
 
 }  // namespace isic::kernels::HWY_NAMESPACE
@@ -213,7 +246,7 @@ namespace isic::kernels {
 namespace {
 
 template <class T>
-constexpr versions<tile_shape()> shape_versions = ISIC_VERSIONS(shape_of_tile<T>);
+constexpr versions<tile_shape(index_t)> shape_versions = ISIC_VERSIONS(shape_of_tile<T>);
 template <class T>
 constexpr versions<void(const code_panels<T>&, const T*, index_t, T*)> minima_versions = ISIC_VERSIONS(find_minima<T>);
 template <class T>
@@ -355,10 +388,10 @@ struct look_up {
                     answer(start + i, {std::numeric_limits<double>::quiet_NaN(), first});
                     continue;
                 }
-                candidate = one_of_three(z, space.minima.data() + 3 * i * shape.lanes, norm + center_norm,
+                candidate = candidate_of(z, space.minima.data() + 3 * i * shape.lanes, norm + center_norm,
                                          space.open[static_cast<std::size_t>(open)]);
                 if (candidate >= 0) {
-                    fetch_three(candidate);
+                    fetch_column(candidate);
                 } else {
                     space.open_ids[static_cast<std::size_t>(open++)] = start + i;
                 }
@@ -370,16 +403,16 @@ struct look_up {
             for (index_t i = 0; i < count; ++i) {
                 const index_t candidate = space.candidates[static_cast<std::size_t>(i)];
                 if (candidate >= 0) {
-                    answer(start + i, nearest_of_three(vectors + (start + i) * stride, candidate));
+                    answer(start + i, nearest_in_column(vectors + (start + i) * stride, candidate));
                 }
             }
         }
         settle_open(open, space);
     }
 
-    /// The first of the three codes k, k + lanes, k + 2 lanes that are left when the minima leave no doubt; else -1,
-    /// and what is known of the vector.
-    index_t one_of_three(const T* z, const T* least, double norm, open_query<T>& open) const {
+    /// The first code k of the column of a panel, k, k + lanes, ..., that is left when the minima leave no doubt; else
+    /// -1, and what is known of the vector.
+    index_t candidate_of(const T* z, const T* least, double norm, open_query<T>& open) const {
         const T* const second = least + shape.lanes;
         const T* const panel = second + shape.lanes;
         index_t lane = 0;
@@ -399,10 +432,10 @@ struct look_up {
         return -1;
     }
 
-    /// Brings the three codes into the cache.
-    void fetch_three(index_t k) const {
+    /// Brings the codes k, k + lanes, ... into the cache.
+    void fetch_column(index_t k) const {
         constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
-        for (index_t v = 0; v < panel_vectors; ++v) {
+        for (index_t v = 0; v < shape.vectors; ++v) {
             const index_t code = k + v * shape.lanes;
             for (index_t j = 0; rows.may_win(code) && j < rows.width; j += line) {
                 hwy::Prefetch(rows.data + code * rows.stride + j);
@@ -410,19 +443,21 @@ struct look_up {
         }
     }
 
-    /// The nearest of the codes k, k + lanes, k + 2 lanes.
-    found nearest_of_three(const T* z, index_t k) const {
-        std::array<const T*, panel_vectors> at;
-        for (index_t v = 0; v < panel_vectors; ++v) {
-            const index_t code = k + v * shape.lanes;
-            at[static_cast<std::size_t>(v)] = rows.data + (rows.may_win(code) ? code : first) * rows.stride;
-        }
-        const auto distance = squared_distances(z, at, rows.width);
+    /// The nearest of the codes k, k + lanes, ...; three at a time.
+    found nearest_in_column(const T* z, index_t k) const {
         found nearest;
-        for (index_t v = 0; v < panel_vectors; ++v) {
-            const double to_this = distance[static_cast<std::size_t>(v)];
-            if (rows.may_win(k + v * shape.lanes) && to_this < nearest.distance) {
-                nearest = {to_this, k + v * shape.lanes};
+        for (index_t v = 0; v < shape.vectors; v += 3) {
+            std::array<const T*, 3> at;
+            for (index_t i = 0; i < 3; ++i) {
+                const index_t code = k + (v + i) * shape.lanes;
+                at[static_cast<std::size_t>(i)] = rows.data + (rows.may_win(code) ? code : first) * rows.stride;
+            }
+            const auto distance = squared_distances(z, at, rows.width);
+            for (index_t i = 0; i < 3; ++i) {
+                const index_t code = k + (v + i) * shape.lanes;
+                if (rows.may_win(code) && distance[static_cast<std::size_t>(i)] < nearest.distance) {
+                    nearest = {distance[static_cast<std::size_t>(i)], code};
+                }
             }
         }
         return nearest;
@@ -457,7 +492,7 @@ template <class T>
 packed_codes<T>::packed_codes(const T* codes, index_t count, index_t d, index_t stride, const std::uint8_t* padding,
                               simd level)
     : codes_(codes), count_(count), width_(d), stride_(stride), level_(level), center_(static_cast<std::size_t>(d)) {
-    const tile_shape shape = choose(shape_versions<T>, level)();
+    const tile_shape shape = choose(shape_versions<T>, level)(d);
     const index_t panels = (count + shape.codes() - 1) / shape.codes();
     panels_.assign(static_cast<std::size_t>(panels * shape.codes() * d), T(0));
     half_norms_.assign(static_cast<std::size_t>(panels * shape.codes()), std::numeric_limits<T>::infinity());
@@ -504,10 +539,10 @@ void packed_codes<T>::nearest(const T* vectors, index_t n, index_t stride, index
     if (n == 0) {
         return;
     }
-    const tile_shape shape = choose(shape_versions<T>, level_)();
+    const tile_shape shape = choose(shape_versions<T>, level_)(width_);
     // Narrow vectors: the minima of a block stay in L1. Wide ones: the codes come by seldom, the block stays in L2.
     const index_t fit = (index_t{1} << 19) / (width_ * static_cast<index_t>(sizeof(T))) / shape.queries * shape.queries;
-    const index_t block = std::min(std::clamp(fit, shape.queries, width_ < 64 ? index_t{64} : index_t{256}),
+    const index_t block = std::min(std::clamp(fit, shape.queries, width_ < wide_code ? index_t{64} : index_t{256}),
                                    (n + shape.queries - 1) / shape.queries * shape.queries);
     const code_panels<T> panels{panels_.data(), half_norms_.data(),
                                 static_cast<index_t>(half_norms_.size()) / shape.codes(), width_};
