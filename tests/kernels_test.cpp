@@ -14,6 +14,7 @@
 
 namespace kernels = isic::kernels;
 using kernels::index_t;
+using kernels::code_order;
 using kernels::resources;
 using kernels::simd;
 
@@ -303,8 +304,9 @@ void check_nearest(const guarded<T>& vectors, const guarded<T>& codes, const std
     CAPTURE(codes.rows);
     CAPTURE(codes.cols);
     CAPTURE(static_cast<int>(level));
-    const kernels::packed_codes<T> packed(codes.data(), codes.rows, codes.cols, codes.stride, padding.data(), level);
-    for (const int threads : {1, 2, 3}) {
+    for (const auto& [order, threads] : {std::pair(code_order::as_they_are, 1), {code_order::as_they_are, 3}, {code_order::by_place, 2}}) {
+        CAPTURE(static_cast<int>(order));
+        const kernels::packed_codes<T> packed(codes.data(), codes.rows, codes.cols, codes.stride, padding.data(), level, order);
         std::vector<index_t> ids(at(vectors.rows), -7);
         std::vector<double> distances(at(vectors.rows));
         packed.nearest(vectors.data(), vectors.rows, vectors.stride, ids.data(), distances.data(),
@@ -351,6 +353,31 @@ TEST_CASE_TEMPLATE("kernels: nearest codes are those of float64", T, float, doub
                 }
                 check_nearest(vectors, book, padding, level);
             }
+        }
+    }
+}
+
+TEST_CASE_TEMPLATE("kernels: codes packed by place are found as if all were compared with", T, float, double) {
+    for (const simd level : levels()) {
+        for (const index_t d : {1, 3, 4, 5, 8}) {
+            guarded<T> vectors(150, d, 2);
+            guarded<T> book(3000, d, 3);
+            std::vector<std::uint8_t> padding(3000);
+            check_nearest(vectors, book, padding, level);
+
+            // Clusters far apart, with codes that occur several times, some of which may not win.
+            for (index_t k = 0; k < book.rows; ++k) {
+                for (index_t j = 0; j < d; ++j) {
+                    book(k, j) = static_cast<T>(k % 7 * 100) + (k % 3 == 0 ? T(0.5) : book(k, j));
+                }
+                padding[at(k)] = k % 11 == 0 ? 1 : 0;
+            }
+            for (index_t i = 0; i < vectors.rows; ++i) {
+                for (index_t j = 0; j < d; ++j) {
+                    vectors(i, j) += static_cast<T>(i % 9 * 90);
+                }
+            }
+            check_nearest(vectors, book, padding, level);
         }
     }
 }

@@ -35,7 +35,8 @@ std::uint64_t fingerprint(any_view codes);
 /// padding, numeric_error on NaN or infinity.
 class code_index {
 public:
-    /// Packs it. Cost O(K d).
+    /// Packs it. Cost O(K d); O(K d log K) where d <= 8 and K >= 4096: codes are then sorted by place, so that most of them
+    /// need not be looked at.
     template <matrix_like C>
     explicit code_index(const C& codes, lookup rule = lookup::plain, std::span<const index_t> padding = {})
         : code_index(detail::any_view(detail::view_of(codes)), rule, padding) {}
@@ -63,14 +64,14 @@ private:
 
 /// Ids of the nearest codes, [n], by ||z - c||^2 (or of the normalised rows); ties go to the lowest id.
 ///
-/// vectors [n x d], codes [K x d]; rows listed in `padding` never win and may hold anything. Cost O(n K d), and O(K d) to
-/// pack the codes, which a `code_index` does once. Fast products in the storage's arithmetic find the candidates; float64
+/// vectors [n x d], codes [K x d]; rows listed in `padding` never win and may hold anything. Cost O(n K d), less in
+/// narrow codebooks, and to pack the codes, which a `code_index` does once. Fast products in the storage's arithmetic find the candidates; float64
 /// distances decide between those that they cannot tell apart. Errors: shape_error if the codebook is empty or the widths
 /// differ, value_error on padding ids or if all rows are padding, numeric_error on NaN or infinity.
 template <matrix_like Z, matrix_like C>
 std::vector<index_t> nearest_codes(const Z& vectors, const C& codes, lookup rule = lookup::plain,
                                    std::span<const index_t> padding = {}, const kernels::resources& use = {}) {
-    return code_index(codes, rule, padding).nearest(vectors, use);
+    return detail::nearest_codes(detail::view_of(vectors), detail::view_of(codes), rule, padding, use);
 }
 
 /// 64-bit XXH3 over shape, scalar size and the rows' bytes (not the gaps between strided rows).

@@ -98,24 +98,35 @@ struct projection {
 template <class T>
 void project(T* rows, index_t n, index_t d, index_t stride, const projection<T>& p, const resources& use = {});
 
+/// How codes are packed for look-ups.
+enum class code_order {
+    as_they_are,  ///< soon packed; every look-up compares with all codes
+    by_place,     ///< where d <= 8: near ones together, O(K log K), so that a look-up may leave out those far away
+    best          ///< by place if that makes look-ups faster: d <= 8 (4 in float64) and K >= 4096
+};
+
 /// Codes [K x d] packed once for many look-ups. Looks at the codes again to settle near ties: they must stay in place,
-/// unchanged, as long as it is used. Takes K d values of memory. T: float, double.
+/// unchanged, as long as it is used. Takes K d values of memory, about twice as many if they are packed by place. T:
+/// float, double.
 template <class T>
 class packed_codes {
 public:
     /// padding [K]: codes with a value other than 0 never win, nor do those that are not finite; null: none.
     packed_codes(const T* codes, index_t count, index_t d, index_t stride, const std::uint8_t* padding = nullptr,
-                 simd level = best_simd());
+                 simd level = best_simd(), code_order order = code_order::best);
 
     /// ids[i] = argmin_k ||z_i - c_k||^2 of the distances in float64, the lowest of equals, for z [n x d].
     ///
     /// `distances` [n] may be null. The first code that may win answers a vector that is not finite, at distance NaN.
-    /// At least one code must be able to win. The level is that of the packing. Cost 2 n K d flops; allocates 256 d values
-    /// per thread. Vectors with near ties, within the rounding of T, take a second look of the same cost, together.
+    /// At least one code must be able to win. The level is that of the packing. Cost 2 n K d flops, or a part of it where
+    /// codes are packed by place; allocates 256 d values per thread, and then K / 4 more. Vectors with near ties, within the
+    /// rounding of T, take a second look of the whole cost, together.
     void nearest(const T* vectors, index_t n, index_t stride, index_t* ids, double* distances,
                  const resources& use = {}) const;
 
 private:
+    void pack(const T* code, index_t place, index_t panel, index_t width);
+
     const T* codes_;
     index_t count_;
     index_t width_;
@@ -124,6 +135,9 @@ private:
     detail::buffer<T> center_;      // of the codes, taken off: norms become small beside distances
     detail::buffer<T> panels_;      // [panels][d][codes of a panel]
     detail::buffer<T> half_norms_;  // ||c||^2 / 2, infinite where nothing may win
+    detail::buffer<index_t> ids_;   // of the codes by place; empty if they lie as they are
+    detail::buffer<T> leaf_boxes_;  // of the panels, if they lie by place
+    detail::buffer<T> group_boxes_;
     double largest_norm_ = 0;
     index_t first_ = 0;  // the first code that may win
 };

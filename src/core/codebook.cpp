@@ -35,8 +35,9 @@ private:
 template <class T>
 class packed_as {
 public:
-    packed_as(any_view codes, lookup rule, const std::vector<std::uint8_t>& padding)
-        : rows_(codes, rule), codes_(rows_.view().data(), rows_.view().rows(), rows_.view().cols(), rows_.view().stride(), padding.data()) {}
+    packed_as(any_view codes, lookup rule, const std::vector<std::uint8_t>& padding, kernels::code_order order)
+        : rows_(codes, rule),
+          codes_(rows_.view().data(), rows_.view().rows(), rows_.view().cols(), rows_.view().stride(), padding.data(), kernels::best_simd(), order) {}
 
     void nearest(any_view vectors, lookup rule, index_t* ids, const kernels::resources& use) const {
         const rows_as<T> z(vectors, rule);
@@ -50,7 +51,8 @@ private:
 
 class packed_codebook {
 public:
-    packed_codebook(any_view codes, lookup rule, std::span<const index_t> padding) : codes_(codes), rule_(rule) {
+    packed_codebook(any_view codes, lookup rule, std::span<const index_t> padding, kernels::code_order order)
+        : codes_(codes), rule_(rule), order_(order) {
         constexpr std::string_view f = "nearest_codes";
         require_not_empty(f, "a codebook", codes);
         const std::vector<bool> is_padding = padding_mask(f, padding, codes.rows);
@@ -58,9 +60,9 @@ public:
         require_finite(f, "the codebook", codes, &is_padding);
         padding_.assign(is_padding.begin(), is_padding.end());
         if (is_wide(codes)) {
-            packed_.emplace<packed_as<double>>(codes, rule, padding_);
+            packed_.emplace<packed_as<double>>(codes, rule, padding_, order);
         } else {
-            packed_.emplace<packed_as<float>>(codes, rule, padding_);
+            packed_.emplace<packed_as<float>>(codes, rule, padding_, order);
         }
     }
 
@@ -73,7 +75,7 @@ public:
         } else if (const auto* wide = std::get_if<packed_as<double>>(&packed_)) {
             wide->nearest(vectors, rule_, ids.data(), use);
         } else {
-            packed_as<double>(codes_, rule_, padding_).nearest(vectors, rule_, ids.data(), use);
+            packed_as<double>(codes_, rule_, padding_, order_).nearest(vectors, rule_, ids.data(), use);
         }
     }
 
@@ -82,14 +84,20 @@ private:
 
     any_view codes_;
     lookup rule_;
+    kernels::code_order order_;
     std::vector<std::uint8_t> padding_;
     std::variant<std::monostate, packed_as<float>, packed_as<double>> packed_;
 };
 
+/// Sorting the codes takes as long as it saves some K / 4 vectors.
+kernels::code_order order_for(index_t vectors, index_t codes) {
+    return vectors < codes / 4 ? kernels::code_order::as_they_are : kernels::code_order::best;
+}
+
 std::vector<index_t> nearest_codes(any_view vectors, any_view codes, lookup rule, std::span<const index_t> padding,
                                    const kernels::resources& use) {
     std::vector<index_t> out(static_cast<std::size_t>(vectors.rows));
-    packed_codebook(codes, rule, padding).nearest(vectors, out, use);
+    packed_codebook(codes, rule, padding, order_for(vectors.rows, codes.rows)).nearest(vectors, out, use);
     return out;
 }
 
@@ -112,7 +120,7 @@ std::uint64_t fingerprint(any_view codes) {
 namespace isic {
 
 code_index::code_index(detail::any_view codes, lookup rule, std::span<const index_t> padding)
-    : packed_(std::make_shared<detail::packed_codebook>(codes, rule, padding)) {}
+    : packed_(std::make_shared<detail::packed_codebook>(codes, rule, padding, kernels::code_order::best)) {}
 
 void code_index::nearest(detail::any_view vectors, std::span<index_t> ids, const kernels::resources& use) const {
     packed_->nearest(vectors, ids, use);

@@ -1,0 +1,95 @@
+/// \file
+/// What the search for nearest codes is told, and what it keeps.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include <isic/kernels.hpp>
+
+namespace isic::kernels {
+
+/// Sizes of the tiles of a level and a width.
+struct tile_shape {
+    index_t queries;
+    index_t vectors;  ///< of codes; a panel
+    index_t lanes;
+    bool by_place;    ///< panels are the leaves of a tree, padded to `width`
+    index_t width;
+
+    index_t codes() const { return vectors * lanes; }
+};
+
+/// Narrower codes come from L1, wider ones from L2.
+constexpr index_t wide_code = 64;
+
+/// In more dimensions hardly a code can be left out.
+constexpr index_t widest_by_place = 8;
+
+/// Packed codes as a kernel reads them. `lanes` leaves are a group.
+template <class T>
+struct code_panels {
+    const T* values;      ///< [count][width][codes of a panel]
+    const T* half_norms;  ///< [count][codes of a panel]
+    index_t count;
+    index_t width;
+    const T* leaf_boxes;   ///< [groups][width][least, largest][lanes]; null unless codes lie by place
+    const T* group_boxes;  ///< the same, of groups
+};
+
+/// The integer of the size of T, in whose bits `find_minima` keeps numbers of panels.
+template <class T>
+using panel_id = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
+
+/// Memory of a search by place.
+template <class T>
+struct search_lists {
+    T* group_bounds;       ///< [groups and a vector]
+    panel_id<T>* groups;   ///< likewise
+    T* far_bounds;         ///< [leaves and a vector]
+    panel_id<T>* far;      ///< likewise
+    panel_id<T>* near_by;  ///< likewise; may be read before it is written
+};
+
+/// A code and its distance from a vector.
+struct found {
+    double distance = std::numeric_limits<double>::infinity();
+    index_t id = -1;
+
+    /// Keeps a code if it is nearer, or as near with a lower id.
+    void keep_nearer(double to_other, index_t other) {
+        if (to_other < distance || (to_other == distance && other < id)) {
+            distance = to_other;
+            id = other;
+        }
+    }
+};
+
+/// What is known of a vector that the scores did not settle.
+template <class T>
+struct open_query {
+    const T* vector;
+    T threshold;  ///< codes with a larger score are not the nearest
+    found best;
+};
+
+/// Where the codes are, to be looked at in float64; by their places in the panels.
+template <class T>
+struct code_rows {
+    const T* data;
+    const index_t* ids;  ///< of the codes by place; null: the places
+    index_t count;       ///< of places that hold a code
+    index_t width;
+    index_t stride;
+    const T* half_norms;  ///< infinite where nothing may win
+
+    bool may_win(index_t place) const { return place < count && half_norms[place] <= std::numeric_limits<T>::max(); }
+    index_t id(index_t place) const { return ids == nullptr ? place : ids[place]; }
+    const T* row(index_t place) const { return data + id(place) * stride; }
+
+    /// Keeps the code at a place if it is nearer than `best`.
+    void look_at(const T* vector, index_t place, found& best) const;
+};
+
+}  // namespace isic::kernels
