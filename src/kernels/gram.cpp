@@ -51,7 +51,7 @@ HWY_INLINE wide widen(const T* from, const T* minus, index_t count) {
 
 /// Writes `count` rows as panels [gram_block][Vectors * lanes]. What lies beyond the last column becomes zero.
 template <index_t Vectors, bool Minus, class T>
-void widen_block(const gram_rows<T>& rows, index_t start, index_t count, double* panels) {
+void widen_block(const gram_rows<T>& rows, index_t start, index_t count, index_t left, double* panels) {
     const wide_tag d;
     constexpr index_t columns = Vectors * wide_lanes;
     const index_t width = rows.width;
@@ -60,11 +60,16 @@ void widen_block(const gram_rows<T>& rows, index_t start, index_t count, double*
     const T* from = rows.data + start * stride;
     const T* minus = Minus ? rows.minus + start * minus_stride : from;
     for (index_t i = 0; i < count; ++i) {
+        const index_t ahead = i + gram_block < left ? gram_block : 0;  // comes while this block is multiplied
         double* to = panels + i * columns;
         index_t first = 0;
         for (; first + columns <= width; first += columns) {
             HWY_UNROLL(3)
             for (index_t v = 0; v < columns; v += wide_lanes) {
+                hwy::Prefetch(from + ahead * stride + first + v);
+                if constexpr (Minus) {
+                    hwy::Prefetch(minus + ahead * minus_stride + first + v);
+                }
                 hn::StoreU(widen<Minus>(from + first + v, minus + first + v, wide_lanes), d, to + v);
             }
             to += columns * gram_block;
@@ -103,8 +108,9 @@ void add_columns(const double* panels, index_t count, index_t width, double* sum
 }
 
 /// gram[i, j] += sum over the block of x_i x_j, for i from `top` on, as many as a vector has lanes, and the columns of
-/// one panel from `left` on; entries below the diagonal are left out. x_top and the panel as `widen_block` wrote them.
-template <index_t Vectors>
+/// one panel from `left` on, without the first `Below` vectors, which are below the diagonal; single entries below it are
+/// left out. x_top and the panel as `widen_block` wrote them.
+template <index_t Vectors, index_t Below>
 HWY_INLINE void add_tile(const double* x_top, const double* panel, index_t count, index_t top, index_t left,
                          index_t width, double* gram) {
     const wide_tag d;
@@ -113,21 +119,21 @@ HWY_INLINE void add_tile(const double* x_top, const double* panel, index_t count
     HWY_UNROLL(8)
     for (index_t i = 0; i < wide_lanes; ++i) {
         HWY_UNROLL(3)
-        for (index_t v = 0; v < Vectors; ++v) {
+        for (index_t v = Below; v < Vectors; ++v) {
             sum[i][v] = hn::Zero(d);
         }
     }
     for (index_t b = 0; b < count; ++b) {
         wide x[Vectors];
         HWY_UNROLL(3)
-        for (index_t v = 0; v < Vectors; ++v) {
+        for (index_t v = Below; v < Vectors; ++v) {
             x[v] = in_register(hn::LoadU(d, panel + v * wide_lanes));
         }
         HWY_UNROLL(8)
         for (index_t i = 0; i < wide_lanes; ++i) {
-            const wide y = Vectors == 1 ? hn::Set(d, x_top[i]) : in_register(hn::Set(d, x_top[i]));
+            const wide y = Vectors - Below == 1 ? hn::Set(d, x_top[i]) : in_register(hn::Set(d, x_top[i]));
             HWY_UNROLL(3)
-            for (index_t v = 0; v < Vectors; ++v) {
+            for (index_t v = Below; v < Vectors; ++v) {
                 sum[i][v] = hn::MulAdd(y, x[v], sum[i][v]);
             }
         }
@@ -139,7 +145,7 @@ HWY_INLINE void add_tile(const double* x_top, const double* panel, index_t count
     for (index_t i = 0; i < wide_lanes; ++i) {
         double* const row = gram + (top + i) * width + left;
         HWY_UNROLL(3)
-        for (index_t v = 0; v < Vectors; ++v) {
+        for (index_t v = Below; v < Vectors; ++v) {
             if (inside) {
                 hn::StoreU(hn::Add(hn::LoadU(d, row + v * wide_lanes), sum[i][v]), d, row + v * wide_lanes);
             } else {
@@ -163,9 +169,9 @@ void add_rows(const gram_rows<T>& rows, index_t begin, index_t end, double* pane
     for (index_t start = begin; start < end; start += gram_block) {
         const index_t count = end - start < gram_block ? end - start : gram_block;
         if (rows.minus == nullptr) {
-            widen_block<Vectors, false>(rows, start, count, panels);
+            widen_block<Vectors, false>(rows, start, count, end - start, panels);
         } else {
-            widen_block<Vectors, true>(rows, start, count, panels);
+            widen_block<Vectors, true>(rows, start, count, end - start, panels);
         }
         if (sums != nullptr) {
             add_columns<Vectors>(panels, count, rows.width, sums);
@@ -173,15 +179,129 @@ void add_rows(const gram_rows<T>& rows, index_t begin, index_t end, double* pane
         for (index_t left = 0; left < rows.width; left += columns) {
             for (index_t top = 0; top < left + columns && top < rows.width; top += wide_lanes) {
                 const double* const x_top = panels + top / columns * columns * gram_block + top % columns;
-                add_tile<Vectors>(x_top, panels + left * gram_block, count, top, left, rows.width, gram);
+                const double* const panel = panels + left * gram_block;
+                if (Vectors > 2 && top == left + 2 * wide_lanes) {
+                    add_tile<Vectors, Vectors - 1>(x_top, panel, count, top, left, rows.width, gram);
+                } else if (Vectors > 1 && top == left + wide_lanes) {
+                    add_tile<Vectors, Vectors == 1 ? 0 : 1>(x_top, panel, count, top, left, rows.width, gram);
+                } else {
+                    add_tile<Vectors, 0>(x_top, panel, count, top, left, rows.width, gram);
+                }
             }
         }
     }
 }
 
+#if HWY_TARGET != HWY_SCALAR
+
+/// Sums of products of pairs of columns, of rows that fit one vector: the row times itself turned by 0, 1, ..., half of the
+/// lanes makes all pairs.
+class turned_products {
+public:
+    static constexpr index_t turns = wide_lanes / 2 + 1;
+    using turn = decltype(hn::SetTableIndices(wide_tag(), static_cast<const std::int64_t*>(nullptr)));
+
+    HWY_INLINE turned_products() { clear(); }
+
+    HWY_INLINE void clear() {
+        for (index_t t = 0; t < turns; ++t) {
+            sum_[t] = hn::Zero(wide_tag());
+        }
+    }
+
+    HWY_INLINE void add(wide x, const turn (&by)[turns]) {
+        sum_[0] = hn::MulAdd(x, x, sum_[0]);
+        HWY_UNROLL(4)
+        for (index_t t = 1; t < turns; ++t) {
+            sum_[t] = hn::MulAdd(x, hn::TableLookupLanes(x, by[t]), sum_[t]);
+        }
+    }
+
+    HWY_INLINE void add(const turned_products& other) {
+        for (index_t t = 0; t < turns; ++t) {
+            sum_[t] = hn::Add(sum_[t], other.sum_[t]);
+        }
+    }
+
+    /// Adds them to the upper triangle. Turned by half of the lanes every pair is there twice.
+    void add_to(index_t width, double* gram) const {
+        for (index_t t = 0; t < turns; ++t) {
+            double part[wide_lanes];
+            hn::StoreU(sum_[t], wide_tag(), part);
+            for (index_t i = 0; i < (t == wide_lanes / 2 ? t : wide_lanes); ++i) {
+                const index_t j = (i + t) % wide_lanes;
+                if (i < width && j < width) {
+                    gram[(i < j ? i * width + j : j * width + i)] += part[i];
+                }
+            }
+        }
+    }
+
+private:
+    wide sum_[turns];
+};
+
+/// Adds rows that fit one vector.
+template <bool Minus, class T>
+void add_turned_rows(const gram_rows<T>& rows, index_t begin, index_t end, double* gram, double* sums) {
+    const wide_tag d;
+    turned_products::turn by[turned_products::turns];
+    for (index_t t = 0; t < turned_products::turns; ++t) {
+        std::int64_t lane_from[wide_lanes];
+        for (index_t i = 0; i < wide_lanes; ++i) {
+            lane_from[i] = (i + t) % wide_lanes;
+        }
+        by[t] = hn::SetTableIndices(d, lane_from);
+    }
+    const auto row = [&](index_t i) HWY_ATTR {
+        return widen<Minus>(rows.data + i * rows.stride, Minus ? rows.minus + i * rows.minus_stride : nullptr, rows.width);
+    };
+    turned_products all;
+    wide sum = hn::Zero(d);
+    for (index_t start = begin; start < end; start += gram_block) {  // sums of sums: less is rounded
+        const index_t stop = end - start < gram_block ? end : start + gram_block;
+        turned_products even;
+        turned_products odd;
+        wide even_sum = hn::Zero(d);
+        wide odd_sum = hn::Zero(d);
+        index_t i = start;
+        for (; i + 2 <= stop; i += 2) {
+            const wide x = row(i);
+            const wide y = row(i + 1);
+            even.add(x, by);
+            odd.add(y, by);
+            even_sum = hn::Add(even_sum, x);
+            odd_sum = hn::Add(odd_sum, y);
+        }
+        if (i < stop) {
+            even.add(row(i), by);
+            even_sum = hn::Add(even_sum, row(i));
+        }
+        even.add(odd);
+        all.add(even);
+        sum = hn::Add(sum, hn::Add(even_sum, odd_sum));
+    }
+    all.add_to(rows.width, gram);
+    if (sums != nullptr) {
+        store_some(d, hn::Add(load_some(d, sums, rows.width), sum), sums, rows.width);
+    }
+}
+
+#endif
+
 /// Narrow panels waste less where there are few columns.
 template <class T>
 void add_rows(const gram_rows<T>& rows, index_t begin, index_t end, double* panels, double* gram, double* sums) {
+#if HWY_TARGET != HWY_SCALAR
+    if (rows.width <= wide_lanes) {
+        if (rows.minus == nullptr) {
+            add_turned_rows<false>(rows, begin, end, gram, sums);
+        } else {
+            add_turned_rows<true>(rows, begin, end, gram, sums);
+        }
+        return;
+    }
+#endif
     if (rows.width <= wide_lanes) {
         add_rows<1>(rows, begin, end, panels, gram, sums);
     } else if (rows.width <= 4 * wide_lanes) {

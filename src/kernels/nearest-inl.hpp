@@ -112,6 +112,30 @@ void find_tile_minima(const code_panels<T>& codes, const T* queries, index_t gro
     }
 }
 
+/// The lane that has the least value; some lane if there is NaN.
+template <class D, class V>
+HWY_INLINE index_t lane_of_least(D d, V v) {
+    return static_cast<index_t>(hn::FindKnownFirstTrue(d, hn::Not(hn::Gt(v, hn::MinOfLanes(d, v)))));
+}
+
+/// What the minima of each query come to. codes: of a panel.
+template <class T>
+void take_least(const T* minima, index_t queries, index_t codes, least_score<T>* out) {
+    const hn::ScalableTag<T> d;
+    const hn::RebindToSigned<decltype(d)> di;
+    constexpr index_t n = lanes<decltype(d)>;
+    for (index_t q = 0; q < queries; ++q) {
+        const T* const at = minima + 3 * q * n;
+        const auto least = hn::LoadU(d, at);
+        const index_t lane = lane_of_least(d, least);
+        const auto is_least = hn::RebindMask(d, hn::Eq(hn::Iota(di, 0), hn::Set(di, static_cast<panel_id<T>>(lane))));
+        const auto others = hn::IfThenElse(is_least, hn::LoadU(d, at + n), least);
+        panel_id<T> panel;
+        hwy::CopyBytes<sizeof(T)>(at + 2 * n + lane, &panel);
+        out[q] = {at[lane], hn::GetLane(hn::MinOfLanes(d, others)), static_cast<index_t>(panel) * codes + lane};
+    }
+}
+
 /// Looks at every code whose score does not exceed the threshold, for `groups` tiles of queries, `count` of them real.
 template <class Tile, class T>
 void settle_tiles(const code_panels<T>& codes, const code_rows<T>& rows, const T* queries, index_t groups,

@@ -29,21 +29,24 @@ tile_shape shape_of_tile(index_t width, bool by_place) {
     });
 }
 
-/// Minima of `groups` tiles of queries over all codes; see `find_tile_minima`.
+/// What the scores say of `groups` tiles of queries. minima: memory for three vectors per query.
 template <class T>
-void find_minima(const code_panels<T>& codes, const T* queries, index_t groups, [[maybe_unused]] const T* margins,
-                 [[maybe_unused]] const search_lists<T>& lists, T* out) {
+void find_least(const code_panels<T>& codes, const T* queries, index_t groups, [[maybe_unused]] const T* margins,
+                [[maybe_unused]] const search_lists<T>& lists, T* minima, least_score<T>* out) {
+    const bool by_place = codes.leaf_boxes != nullptr;
 #if HWY_TARGET != HWY_SCALAR
-    if (codes.leaf_boxes != nullptr) {
-        if (codes.width == 4) {
-            search_minima<4>(codes, queries, groups, margins, lists, out);
-        } else {
-            search_minima<8>(codes, queries, groups, margins, lists, out);
-        }
-        return;
+    if (by_place && codes.width == 4) {
+        search_minima<4>(codes, queries, groups, margins, lists, minima);
+    } else if (by_place) {
+        search_minima<8>(codes, queries, groups, margins, lists, minima);
     }
 #endif
-    with_tile(codes.width, false, [&](auto t) HWY_ATTR { find_tile_minima<decltype(t)>(codes, queries, groups, out); });
+    with_tile(codes.width, by_place, [&](auto t) HWY_ATTR {
+        if (!by_place) {
+            find_tile_minima<decltype(t)>(codes, queries, groups, minima);
+        }
+        take_least(minima, groups * t.queries, t.vectors * lanes<hn::ScalableTag<T>>, out);
+    });
 }
 
 template <class T>
@@ -72,8 +75,8 @@ namespace {
 template <class T>
 constexpr versions<tile_shape(index_t, bool)> shape_versions = ISIC_VERSIONS(shape_of_tile<T>);
 template <class T>
-constexpr versions<void(const code_panels<T>&, const T*, index_t, const T*, const search_lists<T>&, T*)> minima_versions =
-    ISIC_VERSIONS(find_minima<T>);
+constexpr versions<void(const code_panels<T>&, const T*, index_t, const T*, const search_lists<T>&, T*, least_score<T>*)>
+    least_versions = ISIC_VERSIONS(find_least<T>);
 template <class T>
 constexpr versions<void(const code_panels<T>&, const code_rows<T>&, const T*, index_t, open_query<T>*, index_t)>
     settle_versions = ISIC_VERSIONS(settle<T>);
@@ -138,10 +141,11 @@ struct look_up_space {
     look_up_space(index_t block, const tile_shape& shape, index_t leaves, std::pmr::memory_resource* memory)
         : queries(static_cast<std::size_t>(block * shape.width), memory),
           minima(static_cast<std::size_t>(3 * block * shape.lanes), memory),
+          least(static_cast<std::size_t>(block), memory),
           norms(static_cast<std::size_t>(block), memory),
           margins(static_cast<std::size_t>(shape.by_place ? block : 0), memory),
           room(leaves + 2 * shape.lanes),
-          bounds(static_cast<std::size_t>(shape.by_place ? 2 * room : 0), memory),
+          bounds(static_cast<std::size_t>(shape.by_place ? room + shape.queries * group_bounds_room(leaves, shape.lanes) : 0), memory),
           lists(static_cast<std::size_t>(shape.by_place ? 3 * room : 0), memory),
           open(static_cast<std::size_t>(block), memory),
           open_ids(static_cast<std::size_t>(block), memory),
@@ -149,6 +153,7 @@ struct look_up_space {
 
     detail::buffer<T> queries;
     detail::buffer<T> minima;
+    detail::buffer<least_score<T>> least;
     detail::buffer<double> norms;
     detail::buffer<T> margins;
     index_t room;  // of a list
@@ -159,7 +164,7 @@ struct look_up_space {
     detail::buffer<index_t> candidates;
 
     search_lists<T> search() {
-        return {bounds.data(), lists.data(), bounds.data() + room, lists.data() + room, lists.data() + 2 * room};
+        return {bounds.data() + room, lists.data(), bounds.data(), lists.data() + room, lists.data() + 2 * room};
     }
 };
 
@@ -218,8 +223,8 @@ struct look_up {
             for (std::size_t i = 0; i < space.margins.size(); ++i) {
                 space.margins[i] = margin(space.norms[i] + center_norm);
             }
-            choose(minima_versions<T>, level)(panels, space.queries.data(), groups, space.margins.data(), space.search(),
-                                              space.minima.data());
+            choose(least_versions<T>, level)(panels, space.queries.data(), groups, space.margins.data(), space.search(),
+                                             space.minima.data(), space.least.data());
             for (index_t i = 0; i < count; ++i) {
                 const T* const z = vectors + (start + i) * stride;
                 const double norm = space.norms[static_cast<std::size_t>(i)];
@@ -229,7 +234,7 @@ struct look_up {
                     answer(start + i, {std::numeric_limits<double>::quiet_NaN(), first});
                     continue;
                 }
-                candidate = candidate_of(z, space.minima.data() + 3 * i * shape.lanes, norm + center_norm,
+                candidate = candidate_of(z, space.least[static_cast<std::size_t>(i)], norm + center_norm,
                                          space.open[static_cast<std::size_t>(open)]);
                 if (candidate >= 0) {
                     fetch_column(candidate);
@@ -261,25 +266,14 @@ struct look_up {
                    : std::numeric_limits<T>::infinity();
     }
 
-    /// The first place of the column of a panel, p, p + lanes, ..., that is left when the minima leave no doubt; else -1,
-    /// and what is known of the vector.
-    index_t candidate_of(const T* z, const T* least, double norm, open_query<T>& open) const {
-        const T* const second = least + shape.lanes;
-        const T* const panel = second + shape.lanes;
-        index_t lane = 0;
-        for (index_t l = 1; l < shape.lanes; ++l) {
-            lane = least[l] < least[lane] ? l : lane;
-        }
-        T next = second[lane];
-        for (index_t l = 0; l < shape.lanes; ++l) {
-            next = l != lane && least[l] < next ? least[l] : next;
-        }
+    /// The first place of the column that is left when the scores leave no doubt; else -1, and what is known of the vector.
+    index_t candidate_of(const T* z, const least_score<T>& scores, double norm, open_query<T>& open) const {
         const double error = 2 * score_error<T>(norm, largest_norm, rows.width);
-        const double best = static_cast<double>(least[lane]);
-        if (static_cast<double>(next) - best > error) {
-            return static_cast<index_t>(std::bit_cast<panel_id<T>>(panel[lane])) * shape.codes() + lane;
+        const auto least = static_cast<double>(scores.least);
+        if (static_cast<double>(scores.next) - least > error) {
+            return scores.place;
         }
-        open = {z, std::nextafter(static_cast<T>(best + error), std::numeric_limits<T>::infinity()), {}};
+        open = {z, std::nextafter(static_cast<T>(least + error), std::numeric_limits<T>::infinity()), {}};
         return -1;
     }
 

@@ -42,15 +42,28 @@ struct code_panels {
 template <class T>
 using panel_id = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
 
+/// What scores say of a vector.
+template <class T>
+struct least_score {
+    T least;
+    T next;         ///< least of all other columns of panels
+    index_t place;  ///< of the first code of the column that has the least
+};
+
 /// Memory of a search by place.
 template <class T>
 struct search_lists {
-    T* group_bounds;       ///< [groups and a vector]
-    panel_id<T>* groups;   ///< likewise
-    T* far_bounds;         ///< [leaves and a vector]
+    T* group_bounds;       ///< [queries of a tile][group_bounds_room]
+    panel_id<T>* groups;   ///< [groups and two vectors]
+    T* far_bounds;         ///< [leaves and two vectors]
     panel_id<T>* far;      ///< likewise
     panel_id<T>* near_by;  ///< likewise; may be read before it is written
 };
+
+/// Values kept of the groups for a query.
+inline index_t group_bounds_room(index_t leaves, index_t lanes) {
+    return (leaves / lanes + lanes - 1) / lanes * lanes;
+}
 
 /// A code and its distance from a vector.
 struct found {

@@ -41,6 +41,15 @@ struct leaf_minima {
 
     HWY_INLINE explicit leaf_minima(D d)
         : least(hn::Set(d, std::numeric_limits<T>::infinity())), second(least), leaf_of_least(hn::Zero(d)) {}
+    /// What `store` wrote.
+    HWY_INLINE leaf_minima(D d, const T* from)
+        : least(hn::LoadU(d, from)), second(hn::LoadU(d, from + lanes<D>)), leaf_of_least(hn::LoadU(d, from + 2 * lanes<D>)) {}
+
+    HWY_INLINE void store(D d, T* to) const {
+        hn::StoreU(least, d, to);
+        hn::StoreU(second, d, to + lanes<D>);
+        hn::StoreU(leaf_of_least, d, to + 2 * lanes<D>);
+    }
 
     template <index_t Width>
     HWY_INLINE void look_at(D d, const V (&z)[Width], const code_panels<T>& codes, index_t leaf) {
@@ -87,103 +96,125 @@ HWY_INLINE hn::Mask<D> lanes_before(D d, index_t count) {
     return hn::FirstN(d, static_cast<size_t>(count < lanes<D> ? count : lanes<D>));
 }
 
-/// The lane that has the least value.
-template <class D, class V>
-HWY_INLINE index_t lane_of_least(D d, V v) {
-    return static_cast<index_t>(hn::FindKnownFirstTrue(d, hn::Eq(v, hn::MinOfLanes(d, v))));
-}
-
-/// Minima of one query over the leaves that may hold its nearest code; query [Width] with `stride` between values. `margin`
-/// is how far twice a score and the squared norm may be off. Returns how many leaves were looked at.
+/// The search of one query of a tile, in two steps: the first has no branches, so that the processor works on several
+/// queries at once.
 template <index_t Width, class T>
-HWY_INLINE index_t search(const code_panels<T>& codes, const T* query, index_t stride, T margin,
-                          const search_lists<T>& lists, T* out) {
-    const hn::ScalableTag<T> d;
-    const hn::RebindToSigned<decltype(d)> di;
-    using V = hn::Vec<decltype(d)>;
-    constexpr index_t n = lanes<decltype(d)>;
-    const index_t groups = codes.count / n;
-    const auto numbers = hn::Iota(di, 0);
-    const auto numbers_from = [&](index_t first) HWY_ATTR {
-        return hn::Add(numbers, hn::Set(di, static_cast<panel_id<T>>(first)));
-    };
-    V z[Width];
-    T square = 0;
-    for (index_t k = 0; k < Width; ++k) {
-        z[k] = hn::Set(d, query[k * stride]);
-        square += query[k * stride] * query[k * stride];
+class query_search {
+public:
+    using D = hn::ScalableTag<T>;
+    using DI = hn::RebindToSigned<D>;
+    using V = hn::Vec<D>;
+
+    /// Looks at the nearest leaf of the nearest group. z [Width] with place_tile::queries between values; `margin` is how far
+    /// twice a score and the squared norm may be off; group_bounds [groups and a vector].
+    HWY_INLINE void begin(const code_panels<T>& codes, const T* z, T margin, T* group_bounds, T* out) {
+        V query[Width];
+        load(z, query);
+        rest = margin;
+        for (index_t k = 0; k < Width; ++k) {
+            rest += z[k * place_tile::queries] * z[k * place_tile::queries];
+        }
+        const index_t groups = codes.count / n;
+        V nearest = hn::Set(d, std::numeric_limits<T>::infinity());
+        auto group = hn::Zero(di);
+        for (index_t g = 0; g < groups; g += n) {
+            const V distance = distances_from<Width>(d, query, codes.group_boxes + g * 2 * Width);
+            hn::StoreU(distance, d, group_bounds + g);
+            group = hn::IfThenElse(hn::RebindMask(di, hn::Lt(distance, nearest)), numbers_from(g), group);
+            nearest = hn::Min(nearest, distance);
+        }
+        panel_id<T> group_of_lane[n];
+        hn::StoreU(group, di, group_of_lane);
+        const auto g = static_cast<index_t>(group_of_lane[lane_of_least(d, nearest)]);
+        first = g * n + lane_of_least(d, distances_from<Width>(d, query, boxes_of(codes, g)));
+        leaf_minima<D> minima(d);
+        minima.template look_at<Width>(d, query, codes, first);
+        bound = limit(minima);
+        minima.store(d, out);
     }
-    leaf_minima<decltype(d)> minima(d);
-    // What lies farther than this is farther than the nearest code seen, whatever was rounded.
-    const auto limit = [&]() HWY_ATTR {
+
+    /// Looks at all other leaves that may hold a nearer code: those near by at once, the others if they still may then.
+    /// Returns how many leaves were looked at.
+    HWY_INLINE index_t end(const code_panels<T>& codes, const T* z, const T* group_bounds, const search_lists<T>& lists,
+                           T* out) const {
+        V query[Width];
+        load(z, query);
+        const index_t groups = codes.count / n;
+        index_t chosen_groups = 0;
+        for (index_t g = 0; g < groups; g += n) {
+            const auto chosen =
+                hn::AndNot(hn::Gt(hn::LoadU(d, group_bounds + g), hn::Set(d, bound)), lanes_before(d, groups - g));
+            chosen_groups += store_chosen(di, numbers_from(g), hn::RebindMask(di, chosen), lists.groups + chosen_groups);
+        }
+        const auto seen = hn::Set(di, static_cast<panel_id<T>>(first));
+        index_t near_by = 0;
+        index_t far = 0;
+        for (index_t i = 0; i < chosen_groups; ++i) {
+            const auto g = static_cast<index_t>(lists.groups[i]);
+            const V distance = distances_from<Width>(d, query, boxes_of(codes, g));
+            const auto leaves = numbers_from(g * n);
+            const auto is_new = hn::RebindMask(d, hn::Ne(leaves, seen));
+            const auto is_near = hn::AndNot(hn::Gt(distance, hn::Set(d, bound * T(0.25))), is_new);
+            const auto is_far = hn::AndNot(is_near, hn::AndNot(hn::Gt(distance, hn::Set(d, bound)), is_new));
+            near_by += store_chosen(di, leaves, hn::RebindMask(di, is_near), lists.near_by + near_by);
+            store_chosen(d, distance, is_far, lists.far_bounds + far);
+            far += store_chosen(di, leaves, hn::RebindMask(di, is_far), lists.far + far);
+        }
+        leaf_minima<D> minima(d, out);
+        look_at_all(codes, query, lists.near_by, near_by, minima);
+        const V new_bound = hn::Set(d, limit(minima));
+        index_t left = 0;
+        for (index_t i = 0; i < far; i += n) {
+            const auto chosen =
+                hn::AndNot(hn::Gt(hn::LoadU(d, lists.far_bounds + i), new_bound), lanes_before(d, far - i));
+            const auto leaves = hn::LoadU(di, lists.far + i);
+            left += store_chosen(di, leaves, hn::RebindMask(di, chosen), lists.near_by + left);
+        }
+        look_at_all(codes, query, lists.near_by, left, minima);
+        minima.store(d, out);
+        return 1 + near_by + left;
+    }
+
+private:
+    static HWY_INLINE const T* boxes_of(const code_panels<T>& codes, index_t group) {
+        return codes.leaf_boxes + group * 2 * Width * n;
+    }
+
+    static HWY_INLINE void load(const T* z, V (&query)[Width]) {
+        HWY_UNROLL(8)
+        for (index_t k = 0; k < Width; ++k) {
+            query[k] = hn::Set(d, z[k * place_tile::queries]);
+        }
+    }
+
+    static HWY_INLINE hn::Vec<DI> numbers_from(index_t first_number) {
+        return hn::Add(hn::Iota(DI(), 0), hn::Set(DI(), static_cast<panel_id<T>>(first_number)));
+    }
+
+    /// What lies farther than this is farther than the nearest code seen, whatever was rounded.
+    HWY_INLINE T limit(const leaf_minima<D>& minima) const {
         const T least = hn::GetLane(hn::MinOfLanes(d, minima.least));
-        return (2 * least + square + margin) * (1 + 32 * std::numeric_limits<T>::epsilon());
-    };
+        return (2 * least + rest) * (1 + 32 * std::numeric_limits<T>::epsilon());
+    }
 
-    // The nearest leaf of the nearest group.
-    V nearest = hn::Set(d, std::numeric_limits<T>::infinity());
-    auto nearest_group = hn::Zero(di);
-    for (index_t g = 0; g < groups; g += n) {
-        const V bound = distances_from<Width>(d, z, codes.group_boxes + g * 2 * Width);
-        hn::StoreU(bound, d, lists.group_bounds + g);
-        nearest_group = hn::IfThenElse(hn::RebindMask(di, hn::Lt(bound, nearest)), numbers_from(g), nearest_group);
-        nearest = hn::Min(nearest, bound);
-    }
-    panel_id<T> group_of_lane[n];
-    hn::StoreU(nearest_group, di, group_of_lane);
-    const auto first_group = static_cast<index_t>(group_of_lane[lane_of_least(d, nearest)]);
-    const V first_bounds = distances_from<Width>(d, z, codes.leaf_boxes + first_group * 2 * Width * n);
-    const index_t first = first_group * n + lane_of_least(d, first_bounds);
-    minima.template look_at<Width>(d, z, codes, first);
-
-    // All leaves that may hold a nearer code: those near by at once, the others if they still may then.
-    index_t chosen_groups = 0;
-    V bound = hn::Set(d, limit());
-    for (index_t g = 0; g < groups; g += n) {
-        const auto there = lanes_before(d, groups - g);
-        const auto chosen = hn::AndNot(hn::Gt(hn::LoadU(d, lists.group_bounds + g), bound), there);
-        chosen_groups += store_chosen(di, numbers_from(g), hn::RebindMask(di, chosen), lists.groups + chosen_groups);
-    }
-    const V close = hn::Mul(bound, hn::Set(d, T(0.25)));
-    const auto seen = hn::Set(di, static_cast<panel_id<T>>(first));
-    index_t near_by = 0;
-    index_t far = 0;
-    for (index_t i = 0; i < chosen_groups; ++i) {
-        const auto g = static_cast<index_t>(lists.groups[i]);
-        const V to_leaf = distances_from<Width>(d, z, codes.leaf_boxes + g * 2 * Width * n);
-        const auto leaves = numbers_from(g * n);
-        const auto is_new = hn::RebindMask(d, hn::Ne(leaves, seen));
-        const auto is_near = hn::AndNot(hn::Gt(to_leaf, close), is_new);
-        const auto is_far = hn::AndNot(is_near, hn::AndNot(hn::Gt(to_leaf, bound), is_new));
-        near_by += store_chosen(di, leaves, hn::RebindMask(di, is_near), lists.near_by + near_by);
-        store_chosen(d, to_leaf, is_far, lists.far_bounds + far);
-        far += store_chosen(di, leaves, hn::RebindMask(di, is_far), lists.far + far);
-    }
-    const auto look_at_all = [&](index_t count) HWY_ATTR {
+    static HWY_INLINE void look_at_all(const code_panels<T>& codes, const V (&query)[Width], const panel_id<T>* leaves,
+                                       index_t count, leaf_minima<D>& minima) {
         for (index_t i = 0; i < count; ++i) {
-            const T* const later = codes.values + static_cast<index_t>(lists.near_by[i + 1]) * Width * 2 * n;
+            const T* const later = codes.values + static_cast<index_t>(leaves[i + 1]) * Width * 2 * n;
             for (index_t at = 0; at < Width * 2 * n; at += 64 / static_cast<index_t>(sizeof(T))) {
                 hwy::Prefetch(later + at);
             }
-            minima.template look_at<Width>(d, z, codes, static_cast<index_t>(lists.near_by[i]));
+            minima.template look_at<Width>(d, query, codes, static_cast<index_t>(leaves[i]));
         }
-        return count;
-    };
-    index_t looked_at = 1 + look_at_all(near_by);
-    bound = hn::Set(d, limit());
-    index_t left = 0;
-    for (index_t i = 0; i < far; i += n) {
-        const auto chosen =
-            hn::AndNot(hn::Gt(hn::LoadU(d, lists.far_bounds + i), bound), lanes_before(d, far - i));
-        left += store_chosen(di, hn::LoadU(di, lists.far + i), hn::RebindMask(di, chosen), lists.near_by + left);
     }
-    looked_at += look_at_all(left);
 
-    hn::StoreU(minima.least, d, out);
-    hn::StoreU(minima.second, d, out + n);
-    hn::StoreU(minima.leaf_of_least, d, out + 2 * n);
-    return looked_at;
-}
+    static constexpr D d{};
+    static constexpr DI di{};
+    static constexpr index_t n = lanes<D>;
+    T rest = 0;         // the squared norm and the margin
+    index_t first = 0;  // the leaf looked at
+    T bound = 0;        // of the squared distances of leaves
+};
 
 /// As `find_tile_minima`, looking at few leaves; at all of them where too few can be left out.
 template <index_t Width, class T>
@@ -191,6 +222,7 @@ void search_minima(const code_panels<T>& codes, const T* queries, index_t groups
                    const search_lists<T>& lists, T* out) {
     constexpr index_t n = lanes<hn::ScalableTag<T>>;
     constexpr index_t q = place_tile::queries;
+    const index_t bounds = group_bounds_room(codes.count, n);
     index_t looked_at = 0;
     for (index_t g = 0; g < groups; ++g) {
         // A leaf of the search takes about three times as long as one of all.
@@ -198,9 +230,14 @@ void search_minima(const code_panels<T>& codes, const T* queries, index_t groups
             find_tile_minima<place_tile>(codes, queries + g * Width * q, groups - g, out + 3 * g * q * n);
             return;
         }
+        const T* const z = queries + g * Width * q;
+        T* const minima = out + 3 * g * q * n;
+        query_search<Width, T> searches[q];
         for (index_t i = 0; i < q; ++i) {
-            const index_t at = g * q + i;
-            looked_at += search<Width>(codes, queries + g * Width * q + i, q, margins[at], lists, out + 3 * at * n);
+            searches[i].begin(codes, z + i, margins[g * q + i], lists.group_bounds + i * bounds, minima + 3 * i * n);
+        }
+        for (index_t i = 0; i < q; ++i) {
+            looked_at += searches[i].end(codes, z + i, lists.group_bounds + i * bounds, lists, minima + 3 * i * n);
         }
     }
 }
