@@ -150,32 +150,30 @@ public:
     using V = hn::Vec<hn::ScalableTag<float>>;
 
     HWY_INLINE explicit packed_matrix(const float (&m)[narrow][narrow]) {
-        // A lane meets the entries of its own block of four, then those of the other one.
-        for (index_t j = 0; j < 4; ++j) {
-            own_[j] = tile_lanes([&](index_t lane) { return m[(lane % Width) / 4 * 4 + j][lane % Width]; });
-            other_[j] = tile_lanes([&](index_t lane) { return m[(4 - (lane % Width) / 4 * 4) % 8 + j][lane % Width]; });
+        // What a lane multiplies the value with that lies `apart`, an exclusive or, from it in its row.
+        for (index_t apart = 0; apart < Width; ++apart) {
+            entries_[apart] = tile_lanes([&](index_t lane) { return m[(lane % Width) ^ apart][lane % Width]; });
         }
     }
 
     /// from - x M. Two sums, so that neither waits for the other.
     HWY_INLINE V less(V from, V x) const {
-        V even = hn::NegMulAdd(hn::Broadcast<0>(x), own_[0], from);
-        V odd = hn::Mul(hn::Broadcast<1>(x), own_[1]);
-        even = hn::NegMulAdd(hn::Broadcast<2>(x), own_[2], even);
-        odd = hn::MulAdd(hn::Broadcast<3>(x), own_[3], odd);
+        V even = hn::NegMulAdd(x, entries_[0], from);
+        V odd = hn::Mul(hn::Shuffle2301(x), entries_[1]);
+        even = hn::NegMulAdd(hn::Shuffle1032(x), entries_[2], even);
+        odd = hn::MulAdd(hn::Shuffle0123(x), entries_[3], odd);
         if constexpr (Width == 8) {
             const V y = hn::SwapAdjacentBlocks(x);
-            even = hn::NegMulAdd(hn::Broadcast<0>(y), other_[0], even);
-            odd = hn::MulAdd(hn::Broadcast<1>(y), other_[1], odd);
-            even = hn::NegMulAdd(hn::Broadcast<2>(y), other_[2], even);
-            odd = hn::MulAdd(hn::Broadcast<3>(y), other_[3], odd);
+            even = hn::NegMulAdd(y, entries_[4], even);
+            odd = hn::MulAdd(hn::Shuffle2301(y), entries_[5], odd);
+            even = hn::NegMulAdd(hn::Shuffle1032(y), entries_[6], even);
+            odd = hn::MulAdd(hn::Shuffle0123(y), entries_[7], odd);
         }
         return hn::Sub(even, odd);
     }
 
 private:
-    V own_[4];
-    V other_[4];
+    V entries_[Width];
 };
 
 #endif
