@@ -304,7 +304,9 @@ void check_nearest(const guarded<T>& vectors, const guarded<T>& codes, const std
     CAPTURE(codes.rows);
     CAPTURE(codes.cols);
     CAPTURE(static_cast<int>(level));
-    for (const auto& [order, threads] : {std::pair(code_order::as_they_are, 1), {code_order::as_they_are, 3}, {code_order::by_place, 2}}) {
+    for (const auto& way : {std::pair(code_order::as_they_are, 1), {code_order::as_they_are, 3}, {code_order::by_place, 2}}) {
+        const code_order order = way.first;
+        const int threads = way.second;
         CAPTURE(static_cast<int>(order));
         const kernels::packed_codes<T> packed(codes.data(), codes.rows, codes.cols, codes.stride, padding.data(), level, order);
         std::vector<index_t> ids(at(vectors.rows), -7);
@@ -409,6 +411,13 @@ TEST_CASE_TEMPLATE("kernels: ties go to the lowest code, and rounding decides no
                 check_nearest(huge, huge, std::vector<std::uint8_t>(70), level);
                 check_nearest(small, small, std::vector<std::uint8_t>(70), level);
                 check_nearest(small, huge, std::vector<std::uint8_t>(70), level);
+            } else {  // beyond float32, in which scores are, on either side
+                guarded<T> large(70, d, 6, 1e60);
+                guarded<T> tiny(70, d, 7, 1e-60);
+                check_nearest(large, large, std::vector<std::uint8_t>(70), level);
+                check_nearest(tiny, tiny, std::vector<std::uint8_t>(70), level);
+                check_nearest(tiny, large, std::vector<std::uint8_t>(70), level);
+                check_nearest(large, tiny, std::vector<std::uint8_t>(70), level);
             }
         }
     }

@@ -29,8 +29,8 @@ std::uint64_t fingerprint(any_view codes);
 
 /// A codebook packed for many look-ups: what `nearest_codes` makes for one call.
 ///
-/// The codebook [K x d] must stay where it is, unchanged, while the index is used. Takes about as much memory as the
-/// codebook, as float32 or, if it is stored in float64 or read normalised, as float64. Rows listed in `padding` never win
+/// The codebook [K x d] must stay where it is, unchanged, while the index is used. Takes 4 to 8 K d bytes, and a copy of the
+/// codebook in float32 if it is stored narrower, in float64 if it is read normalised. Rows listed in `padding` never win
 /// and may hold anything. Errors: shape_error if the codebook is empty, value_error on padding ids or if all rows are
 /// padding, numeric_error on NaN or infinity.
 class code_index {
@@ -65,7 +65,7 @@ private:
 /// Ids of the nearest codes, [n], by ||z - c||^2 (or of the normalised rows); ties go to the lowest id.
 ///
 /// vectors [n x d], codes [K x d]; rows listed in `padding` never win and may hold anything. Cost O(n K d), less in
-/// narrow codebooks, and to pack the codes, which a `code_index` does once. Fast products in the storage's arithmetic find the candidates; float64
+/// narrow codebooks, and to pack the codes, which a `code_index` does once. Fast products in float32 find the candidates; float64
 /// distances decide between those that they cannot tell apart. Errors: shape_error if the codebook is empty or the widths
 /// differ, value_error on padding ids or if all rows are padding, numeric_error on NaN or infinity.
 template <matrix_like Z, matrix_like C>

@@ -102,11 +102,11 @@ void project(T* rows, index_t n, index_t d, index_t stride, const projection<T>&
 enum class code_order {
     as_they_are,  ///< soon packed; every look-up compares with all codes
     by_place,     ///< where d <= 8: near ones together, O(K log K), so that a look-up may leave out those far away
-    best          ///< by place if that makes look-ups faster: d <= 8 (4 in float64) and K >= 4096
+    best          ///< by place if that makes look-ups faster: d <= 8 and K >= 4096
 };
 
 /// Codes [K x d] packed once for many look-ups. Looks at the codes again to settle near ties: they must stay in place,
-/// unchanged, as long as it is used. Takes K d values of memory, about twice as many if they are packed by place. T:
+/// unchanged, as long as it is used. Takes 4 K d bytes of memory, about twice as many if they are packed by place. T:
 /// float, double.
 template <class T>
 class packed_codes {
@@ -120,7 +120,7 @@ public:
     /// `distances` [n] may be null. The first code that may win answers a vector that is not finite, at distance NaN.
     /// At least one code must be able to win. The level is that of the packing. Cost 2 n K d flops, or a part of it where
     /// codes are packed by place; allocates 256 d values per thread, and then K / 4 more. Vectors with near ties, within the
-    /// rounding of T, take a second look of the whole cost, together.
+    /// rounding of float32, take a second look of the whole cost, together.
     void nearest(const T* vectors, index_t n, index_t stride, index_t* ids, double* distances,
                  const resources& use = {}) const;
 
@@ -132,12 +132,12 @@ private:
     index_t width_;
     index_t stride_;
     simd level_;
-    detail::buffer<T> center_;      // of the codes, taken off: norms become small beside distances
-    detail::buffer<T> panels_;      // [panels][d][codes of a panel]
-    detail::buffer<T> half_norms_;  // ||c||^2 / 2, infinite where nothing may win
-    detail::buffer<index_t> ids_;   // of the codes by place; empty if they lie as they are
-    detail::buffer<T> leaf_boxes_;  // of the panels, if they lie by place
-    detail::buffer<T> group_boxes_;
+    detail::buffer<T> center_;          // of the codes, taken off: norms become small beside distances
+    detail::buffer<float> panels_;      // [panels][d][codes of a panel]
+    detail::buffer<float> half_norms_;  // ||c||^2 / 2, infinite where nothing may win
+    detail::buffer<index_t> ids_;       // of the codes by place; empty if they lie as they are
+    detail::buffer<float> leaf_boxes_;  // of the panels, if they lie by place
+    detail::buffer<float> group_boxes_;
     double largest_norm_ = 0;
     index_t first_ = 0;  // the first code that may win
 };

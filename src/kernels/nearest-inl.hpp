@@ -14,12 +14,18 @@
 HWY_BEFORE_NAMESPACE();
 namespace isic::kernels::HWY_NAMESPACE {
 
+using score_tag = hn::ScalableTag<float>;
+using scores = hn::Vec<score_tag>;
+using panel_tag = hn::RebindToSigned<score_tag>;
+constexpr index_t score_lanes = lanes<score_tag>;
+
 /// Queries and vectors of codes whose scores are summed at once: as many sums as the registers hold beside the vectors
 /// and a query. Far: the panel is too wide for L1 and comes from L2.
 template <index_t Queries, index_t Vectors, bool IsFar>
 struct tile {
     static constexpr index_t queries = Queries;
     static constexpr index_t vectors = Vectors;
+    static constexpr index_t codes = Vectors * score_lanes;
     static constexpr bool far = IsFar;
 };
 
@@ -29,11 +35,12 @@ using wide_tile = tile<few_registers ? 4 : 8, 3, true>;     // each vector of co
 using place_tile = tile<few_registers ? 4 : 8, 2, false>;   // small leaves, of which few are looked at
 
 /// Scores of a tile. queries [width][Tile::queries].
-template <class Tile, class D, class V, class T>
-HWY_INLINE void score(D d, const T* queries, const T* panel, const T* half_norms, index_t width,
-                      V (&sum)[Tile::queries][Tile::vectors]) {
-    constexpr index_t n = lanes<D>;
-    constexpr index_t ahead = 8 * Tile::vectors * n;
+template <class Tile>
+HWY_INLINE void score(const float* queries, const float* panel, const float* half_norms, index_t width,
+                      scores (&sum)[Tile::queries][Tile::vectors]) {
+    const score_tag d;
+    constexpr index_t n = score_lanes;
+    constexpr index_t ahead = 8 * Tile::codes;
     HWY_UNROLL(8)
     for (index_t q = 0; q < Tile::queries; ++q) {
         HWY_UNROLL(6)
@@ -42,7 +49,7 @@ HWY_INLINE void score(D d, const T* queries, const T* panel, const T* half_norms
         }
     }
     for (index_t k = 0; k < width; ++k) {
-        V c[Tile::vectors];
+        scores c[Tile::vectors];
         HWY_UNROLL(6)
         for (index_t v = 0; v < Tile::vectors; ++v) {
             if constexpr (Tile::far) {
@@ -52,20 +59,20 @@ HWY_INLINE void score(D d, const T* queries, const T* panel, const T* half_norms
         }
         HWY_UNROLL(8)
         for (index_t q = 0; q < Tile::queries; ++q) {
-            const V z = in_register(hn::Set(d, queries[q]));
+            const scores z = in_register(hn::Set(d, queries[q]));
             HWY_UNROLL(6)
             for (index_t v = 0; v < Tile::vectors; ++v) {
                 sum[q][v] = hn::NegMulAdd(z, c[v], sum[q][v]);
             }
         }
-        panel += Tile::vectors * n;
+        panel += Tile::codes;
         queries += Tile::queries;
     }
 }
 
 /// The lesser of each lane of some vectors, by a tree.
-template <index_t Count, class V>
-HWY_INLINE V least_of(const V* v) {
+template <index_t Count>
+HWY_INLINE scores least_of(const scores* v) {
     if constexpr (Count == 1) {
         return v[0];
     } else {
@@ -73,94 +80,113 @@ HWY_INLINE V least_of(const V* v) {
     }
 }
 
-/// Minima of `groups` tiles of queries over all codes. Three vectors per query: per lane the least score, the second
-/// least of the panels, and the bits of the panel that has the least. (Three arrays would be read and written at the
-/// same place of three pages, which the processor takes for conflicts.)
-template <class Tile, class T>
-void find_tile_minima(const code_panels<T>& codes, const T* queries, index_t groups, T* out) {
-    const hn::ScalableTag<T> d;
-    const hn::RebindToSigned<decltype(d)> di;
-    using V = hn::Vec<decltype(d)>;
-    constexpr index_t n = lanes<decltype(d)>;
-    const index_t width = codes.width;
+/// What is kept of the panels that a query was compared with: per lane the least score, the second least of the panels,
+/// and the bits of the panel that has the least. Three vectors side by side: three arrays would be read and written at
+/// the same place of three pages, which the processor takes for conflicts.
+struct panel_minima {
+    static constexpr index_t size = 3 * score_lanes;
+
+    HWY_INLINE panel_minima() : panel(hn::Zero(score_tag())) {
+        least = second = hn::Set(score_tag(), std::numeric_limits<float>::infinity());
+    }
+    HWY_INLINE explicit panel_minima(const float* from)
+        : least(hn::LoadU(score_tag(), from)),
+          second(hn::LoadU(score_tag(), from + score_lanes)),
+          panel(hn::LoadU(score_tag(), from + 2 * score_lanes)) {}
+
+    HWY_INLINE void store(float* to) const {
+        hn::StoreU(least, score_tag(), to);
+        hn::StoreU(second, score_tag(), to + score_lanes);
+        hn::StoreU(panel, score_tag(), to + 2 * score_lanes);
+    }
+
+    /// Always the same instructions: a branch on "lower" would often be guessed wrong.
+    HWY_INLINE void keep(scores low, scores panel_of_low) {
+        panel = hn::IfThenElse(hn::Lt(low, least), panel_of_low, panel);
+        second = hn::Min(second, hn::Max(least, low));
+        least = hn::Min(least, low);
+    }
+
+    scores least;
+    scores second;
+    scores panel;
+};
+
+/// The number of a panel in the bits of every lane.
+HWY_INLINE scores bits_of_panel(index_t panel) {
+    return hn::BitCast(score_tag(), hn::Set(panel_tag(), static_cast<panel_id>(panel)));
+}
+
+/// Minima of `groups` tiles of queries over all codes. out [queries][panel_minima::size].
+template <class Tile>
+void find_tile_minima(const code_panels& codes, const float* queries, index_t groups, float* out) {
     for (index_t q = 0; q < groups * Tile::queries; ++q) {
-        hn::StoreU(hn::Set(d, std::numeric_limits<T>::infinity()), d, out + 3 * q * n);
-        hn::StoreU(hn::Set(d, std::numeric_limits<T>::infinity()), d, out + (3 * q + 1) * n);
-        hn::StoreU(hn::Zero(d), d, out + (3 * q + 2) * n);
+        panel_minima().store(out + q * panel_minima::size);
     }
     for (index_t p = 0; p < codes.count; ++p) {
-        const T* const panel = codes.values + p * width * Tile::vectors * n;
-        const T* const half_norms = codes.half_norms + p * Tile::vectors * n;
-        const V id = hn::BitCast(d, hn::Set(di, static_cast<panel_id<T>>(p)));
-        T* at = out;
+        const float* const panel = codes.values + p * codes.width * Tile::codes;
+        const float* const half_norms = codes.half_norms + p * Tile::codes;
+        const scores id = bits_of_panel(p);
+        float* at = out;
         for (index_t g = 0; g < groups; ++g) {
-            V sum[Tile::queries][Tile::vectors];
-            score<Tile>(d, queries + g * width * Tile::queries, panel, half_norms, width, sum);
-            // Always the same instructions: a branch on "lower" would often be guessed wrong.
+            scores sum[Tile::queries][Tile::vectors];
+            score<Tile>(queries + g * codes.width * Tile::queries, panel, half_norms, codes.width, sum);
             HWY_UNROLL(8)
             for (index_t q = 0; q < Tile::queries; ++q) {
-                const V low = least_of<Tile::vectors>(sum[q]);
-                const V least = hn::LoadU(d, at);
-                const V second = hn::LoadU(d, at + n);
-                const V panel_of_least = hn::IfThenElse(hn::Lt(low, least), id, hn::LoadU(d, at + 2 * n));
-                hn::StoreU(hn::Min(least, low), d, at);
-                hn::StoreU(hn::Min(second, hn::Max(least, low)), d, at + n);
-                hn::StoreU(panel_of_least, d, at + 2 * n);
-                at += 3 * n;
+                panel_minima minima(at);
+                minima.keep(least_of<Tile::vectors>(sum[q]), id);
+                minima.store(at);
+                at += panel_minima::size;
             }
         }
     }
 }
 
 /// The lane that has the least value; some lane if there is NaN.
-template <class D, class V>
-HWY_INLINE index_t lane_of_least(D d, V v) {
+HWY_INLINE index_t lane_of_least(scores v) {
+    const score_tag d;
     return static_cast<index_t>(hn::FindKnownFirstTrue(d, hn::Not(hn::Gt(v, hn::MinOfLanes(d, v)))));
 }
 
 /// What the minima of each query come to. codes: of a panel.
-template <class T>
-void take_least(const T* minima, index_t queries, index_t codes, least_score<T>* out) {
-    const hn::ScalableTag<T> d;
-    const hn::RebindToSigned<decltype(d)> di;
-    constexpr index_t n = lanes<decltype(d)>;
+inline void take_least(const float* minima, index_t queries, index_t codes, least_score* out) {
+    const score_tag d;
+    const panel_tag di;
     for (index_t q = 0; q < queries; ++q) {
-        const T* const at = minima + 3 * q * n;
-        const auto least = hn::LoadU(d, at);
-        const index_t lane = lane_of_least(d, least);
-        const auto is_least = hn::RebindMask(d, hn::Eq(hn::Iota(di, 0), hn::Set(di, static_cast<panel_id<T>>(lane))));
-        const auto others = hn::IfThenElse(is_least, hn::LoadU(d, at + n), least);
-        panel_id<T> panel;
-        hwy::CopyBytes<sizeof(T)>(at + 2 * n + lane, &panel);
+        const float* const at = minima + q * panel_minima::size;
+        const panel_minima kept(at);
+        const index_t lane = lane_of_least(kept.least);
+        const auto is_least = hn::RebindMask(d, hn::Eq(hn::Iota(di, 0), hn::Set(di, static_cast<panel_id>(lane))));
+        const scores others = hn::IfThenElse(is_least, kept.second, kept.least);
+        panel_id panel;
+        hwy::CopyBytes<sizeof(panel)>(at + 2 * score_lanes + lane, &panel);
         out[q] = {at[lane], hn::GetLane(hn::MinOfLanes(d, others)), static_cast<index_t>(panel) * codes + lane};
     }
 }
 
-/// Looks at every code whose score does not exceed the threshold, for `groups` tiles of queries, `count` of them real.
-template <class Tile, class T>
-void settle_tiles(const code_panels<T>& codes, const code_rows<T>& rows, const T* queries, index_t groups,
-            open_query<T>* open, index_t count) {
-    const hn::ScalableTag<T> d;
-    using V = hn::Vec<decltype(d)>;
-    constexpr index_t n = lanes<decltype(d)>;
+/// Tells `looker` every code whose score does not exceed the threshold, for `groups` tiles of queries, `count` of them
+/// real.
+template <class Tile>
+void settle_tiles(const code_panels& codes, const float* queries, index_t groups, const float* thresholds, index_t count,
+                  const code_looker& looker) {
+    const score_tag d;
     for (index_t p = 0; p < codes.count; ++p) {
-        const T* const panel = codes.values + p * codes.width * Tile::vectors * n;
+        const float* const panel = codes.values + p * codes.width * Tile::codes;
         for (index_t g = 0; g < groups; ++g) {
-            V sum[Tile::queries][Tile::vectors];
-            score<Tile>(d, queries + g * codes.width * Tile::queries, panel, codes.half_norms + p * Tile::vectors * n,
-                        codes.width, sum);
-            for (index_t q = 0; q < Tile::queries && g * Tile::queries + q < count; ++q) {
-                open_query<T>& query = open[g * Tile::queries + q];
+            scores sum[Tile::queries][Tile::vectors];
+            score<Tile>(queries + g * codes.width * Tile::queries, panel, codes.half_norms + p * Tile::codes, codes.width, sum);
+            for (index_t i = 0; i < Tile::queries && g * Tile::queries + i < count; ++i) {
+                const index_t query = g * Tile::queries + i;
                 for (index_t v = 0; v < Tile::vectors; ++v) {
                     // Not "less or equal": where scores overflow to NaN, distances decide.
-                    if (hn::AllTrue(d, hn::Gt(sum[q][v], hn::Set(d, query.threshold)))) {
+                    if (hn::AllTrue(d, hn::Gt(sum[i][v], hn::Set(d, thresholds[query])))) {
                         continue;
                     }
-                    T scores[n];
-                    hn::StoreU(sum[q][v], d, scores);
-                    for (index_t lane = 0; lane < n; ++lane) {
-                        if (!(scores[lane] > query.threshold)) {
-                            rows.look_at(query.vector, (p * Tile::vectors + v) * n + lane, query.best);
+                    float all[score_lanes];
+                    hn::StoreU(sum[i][v], d, all);
+                    for (index_t lane = 0; lane < score_lanes; ++lane) {
+                        if (!(all[lane] > thresholds[query])) {
+                            looker.look(looker.context, query, p * Tile::codes + v * score_lanes + lane);
                         }
                     }
                 }
@@ -171,6 +197,5 @@ void settle_tiles(const code_panels<T>& codes, const code_rows<T>& rows, const T
 
 }  // namespace isic::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
 
 #endif

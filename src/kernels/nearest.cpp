@@ -12,8 +12,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace isic::kernels::HWY_NAMESPACE {
 
-constexpr bool has_search = HWY_TARGET != HWY_SCALAR;
-
 /// body(tile) for codes of a width.
 template <class Body>
 HWY_INLINE auto with_tile(index_t width, bool by_place, const Body& body) {
@@ -21,18 +19,16 @@ HWY_INLINE auto with_tile(index_t width, bool by_place, const Body& body) {
 }
 
 /// How codes are packed, by place if that is asked and can be.
-template <class T>
-tile_shape shape_of_tile(index_t width, bool by_place) {
-    const bool can = by_place && has_search && width <= widest_by_place;
+inline tile_shape shape_of_tile(index_t width, bool by_place) {
+    const bool can = by_place && HWY_TARGET != HWY_SCALAR && width <= widest_by_place;
     return with_tile(width, can, [&](auto t) HWY_ATTR {
-        return tile_shape{t.queries, t.vectors, lanes<hn::ScalableTag<T>>, can, !can ? width : width <= 4 ? 4 : 8};
+        return tile_shape{t.queries, t.vectors, score_lanes, can, !can ? width : width <= 4 ? 4 : 8};
     });
 }
 
 /// What the scores say of `groups` tiles of queries. minima: memory for three vectors per query.
-template <class T>
-void find_least(const code_panels<T>& codes, const T* queries, index_t groups, [[maybe_unused]] const T* margins,
-                [[maybe_unused]] const search_lists<T>& lists, T* minima, least_score<T>* out) {
+inline void find_least(const code_panels& codes, const float* queries, index_t groups, [[maybe_unused]] const float* margins,
+                       [[maybe_unused]] const search_lists& lists, float* minima, least_score* out) {
     const bool by_place = codes.leaf_boxes != nullptr;
 #if HWY_TARGET != HWY_SCALAR
     if (by_place && codes.width == 4) {
@@ -45,15 +41,15 @@ void find_least(const code_panels<T>& codes, const T* queries, index_t groups, [
         if (!by_place) {
             find_tile_minima<decltype(t)>(codes, queries, groups, minima);
         }
-        take_least(minima, groups * t.queries, t.vectors * lanes<hn::ScalableTag<T>>, out);
+        take_least(minima, groups * t.queries, t.codes, out);
     });
 }
 
-template <class T>
-void settle(const code_panels<T>& codes, const code_rows<T>& rows, const T* queries, index_t groups,
-            open_query<T>* open, index_t count) {
-    with_tile(codes.width, codes.leaf_boxes != nullptr,
-              [&](auto t) HWY_ATTR { settle_tiles<decltype(t)>(codes, rows, queries, groups, open, count); });
+inline void settle(const code_panels& codes, const float* queries, index_t groups, const float* thresholds, index_t count,
+                   const code_looker& looker) {
+    with_tile(codes.width, codes.leaf_boxes != nullptr, [&](auto t) HWY_ATTR {
+        settle_tiles<decltype(t)>(codes, queries, groups, thresholds, count, looker);
+    });
 }
 
 }  // namespace isic::kernels::HWY_NAMESPACE
@@ -72,14 +68,11 @@ namespace isic::kernels {
 
 namespace {
 
-template <class T>
-constexpr versions<tile_shape(index_t, bool)> shape_versions = ISIC_VERSIONS(shape_of_tile<T>);
-template <class T>
-constexpr versions<void(const code_panels<T>&, const T*, index_t, const T*, const search_lists<T>&, T*, least_score<T>*)>
-    least_versions = ISIC_VERSIONS(find_least<T>);
-template <class T>
-constexpr versions<void(const code_panels<T>&, const code_rows<T>&, const T*, index_t, open_query<T>*, index_t)>
-    settle_versions = ISIC_VERSIONS(settle<T>);
+constexpr versions<tile_shape(index_t, bool)> shape_versions = ISIC_VERSIONS(shape_of_tile);
+constexpr versions<void(const code_panels&, const float*, index_t, const float*, const search_lists&, float*, least_score*)>
+    least_versions = ISIC_VERSIONS(find_least);
+constexpr versions<void(const code_panels&, const float*, index_t, const float*, index_t, const code_looker&)>
+    settle_versions = ISIC_VERSIONS(settle);
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
@@ -96,18 +89,22 @@ std::array<double, Count> squared_distances(const T* z, const std::array<const T
     return sum;
 }
 
-/// ||x||, a little too large rather than too small; not finite if x is not, or if its square is beyond float64.
+/// ||x - y||, a little too large rather than too small; not finite if x is not, or if its square is beyond float64.
 template <class T>
-double norm_bound(const T* x, index_t n) {
+double distance_bound(const T* x, const T* y, index_t n) {
+    const auto square = [&](index_t k) {
+        const double step = static_cast<double>(x[k]) - static_cast<double>(y[k]);
+        return step * step;
+    };
     double sum[8] = {};
     index_t k = 0;
     for (; k + 8 <= n; k += 8) {
         for (index_t j = 0; j < 8; ++j) {
-            sum[j] += static_cast<double>(x[k + j]) * static_cast<double>(x[k + j]);
+            sum[j] += square(k + j);
         }
     }
     for (; k < n; ++k) {
-        sum[0] += static_cast<double>(x[k]) * static_cast<double>(x[k]);
+        sum[0] += square(k);
     }
     return std::sqrt(((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]))) * (1 + 1e-9);
 }
@@ -121,19 +118,37 @@ bool all_finite(const T* x, index_t n) {
     return finite;
 }
 
-/// How far the score of a vector may be off, by rounding of T (of the packed values, the products and the sum) and of
-/// the distances that decide; infinite where scores may overflow.
+/// x - y in float32; what does not fit becomes the largest number.
 template <class T>
+float packed_difference(T x, T y) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+        return x - y;
+    } else {
+        constexpr T largest = std::numeric_limits<float>::max();
+        return static_cast<float>(std::clamp(x - y, -largest, largest));
+    }
+}
+
+/// How far the score of a vector may be off, by rounding (of the packed values, the products and the sum) and by that of
+/// the distances that decide; infinite where scores may overflow. Both norms are of what was packed.
 double score_error(double norm, double largest_norm, index_t width) {
     const double terms = static_cast<double>(width + 10);
     const double size = norm * largest_norm + largest_norm * largest_norm / 2;
-    if (!(size < 0.25 * static_cast<double>(std::numeric_limits<T>::max()))) {
+    if (!(size < 0.25 * static_cast<double>(std::numeric_limits<float>::max()))) {
         return infinity;
     }
-    const double unit = 0.505 * static_cast<double>(std::numeric_limits<T>::epsilon());
+    const double unit = 0.505 * static_cast<double>(std::numeric_limits<float>::epsilon());
     return terms * (unit * size + 2.5e-16 * (norm + largest_norm) * (norm + largest_norm) +
-                    static_cast<double>(std::numeric_limits<T>::min()));
+                    static_cast<double>(std::numeric_limits<float>::min()));
 }
+
+/// A vector that the scores did not settle.
+template <class T>
+struct open_query {
+    const T* vector;
+    index_t number;
+    found best;
+};
 
 /// Memory of one thread: a block of packed queries, their minima, and those that stay open.
 template <class T>
@@ -145,25 +160,30 @@ struct look_up_space {
           norms(static_cast<std::size_t>(block), memory),
           margins(static_cast<std::size_t>(shape.by_place ? block : 0), memory),
           room(leaves + 2 * shape.lanes),
-          bounds(static_cast<std::size_t>(shape.by_place ? room + shape.queries * group_bounds_room(leaves, shape.lanes) : 0), memory),
+          bounds(static_cast<std::size_t>(
+                     shape.by_place ? room + shape.queries * group_bounds_room(leaves, shape.lanes) : 0),
+                 memory),
           lists(static_cast<std::size_t>(shape.by_place ? 3 * room : 0), memory),
           open(static_cast<std::size_t>(block), memory),
-          open_ids(static_cast<std::size_t>(block), memory),
+          thresholds(static_cast<std::size_t>(block), memory),
           candidates(static_cast<std::size_t>(block), memory) {}
 
-    detail::buffer<T> queries;
-    detail::buffer<T> minima;
-    detail::buffer<least_score<T>> least;
+    detail::buffer<float> queries;
+    detail::buffer<float> minima;
+    detail::buffer<least_score> least;
     detail::buffer<double> norms;
-    detail::buffer<T> margins;
+    detail::buffer<float> margins;
     index_t room;  // of a list
-    detail::buffer<T> bounds;
-    detail::buffer<panel_id<T>> lists;
+    detail::buffer<float> bounds;
+    detail::buffer<panel_id> lists;
     detail::buffer<open_query<T>> open;
-    detail::buffer<index_t> open_ids;
+    detail::buffer<float> thresholds;  // codes with a larger score are not the nearest
     detail::buffer<index_t> candidates;
 
-    search_lists<T> search() {
+    search_lists search() {
+        if (lists.empty()) {
+            return {};
+        }
         return {bounds.data() + room, lists.data(), bounds.data(), lists.data() + room, lists.data() + 2 * room};
     }
 };
@@ -171,7 +191,7 @@ struct look_up_space {
 /// One look-up, by one thread.
 template <class T>
 struct look_up {
-    code_panels<T> panels;
+    code_panels panels;
     code_rows<T> rows;
     const T* center;
     double largest_norm;
@@ -193,14 +213,14 @@ struct look_up {
 
     /// Packs vectors in tiles, less the centre; null, and what fills up the last tile, as zeros.
     template <class VectorAt>
-    index_t pack(index_t count, const VectorAt& vector_at, T* to) const {
+    index_t pack(index_t count, const VectorAt& vector_at, float* to) const {
         const index_t q = shape.queries;
         const index_t groups = (count + q - 1) / q;
         for (index_t i = 0; i < groups * q; ++i) {
             const T* const z = i < count ? vector_at(i) : nullptr;
-            T* const out = to + i / q * q * shape.width + i % q;
+            float* const out = to + i / q * q * shape.width + i % q;
             for (index_t k = 0; k < shape.width; ++k) {
-                out[k * q] = z == nullptr || k >= rows.width ? T(0) : z[k] - center[k];
+                out[k * q] = z == nullptr || k >= rows.width ? 0.0F : packed_difference(z[k], center[k]);
             }
         }
         return groups;
@@ -210,21 +230,20 @@ struct look_up {
     bool finite(const T* z, double norm) const { return std::isfinite(norm) || all_finite(z, rows.width); }
 
     void run(index_t begin, index_t end, look_up_space<T>& space) const {
-        const double center_norm = norm_bound(center, rows.width);
         index_t open = 0;
         for (index_t start = begin; start < end; start += block) {
             const index_t count = std::min(block, end - start);
             const auto vector_at = [&](index_t i) {
                 const T* const z = vectors + (start + i) * stride;
-                space.norms[static_cast<std::size_t>(i)] = norm_bound(z, rows.width);
+                space.norms[static_cast<std::size_t>(i)] = distance_bound(z, center, rows.width);
                 return finite(z, space.norms[static_cast<std::size_t>(i)]) ? z : nullptr;
             };
             const index_t groups = pack(count, vector_at, space.queries.data());
             for (std::size_t i = 0; i < space.margins.size(); ++i) {
-                space.margins[i] = margin(space.norms[i] + center_norm);
+                space.margins[i] = margin(space.norms[i]);
             }
-            choose(least_versions<T>, level)(panels, space.queries.data(), groups, space.margins.data(), space.search(),
-                                             space.minima.data(), space.least.data());
+            choose(least_versions, level)(panels, space.queries.data(), groups, space.margins.data(), space.search(),
+                                          space.minima.data(), space.least.data());
             for (index_t i = 0; i < count; ++i) {
                 const T* const z = vectors + (start + i) * stride;
                 const double norm = space.norms[static_cast<std::size_t>(i)];
@@ -234,14 +253,16 @@ struct look_up {
                     answer(start + i, {std::numeric_limits<double>::quiet_NaN(), first});
                     continue;
                 }
-                candidate = candidate_of(z, space.least[static_cast<std::size_t>(i)], norm + center_norm,
-                                         space.open[static_cast<std::size_t>(open)]);
-                if (candidate >= 0) {
+                const least_score& scores = space.least[static_cast<std::size_t>(i)];
+                const double error = 2 * score_error(norm, largest_norm, rows.width);
+                if (static_cast<double>(scores.next) - static_cast<double>(scores.least) > error) {
+                    candidate = scores.place;
                     fetch_column(candidate);
-                } else {
-                    space.open_ids[static_cast<std::size_t>(open++)] = start + i;
+                    continue;
                 }
-                if (open == block) {  // writes over the packed queries, not the minima
+                space.open[static_cast<std::size_t>(open)] = {z, start + i, {}};
+                space.thresholds[static_cast<std::size_t>(open++)] = rounded_up(static_cast<double>(scores.least) + error);
+                if (open == block) {  // writes over the packed queries, not what was found
                     settle_open(open, space);
                     open = 0;
                 }
@@ -258,23 +279,15 @@ struct look_up {
 
     /// How far twice the score of a vector and its squared norm may be off, all roundings together, and the box of the
     /// nearest code from that code.
-    T margin(double norm) const {
-        const double error = 4 * score_error<T>(norm, largest_norm, rows.width);
-        const double all = error + 64 * static_cast<double>(std::numeric_limits<T>::epsilon()) * norm * norm;
-        return all < static_cast<double>(std::numeric_limits<T>::max())
-                   ? std::nextafter(static_cast<T>(all), std::numeric_limits<T>::infinity())
-                   : std::numeric_limits<T>::infinity();
+    float margin(double norm) const {
+        const double epsilon = std::numeric_limits<float>::epsilon();
+        return rounded_up(4 * score_error(norm, largest_norm, rows.width) + 64 * epsilon * norm * norm);
     }
 
-    /// The first place of the column that is left when the scores leave no doubt; else -1, and what is known of the vector.
-    index_t candidate_of(const T* z, const least_score<T>& scores, double norm, open_query<T>& open) const {
-        const double error = 2 * score_error<T>(norm, largest_norm, rows.width);
-        const auto least = static_cast<double>(scores.least);
-        if (static_cast<double>(scores.next) - least > error) {
-            return scores.place;
-        }
-        open = {z, std::nextafter(static_cast<T>(least + error), std::numeric_limits<T>::infinity()), {}};
-        return -1;
+    static float rounded_up(double x) {
+        const bool fits = x < static_cast<double>(std::numeric_limits<float>::max());
+        constexpr float all = std::numeric_limits<float>::infinity();
+        return fits ? std::nextafter(static_cast<float>(x), all) : all;
     }
 
     /// Brings the codes at the places p, p + lanes, ... into the cache.
@@ -312,11 +325,20 @@ struct look_up {
         if (count == 0) {
             return;
         }
-        const index_t groups = pack(
-            count, [&](index_t i) { return space.open[static_cast<std::size_t>(i)].vector; }, space.queries.data());
-        choose(settle_versions<T>, level)(panels, rows, space.queries.data(), groups, space.open.data(), count);
+        open_query<T>* const open = space.open.data();
+        const index_t groups = pack(count, [&](index_t i) { return open[i].vector; }, space.queries.data());
+        auto look = [&](index_t query, index_t place) {
+            if (rows.may_win(place)) {
+                const auto distance = squared_distances<1>(open[query].vector, {rows.row(place)}, rows.width);
+                open[query].best.keep_nearer(distance[0], rows.id(place));
+            }
+        };
+        const code_looker looker{&look, [](void* context, index_t query, index_t place) {
+                                     (*static_cast<decltype(&look)>(context))(query, place);
+                                 }};
+        choose(settle_versions, level)(panels, space.queries.data(), groups, space.thresholds.data(), count, looker);
         for (index_t i = 0; i < count; ++i) {
-            answer(space.open_ids[static_cast<std::size_t>(i)], space.open[static_cast<std::size_t>(i)].best);
+            answer(open[i].number, open[i].best);
         }
     }
 };
@@ -324,19 +346,12 @@ struct look_up {
 }  // namespace
 
 template <class T>
-void code_rows<T>::look_at(const T* vector, index_t place, found& best) const {
-    if (may_win(place)) {
-        best.keep_nearer(squared_distances<1>(vector, {row(place)}, width)[0], id(place));
-    }
-}
-
-template <class T>
 packed_codes<T>::packed_codes(const T* codes, index_t count, index_t d, index_t stride, const std::uint8_t* padding,
                               simd level, code_order order)
     : codes_(codes), count_(count), width_(d), stride_(stride), level_(level), center_(static_cast<std::size_t>(d)) {
     const bool by_place =
-        order == code_order::by_place || (order == code_order::best && d <= gains_by_place<T> && count >= many_codes);
-    const tile_shape shape = choose(shape_versions<T>, level)(d, by_place);
+        order == code_order::by_place || (order == code_order::best && d <= widest_by_place && count >= many_codes);
+    const tile_shape shape = choose(shape_versions, level)(d, by_place);
     std::vector<index_t> winners;
     std::vector<double> mean(static_cast<std::size_t>(d));
     for (index_t k = 0; k < count; ++k) {
@@ -362,8 +377,8 @@ packed_codes<T>::packed_codes(const T* codes, index_t count, index_t d, index_t 
     const index_t places = shape.by_place ? static_cast<index_t>(winners.size()) : count;
     const index_t fill = shape.by_place ? shape.codes() * shape.lanes : shape.codes();  // whole groups, or panels
     const index_t room = std::max<index_t>((places + fill - 1) / fill, 1) * fill;
-    panels_.assign(static_cast<std::size_t>(room * shape.width), T(0));
-    half_norms_.assign(static_cast<std::size_t>(room), std::numeric_limits<T>::infinity());
+    panels_.assign(static_cast<std::size_t>(room * shape.width), 0.0F);
+    half_norms_.assign(static_cast<std::size_t>(room), std::numeric_limits<float>::infinity());
     for (index_t i = 0; i < static_cast<index_t>(winners.size()); ++i) {
         const index_t k = winners[static_cast<std::size_t>(i)];
         pack(codes + k * stride, shape.by_place ? i : k, shape.codes(), shape.width);
@@ -376,15 +391,15 @@ packed_codes<T>::packed_codes(const T* codes, index_t count, index_t d, index_t 
 
 template <class T>
 void packed_codes<T>::pack(const T* code, index_t place, index_t panel, index_t width) {
-    T* const to = panels_.data() + place / panel * panel * width + place % panel;
+    float* const to = panels_.data() + place / panel * panel * width + place % panel;
     double square = 0;
     for (index_t j = 0; j < width_; ++j) {
-        const T x = code[j] - center_[static_cast<std::size_t>(j)];
+        const float x = packed_difference(code[j], center_[static_cast<std::size_t>(j)]);
         to[j * panel] = x;
         square += static_cast<double>(x) * static_cast<double>(x);
     }
-    const double limit = static_cast<double>(std::numeric_limits<T>::max());
-    half_norms_[static_cast<std::size_t>(place)] = static_cast<T>(std::min(square / 2, limit));
+    const double limit = static_cast<double>(std::numeric_limits<float>::max());
+    half_norms_[static_cast<std::size_t>(place)] = static_cast<float>(std::min(square / 2, limit));
     largest_norm_ = std::max(largest_norm_, std::sqrt(square) * (1 + 1e-9));
 }
 
@@ -395,12 +410,12 @@ void packed_codes<T>::nearest(const T* vectors, index_t n, index_t stride, index
         return;
     }
     const bool by_place = !ids_.empty();
-    const tile_shape shape = choose(shape_versions<T>, level_)(width_, by_place);
+    const tile_shape shape = choose(shape_versions, level_)(width_, by_place);
     // Narrow vectors: the minima of a block stay in L1. Wide ones: the codes come by seldom, the block stays in L2.
-    const index_t fit = (index_t{1} << 19) / (width_ * static_cast<index_t>(sizeof(T))) / shape.queries * shape.queries;
+    const index_t fit = (index_t{1} << 19) / (width_ * static_cast<index_t>(sizeof(float))) / shape.queries * shape.queries;
     const index_t block = std::min(std::clamp(fit, shape.queries, width_ < wide_code ? index_t{64} : index_t{256}),
                                    (n + shape.queries - 1) / shape.queries * shape.queries);
-    const code_panels<T> panels{panels_.data(),
+    const code_panels panels{panels_.data(),
                                 half_norms_.data(),
                                 static_cast<index_t>(half_norms_.size()) / shape.codes(),
                                 shape.width,

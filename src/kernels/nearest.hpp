@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <limits>
-#include <type_traits>
 
 #include <isic/kernels.hpp>
 
@@ -27,37 +26,40 @@ constexpr index_t wide_code = 64;
 /// In more dimensions hardly a code can be left out.
 constexpr index_t widest_by_place = 8;
 
-/// Packed codes as a kernel reads them. `lanes` leaves are a group.
-template <class T>
+/// Packed codes as a kernel reads them: in float32 whatever the codes are stored as, for distances decide. `lanes` leaves
+/// are a group.
 struct code_panels {
-    const T* values;      ///< [count][width][codes of a panel]
-    const T* half_norms;  ///< [count][codes of a panel]
+    const float* values;      ///< [count][width][codes of a panel]
+    const float* half_norms;  ///< [count][codes of a panel]; infinite where nothing may win
     index_t count;
     index_t width;
-    const T* leaf_boxes;   ///< [groups][width][least, largest][lanes]; null unless codes lie by place
-    const T* group_boxes;  ///< the same, of groups
+    const float* leaf_boxes;   ///< [groups][width][least, largest][lanes]; null unless codes lie by place
+    const float* group_boxes;  ///< the same, of groups
 };
 
-/// The integer of the size of T, in whose bits `find_minima` keeps numbers of panels.
-template <class T>
-using panel_id = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
+/// In whose bits numbers of panels are kept beside scores.
+using panel_id = std::int32_t;
 
 /// What scores say of a vector.
-template <class T>
 struct least_score {
-    T least;
-    T next;         ///< least of all other columns of panels
+    float least;
+    float next;     ///< least of all other columns of panels
     index_t place;  ///< of the first code of the column that has the least
 };
 
 /// Memory of a search by place.
-template <class T>
 struct search_lists {
-    T* group_bounds;       ///< [queries of a tile][group_bounds_room]
-    panel_id<T>* groups;   ///< [groups and two vectors]
-    T* far_bounds;         ///< [leaves and two vectors]
-    panel_id<T>* far;      ///< likewise
-    panel_id<T>* near_by;  ///< likewise; may be read before it is written
+    float* group_bounds;  ///< [queries of a tile][group_bounds_room]
+    panel_id* groups;     ///< [groups and two vectors]
+    float* far_bounds;    ///< [leaves and two vectors]
+    panel_id* far;        ///< likewise
+    panel_id* near_by;    ///< likewise; may be read before it is written
+};
+
+/// Is told the codes that the scores of a query do not rule out.
+struct code_looker {
+    void* context;
+    void (*look)(void* context, index_t query, index_t place);
 };
 
 /// Values kept of the groups for a query.
@@ -79,14 +81,6 @@ struct found {
     }
 };
 
-/// What is known of a vector that the scores did not settle.
-template <class T>
-struct open_query {
-    const T* vector;
-    T threshold;  ///< codes with a larger score are not the nearest
-    found best;
-};
-
 /// Where the codes are, to be looked at in float64; by their places in the panels.
 template <class T>
 struct code_rows {
@@ -95,14 +89,11 @@ struct code_rows {
     index_t count;       ///< of places that hold a code
     index_t width;
     index_t stride;
-    const T* half_norms;  ///< infinite where nothing may win
+    const float* half_norms;  ///< infinite where nothing may win
 
-    bool may_win(index_t place) const { return place < count && half_norms[place] <= std::numeric_limits<T>::max(); }
+    bool may_win(index_t place) const { return place < count && half_norms[place] <= std::numeric_limits<float>::max(); }
     index_t id(index_t place) const { return ids == nullptr ? place : ids[place]; }
     const T* row(index_t place) const { return data + id(place) * stride; }
-
-    /// Keeps the code at a place if it is nearer than `best`.
-    void look_at(const T* vector, index_t place, found& best) const;
 };
 
 }  // namespace isic::kernels

@@ -78,13 +78,12 @@ void sort_by_place(const T* codes, index_t d, index_t stride, index_t leaf, inde
     sorter.sort(0, (static_cast<index_t>(ids.size()) + leaf - 1) / leaf);
 }
 
-template <class T>
-detail::buffer<T> boxes_of_leaves(const T* panels, index_t places, index_t leaves, const tile_shape& shape) {
-    detail::buffer<T> boxes(static_cast<std::size_t>(leaves * shape.width * 2), std::numeric_limits<T>::infinity());
+detail::buffer<float> boxes_of_leaves(const float* panels, index_t places, index_t leaves, const tile_shape& shape) {
+    detail::buffer<float> boxes(static_cast<std::size_t>(leaves * shape.width * 2), std::numeric_limits<float>::infinity());
     const index_t codes = shape.codes();
     for (index_t leaf = 0; leaf * codes < places; ++leaf) {
         for (index_t j = 0; j < shape.width; ++j) {
-            const T* const values = panels + (leaf * shape.width + j) * codes;
+            const float* const values = panels + (leaf * shape.width + j) * codes;
             const auto [least, largest] = std::minmax_element(values, values + std::min(codes, places - leaf * codes));
             boxes[static_cast<std::size_t>(box_at(leaf, j, shape))] = *least;
             boxes[static_cast<std::size_t>(box_at(leaf, j, shape) + shape.lanes)] = *largest;
@@ -93,20 +92,19 @@ detail::buffer<T> boxes_of_leaves(const T* panels, index_t places, index_t leave
     return boxes;
 }
 
-template <class T>
-detail::buffer<T> boxes_of_groups(const detail::buffer<T>& leaf_boxes, const tile_shape& shape) {
+detail::buffer<float> boxes_of_groups(const detail::buffer<float>& leaf_boxes, const tile_shape& shape) {
     const index_t groups = static_cast<index_t>(leaf_boxes.size()) / (2 * shape.width * shape.lanes);
     const index_t room = (groups + shape.lanes - 1) / shape.lanes * shape.lanes;
-    detail::buffer<T> boxes(static_cast<std::size_t>(room * shape.width * 2), std::numeric_limits<T>::infinity());
+    detail::buffer<float> boxes(static_cast<std::size_t>(room * shape.width * 2), std::numeric_limits<float>::infinity());
     for (index_t group = 0; group < groups; ++group) {
         for (index_t j = 0; j < shape.width; ++j) {
-            const T* const least = leaf_boxes.data() + box_at(group * shape.lanes, j, shape);
-            const T* const largest = least + shape.lanes;
-            T end = -std::numeric_limits<T>::infinity();
+            const float* const least = leaf_boxes.data() + box_at(group * shape.lanes, j, shape);
+            const float* const largest = least + shape.lanes;
+            float end = -std::numeric_limits<float>::infinity();
             for (index_t lane = 0; lane < shape.lanes; ++lane) {
                 end = std::isinf(least[lane]) ? end : std::max(end, largest[lane]);
             }
-            const T begin = *std::min_element(least, largest);
+            const float begin = *std::min_element(least, largest);
             boxes[static_cast<std::size_t>(box_at(group, j, shape))] = begin;
             boxes[static_cast<std::size_t>(box_at(group, j, shape) + shape.lanes)] = std::isinf(begin) ? begin : end;
         }
@@ -114,12 +112,7 @@ detail::buffer<T> boxes_of_groups(const detail::buffer<T>& leaf_boxes, const til
     return boxes;
 }
 
-#define ISIC_PLACES(T)                                                                                      \
-    template void sort_by_place(const T*, index_t, index_t, index_t, index_t, std::vector<index_t>&);       \
-    template detail::buffer<T> boxes_of_leaves(const T*, index_t, index_t, const tile_shape&);              \
-    template detail::buffer<T> boxes_of_groups(const detail::buffer<T>&, const tile_shape&);
-ISIC_PLACES(float)
-ISIC_PLACES(double)
-#undef ISIC_PLACES
+template void sort_by_place(const float*, index_t, index_t, index_t, index_t, std::vector<index_t>&);
+template void sort_by_place(const double*, index_t, index_t, index_t, index_t, std::vector<index_t>&);
 
 }  // namespace isic::kernels

@@ -8,10 +8,8 @@
 
 namespace isic::kernels {
 
-/// With fewer codes, or wider ones, all are compared with in less time.
+/// With fewer codes all are compared with in less time.
 constexpr index_t many_codes = 4096;
-template <class T>
-constexpr index_t gains_by_place = sizeof(T) == 4 ? 8 : 4;
 
 /// Sorts codes so that `leaf` after the other lie near each other, and `leaves` leaves likewise. ids: numbers of rows of
 /// `codes`. Cost O(K d log K).
@@ -20,11 +18,9 @@ void sort_by_place(const T* codes, index_t d, index_t stride, index_t leaf, inde
 
 /// Least and largest value of every leaf in every column, for leaves packed as `shape` says, of which the first `places`
 /// codes are there: [leaves / lanes][width][2][lanes]. Where there is none, infinitely far away.
-template <class T>
-detail::buffer<T> boxes_of_leaves(const T* panels, index_t places, index_t leaves, const tile_shape& shape);
+detail::buffer<float> boxes_of_leaves(const float* panels, index_t places, index_t leaves, const tile_shape& shape);
 
 /// The same of groups of `lanes` leaves.
-template <class T>
-detail::buffer<T> boxes_of_groups(const detail::buffer<T>& leaf_boxes, const tile_shape& shape);
+detail::buffer<float> boxes_of_groups(const detail::buffer<float>& leaf_boxes, const tile_shape& shape);
 
 }  // namespace isic::kernels
