@@ -9,4 +9,5 @@
 #include <isic/cuda/loop.hpp>
 #include <isic/cuda/metrics.hpp>
 #include <isic/cuda/projection.hpp>
+#include <isic/cuda/rows.hpp>
 #include <isic/cuda/update.hpp>

@@ -14,11 +14,13 @@
 namespace isic::cuda {
 
 /// An orthonormal basis, one direction a row: [rank x width]; rank 0 removes nothing.
-struct basis_in {
-    const double* directions;
+template <class A>
+struct directions_in {
+    const A* directions;
     index_t rank;
     index_t width;
 };
+using basis_in = directions_in<double>;
 
 constexpr std::uint64_t nothing_found = ~std::uint64_t{0};
 
@@ -176,6 +178,58 @@ struct update_arguments {
     double* state_counts;  ///< ema: counts
 };
 cudaError_t update_rows(const update_arguments& a, cudaStream_t stream);
+
+// rows.cu: the formulas alone, in the arithmetic A of the rows: double for float64, float for every other storage.
+// Of a device with so many processors.
+
+template <class A>
+struct project_formula {
+    rows_out rows;
+    directions_in<A> directions;
+    const A* strength;  ///< [n]; null: `uniform` for all
+    A uniform;
+    const A* center;    ///< [d]; null: zero
+    const A* weights;   ///< [rank]; null: all 1
+};
+template <class A>
+cudaError_t project_by_formula(const project_formula<A>& a, int processors, cudaStream_t stream);
+
+template <class A>
+struct adam_formula {
+    rows_out codes;
+    rows_in gradient;
+    rows_out mean;               ///< [K x d] of A
+    rows_out square;             ///< the same
+    directions_in<A> directions;
+    const std::uint8_t* locked;  ///< [K]; null: none
+    A beta1;
+    A beta2;
+    A epsilon;
+    A scale;                     ///< -rate / u1
+    A unbias;                    ///< 1 / u2
+};
+template <class A>
+cudaError_t adam_by_formula(const adam_formula<A>& a, int processors, cudaStream_t stream);
+
+template <class A>
+struct ema_formula {
+    rows_out codes;
+    rows_in vectors;
+    const std::int64_t* order;   ///< positions of the vectors, sorted by code
+    const std::int64_t* starts;  ///< [K + 1]: where each code's begin
+    A* counts;                   ///< [K]
+    A* sums;                     ///< [K x d]
+    directions_in<A> directions;
+    const std::uint8_t* locked;  ///< [K]; null: none
+    A decay;
+};
+template <class A>
+cudaError_t ema_by_formula(const ema_formula<A>& a, int processors, cudaStream_t stream);
+/// One count of the present row per code: counts [K], sums [K x d].
+template <class A>
+cudaError_t start_ema(rows_in codes, A* counts, A* sums, cudaStream_t stream);
+
+// update.cu and sort.cu: vectors by code
 
 /// sums [K x d] and counts [K] of vectors by id, in the order of the vectors: the same in every run. Bad ids are left out.
 /// order [n]: positions sorted by id, equal ids in their order; starts [K + 1]: where each code's positions begin.

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 
 #include "kernels.hpp"
 #include "launch.cuh"
@@ -186,7 +185,8 @@ __device__ inline int lane() {
 }
 
 /// The sum over a warp, in every lane.
-__device__ inline double warp_sum(double x) {
+template <class A>
+__device__ A warp_sum(A x) {
     for (int step = warp_lanes / 2; step > 0; step /= 2) {
         x += __shfl_xor_sync(0xffffffffU, x, step);
     }

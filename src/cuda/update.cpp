@@ -6,6 +6,7 @@
 #include "core/rows.hpp"
 #include "kernels.hpp"
 #include "look.hpp"
+#include "sort.hpp"
 
 namespace isic {
 
@@ -114,19 +115,8 @@ void assign(const std::shared_ptr<state>& s, rows_in vectors, ids_in ids, index_
     require_ids_inside(s, ids, codes, function);
     require_finite_rows(s, vectors, nullptr, function, "the vectors");
     const on_device guard(s->device());
-    const auto bytes = static_cast<std::size_t>(codes) * sizeof(double);
-    if (ids.size == 0) {
-        fill_bytes(*s, counts, 0, bytes);
-        fill_bytes(*s, sums, 0, bytes * static_cast<std::size_t>(vectors.cols));
-        return;
-    }
-    const scratch<std::int64_t> order(s, ids.size);
-    const scratch<std::int64_t> keys(s, ids.size);
-    const scratch<std::int64_t> starts(s, codes + 1);
-    const memory_source source{s.get(), [](void* from, std::size_t n) { return static_cast<state*>(from)->allocate(n); },
-                               [](void* from, void* memory, std::size_t n) { static_cast<state*>(from)->release(memory, n); }};
-    check(sort_by_code(ids, codes, order.data(), keys.data(), starts.data(), source, s->stream()), function, "sort_by_code");
-    check(sum_by_code(vectors, order.data(), starts.data(), codes, counts, sums, s->stream()), function, "sum_by_code");
+    const sorted_by_code sorted(s, ids, codes, function);
+    check(sum_by_code(vectors, sorted.order(), sorted.starts(), codes, counts, sums, s->stream()), function, "sum_by_code");
 }
 
 pending_summary ridge(const std::shared_ptr<state>& s, rows_out codes, const device_assignments& batch, double lambda,

@@ -136,6 +136,30 @@ TEST_CASE("updates, look-ups and metrics: every failing call is one typed error 
     });
 }
 
+TEST_CASE("inner loops: every failing call is one typed error and leaks nothing") {
+    isic_test::random r(46);
+    const auto codes = r.matrix<float>(3, 6);
+    const auto vectors = r.matrix<float>(6, 6);
+    const isic::subspace harm = isic::span_of(r.matrix(6, 2));
+    const auto ids = r.ids<std::int64_t>(6, 3);
+    fail_every_call([&] {
+        isic::cuda_backend gpu;
+        auto device = isic::upload(gpu, codes);
+        const auto z = isic::upload(gpu, vectors);
+        const isic::device_row_basis<float> basis(gpu, harm);
+        isic::project_rows(gpu, device, basis);
+        isic::device_adam_state<float> adam;
+        isic::device_ema_row_state<float> ema;
+        try {
+            isic::adam_rows(gpu, device, isic::upload(gpu, codes), adam, {}, {.orthogonal_to = basis});
+            isic::ema_rows(gpu, device, z, isic::upload_ids(gpu, ids), ema, 0.9, {.orthogonal_to = basis});
+        } catch (const isic::cuda_error&) {
+            CHECK((adam.steps == 0 || !adam.mean.empty()));
+            throw;
+        }
+    });
+}
+
 TEST_CASE("solvers that do not converge or refuse an argument") {
     isic_test::random r(44);
     const auto rows = r.matrix(30, 6);

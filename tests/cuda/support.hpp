@@ -6,6 +6,7 @@
 #include <isic/cuda/fit.hpp>
 #include <isic/cuda/metrics.hpp>
 #include <isic/cuda/projection.hpp>
+#include <isic/cuda/rows.hpp>
 #include <isic/cuda/update.hpp>
 
 #include "support/data.hpp"

@@ -26,7 +26,7 @@ FLOORS = [
     ["constraint", "cuda/projection"],
     ["update"],
     ["metrics", "rows", "cuda/update"],
-    ["cuda/metrics"],
+    ["cuda/metrics", "cuda/rows"],
     ["generator", "lexicon"],
     ["loop"],
     ["format", "edit_file", "cuda/loop"],

@@ -15,9 +15,9 @@
 
 namespace isic {
 
-/// What a device matrix may hold: what a codebook may, and token ids.
+/// What a device matrix may hold: what a codebook may, token ids, and marks of rows.
 template <class T>
-concept device_value = scalar<T> || std::same_as<T, std::int32_t> || std::same_as<T, std::int64_t>;
+concept device_value = scalar<T> || std::same_as<T, std::int32_t> || std::same_as<T, std::int64_t> || std::same_as<T, std::uint8_t>;
 
 /// rows x cols values of T on a device, row i starting at data() + i * stride(); does not own them. T may be const.
 ///
@@ -102,10 +102,6 @@ void copy_to_host(state& s, void* to, std::size_t to_pitch, const void* from, st
 /// The same, on the device.
 void copy_on_device(state& s, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t width, std::size_t rows);
 
-}  // namespace cuda
-
-namespace cuda {
-
 /// How a scalar is stored.
 template <scalar T>
 constexpr storage storage_of() {
@@ -156,12 +152,6 @@ concept mutable_device_matrix_like = requires(M& m) {
     typename std::remove_cvref_t<M>::value_type;
     device_span<typename std::remove_cvref_t<M>::value_type>(m);
 };
-
-/// A view of anything a device function reads.
-template <device_matrix_like M>
-device_view<typename M::value_type> device_view_of(const M& m) {
-    return m;
-}
 
 namespace cuda {
 
@@ -239,6 +229,13 @@ auto upload_ids(const cuda_backend& gpu, const R& ids, index_t rows = 1) {
     }
     device_matrix<Id> out(gpu, rows, n / rows);
     cuda::copy_to_device(*gpu.shared_state(), out.data(), all.size_bytes(), all.data(), all.size_bytes(), all.size_bytes(), 1);
+    return out;
+}
+
+/// Copies marks, one per row, to the device, as [1 x n]. Errors: cuda_error.
+inline device_matrix<std::uint8_t> upload_marks(const cuda_backend& gpu, std::span<const std::uint8_t> marks) {
+    device_matrix<std::uint8_t> out(gpu, 1, static_cast<index_t>(marks.size()));
+    cuda::copy_to_device(*gpu.shared_state(), out.data(), marks.size(), marks.data(), marks.size(), marks.size(), 1);
     return out;
 }
 

@@ -1,0 +1,400 @@
+/// \file
+/// What the formulas in rows.cu share: rows in the registers of a group of lanes or, if they are too wide for that, in shared
+/// memory, to which directions are added in the arithmetic A of the rows.
+#pragma once
+
+#include <type_traits>
+
+#include "rows.cuh"
+
+namespace isic::cuda {
+
+// Values as A
+
+/// 16 bytes of A, which a lane reads in one go.
+template <class A>
+struct alignas(16) pack {
+    static constexpr int size = 16 / static_cast<int>(sizeof(A));
+    A at[size];
+};
+
+__device__ inline float to_arithmetic(float x) {
+    return x;
+}
+__device__ inline double to_arithmetic(double x) {
+    return x;
+}
+__device__ inline float to_arithmetic(bfloat_bits x) {
+    return float_of(static_cast<std::uint32_t>(x.bits) << 16);
+}
+__device__ inline float to_arithmetic(half_bits x) {
+#ifdef ISIC_KERNEL_SHIM
+    return static_cast<float>(widen(x));
+#else
+    float wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x.bits));
+    return wide;
+#endif
+}
+
+template <class T, class A>
+__device__ T to_storage(A x) {
+    if constexpr (std::is_same_v<T, bfloat_bits>) {
+        const std::uint32_t bits = bits_of(x);
+        if ((bits & 0x7fffffffU) > 0x7f800000U) {
+            return {static_cast<std::uint16_t>((bits >> 16) | 0x40U)};  // NaN stays NaN
+        }
+        return {static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16)};
+    } else if constexpr (std::is_same_v<T, half_bits>) {
+#ifdef ISIC_KERNEL_SHIM
+        return rounding<half_bits>::of(static_cast<double>(x));
+#else
+        half_bits narrow;
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(narrow.bits) : "f"(x));
+        return narrow;
+#endif
+    } else {
+        return x;
+    }
+}
+
+/// x / y, in float to two roundings: no branch for what is denormal. Zero for |y| > 2^126.
+__device__ inline float quotient(float x, float y) {
+#ifdef ISIC_KERNEL_SHIM
+    return x / y;
+#else
+    return __fdividef(x, y);
+#endif
+}
+__device__ inline double quotient(double x, double y) {
+    return x / y;
+}
+
+/// As many values of T as a pack has.
+template <class T, int Size>
+struct alignas(sizeof(T) * Size) stored_pack {
+    T at[Size];
+};
+
+/// Rows of T, read and written in packs; what lies outside reads as 0 and is not written.
+template <class A, class T, bool Aligned, class M>
+struct packed_rows {
+    static constexpr int size = pack<A>::size;
+    using stored = stored_pack<T, size>;
+
+    const M& m;
+
+    __device__ __forceinline__ pack<A> load(index_t row, index_t column) const {
+        pack<A> out{};
+        if (row >= m.rows || column >= m.cols) {
+            return out;
+        }
+        const T* from = static_cast<const T*>(m.data) + row * m.stride + column;
+        if constexpr (Aligned) {
+            const stored values = *reinterpret_cast<const stored*>(from);
+            for (int i = 0; i < size; ++i) {
+                out.at[i] = to_arithmetic(values.at[i]);
+            }
+        } else {
+            for (int i = 0; i < size; ++i) {
+                out.at[i] = column + i < m.cols ? to_arithmetic(from[i]) : A(0);
+            }
+        }
+        return out;
+    }
+
+    __device__ __forceinline__ void store(index_t row, index_t column, const pack<A>& values) const {
+        if (row >= m.rows || column >= m.cols) {
+            return;
+        }
+        T* to = static_cast<T*>(m.data) + row * m.stride + column;
+        if constexpr (Aligned) {
+            stored out;
+            for (int i = 0; i < size; ++i) {
+                out.at[i] = to_storage<T>(values.at[i]);
+            }
+            *reinterpret_cast<stored*>(to) = out;
+        } else {
+            for (int i = 0; i < size && column + i < m.cols; ++i) {
+                to[i] = to_storage<T>(values.at[i]);
+            }
+        }
+    }
+};
+
+/// Whether every pack of T begins where one may be read in one go.
+template <class A, class T, class M>
+__host__ __device__ bool is_aligned(const M& m) {
+    constexpr int size = pack<A>::size;
+    return reinterpret_cast<std::uintptr_t>(m.data) % (size * sizeof(T)) == 0 && m.stride % size == 0 && m.cols % size == 0;
+}
+
+/// f(packed_rows) of rows of T. The branch is outside of the loops over a row, so that its loads do not wait for each other.
+template <class Group, class T, class M, class F>
+__device__ __forceinline__ void with_packs_of(const M& m, F f) {
+    using A = typename Group::arithmetic;
+    if (Group::only_aligned || is_aligned<A, T>(m)) {
+        f(packed_rows<A, T, true, M>{m});
+    } else if constexpr (!Group::only_aligned) {
+        f(packed_rows<A, T, false, M>{m});
+    }
+}
+
+/// The same of any storage whose arithmetic is the group's.
+template <class Group, class M, class F>
+__device__ __forceinline__ void with_packs(const M& m, F f) {
+    if constexpr (std::is_same_v<typename Group::arithmetic, double>) {
+        with_packs_of<Group, double>(m, f);
+    } else {
+        switch (m.type) {
+            case storage::f32: with_packs_of<Group, float>(m, f); break;
+            case storage::f16: with_packs_of<Group, half_bits>(m, f); break;
+            default: with_packs_of<Group, bfloat_bits>(m, f); break;
+        }
+    }
+}
+
+/// Whether groups that read aligned packs only may be used.
+template <class A, class M>
+bool may_read_packs(const M& m) {
+    if constexpr (std::is_same_v<A, double>) {
+        return is_aligned<A, double>(m);
+    } else {
+        return m.type == storage::f32 ? is_aligned<A, float>(m) : is_aligned<A, half_bits>(m);
+    }
+}
+
+// Rows
+
+/// The sum over a group of lanes of value l, in lane l. At each step a lane gives half of its sums away, and adds what it is
+/// given to the others: one shuffle for a sum, not one for a sum and step.
+template <int Lanes, int Values = Lanes, class A>
+__device__ __forceinline__ A sum_to_lanes(A* value) {
+    if constexpr (Values == 1) {
+        return value[0];
+    } else {
+        constexpr int half = Values / 2;
+        const bool upper = (lane() & half) != 0;
+#pragma unroll
+        for (int i = 0; i < half; ++i) {
+            const A given = upper ? value[i] : value[i + half];
+            const A kept = upper ? value[i + half] : value[i];
+            value[i] = kept + __shfl_xor_sync(0xffffffffU, given, half);
+        }
+        return sum_to_lanes<Lanes, half>(value);
+    }
+}
+
+/// How a kernel over groups is launched.
+struct group_launch {
+    int threads;
+    index_t slab;       ///< directions in shared memory at a time
+    std::size_t shared;  ///< values of A in shared memory, for the groups
+};
+
+/// A few rows in the registers of a group of lanes, a pack of each per lane `Packs` times. All directions, or a slab of them,
+/// are in shared memory, and what is read of one serves all rows.
+template <class A, int Lanes, int Packs>
+class rows_in_registers {
+public:
+    using arithmetic = A;
+    static constexpr bool only_aligned = Lanes == warp_lanes;  ///< else twice the code, which is long
+    static constexpr int lanes = Lanes;
+    static constexpr int rows = Lanes < 4 ? Lanes : Packs * pack<A>::size > 16 ? 2 : 4;
+    static constexpr int width = Lanes * Packs * pack<A>::size;  ///< of the widest row
+
+    static group_launch launch_for(const directions_in<A>& v) {
+        constexpr index_t most = 65536 / (width * static_cast<index_t>(sizeof(A))) / at_once * at_once;
+        const index_t all = (v.rank + at_once - 1) / at_once * at_once;
+        const index_t slab = all < most ? all : most;
+        return {threads_per_block, slab, static_cast<std::size_t>(slab * width + threads_per_block / Lanes * packs_of_coefficients * size)};
+    }
+
+    __device__ rows_in_registers(A* shared, const directions_in<A>& v, index_t slab)
+        : v_(v), slab_(slab), staged_(shared), coefficients_(reinterpret_cast<pack<A>*>(shared + slab * width) + group_number() * packs_of_coefficients) {}
+
+    /// The rows of this group in the block's tile begin with this one.
+    __device__ __forceinline__ void begin(index_t first) { first_ = first; }
+
+    /// f(r, row, column, pack) of all packs of this lane, r < rows.
+    template <class F>
+    __device__ __forceinline__ void for_each(F f) {
+#pragma unroll
+        for (int r = 0; r < rows; ++r) {
+#pragma unroll
+            for (int p = 0; p < Packs; ++p) {
+                f(r, first_ + r, static_cast<index_t>((p * Lanes + lane() % Lanes) * pack<A>::size), x_[r][p]);
+            }
+        }
+    }
+
+    /// x_r <- x_r + sum_j c_jr v_j, c_jr = coefficient(v_j . x_r, j, r). Every thread of the block calls it.
+    template <class F>
+    __device__ __forceinline__ void add_directions(F coefficient) {
+        for (index_t first = 0; first < v_.rank; first += slab_) {
+            stage(first);
+            for (index_t j = 0; j < slab_ && first + j < v_.rank; j += at_once) {
+                add_some(staged_ + j * width, first + j, coefficient);
+            }
+        }
+    }
+
+private:
+    static constexpr int size = pack<A>::size;
+    static constexpr int packs_of_coefficients = (Lanes + size - 1) / size;
+    static constexpr int at_once = Lanes / rows;  // directions: then every lane ends up with one sum
+
+    /// f(p) of the packs that rows reach into.
+    template <class F>
+    __device__ __forceinline__ void for_used_packs(F f) {
+#pragma unroll
+        for (int p = 0; p < Packs; ++p) {
+            if (p == 0 || p * Lanes * size < v_.width) {
+                f(p);
+            }
+        }
+    }
+
+    /// Directions from `first` to shared memory, unless they are there.
+    __device__ __forceinline__ void stage(index_t first) {
+        if (first == first_staged_) {
+            return;
+        }
+        __syncthreads();  // the last slab is not needed any more
+        for (index_t at = threadIdx.x; at < slab_ * width; at += threads_per_block) {
+            const index_t j = first + at / width;
+            const index_t c = at % width;
+            staged_[at] = j < v_.rank && c < v_.width ? v_.directions[j * v_.width + c] : A(0);
+        }
+        __syncthreads();
+        first_staged_ = first;
+    }
+
+    __device__ static index_t group_number() { return static_cast<index_t>(threadIdx.x) / Lanes; }
+
+    __device__ static pack<A> pack_of(const A* directions, int j, int p) {
+        return *reinterpret_cast<const pack<A>*>(directions + j * width + (p * Lanes + lane() % Lanes) * pack<A>::size);
+    }
+
+    template <class F>
+    __device__ __forceinline__ void add_some(const A* directions, index_t first, F coefficient) {
+        A sum[Lanes] = {};
+        for_used_packs([&](int p) {
+#pragma unroll
+            for (int j = 0; j < at_once; ++j) {
+                const pack<A> v = pack_of(directions, j, p);
+#pragma unroll
+                for (int i = 0; i < size; ++i) {
+#pragma unroll
+                    for (int r = 0; r < rows; ++r) {
+                        sum[j * rows + r] += x_[r][p].at[i] * v.at[i];
+                    }
+                }
+            }
+        });
+        const A mine = sum_to_lanes<Lanes>(sum);
+        const int me = lane() % Lanes;
+        const index_t j_of_mine = first + me / rows;
+        coefficients_[me / size].at[me % size] = j_of_mine < v_.rank ? coefficient(mine, j_of_mine, me % rows) : A(0);
+        __syncwarp();
+        for_used_packs([&](int p) {
+#pragma unroll
+            for (int j = 0; j < at_once; ++j) {
+                const pack<A> v = pack_of(directions, j, p);
+#pragma unroll
+                for (int r = 0; r < rows; ++r) {
+                    const A c = coefficients_[(j * rows + r) / size].at[(j * rows + r) % size];
+#pragma unroll
+                    for (int i = 0; i < size; ++i) {
+                        x_[r][p].at[i] += c * v.at[i];
+                    }
+                }
+            }
+        });
+        __syncwarp();  // the coefficients have been read
+    }
+
+    directions_in<A> v_;
+    index_t slab_;
+    A* staged_;
+    pack<A>* coefficients_;  // of this group, [Lanes]
+    index_t first_staged_ = -1;
+    index_t first_ = 0;
+    pack<A> x_[rows][Packs];
+};
+
+/// A row of any width in shared memory, for each warp; directions are read where they lie.
+template <class A>
+class row_in_shared_memory {
+public:
+    using arithmetic = A;
+    static constexpr bool only_aligned = false;
+    static constexpr int lanes = warp_lanes;
+    static constexpr int rows = 1;
+
+    static group_launch launch_for(const directions_in<A>& v) {
+        constexpr index_t most = 65536 / static_cast<index_t>(sizeof(A));
+        const index_t warps = most / room_for(v.width);
+        const index_t used = warps < 1 ? 1 : warps > 8 ? 8 : warps;
+        return {static_cast<int>(used) * warp_lanes, 0, static_cast<std::size_t>(used * room_for(v.width))};
+    }
+
+    __device__ row_in_shared_memory(A* shared, const directions_in<A>& v, index_t)
+        : v_(v), x_(reinterpret_cast<pack<A>*>(shared + static_cast<index_t>(threadIdx.x) / warp_lanes * room_for(v.width))) {}
+
+    __device__ __forceinline__ void begin(index_t first) { row_ = first; }
+
+    template <class F>
+    __device__ __forceinline__ void for_each(F f) {
+        for (index_t p = lane(); p * size < v_.width; p += warp_lanes) {
+            f(0, row_, p * size, x_[p]);  // a lane keeps to its own packs
+        }
+    }
+
+    template <class F>
+    __device__ __forceinline__ void add_directions(F coefficient) {
+        for (index_t j = 0; j < v_.rank; ++j) {
+            const A* direction = v_.directions + j * v_.width;
+            A sum = 0;
+            for_each([&](int, index_t, index_t column, const pack<A>& x) {
+                for (int i = 0; i < size && column + i < v_.width; ++i) {
+                    sum += x.at[i] * direction[column + i];
+                }
+            });
+            const A c = coefficient(warp_sum(sum), j, 0);
+            for_each([&](int, index_t, index_t column, pack<A>& x) {
+                for (int i = 0; i < size && column + i < v_.width; ++i) {
+                    x.at[i] += c * direction[column + i];
+                }
+            });
+        }
+    }
+
+private:
+    static constexpr int size = pack<A>::size;
+
+    __host__ __device__ static index_t room_for(index_t width) { return (width + size - 1) / size * size; }
+
+    directions_in<A> v_;
+    pack<A>* x_;
+    index_t row_ = 0;
+};
+
+/// f(std::type_identity<Group>) of the group that holds rows of a width best.
+template <class A, class F>
+cudaError_t with_group(index_t width, bool aligned, F f) {
+    const index_t wide = aligned ? width : width + widest_row;
+    if constexpr (std::is_same_v<A, double>) {
+        return width <= 32  ? f(std::type_identity<rows_in_registers<A, 8, 2>>{})
+               : wide <= 256 ? f(std::type_identity<rows_in_registers<A, 32, 4>>{})
+                             : f(std::type_identity<row_in_shared_memory<A>>{});
+    } else {
+        return width <= 8     ? f(std::type_identity<rows_in_registers<A, 2, 1>>{})
+               : width <= 32  ? f(std::type_identity<rows_in_registers<A, 8, 1>>{})
+               : wide <= 256  ? f(std::type_identity<rows_in_registers<A, 32, 2>>{})
+               : wide <= 1024 ? f(std::type_identity<rows_in_registers<A, 32, 8>>{})
+                              : f(std::type_identity<row_in_shared_memory<A>>{});
+    }
+}
+
+}  // namespace isic::cuda

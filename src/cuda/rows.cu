@@ -1,0 +1,247 @@
+// The formulas alone: rows are read once, held in registers while directions are added, and written once.
+#include "row_groups.cuh"
+
+namespace isic::cuda {
+namespace {
+
+/// Calls work(first row of the group) for every group of rows; blocks take turns. All threads of a block call it together.
+template <class Group, class F>
+__device__ __forceinline__ void for_all_rows(Group& g, index_t count, F work) {
+    const index_t groups = static_cast<index_t>(blockDim.x) / Group::lanes;
+    for (index_t turn = blockIdx.x; turn * groups * Group::rows < count; turn += gridDim.x) {
+        const index_t first = (turn * groups + static_cast<index_t>(threadIdx.x) / Group::lanes) * Group::rows;
+        g.begin(first);
+        work(first);
+    }
+}
+
+/// offsets[j] = v_j . center, by the warps of the block; 0 without a centre.
+template <class A>
+__device__ void project_center(const directions_in<A>& v, const A* center, A* offsets) {
+    for (index_t j = static_cast<index_t>(threadIdx.x) / warp_lanes; j < v.rank; j += static_cast<index_t>(blockDim.x) / warp_lanes) {
+        A sum = 0;
+        for (index_t c = lane(); center != nullptr && c < v.width; c += warp_lanes) {
+            sum += v.directions[j * v.width + c] * center[c];
+        }
+        sum = warp_sum(sum);
+        if (lane() == 0) {
+            offsets[j] = sum;
+        }
+    }
+    __syncthreads();
+}
+
+template <class A, class Group>
+__global__ void __launch_bounds__(threads_per_block, 1) project_kernel(project_formula<A> a, index_t slab, index_t group_values) {
+    ISIC_DYN_SHARED(A, shared);
+    A* const offsets = shared + group_values;
+    project_center(a.directions, a.center, offsets);
+    Group g(shared, a.directions, slab);
+    for_all_rows(g, a.rows.rows, [&](index_t first) {
+        const auto strength_of = [&](int r) {
+            return first + r >= a.rows.rows ? A(0) : a.strength == nullptr ? a.uniform : a.strength[first + r];
+        };
+        with_packs<Group>(a.rows, [&](auto rows) {
+            g.for_each([&](int, index_t row, index_t column, pack<A>& x) { x = rows.load(row, column); });
+        });
+        g.add_directions([&](A product, index_t j, int r) {
+            const A weight = a.weights == nullptr ? A(1) : a.weights[j];
+            return strength_of(r) * weight * (offsets[j] - product);
+        });
+        with_packs<Group>(a.rows, [&](auto rows) {
+            g.for_each([&](int r, index_t row, index_t column, const pack<A>& x) {
+                if (strength_of(r) != 0) {  // else its bytes stay, NaN too
+                    rows.store(row, column, x);
+                }
+            });
+        });
+    });
+}
+
+/// x <- x - V V^T x.
+template <class Group>
+__device__ __forceinline__ void take_out_of(Group& g) {
+    g.add_directions([](auto product, index_t, int) { return -product; });
+}
+
+__device__ inline bool is_locked(const std::uint8_t* locked, index_t row, index_t rows) {
+    return locked != nullptr && row < rows && locked[row] != 0;
+}
+
+/// Codes of rows that are not held back get their steps.
+template <class Group, class Moves>
+__device__ __forceinline__ void add_steps(const rows_out& codes, Group& g, Moves moves) {
+    with_packs<Group>(codes, [&](auto rows) {
+        g.for_each([&](int r, index_t row, index_t column, const auto& step) {
+            if (moves(r, row)) {
+                auto x = rows.load(row, column);
+                for (int i = 0; i < step.size; ++i) {
+                    x.at[i] += step.at[i];
+                }
+                rows.store(row, column, x);
+            }
+        });
+    });
+}
+
+/// Moments would soon be denormal, which some devices are slow with and the CPU's loops cut off as well.
+template <class A>
+__device__ A without_tiny(A x) {
+    constexpr A tiny = std::is_same_v<A, double> ? A(1e-290) : A(1e-30F);
+    return std::fabs(x) < tiny ? A(0) : x;
+}
+
+/// The new moments, and the step in place of the gradient.
+template <class A>
+__device__ __forceinline__ void adam_step(const adam_formula<A>& a, pack<A>& x, pack<A>& mean, pack<A>& square) {
+    for (int i = 0; i < pack<A>::size; ++i) {
+        const A g = x.at[i];
+        mean.at[i] = without_tiny(a.beta1 * mean.at[i] + (1 - a.beta1) * g);
+        square.at[i] = without_tiny(a.beta2 * square.at[i] + (1 - a.beta2) * g * g);
+        x.at[i] = quotient(a.scale * mean.at[i], std::sqrt(square.at[i] * a.unbias) + a.epsilon);
+    }
+}
+
+template <class A, class Group>
+__global__ void __launch_bounds__(threads_per_block, 1) adam_kernel(adam_formula<A> a, index_t slab, index_t) {
+    ISIC_DYN_SHARED(A, shared);
+    Group g(shared, a.directions, slab);
+    const auto moves = [&](int, index_t row) { return !is_locked(a.locked, row, a.codes.rows); };
+    for_all_rows(g, a.codes.rows, [&](index_t) {
+        with_packs<Group>(a.gradient, [&](auto gradient) {
+            g.for_each([&](int, index_t row, index_t column, pack<A>& x) { x = gradient.load(row, column); });
+        });
+        take_out_of(g);
+        with_packs_of<Group, A>(a.mean, [&](auto means) {
+            const decltype(means) squares{a.square};  // memory of isic's own too, of the same shape: aligned alike
+            g.for_each([&](int r, index_t row, index_t column, pack<A>& x) {
+                pack<A> mean = means.load(row, column);
+                pack<A> square = squares.load(row, column);
+                adam_step(a, x, mean, square);
+                if (moves(r, row)) {
+                    means.store(row, column, mean);
+                    squares.store(row, column, square);
+                }
+            });
+        });
+        take_out_of(g);
+        add_steps(a.codes, g, moves);
+    });
+}
+
+/// Counts and sums after the new vectors, which are added in their order; a thread for each value.
+template <class A>
+__global__ void decay_kernel(ema_formula<A> a) {
+    const index_t at = thread_number();
+    const index_t k = at / a.codes.cols;
+    const index_t c = at % a.codes.cols;
+    if (k >= a.codes.rows) {
+        return;
+    }
+    A sum = 0;
+    for (std::int64_t t = a.starts[k]; t < a.starts[k + 1]; ++t) {
+        sum += static_cast<A>(value_at(a.vectors, a.order[t], c));
+    }
+    a.sums[at] = a.decay * a.sums[at] + (1 - a.decay) * sum;
+    if (c == 0) {
+        a.counts[k] = a.decay * a.counts[k] + (1 - a.decay) * static_cast<A>(a.starts[k + 1] - a.starts[k]);
+    }
+}
+
+template <class A, class Group>
+__global__ void __launch_bounds__(threads_per_block, 1) ema_kernel(ema_formula<A> a, index_t slab, index_t) {
+    ISIC_DYN_SHARED(A, shared);
+    Group g(shared, a.directions, slab);
+    const rows_in sums{a.sums, std::is_same_v<A, double> ? storage::f64 : storage::f32, a.codes.rows, a.codes.cols, a.codes.cols};
+    for_all_rows(g, a.codes.rows, [&](index_t) {
+        const auto moves = [&](int, index_t row) { return row < a.codes.rows && a.counts[row] > 0 && !is_locked(a.locked, row, a.codes.rows); };
+        with_packs_of<Group, A>(sums, [&](auto rows) {
+            g.for_each([&](int r, index_t row, index_t column, pack<A>& x) {
+                x = rows.load(row, column);
+                const A share = moves(r, row) ? quotient(A(1), a.counts[row]) : A(0);
+                for (int i = 0; i < pack<A>::size; ++i) {
+                    x.at[i] *= share;
+                }
+            });
+        });
+        with_packs<Group>(a.codes, [&](auto rows) {
+            g.for_each([&](int, index_t row, index_t column, pack<A>& x) {
+                const pack<A> old = rows.load(row, column);
+                for (int i = 0; i < pack<A>::size; ++i) {
+                    x.at[i] -= old.at[i];
+                }
+            });
+        });
+        take_out_of(g);
+        add_steps(a.codes, g, moves);
+    });
+}
+
+template <class A>
+__global__ void start_ema_kernel(rows_in codes, A* counts, A* sums) {
+    const index_t at = thread_number();
+    if (at < codes.rows * codes.cols) {
+        sums[at] = static_cast<A>(value_at(codes, at / codes.cols, at % codes.cols));
+        if (at % codes.cols == 0) {
+            counts[at / codes.cols] = 1;
+        }
+    }
+}
+
+constexpr index_t blocks_per_processor = 4;
+
+/// Launches kernel_of(group) with as many blocks as keep the device busy; each stages the directions once.
+template <class A, class Arguments, class KernelOf>
+cudaError_t launch_formula(const Arguments& a, index_t count, index_t own_values, bool aligned, int processors, cudaStream_t stream,
+                           KernelOf kernel_of) {
+    return with_group<A>(a.directions.width, aligned, [&]<class Group>(std::type_identity<Group> group) {
+        const group_launch l = Group::launch_for(a.directions);
+        const index_t rows = l.threads / Group::lanes * Group::rows;
+        const index_t tiles = (count + rows - 1) / rows;
+        const index_t most = blocks_per_processor * processors;
+        const std::size_t bytes = (l.shared + static_cast<std::size_t>(own_values)) * sizeof(A);
+        return launch(kernel_of(group), dim3(static_cast<unsigned>(tiles < most ? tiles : most)), dim3(static_cast<unsigned>(l.threads)), bytes,
+                      stream, a, l.slab, static_cast<index_t>(l.shared));
+    });
+}
+
+}  // namespace
+
+template <class A>
+cudaError_t project_by_formula(const project_formula<A>& a, int processors, cudaStream_t stream) {
+    return launch_formula<A>(a, a.rows.rows, a.directions.rank, may_read_packs<A>(a.rows), processors, stream,
+                             []<class Group>(std::type_identity<Group>) { return project_kernel<A, Group>; });
+}
+
+template <class A>
+cudaError_t adam_by_formula(const adam_formula<A>& a, int processors, cudaStream_t stream) {
+    const bool aligned = may_read_packs<A>(a.codes) && may_read_packs<A>(a.gradient) && may_read_packs<A>(a.mean) && may_read_packs<A>(a.square);
+    return launch_formula<A>(a, a.codes.rows, 0, aligned, processors, stream,
+                             []<class Group>(std::type_identity<Group>) { return adam_kernel<A, Group>; });
+}
+
+template <class A>
+cudaError_t ema_by_formula(const ema_formula<A>& a, int processors, cudaStream_t stream) {
+    const dim3 blocks = blocks_for(a.codes.rows * a.codes.cols);
+    if (const cudaError_t status = launch(decay_kernel<A>, blocks, dim3(threads_per_block), 0, stream, a); status != cudaSuccess) {
+        return status;
+    }
+    return launch_formula<A>(a, a.codes.rows, 0, may_read_packs<A>(a.codes), processors, stream,  // the sums are like rows without gaps
+                             []<class Group>(std::type_identity<Group>) { return ema_kernel<A, Group>; });
+}
+
+template <class A>
+cudaError_t start_ema(rows_in codes, A* counts, A* sums, cudaStream_t stream) {
+    return launch(start_ema_kernel<A>, blocks_for(codes.rows * codes.cols), dim3(threads_per_block), 0, stream, codes, counts, sums);
+}
+
+template cudaError_t project_by_formula(const project_formula<float>&, int, cudaStream_t);
+template cudaError_t project_by_formula(const project_formula<double>&, int, cudaStream_t);
+template cudaError_t adam_by_formula(const adam_formula<float>&, int, cudaStream_t);
+template cudaError_t adam_by_formula(const adam_formula<double>&, int, cudaStream_t);
+template cudaError_t ema_by_formula(const ema_formula<float>&, int, cudaStream_t);
+template cudaError_t ema_by_formula(const ema_formula<double>&, int, cudaStream_t);
+template cudaError_t start_ema(rows_in, float*, float*, cudaStream_t);
+template cudaError_t start_ema(rows_in, double*, double*, cudaStream_t);
+
+}  // namespace isic::cuda
