@@ -3,6 +3,7 @@
 #pragma once
 
 #include <isic/cuda/backend.hpp>
+#include <isic/cuda/codebook.hpp>
 #include <isic/cuda/device_matrix.hpp>
 #include <isic/cuda/fit.hpp>
 #include <isic/cuda/layout.hpp>

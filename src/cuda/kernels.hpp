@@ -123,15 +123,78 @@ cudaError_t measure_drift(rows_in before, rows_in after, const std::uint8_t* pad
 /// *differing += positions where a and b differ.
 cudaError_t count_differing(const std::int64_t* a, const std::int64_t* b, index_t n, unsigned long long* differing, cudaStream_t stream);
 
+/// Rows that are read divided by their norms where those are not 0; norms null: as they are.
+struct scaled_rows {
+    rows_in rows;
+    const double* norms;  ///< [rows]
+};
+
+// scores.cu: ||c||^2/2 - z.c in float32, of queries z and codes c less the codes' mean, padded to `width` columns and packed in
+// panels, column by column
+
+constexpr int panel_rows = 128;
+constexpr int codes_per_group = 8;  ///< one after another; scores tell groups apart, not codes
+constexpr int score_depth = 8;      ///< what wide rows are padded to a multiple of; narrow ones to 4, 8 or 16 columns
+
+struct code_panels {
+    float* values;                     ///< [count x width x panel_rows], a group's codes in two pieces
+    float* half_norms;                 ///< [count x panel_rows], infinite where nothing may win
+    index_t count;
+    index_t width;
+    unsigned long long* largest_norm;  ///< bits of a double >= 0, which order as integers; 0 before
+};
+struct query_panels {
+    float* values;    ///< [count x width x panel_rows], signs changed
+    double* margins;  ///< by how much the least score must be ahead for no doubt to be left; NaN for a query that is not finite
+    index_t count;
+    index_t width;
+};
+/// The least score of a query, the least outside of its group, and the group.
+struct found_scores {
+    float least;
+    float second;
+    int group;
+};
+struct score_arguments {
+    query_panels queries;
+    code_panels codes;
+    index_t panels_per_split;
+    found_scores* found;  ///< [splits x queries.count x panel_rows]
+};
+
+/// Parts in which `center_of_rows` adds up.
+index_t center_parts(index_t rows);
+/// center [d] = the mean of the `count` rows without skip[k]; sums [center_parts(rows) x d] is working memory.
+cudaError_t center_of_rows(const scaled_rows& m, const std::uint8_t* skip, index_t count, double* sums, float* center, cudaStream_t stream);
+cudaError_t pack_codes(const scaled_rows& m, const std::uint8_t* skip, const float* center, const code_panels& to, cudaStream_t stream);
+cudaError_t pack_queries(const scaled_rows& m, const float* center, const unsigned long long* largest_norm, const query_panels& to,
+                         cudaStream_t stream);
+/// Least scores over each of `splits` parts of the codebook.
+cudaError_t least_scores(const score_arguments& a, index_t splits, cudaStream_t stream);
+
 // nearest.cu
 
-constexpr index_t nearest_tile = 64;  ///< queries and codes that one block compares at a time
+constexpr index_t nearest_tile = 64;  ///< queries and codes that one block compares at a time in float64
 
-/// For each query [n x d] the code [K x d] of least ||q - c||^2 in float64; ties go to the lowest id. Codes with
-/// padding[k] != 0 never win. `splits` parts of the codebook are searched side by side; best [splits x n] and
-/// best_ids [splits x n] are working memory. ids [n].
-cudaError_t nearest_rows(const double* queries, index_t n, const double* codes, index_t codes_count, index_t d, const std::uint8_t* padding,
-                         index_t splits, double* best, std::int64_t* best_ids, std::int64_t* ids, cudaStream_t stream);
+struct look_up {
+    scaled_rows queries;           ///< [n x d]
+    scaled_rows codes;             ///< [K x d]
+    const std::uint8_t* padding;   ///< [K]; null: none
+    index_t first;                 ///< the first code that may win; it answers queries that are not finite
+    const found_scores* found;     ///< of least_scores
+    index_t splits;
+    index_t padded_queries;
+    const double* margins;
+    std::int64_t* open;            ///< [n], queries that the scores leave open
+    unsigned long long* open_count;  ///< 0 before
+    index_t blocks;                ///< that search the open ones side by side
+    double* best;                  ///< [max(n, blocks * nearest_tile)], working memory
+    std::int64_t* best_ids;        ///< the same
+    std::int64_t* ids;             ///< [n], written
+};
+
+/// For each query the code of least ||q - c||^2 in float64; ties go to the lowest id. Codes with padding[k] != 0 never win.
+cudaError_t nearest_codes(const look_up& l, cudaStream_t stream);
 
 // update.cu
 

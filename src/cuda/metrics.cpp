@@ -18,40 +18,7 @@ void require_rows(std::string_view function, std::string_view name, rows_in m) {
                          fmt::format("{} x {}", m.rows, m.cols));
 }
 
-/// Parts of the codebook searched side by side: enough blocks to fill the device four times.
-index_t splits_for(const state& s, index_t queries, index_t codes) {
-    const index_t query_tiles = (queries + nearest_tile - 1) / nearest_tile;
-    const index_t code_tiles = (codes + nearest_tile - 1) / nearest_tile;
-    return std::clamp<index_t>(4 * s.processors() / query_tiles, 1, code_tiles);
-}
-
 }  // namespace
-
-void nearest(const std::shared_ptr<state>& s, rows_in vectors, rows_in codes, lookup rule, std::span<const index_t> padding, std::int64_t* ids) {
-    constexpr std::string_view function = "nearest_codes";
-    require_rows(function, "a codebook", codes);
-    require_size(function, "columns in the vectors", codes.cols, vectors.cols);
-    const on_device guard(s->device());
-    const scratch<std::uint8_t> mask = padding_mask_of(s, padding, codes.rows, function);
-    const std::vector<bool> is_padding = isic::detail::padding_mask(function, padding, codes.rows);
-    require<value_error>(std::ranges::find(is_padding, false) != is_padding.end(), function, "a code that is no padding", "padding only");
-    require_finite_rows(s, vectors, nullptr, function, "the vectors");
-    require_finite_rows(s, codes, mask.data(), function, "the codebook");
-    if (vectors.rows == 0) {
-        return;
-    }
-    const index_t d = codes.cols;
-    const scratch<double> book(s, codes.rows * d);
-    const scratch<double> queries(s, vectors.rows * d);
-    check(widen_rows(codes, rule == lookup::l2_normalised, book.data(), s->stream()), function, "widen_rows");
-    check(widen_rows(vectors, rule == lookup::l2_normalised, queries.data(), s->stream()), function, "widen_rows");
-    const index_t splits = splits_for(*s, vectors.rows, codes.rows);
-    const scratch<double> best(s, splits * vectors.rows);
-    const scratch<std::int64_t> best_ids(s, splits * vectors.rows);
-    check(nearest_rows(queries.data(), vectors.rows, book.data(), codes.rows, d, mask.data(), splits, best.data(), best_ids.data(), ids,
-                       s->stream()),
-          function, "nearest_rows");
-}
 
 double churn(const std::shared_ptr<state>& s, rows_in vectors, rows_in before, rows_in after, lookup rule, std::span<const index_t> padding) {
     constexpr std::string_view function = "nearest_code_churn";

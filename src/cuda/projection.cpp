@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include <isic/cuda/codebook.hpp>
 #include <isic/cuda/metrics.hpp>
 
 #include "core/orthonormal.hpp"

@@ -143,6 +143,11 @@ __device__ inline double value_at(const rows_out& m, index_t i, index_t j) {
     return value_at(rows_in{m.data, m.type, m.rows, m.cols, m.stride}, i, j);
 }
 
+__device__ inline double scaled_value(const scaled_rows& m, index_t i, index_t j) {
+    const double x = value_at(m.rows, i, j);
+    return m.norms != nullptr && m.norms[i] > 0 ? x / m.norms[i] : x;
+}
+
 /// Whether two values are stored as the same bits.
 template <class T>
 __device__ bool same_bits(T a, T b) {
@@ -166,6 +171,8 @@ __device__ inline void put(const rows_out& m, index_t i, index_t j, double value
 __device__ inline std::int64_t id_at(const ids_in& ids, index_t t) {
     return ids.wide ? static_cast<const std::int64_t*>(ids.data)[t] : static_cast<const std::int32_t*>(ids.data)[t];
 }
+
+constexpr float largest_float = 3.4028234663852886e38F;
 
 __device__ inline bool is_finite(double x) {
     return fabs(x) <= 1.7976931348623157e308;

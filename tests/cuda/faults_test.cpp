@@ -136,7 +136,7 @@ TEST_CASE("updates, look-ups and metrics: every failing call is one typed error 
     });
 }
 
-TEST_CASE("inner loops: every failing call is one typed error and leaks nothing") {
+TEST_CASE("inner loops and an index: every failing call is one typed error and leaks nothing") {
     isic_test::random r(46);
     const auto codes = r.matrix<float>(3, 6);
     const auto vectors = r.matrix<float>(6, 6);
@@ -157,6 +157,8 @@ TEST_CASE("inner loops: every failing call is one typed error and leaks nothing"
             CHECK((adam.steps == 0 || !adam.mean.empty()));
             throw;
         }
+        const isic::device_code_index index(gpu, device);
+        isic::download<std::int64_t>(gpu, index.nearest(z).view(), std::vector<std::int64_t>(6).data(), 6);
     });
 }
 

@@ -3,49 +3,6 @@
 using isic::index_t;
 using isic_test::check_throws;
 
-TEST_CASE_TEMPLATE("nearest codes are the CPU's, ties to the lowest id, padding never", T, ISIC_STORAGE) {
-    isic::cuda_backend gpu;
-    isic_test::random r(21);
-    for (const auto& [n, K, d] : {std::tuple<index_t, index_t, index_t>{1, 1, 1}, {70, 65, 4}, {130, 200, 8}, {65, 300, 21}}) {
-        CAPTURE(d);
-        auto codes = r.matrix<T>(K, d);
-        const auto vectors = r.matrix<T>(n, d);
-        for (index_t k = 1; k < K; k += 3) {  // equal codes
-            std::ranges::copy(codes.row(0), codes.row(k).begin());
-        }
-        std::vector<index_t> padding;
-        if (K > 10) {
-            padding = {0, 2, 5};
-            codes(2, 0) = static_cast<T>(isic_test::not_a_number);
-        }
-        const auto device_codes = isic::upload(gpu, codes);
-        const auto device_vectors = isic::upload(gpu, vectors);
-        for (const auto rule : {isic::lookup::plain, isic::lookup::l2_normalised}) {
-            const std::vector<index_t> expected = isic::nearest_codes(vectors, codes, rule, padding);
-            const auto found = isic_test::ids_on(gpu, isic::nearest_codes(gpu, device_vectors, device_codes, rule, padding));
-            REQUIRE(found.size() == expected.size());
-            for (std::size_t i = 0; i < found.size(); ++i) {
-                CHECK(found[i] == expected[i]);
-            }
-        }
-    }
-}
-
-TEST_CASE("nearest codes refuse what the CPU refuses") {
-    isic::cuda_backend gpu;
-    isic_test::random r(22);
-    const auto codes = isic::upload(gpu, r.matrix<float>(4, 3));
-    const auto vectors = isic::upload(gpu, r.matrix<float>(5, 3));
-    check_throws<isic::shape_error>("nearest_codes", [&] { isic::nearest_codes(gpu, isic::upload(gpu, r.matrix<float>(5, 2)), codes); }, {"3", "2"});
-    const std::vector<index_t> all{0, 1, 2, 3};
-    check_throws<isic::value_error>("nearest_codes", [&] { isic::nearest_codes(gpu, vectors, codes, isic::lookup::plain, all); }, {"padding only"});
-    auto bad = r.matrix<float>(5, 3);
-    bad(4, 2) = std::numeric_limits<float>::infinity();
-    check_throws<isic::numeric_error>("nearest_codes", [&] { isic::nearest_codes(gpu, isic::upload(gpu, bad), codes); }, {"vectors", "row 4", "column 2"});
-    check_throws<isic::shape_error>("nearest_codes", [&] { isic::nearest_codes(gpu, vectors, isic::device_matrix<float>(gpu, 0, 3)); }, {"codebook"});
-    CHECK(isic::nearest_codes(gpu, isic::device_matrix<float>(gpu, 0, 3), codes).empty());
-}
-
 TEST_CASE_TEMPLATE("leakage, drift and churn are the CPU's, over more than one part", T, ISIC_STORAGE) {
     isic::cuda_backend gpu;
     isic_test::random r(23);

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <isic/cuda/codebook.hpp>
 #include <isic/cuda/fit.hpp>
 #include <isic/cuda/metrics.hpp>
 #include <isic/cuda/projection.hpp>

@@ -17,7 +17,7 @@ FLOORS = [
     ["backend", "io"],
     ["cpu", "safetensors", "npy", "cuda/layout", "cuda/backend"],
     ["differences", "codebook", "cuda/device_matrix"],
-    ["rank", "patch"],
+    ["rank", "patch", "cuda/codebook"],
     ["fit_options"],
     ["subspace", "harmfulness"],
     ["fit", "merge", "cuda/fit"],

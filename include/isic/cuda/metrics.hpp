@@ -1,18 +1,16 @@
 /// \file
-/// Nearest codes and what an edit cost, on a device.
+/// What an edit cost, on a device.
 #pragma once
 
 #include <span>
 
-#include <isic/cuda/device_matrix.hpp>
+#include <isic/cuda/codebook.hpp>
 #include <isic/metrics.hpp>
 
 namespace isic {
 
 namespace cuda {
 
-/// ids [n] of the nearest codes.
-void nearest(const std::shared_ptr<state>& s, rows_in vectors, rows_in codes, lookup rule, std::span<const index_t> padding, std::int64_t* ids);
 /// Share of vectors whose nearest code changed. Waits.
 double churn(const std::shared_ptr<state>& s, rows_in vectors, rows_in before, rows_in after, lookup rule, std::span<const index_t> padding);
 /// Leakage of rows, read normalised if asked. Waits.
@@ -24,20 +22,6 @@ drift_report drifted(const std::shared_ptr<state>& s, rows_in before, rows_in af
 std::vector<double> counted(const std::shared_ptr<state>& s, ids_in ids, index_t codes);
 
 }  // namespace cuda
-
-/// Ids of the nearest codes, [1 x n] int64 on the device, by ||z - c||^2 in float64 (or of the normalised rows); ties go
-/// to the lowest id. No matrix of distances is made.
-///
-/// vectors [n x d], codes [K x d] of any storage; rows in `padding` never win. Waits while it looks for NaN; memory
-/// 8 (n + K) d bytes. Cost O(n K d). Errors: as on the CPU; cuda_error.
-template <device_matrix_like Z, device_matrix_like C>
-device_matrix<std::int64_t> nearest_codes(const cuda_backend& gpu, const Z& vectors, const C& codes, lookup rule = lookup::plain,
-                                          std::span<const index_t> padding = {}) {
-    device_matrix<std::int64_t> ids(gpu, 1, vectors.rows());
-    cuda::nearest(gpu.shared_state(), cuda::rows_of<typename Z::value_type>(vectors), cuda::rows_of<typename C::value_type>(codes), rule,
-                  padding, ids.data());
-    return ids;
-}
 
 /// Share of vectors [n x d] whose nearest code changed, in [0, 1]. Waits. Errors: as on the CPU; cuda_error.
 template <device_matrix_like Z, device_matrix_like B, device_matrix_like A>

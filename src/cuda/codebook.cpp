@@ -1,0 +1,158 @@
+#include <isic/cuda/codebook.hpp>
+
+#include <algorithm>
+
+#include "kernels.hpp"
+#include "look.hpp"
+
+namespace isic::cuda {
+namespace {
+
+using isic::detail::require;
+using isic::detail::require_size;
+
+constexpr std::string_view looking_up = "nearest_codes";
+
+index_t panels_of(index_t rows) {
+    return (rows + panel_rows - 1) / panel_rows;
+}
+
+/// Columns with padding, as one of the score kernels takes them.
+index_t padded(index_t d) {
+    return d <= 4 ? 4 : d <= 8 ? 8 : d <= 16 ? 16 : (d + score_depth - 1) / score_depth * score_depth;
+}
+
+void require_codes(rows_in codes) {
+    require<shape_error>(codes.rows > 0 && codes.cols > 0, looking_up, "a codebook with rows and columns", fmt::format("{} x {}", codes.rows, codes.cols));
+}
+
+/// Norms that rows are divided by; none without a need.
+scratch<double> norms_of(const std::shared_ptr<state>& s, rows_in m, lookup rule) {
+    if (rule == lookup::plain) {
+        return {};
+    }
+    scratch<double> norms(s, m.rows);
+    check(measure_norms(m, norms.data(), s->stream()), looking_up, "measure_norms");
+    return norms;
+}
+
+}  // namespace
+
+/// Float32 panels of a codebook, and where its rows lie.
+class packed_codebook {
+public:
+    packed_codebook(const std::shared_ptr<state>& s, rows_in codes, lookup rule, std::span<const index_t> padding) : s_(s), codes_(codes), rule_(rule) {
+        require_codes(codes);
+        const std::vector<bool> is_padding = isic::detail::padding_mask(looking_up, padding, codes.rows);
+        const auto first = std::ranges::find(is_padding, false);
+        require<value_error>(first != is_padding.end(), looking_up, "a code that is no padding", "padding only");
+        first_ = first - is_padding.begin();
+        const on_device guard(s->device());
+        padding_ = padding_mask_of(s, padding, codes.rows, looking_up);
+        require_finite_rows(s, codes, padding_.data(), looking_up, "the codebook");
+        pack(std::ranges::count(is_padding, false));
+    }
+
+    void nearest(rows_in vectors, std::int64_t* ids) const {
+        require_size(looking_up, "columns in the vectors", codes_.cols, vectors.cols);
+        if (vectors.rows == 0) {
+            return;
+        }
+        const on_device guard(s_->device());
+        const scratch<double> norms = norms_of(s_, vectors, rule_);
+        const scaled_rows queries{vectors, norms.data()};
+        const index_t padded_queries = panels_of(vectors.rows) * panel_rows;
+        const scratch<float> values(s_, padded_queries * padded(codes_.cols));
+        const scratch<double> margins(s_, padded_queries);
+        const query_panels packed{values.data(), margins.data(), panels_of(vectors.rows), padded(codes_.cols)};
+        check(pack_queries(queries, center_.data(), largest_norm_.data(), packed, s_->stream()), looking_up, "pack_queries");
+        const index_t panels_per_split = panels_per_split_for(packed.count);
+        const index_t splits = (panels_of(codes_.rows) + panels_per_split - 1) / panels_per_split;
+        const scratch<found_scores> found(s_, splits * padded_queries);
+        check(least_scores({packed, panels(), panels_per_split, found.data()}, splits, s_->stream()), looking_up, "least_scores");
+        settle({.queries = queries,
+                .codes = {codes_, norms_.data()},
+                .padding = padding_.data(),
+                .first = first_,
+                .found = found.data(),
+                .splits = splits,
+                .padded_queries = padded_queries,
+                .margins = margins.data(),
+                .open = nullptr,
+                .open_count = nullptr,
+                .blocks = blocks(),
+                .best = nullptr,
+                .best_ids = nullptr,
+                .ids = ids});
+    }
+
+private:
+    /// Blocks that keep the device busy.
+    index_t blocks() const { return 4 * s_->processors(); }
+
+    /// A block of narrow queries takes 8 panels of them, one of wide queries a single one.
+    index_t panels_per_split_for(index_t query_panels) const {
+        const index_t side_by_side = padded(codes_.cols) <= 16 ? (query_panels + 7) / 8 : query_panels;
+        const index_t splits = std::clamp<index_t>((blocks() + side_by_side - 1) / side_by_side, 1, panels_of(codes_.rows));
+        return (panels_of(codes_.rows) + splits - 1) / splits;
+    }
+
+    code_panels panels() const { return {values_.data(), half_norms_.data(), panels_of(codes_.rows), padded(codes_.cols), largest_norm_.data()}; }
+
+    void pack(index_t winners) {
+        const index_t rows = panels_of(codes_.rows) * panel_rows;
+        norms_ = norms_of(s_, codes_, rule_);
+        center_ = scratch<float>(s_, codes_.cols);
+        values_ = scratch<float>(s_, rows * padded(codes_.cols));
+        half_norms_ = scratch<float>(s_, rows);
+        largest_norm_ = scratch<unsigned long long>(s_, 1);
+        fill_bytes(*s_, largest_norm_.data(), 0, largest_norm_.bytes());
+        const scratch<double> sums(s_, center_parts(codes_.rows) * codes_.cols);
+        const scaled_rows codes{codes_, norms_.data()};
+        check(center_of_rows(codes, padding_.data(), winners, sums.data(), center_.data(), s_->stream()), looking_up, "center_of_rows");
+        check(pack_codes(codes, padding_.data(), center_.data(), panels(), s_->stream()), looking_up, "pack_codes");
+    }
+
+    void settle(look_up l) const {
+        const index_t n = l.queries.rows.rows;
+        const index_t parts = std::max(n, l.blocks * nearest_tile);
+        const scratch<std::int64_t> open(s_, n);
+        const scratch<unsigned long long> open_count(s_, 1);
+        const scratch<double> best(s_, parts);
+        const scratch<std::int64_t> best_ids(s_, parts);
+        fill_bytes(*s_, open_count.data(), 0, open_count.bytes());
+        l.open = open.data();
+        l.open_count = open_count.data();
+        l.best = best.data();
+        l.best_ids = best_ids.data();
+        check(nearest_codes(l, s_->stream()), looking_up, "nearest_codes");
+    }
+
+    std::shared_ptr<state> s_;
+    rows_in codes_;
+    lookup rule_;
+    index_t first_ = 0;
+    scratch<std::uint8_t> padding_;
+    scratch<double> norms_;
+    scratch<float> center_;  // of the codes, taken off: norms become small beside distances
+    scratch<float> values_;
+    scratch<float> half_norms_;
+    scratch<unsigned long long> largest_norm_;
+};
+
+std::shared_ptr<const packed_codebook> pack_codebook(const std::shared_ptr<state>& s, rows_in codes, lookup rule, std::span<const index_t> padding) {
+    return std::make_shared<packed_codebook>(s, codes, rule, padding);
+}
+
+void nearest(const packed_codebook& codes, rows_in vectors, std::int64_t* ids) {
+    codes.nearest(vectors, ids);
+}
+
+void nearest(const std::shared_ptr<state>& s, rows_in vectors, rows_in codes, lookup rule, std::span<const index_t> padding, std::int64_t* ids) {
+    require_codes(codes);
+    require_size(looking_up, "columns in the vectors", codes.cols, vectors.cols);
+    require_finite_rows(s, vectors, nullptr, looking_up, "the vectors");
+    packed_codebook(s, codes, rule, padding).nearest(vectors, ids);
+}
+
+}  // namespace isic::cuda
