@@ -23,6 +23,7 @@ constexpr std::int32_t cuda_managed = 13;
 constexpr std::uint8_t code_int = 0;
 constexpr std::uint8_t code_float = 2;
 constexpr std::uint8_t code_bfloat = 4;
+constexpr std::uint8_t code_bool = 6;
 constexpr std::uint64_t read_only = 1;
 constexpr std::uint64_t is_copied = 2;
 
@@ -66,6 +67,7 @@ struct layout {
     std::vector<index_t> strides;
     std::optional<storage> type;  // none: no type of a codebook
     int integer_bits = 0;         // of signed integers; 0: none
+    bool is_bool = false;         // a byte each
     std::string type_name;
     bool writable = true;
 };

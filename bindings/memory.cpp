@@ -31,6 +31,8 @@ layout layout_of_tensor(const dlpack::tensor& t) {
         m.type = storage::bf16;
     } else if (t.lanes == 1 && t.code == dlpack::code_int) {
         m.integer_bits = t.bits;
+    } else if (t.lanes == 1 && t.code == dlpack::code_bool && t.bits == 8) {
+        m.is_bool = true;
     }
     m.shape.assign(t.shape, t.shape + t.ndim);
     m.strides.assign(m.shape.size(), 1);
@@ -161,12 +163,13 @@ layout layout_of(std::string_view function, std::string_view name, const py::arr
     m.type_name = py::str(a.dtype()).cast<std::string>();
     m.type = native ? storage_of(a.dtype()) : std::nullopt;
     m.integer_bits = native && a.dtype().kind() == 'i' ? static_cast<int>(8 * size) : 0;
+    m.is_bool = a.dtype().kind() == 'b';
     m.writable = a.writeable();
     m.data = const_cast<void*>(a.data());
     for (py::ssize_t i = 0; i < a.ndim(); ++i) {
         m.shape.push_back(a.shape(i));
         m.strides.push_back(size > 0 ? a.strides(i) / size : 0);
-        if ((m.type || m.integer_bits > 0) && a.shape(i) > 1 && a.strides(i) % size != 0) {
+        if ((m.type || m.integer_bits > 0 || m.is_bool) && a.shape(i) > 1 && a.strides(i) % size != 0) {
             detail::fail<shape_error>(function, fmt::format("{} with strides of whole elements", name),
                                       fmt::format("{} bytes between elements of {}; {}", a.strides(i), size, contiguous_copy));
         }

@@ -109,6 +109,8 @@ handed_over take_interface(gpu& on, std::string_view function, std::string_view 
             size = e.bytes;
             if (e.code == dlpack::code_int) {
                 m.integer_bits = 8 * e.bytes;
+            } else if (e.code == dlpack::code_bool) {
+                m.is_bool = true;
             } else {
                 m.type = static_cast<storage>(&e - elements);
             }
@@ -149,7 +151,7 @@ const element* element_in(const layout& m) {
     if (m.type) {
         return &elements[static_cast<int>(*m.type)];
     }
-    return m.integer_bits == 32 ? &elements[4] : m.integer_bits == 64 ? &elements[5] : nullptr;
+    return m.integer_bits == 32 ? &elements[4] : m.integer_bits == 64 ? &elements[5] : m.is_bool ? &elements[6] : nullptr;
 }
 
 index_t values_in(const std::vector<index_t>& shape) {
@@ -200,7 +202,7 @@ byte_rows byte_rows_of(std::string_view function, std::string_view name, const l
 const element& require_element(std::string_view function, std::string_view name, const layout& m) {
     const element* type = element_in(m);
     if (type == nullptr) {
-        detail::fail<value_error>(function, fmt::format("{} of float32, float64, float16, bfloat16, int32 or int64", name), m.type_name);
+        detail::fail<value_error>(function, fmt::format("{} of float32, float64, float16, bfloat16, int32, int64 or bool", name), m.type_name);
     }
     return *type;
 }
@@ -405,15 +407,26 @@ cuda::rows_out writable(const memory& m) {
 static_assert(static_cast<int>(cuda::storage::f64) == static_cast<int>(storage::f64) &&
               static_cast<int>(cuda::storage::bf16) == static_cast<int>(storage::bf16));
 
-device_ids device_ids_of(gpu& on, std::string_view function, std::string_view name, py::handle object) {
+index_t device_values::size() const {
+    return values_in(shape);
+}
+
+device_values device_values_of(gpu& on, std::string_view function, std::string_view name, py::handle object,
+                               const std::vector<std::string_view>& types) {
     handed_over taken = take(on, function, name, object, access::read);
     const layout& m = taken.values;
-    if (m.integer_bits != 32 && m.integer_bits != 64) {
-        detail::fail<value_error>(function, fmt::format("{} of int32 or int64", name), m.type_name);
+    const element* type = element_in(m);
+    if (type == nullptr || std::ranges::find(types, type->name) == types.end()) {
+        detail::fail<value_error>(function, fmt::format("{} of {}", name, fmt::join(types, " or ")), type == nullptr ? m.type_name : type->name);
     }
     require_compact(function, name, m);
-    require_aligned(function, name, m.data, m.integer_bits / 8);
-    return {{m.data, m.integer_bits == 64, values_in(m.shape)}, m.shape, std::move(taken.owner)};
+    require_aligned(function, name, m.data, type->bytes);
+    return {m.data, type, m.shape, std::move(taken.owner)};
+}
+
+device_ids device_ids_of(gpu& on, std::string_view function, std::string_view name, py::handle object) {
+    device_values v = device_values_of(on, function, name, object, {"int32", "int64"});
+    return {{v.data, v.type->bytes == 8, v.size()}, std::move(v.shape), std::move(v.owner)};
 }
 
 device_array::device_array(shared_gpu on, const element& type, std::vector<index_t> shape)

@@ -11,7 +11,7 @@
 
 namespace isic::python {
 
-/// What arrays on a device hold: what a codebook may, and token ids.
+/// What arrays on a device hold: what a codebook may, token ids, and marks of rows.
 struct element {
     const char* name;     // numpy's
     const char* typestr;  // of __cuda_array_interface__, which knows no bfloat16
@@ -22,7 +22,8 @@ struct element {
 /// The first four in the order of `storage`.
 inline constexpr element elements[] = {{"float32", "<f4", 4, dlpack::code_float}, {"float64", "<f8", 8, dlpack::code_float},
                                        {"float16", "<f2", 2, dlpack::code_float}, {"bfloat16", nullptr, 2, dlpack::code_bfloat},
-                                       {"int32", "<i4", 4, dlpack::code_int},     {"int64", "<i8", 8, dlpack::code_int}};
+                                       {"int32", "<i4", 4, dlpack::code_int},     {"int64", "<i8", 8, dlpack::code_int},
+                                       {"bool", "|b1", 1, dlpack::code_bool}};
 
 template <class T>
 const element& element_of() {
@@ -50,6 +51,19 @@ auto with_device_span(const memory& m, F&& f) {
         default: return f(device_span<double>(static_cast<double*>(m.data), m.rows, m.cols, m.stride));
     }
 }
+
+/// Values on the backend's device without gaps, of any shape.
+struct device_values {
+    const void* data;
+    const element* type;
+    std::vector<index_t> shape;
+    py::object owner;
+
+    index_t size() const;
+};
+/// Errors: value_error unless they are of one of the types.
+device_values device_values_of(gpu& on, std::string_view function, std::string_view name, py::handle object,
+                               const std::vector<std::string_view>& types);
 
 /// Token ids on the backend's device, int32 or int64 of any shape.
 struct device_ids {

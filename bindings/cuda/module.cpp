@@ -12,6 +12,8 @@ const std::map<std::string, std::string, std::less<>> class_names = {{"cuda_back
                                                                      {"device_accumulator", "DifferenceAccumulator"},
                                                                      {"device_constraint", "Constraint"},
                                                                      {"device_edit", "Edit"},
+                                                                     {"row_basis", "RowBasis"},
+                                                                     {"ema_row_state", "EmaRowState"},
                                                                      {"sgd_state", "SgdState"},
                                                                      {"adam_state", "AdamState"}};
 
@@ -53,4 +55,5 @@ PYBIND11_MODULE(_cuda, m) {
     bind_device_projection(m);
     bind_device_update(m);
     bind_device_metrics(m);
+    bind_device_rows(m);
 }

@@ -11,5 +11,6 @@ void bind_device_fit(pybind11::module_& m);
 void bind_device_projection(pybind11::module_& m);
 void bind_device_update(pybind11::module_& m);
 void bind_device_metrics(pybind11::module_& m);
+void bind_device_rows(pybind11::module_& m);
 
 }  // namespace isic::python

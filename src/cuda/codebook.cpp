@@ -17,6 +17,10 @@ index_t panels_of(index_t rows) {
     return (rows + panel_rows - 1) / panel_rows;
 }
 
+index_t tiles_of(index_t rows) {
+    return (rows + nearest_tile - 1) / nearest_tile;
+}
+
 /// Columns with padding, as one of the score kernels takes them.
 index_t padded(index_t d) {
     return d <= 4 ? 4 : d <= 8 ? 8 : d <= 16 ? 16 : (d + score_depth - 1) / score_depth * score_depth;
@@ -80,20 +84,17 @@ public:
                 .margins = margins.data(),
                 .open = nullptr,
                 .open_count = nullptr,
-                .blocks = blocks(),
+                .blocks = std::min<index_t>(4 * s_->processors(), tiles_of(vectors.rows) * tiles_of(codes_.rows)),
                 .best = nullptr,
                 .best_ids = nullptr,
                 .ids = ids});
     }
 
 private:
-    /// Blocks that keep the device busy.
-    index_t blocks() const { return 4 * s_->processors(); }
-
-    /// A block of narrow queries takes 8 panels of them, one of wide queries a single one.
+    /// So that there are enough blocks, of which a device holds two or three per processor, for the last ones not to matter.
     index_t panels_per_split_for(index_t query_panels) const {
-        const index_t side_by_side = padded(codes_.cols) <= 16 ? (query_panels + 7) / 8 : query_panels;
-        const index_t splits = std::clamp<index_t>((blocks() + side_by_side - 1) / side_by_side, 1, panels_of(codes_.rows));
+        const index_t side_by_side = (query_panels + query_panels_per_block(padded(codes_.cols)) - 1) / query_panels_per_block(padded(codes_.cols));
+        const index_t splits = std::clamp<index_t>((8 * s_->processors() + side_by_side - 1) / side_by_side, 1, panels_of(codes_.rows));
         return (panels_of(codes_.rows) + splits - 1) / splits;
     }
 

@@ -145,7 +145,7 @@ void moments::add_rows(rows_in harmful, rows_in safe) {
               "subtract_rows");
         p.add_chunk(n, p.second, p.sum);
         if (p.keep_safe) {
-            check(widen_rows(part_of(safe, first, n), false, p.chunk.data(), p.s->stream()), who, "widen_rows");
+            check(widen_rows(part_of(safe, first, n), nullptr, n, false, p.chunk.data(), p.s->stream()), who, "widen_rows");
             p.add_chunk(n, p.safe_second, p.safe_sum);
         }
     }
@@ -218,10 +218,6 @@ index_t moments::width() const {
 index_t moments::count() const {
     return parts_->count;
 }
-bool moments::has_codes() const {
-    return parts_->has_codes;
-}
-
 matrix<double> moments::second_moment() const {
     parts_->settle();
     return symmetric_to_host(*parts_->s, parts_->second.data(), parts_->d);
@@ -256,7 +252,7 @@ std::vector<double> moments::safe_mean() const {
         for (index_t first = 0; first < p.codes.rows; first += chunk_rows) {
             const index_t n = std::min(chunk_rows, p.codes.rows - first);
             const double one = 1;
-            check(widen_rows(part_of(p.codes, first, n), false, p.chunk.data(), p.s->stream()), who, "widen_rows");
+            check(widen_rows(part_of(p.codes, first, n), nullptr, n, false, p.chunk.data(), p.s->stream()), who, "widen_rows");
             check(cublasDgemv_v2(p.s->blas(), CUBLAS_OP_N, static_cast<int>(p.d), static_cast<int>(n), &one, p.chunk.data(),
                                  static_cast<int>(p.d), weights.data() + first, 1, &one, sum.data(), 1),
                   who, "cublasDgemv");

@@ -41,8 +41,8 @@ enum class outcome : std::uint8_t { stays, moved, vanished };
 cudaError_t look_at_rows(rows_in m, const std::uint8_t* skip, findings* found, cudaStream_t stream);
 /// Finds ids outside [0, codes).
 cudaError_t look_at_ids(ids_in ids, index_t codes, findings* found, cudaStream_t stream);
-/// Rows as float64, divided by their norms if asked; zero rows stay zero. out [rows x cols] contiguous.
-cudaError_t widen_rows(rows_in m, bool normalise, double* out, cudaStream_t stream);
+/// out row i = m row ids[i] (null: row i) as float64, divided by its norm if asked; zero rows stay zero. out [n x cols] contiguous.
+cudaError_t widen_rows(rows_in m, const std::int64_t* ids, index_t n, bool normalise, double* out, cudaStream_t stream);
 /// counts[id] += 1. Ids outside [0, codes) are left out.
 cudaError_t count_codes(ids_in ids, index_t codes, unsigned long long* counts, cudaStream_t stream);
 /// to[k] += from[k].
@@ -89,8 +89,6 @@ struct projection_arguments {
 constexpr index_t widest_row = 4096;
 
 cudaError_t project_rows(const projection_arguments& a, cudaStream_t stream);
-/// out row i = m row ids[i] as float64.
-cudaError_t gather_rows(rows_in m, const std::int64_t* ids, index_t n, bool normalise, double* out, cudaStream_t stream);
 /// m row to[i] = m row from[i], bytes; outcomes[to[i]] says whether they changed. No row is both.
 cudaError_t replace_rows(rows_out m, const std::int64_t* to, const std::int64_t* from, index_t n, outcome* outcomes, cudaStream_t stream);
 /// m row to[i] = 0; outcomes[to[i]] says whether they changed.
@@ -169,6 +167,8 @@ cudaError_t center_of_rows(const scaled_rows& m, const std::uint8_t* skip, index
 cudaError_t pack_codes(const scaled_rows& m, const std::uint8_t* skip, const float* center, const code_panels& to, cudaStream_t stream);
 cudaError_t pack_queries(const scaled_rows& m, const float* center, const unsigned long long* largest_norm, const query_panels& to,
                          cudaStream_t stream);
+/// Panels of queries that one block of `least_scores` takes, whose padded width this is.
+index_t query_panels_per_block(index_t width);
 /// Least scores over each of `splits` parts of the codebook.
 cudaError_t least_scores(const score_arguments& a, index_t splits, cudaStream_t stream);
 

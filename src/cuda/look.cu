@@ -24,20 +24,21 @@ __global__ void look_at_ids_kernel(ids_in ids, index_t codes, findings* found) {
     }
 }
 
-__global__ void widen_rows_kernel(rows_in m, bool normalise, double* out) {
+__global__ void widen_rows_kernel(rows_in m, const std::int64_t* ids, index_t n, bool normalise, double* out) {
     const index_t i = warp_row();
-    if (i >= m.rows) {
+    if (i >= n) {
         return;
     }
+    const index_t row = ids == nullptr ? i : ids[i];
     double square = 0;
     for (index_t j = lane(); normalise && j < m.cols; j += warp_lanes) {
-        const double x = value_at(m, i, j);
+        const double x = value_at(m, row, j);
         square += x * x;
     }
     square = warp_sum(square);
     const double scale = normalise && square > 0 ? sqrt(square) : 1.0;
     for (index_t j = lane(); j < m.cols; j += warp_lanes) {
-        out[i * m.cols + j] = value_at(m, i, j) / scale;
+        out[i * m.cols + j] = value_at(m, row, j) / scale;
     }
 }
 
@@ -109,9 +110,9 @@ cudaError_t look_at_ids(ids_in ids, index_t codes, findings* found, cudaStream_t
     return launch(look_at_ids_kernel, blocks_for(ids.size), dim3(threads_per_block), 0, stream, ids, codes, found);
 }
 
-cudaError_t widen_rows(rows_in m, bool normalise, double* out, cudaStream_t stream) {
-    const row_launch l = launch_for_rows(m.rows, 0);
-    return launch(widen_rows_kernel, l.grid, l.block, 0, stream, m, normalise, out);
+cudaError_t widen_rows(rows_in m, const std::int64_t* ids, index_t n, bool normalise, double* out, cudaStream_t stream) {
+    const row_launch l = launch_for_rows(n, 0);
+    return launch(widen_rows_kernel, l.grid, l.block, 0, stream, m, ids, n, normalise, out);
 }
 
 cudaError_t count_codes(ids_in ids, index_t codes, unsigned long long* counts, cudaStream_t stream) {

@@ -135,22 +135,6 @@ __global__ void project_rows_kernel(projection_arguments a) {
     }
 }
 
-__global__ void gather_rows_kernel(rows_in m, const std::int64_t* ids, index_t n, bool normalise, double* out) {
-    const index_t i = warp_row();
-    if (i >= n) {
-        return;
-    }
-    double square = 0;
-    for (index_t j = lane(); normalise && j < m.cols; j += warp_lanes) {
-        square += value_at(m, ids[i], j) * value_at(m, ids[i], j);
-    }
-    square = warp_sum(square);
-    const double scale = normalise && square > 0 ? sqrt(square) : 1.0;
-    for (index_t j = lane(); j < m.cols; j += warp_lanes) {
-        out[i * m.cols + j] = value_at(m, ids[i], j) / scale;
-    }
-}
-
 /// One warp writes a row of bytes; value(c) gives column c.
 template <class T, class Value>
 __device__ void overwrite_row(const rows_out& m, index_t k, outcome* outcomes, Value value) {
@@ -189,11 +173,6 @@ cudaError_t project_rows(const projection_arguments& a, cudaStream_t stream) {
     return with_storage(a.codes.type, [&](auto value) {
         return launch(project_rows_kernel<decltype(value)>, l.grid, l.block, l.shared, stream, a);
     });
-}
-
-cudaError_t gather_rows(rows_in m, const std::int64_t* ids, index_t n, bool normalise, double* out, cudaStream_t stream) {
-    const row_launch l = launch_for_rows(n, 0);
-    return launch(gather_rows_kernel, l.grid, l.block, 0, stream, m, ids, n, normalise, out);
 }
 
 cudaError_t replace_rows(rows_out m, const std::int64_t* to, const std::int64_t* from, index_t n, outcome* outcomes, cudaStream_t stream) {

@@ -15,6 +15,20 @@ namespace {
 using isic::detail::require;
 using isic::detail::require_size;
 
+std::size_t row_bytes(const rows_out& m) {
+    return static_cast<std::size_t>(m.cols * bytes_of(m.type));
+}
+
+std::size_t pitch(const rows_out& m) {
+    return static_cast<std::size_t>(m.stride * bytes_of(m.type));
+}
+
+/// Overwrites rows with others that have no gaps. Waits.
+void write_rows(state& s, const rows_out& to, const buffer& from) {
+    copy_on_device(s, to.data, pitch(to), from.data(), row_bytes(to), row_bytes(to), static_cast<std::size_t>(to.rows));
+    s.synchronize();
+}
+
 /// One projection: checks everything, uploads what is small, runs the kernels, settles what vanished.
 class projection {
 public:
@@ -37,7 +51,6 @@ public:
         record_.type = codes_.type;
         record_.rows = codes_.rows;
         record_.cols = codes_.cols;
-        record_.hash_before = hash_now();
         keep_old_rows();  // also for a failure half-way
         try {
             move_rows();
@@ -111,21 +124,16 @@ private:
 
     leakage_report leakage_now() const { return leaked(s_, read_only(codes_), *harm_, options_.center, options_.padding, options_.rule); }
 
-    std::uint64_t hash_now() const { return hash_of(s_, read_only(codes_)); }
-
-    std::size_t row_bytes() const { return static_cast<std::size_t>(codes_.cols * bytes_of(codes_.type)); }
-    std::size_t pitch() const { return static_cast<std::size_t>(codes_.stride * bytes_of(codes_.type)); }
-
     void keep_old_rows() {
-        record_.before = buffer(s_, row_bytes() * static_cast<std::size_t>(codes_.rows));
-        copy_on_device(*s_, record_.before.data(), row_bytes(), codes_.data, pitch(), row_bytes(), static_cast<std::size_t>(codes_.rows));
+        record_.before = buffer(s_, row_bytes(codes_) * static_cast<std::size_t>(codes_.rows));
+        copy_on_device(*s_, record_.before.data(), row_bytes(codes_), codes_.data, pitch(codes_), row_bytes(codes_),
+                       static_cast<std::size_t>(codes_.rows));
         s_->synchronize();  // a copy that failed must not be put back
     }
 
     void put_back() noexcept {
         try {
-            copy_on_device(*s_, codes_.data, pitch(), record_.before.data(), row_bytes(), row_bytes(), static_cast<std::size_t>(codes_.rows));
-            s_->synchronize();
+            write_rows(*s_, codes_, record_.before);
         } catch (const cuda_error&) {  // the device is lost, and the codebook with it; the first error is reported
         }
     }
@@ -210,8 +218,8 @@ private:
         const scratch<double> lost(s_, n * d);
         const scratch<double> pool(s_, pool_size * d);
         const rows_in old = old_rows();
-        check(gather_rows(old, lost_ids.data(), n, normalise, lost.data(), s_->stream()), function_, "gather_rows");
-        check(gather_rows(old, pool_ids.data(), pool_size, normalise, pool.data(), s_->stream()), function_, "gather_rows");
+        check(widen_rows(old, lost_ids.data(), n, normalise, lost.data(), s_->stream()), function_, "widen_rows");
+        check(widen_rows(old, pool_ids.data(), pool_size, normalise, pool.data(), s_->stream()), function_, "widen_rows");
         const scratch<std::int64_t> nearest_ids(s_, n);
         nearest(s_, {lost.data(), storage::f64, n, d, d}, {pool.data(), storage::f64, pool_size, d, d}, lookup::plain, {}, nearest_ids.data());
         std::vector<index_t> from;
@@ -248,7 +256,7 @@ private:
     void measure() {
         record_.ids = rows_with(outcome::moved);
         record_.summary.moved = static_cast<index_t>(record_.ids.size());
-        record_.hash_after = hash_now();
+        record_.hash_after = hash_of(s_, read_only(codes_));
         record_.summary.relative_change = drifted(s_, old_rows(), read_only(codes_), options_.padding).relative;
         if (harm_ != nullptr && harm_->rank() > 0) {
             record_.summary.after = leakage_now();
@@ -289,11 +297,7 @@ void undo(const std::shared_ptr<state>& s, const edit_record& record, rows_out c
     const std::uint64_t hash = hash_of(s, read_only(codes));
     require<value_error>(hash == record.hash_after, function, fmt::format("the edited codebook (hash {:016x})", record.hash_after),
                          fmt::format("{:016x}", hash));
-    const auto width = static_cast<std::size_t>(codes.cols * bytes_of(codes.type));
-    const on_device guard(s->device());
-    copy_on_device(*s, codes.data, static_cast<std::size_t>(codes.stride * bytes_of(codes.type)), record.before.data(), width, width,
-                   static_cast<std::size_t>(codes.rows));
-    s->synchronize();
+    write_rows(*s, codes, record.before);
 }
 
 }  // namespace isic::cuda

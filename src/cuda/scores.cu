@@ -307,13 +307,6 @@ __global__ void __launch_bounds__(threads_per_block, 2) wide_scores_kernel(score
     }
 }
 
-template <int Width>
-cudaError_t narrow_scores(const score_arguments& a, unsigned splits, cudaStream_t stream) {
-    constexpr index_t per_block = queries_per_thread * threads_per_block;
-    const dim3 grid(static_cast<unsigned>((a.queries.count * panel_rows + per_block - 1) / per_block), splits);
-    return launch(narrow_scores_kernel<Width>, grid, dim3(threads_per_block), 0, stream, a);
-}
-
 }  // namespace
 
 index_t center_parts(index_t rows) {
@@ -338,13 +331,19 @@ cudaError_t pack_queries(const scaled_rows& m, const float* center, const unsign
     return launch(pack_queries_kernel, blocks_for(to.count * panel_rows), dim3(threads_per_block), 0, stream, m, center, largest_norm, to);
 }
 
+index_t query_panels_per_block(index_t width) {
+    return width <= 16 ? queries_per_thread * threads_per_block / panel_rows : 1;
+}
+
 cudaError_t least_scores(const score_arguments& a, index_t splits, cudaStream_t stream) {
-    const auto parts = static_cast<unsigned>(splits);
-    switch (a.codes.width) {
-        case 4: return narrow_scores<4>(a, parts, stream);
-        case 8: return narrow_scores<8>(a, parts, stream);
-        case 16: return narrow_scores<16>(a, parts, stream);
-        default: return launch(wide_scores_kernel, dim3(static_cast<unsigned>(a.queries.count), parts), dim3(threads_per_block), 0, stream, a);
+    const index_t each = query_panels_per_block(a.queries.width);
+    const dim3 grid(static_cast<unsigned>((a.queries.count + each - 1) / each), static_cast<unsigned>(splits));
+    const auto run = [&](auto kernel) { return launch(kernel, grid, dim3(threads_per_block), 0, stream, a); };
+    switch (a.queries.width) {
+        case 4: return run(narrow_scores_kernel<4>);
+        case 8: return run(narrow_scores_kernel<8>);
+        case 16: return run(narrow_scores_kernel<16>);
+        default: return run(wide_scores_kernel);
     }
 }
 

@@ -162,10 +162,7 @@ pending_summary ema(const std::shared_ptr<state>& s, rows_out codes, device_ema_
 
 void start_ema(const std::shared_ptr<state>& s, rows_in codes, device_ema_state& memory) {
     const on_device guard(s->device());
-    const std::vector<double> ones(static_cast<std::size_t>(codes.rows), 1.0);
-    const std::size_t bytes = ones.size() * sizeof(double);
-    copy_to_device(*s, memory.counts.data(), bytes, ones.data(), bytes, bytes, 1);
-    check(widen_rows(codes, false, memory.sums.data(), s->stream()), "ema_update", "widen_rows");
+    check(start_ema(codes, memory.counts.data(), memory.sums.data(), s->stream()), "ema_update", "start_ema");
 }
 
 pending_summary sgd(const std::shared_ptr<state>& s, rows_out codes, rows_in gradient, rows_out velocity, const sgd_options& options,

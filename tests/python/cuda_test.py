@@ -27,7 +27,7 @@ REASON = isic.cuda.unavailable_reason()
 if REASON and os.environ.get("ISIC_REQUIRE_GPU", "0") not in ("", "0"):
     raise RuntimeError(f"no usable CUDA device: {REASON}")
 needs_device = pytest.mark.skipif(bool(REASON), reason=f"no usable CUDA device: {REASON}")
-MODULES = ["isic.cuda", *(f"isic.cuda.{name}" for name in ("_backend", "_edit", "_fit", "_loop", "_metrics", "_update"))]
+MODULES = ["isic.cuda", *(f"isic.cuda.{name}" for name in ("_backend", "_edit", "_fit", "_loop", "_metrics", "_rows", "_update"))]
 
 
 def find_stand_in():
@@ -201,7 +201,7 @@ def test_streams_of_other_libraries(gpu):
 
 
 @needs_device
-@pytest.mark.parametrize("dtype", [*DTYPES, "int32", "int64"])
+@pytest.mark.parametrize("dtype", [*DTYPES, "int32", "int64", "bool"])
 def test_what_is_uploaded_comes_back(gpu, rng, dtype):
     values = as_dtype(rng.standard_normal((7, 6)) * 9, dtype)
     array = up(gpu, values[:, :4])
@@ -466,6 +466,63 @@ def judge(pictures):
 
 LOOP = dict(unsafe_prompts=["a fox with a knife"], safe_prompts=["a fox with a spoon"], rewrite=lambda prompt: prompt.replace("knife", "spoon"),
             prior_per_code=0.05, tuning_steps=3)
+
+
+def computed_in(dtype):
+    return "float64" if dtype == "float64" else "float32"
+
+
+@needs_device
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inner_loops(gpu, rng, dtype):
+    """Against isic's on the CPU, in float64 for what is stored narrower than float32."""
+    real = computed_in(dtype)
+    codes, harm, marks = book(rng, dtype), isic.span_of(rng.standard_normal((8, 2))), np.arange(40) == 3
+    basis = isic.cuda.RowBasis(gpu, harm)
+    assert (basis.width, basis.rank, repr(basis)) == (8, 2, "RowBasis(width=8, rank=2)")
+    strength, center, weights = (as_dtype(rng.random(n), real) for n in (40, 8, 2))
+    for directions in (harm, basis):
+        on_device, expected = up(gpu, codes), codes.astype(float)
+        isic.cuda.project_rows(gpu, on_device, directions, strength=up(gpu, strength), center=up(gpu, center), weights=up(gpu, weights))
+        isic.project_rows(expected, harm, strength=strength, center=center, weights=weights)
+        assert close(on_device.copy_to_host(), expected, dtype)
+        isic.cuda.project_rows(gpu, on_device, directions, strength=0.5)
+        isic.project_rows(expected, harm, strength=0.5)
+        assert close(on_device.copy_to_host(), expected, dtype)
+    on_device, expected, state, of_cpu = up(gpu, codes), codes.astype(float), isic.cuda.AdamState(real), isic.AdamRowState("float64")
+    for _ in range(3):
+        gradient = as_dtype(rng.standard_normal((40, 8)), dtype)
+        isic.cuda.adam_rows(gpu, on_device, up(gpu, gradient), state, rate=0.01, orthogonal_to=basis, locked=up(gpu, marks))
+        isic.adam_rows(expected, gradient.astype(float), of_cpu, rate=0.01, orthogonal_to=harm, locked=marks)
+    assert close(on_device.copy_to_host(), expected, dtype, scale=100) and state.steps == 3
+    assert close(state.mean.copy_to_host(), of_cpu.mean, real) and repr(state) == "AdamState(on device 0)"
+    assert on_device.copy_to_host()[3].tobytes() == codes[3].tobytes()
+    on_device, expected, state, of_cpu = up(gpu, codes), codes.astype(float), isic.cuda.EmaRowState(real), isic.EmaRowState("float64")
+    assert state.counts is None and repr(state) == "EmaRowState(empty)"
+    for ids in (np.int32, np.int64):
+        vectors, where = as_dtype(rng.standard_normal((99, 8)), dtype), rng.integers(0, 40, 99).astype(ids)
+        isic.cuda.ema_rows(gpu, on_device, up(gpu, vectors), up(gpu, where), state, decay=0.9, orthogonal_to=basis, locked=up(gpu, marks))
+        isic.ema_rows(expected, vectors.astype(float), where, of_cpu, decay=0.9, orthogonal_to=harm, locked=marks)
+    assert close(on_device.copy_to_host(), expected, dtype, scale=8)
+    assert close(state.counts.copy_to_host(), of_cpu.counts, real) and close(state.sums.copy_to_host(), of_cpu.sums, real, scale=8)
+    saved = isic.cuda.EmaRowState(real)
+    saved.counts, saved.sums = state.counts, state.sums
+    assert np.array_equal(saved.sums.copy_to_host(), state.sums.copy_to_host())
+
+
+@needs_device
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rule", ["plain", "l2_normalised"])
+def test_an_index(gpu, rng, dtype, rule):
+    codes = book(rng, dtype)
+    index = isic.cuda.CodeIndex(gpu, up(gpu, codes), rule=rule, padding=[0, 7])  # which keeps the codebook
+    gc.collect()
+    for n in (1, 50):
+        vectors = as_dtype(rng.standard_normal((n, 8)), dtype)
+        expected = isic.nearest_codes(vectors.astype(float), codes.astype(float), rule=rule, padding=[0, 7])
+        assert index.nearest(up(gpu, vectors)).copy_to_host().tolist() == expected.tolist()
+    assert index.nearest(up(gpu, np.zeros((0, 8)))).shape == (0,)
+    assert index.nearest(up(gpu, np.full((2, 8), np.nan))).copy_to_host().tolist() == [1, 1]
 
 
 @needs_device
@@ -733,7 +790,7 @@ MISTAKES = [
     (isic.ShapeError, r"upload: .*strides \(2\) of shape \(2\)", lambda g, c: up(g, np.arange(4)[::2])),
     (isic.BackendError, "DifferenceAccumulator.add: expected harmful_ids in memory of device 0",
      lambda g, c: isic.cuda.DifferenceAccumulator(g, c).add(IDS, up(g, IDS))),
-    (isic.ValueError, "harmful_ids of int32 or int64, got DLPack type 2", lambda g, c: isic.cuda.DifferenceAccumulator(g, c).add(c, up(g, IDS))),
+    (isic.ValueError, "harmful_ids of int32 or int64, got float32", lambda g, c: isic.cuda.DifferenceAccumulator(g, c).add(c, up(g, IDS))),
     (isic.ShapeError, r"safe ids of shape \[2\], got \[1\]", lambda g, c: isic.cuda.DifferenceAccumulator(g, c).add(up(g, IDS), up(g, IDS[:1]))),
     (isic.ShapeError, r"ids without gaps, row by row, got strides \(3, 1\) of shape \(2, 2\)",
      lambda g, c: isic.cuda.usage_counts(g, Foreign(up(g, np.zeros((2, 3), np.int32)), shape=(2, 2), strides=(3, 1)), codes=4)),
@@ -757,6 +814,20 @@ MISTAKES = [
     (isic.ValueError, r"token ids in \[0, 1\)", lambda g, c: isic.cuda.usage_counts(g, up(g, IDS), codes=1)),
     (isic.ShapeError, "columns after", lambda g, c: isic.cuda.drift(g, c, up(g, np.eye(4)))),
     (isic.ValueError, "rate > 0", lambda g, c: isic.cuda.sgd_update(g, c, up(g, HOST), isic.cuda.SgdState(), rate=-1.0)),
+    (isic.ShapeError, "columns in the basis, got 8", lambda g, c: isic.cuda.project_rows(g, c, harm_of())),
+    (isic.ShapeError, "4 of values in strength, got 3", lambda g, c: isic.cuda.project_rows(g, c, harm_of(3), strength=up(g, np.zeros(3, np.float32)))),
+    (isic.ValueError, "center on the device of float32, got float64", lambda g, c: isic.cuda.project_rows(g, c, harm_of(3), center=up(g, np.zeros(3)))),
+    (isic.BackendError, "weights on the device in memory of device 0, got memory of the CPU", lambda g, c: isic.cuda.project_rows(g, c, harm_of(3), weights=np.zeros(1, np.float32))),
+    (isic.ValueError, "a RowBasis of the same backend", lambda g, c: isic.cuda.project_rows(g, c, isic.cuda.RowBasis(isic.cuda.Backend(), harm_of(3)))),
+    (isic.ValueError, "orthonormal", lambda g, c: isic.cuda.RowBasis(g, isic.Subspace(np.ones((3, 1)), np.ones(1), 1.0, harm_of().chosen))),
+    (isic.ValueError, "overlapping", lambda g, c: isic.cuda.adam_rows(g, c, c, isic.cuda.AdamState())),
+    (isic.ValueError, "a state of float32, as the codes", lambda g, c: isic.cuda.adam_rows(g, c, up(g, HOST), isic.cuda.AdamState("float64"))),
+    (isic.ValueError, "gradient computed in float32, as the codes are, got float64", lambda g, c: isic.cuda.adam_rows(g, c, up(g, HOST.astype(float)), isic.cuda.AdamState())),
+    (isic.ValueError, "locked on the device of bool, got int32", lambda g, c: isic.cuda.adam_rows(g, c, up(g, HOST), isic.cuda.AdamState(), locked=up(g, np.zeros(4, np.int32)))),
+    (isic.ShapeError, "values in locked, got 3", lambda g, c: isic.cuda.adam_rows(g, c, up(g, HOST), isic.cuda.AdamState(), locked=up(g, np.zeros(3, bool)))),
+    (isic.ValueError, r"decay in \[0, 1\)", lambda g, c: isic.cuda.ema_rows(g, c, up(g, HOST), up(g, [0, 1, 2, 3]), isic.cuda.EmaRowState(), decay=1.0)),
+    (isic.ValueError, "dtype to be one of", lambda g, c: isic.cuda.EmaRowState("float16")),
+    (isic.ShapeError, "columns in the vectors", lambda g, c: isic.cuda.CodeIndex(g, c).nearest(up(g, np.eye(2)))),
     (isic.ValueError, "overlapping", lambda g, c: isic.cuda.sgd_update(g, c, c, isic.cuda.SgdState())),
     (isic.ShapeError, "gradient rows", lambda g, c: isic.cuda.adam_update(g, c, up(g, HOST[1:]), isic.cuda.AdamState())),
     (isic.ValueError, "dtype to be one of 'float32', 'float64', got 'float16'", lambda g, c: isic.cuda.AdamState("float16")),

@@ -21,17 +21,19 @@ from ._errors import CudaError
 from ._fit import DifferenceAccumulator, FoundSubspace, fit_subspace
 from ._load import available, device_count, unavailable_reason
 from ._loop import LoopEdit, self_improve
-from ._metrics import drift, leakage, nearest_code_churn, nearest_codes, usage_counts
-from ._update import (AdamState, Assignments, Constraint, EmaState, PendingSummary, SgdState, adam_update, assign, ema_update, ridge_update,
-                      sgd_update)
+from ._metrics import CodeIndex, drift, leakage, nearest_code_churn, nearest_codes, usage_counts
+from ._rows import RowBasis, adam_rows, ema_rows, project_rows
+from ._update import (AdamState, Assignments, Constraint, EmaRowState, EmaState, PendingSummary, SgdState, adam_update, assign, ema_update,
+                      ridge_update, sgd_update)
 
 __all__ = [
-    "AdamState", "Assignments", "Backend", "Constraint", "CudaError", "DeviceArray", "DifferenceAccumulator", "Edit", "EmaState",
-    "FoundSubspace", "LoopEdit", "PendingSummary", "SgdState", "Stream", "adam_update", "assign", "available", "device_count", "download",
-    "drift", "ema_update", "fit_subspace", "leakage", "nearest_code_churn", "nearest_codes", "project_out", "remap", "ridge_update",
-    "self_improve", "sgd_update", "unavailable_reason", "upload", "usage_counts", "write",
+    "AdamState", "Assignments", "Backend", "CodeIndex", "Constraint", "CudaError", "DeviceArray", "DifferenceAccumulator", "Edit",
+    "EmaRowState", "EmaState", "FoundSubspace", "LoopEdit", "PendingSummary", "RowBasis", "SgdState", "Stream", "adam_rows",
+    "adam_update", "assign", "available", "device_count", "download", "drift", "ema_rows", "ema_update", "fit_subspace", "leakage",
+    "nearest_code_churn", "nearest_codes", "project_out", "project_rows", "remap", "ridge_update", "self_improve", "sgd_update",
+    "unavailable_reason", "upload", "usage_counts", "write",
 ]
 
-for _thing in (AdamState, Assignments, Backend, Constraint, DeviceArray, DifferenceAccumulator, Edit, EmaState, FoundSubspace, LoopEdit,
-               PendingSummary, SgdState):
+for _thing in (AdamState, Assignments, Backend, CodeIndex, Constraint, DeviceArray, DifferenceAccumulator, Edit, EmaRowState, EmaState,
+               FoundSubspace, LoopEdit, PendingSummary, RowBasis, SgdState):
     _thing.__module__ = "isic.cuda"

@@ -101,7 +101,7 @@ class DeviceArray:
 
     @property
     def dtype(self) -> str:
-        """"float32", "float64", "float16", "bfloat16", "int32" or "int64"."""
+        """"float32", "float64", "float16", "bfloat16", "int32", "int64" or "bool"."""
         return self._native.dtype
 
     @property
@@ -132,9 +132,9 @@ class DeviceArray:
 
 
 def upload(gpu: Backend, array: npt.ArrayLike | SupportsDLPack) -> DeviceArray:
-    """Copies an array, a tensor or a list on the CPU to the device: a codebook, embeddings, or token ids.
+    """Copies an array, a tensor or a list on the CPU to the device: a codebook, embeddings, token ids, or marks of rows.
 
-    float32, float64, float16, bfloat16, int32 or int64; rows may have gaps between them. Waits. Raises ValueError on other
+    float32, float64, float16, bfloat16, int32, int64 or bool; rows may have gaps between them. Waits. Raises ValueError on other
     types, ShapeError on other strides, BackendError if it is on a device already, CudaError.
 
     >>> isic.cuda.upload(isic.cuda.Backend(), [3, 1, 2])

@@ -11,13 +11,37 @@ from ._load import native
 def nearest_codes(gpu: Backend, vectors: DeviceLike, codes: DeviceLike, *, rule: Lookup = "plain", padding: Padding = None) -> DeviceArray:
     """Ids of the nearest codes, [n] of int64 on the device, as `isic.nearest_codes`; no matrix of distances is made.
 
-    vectors [n, d], codes [K, d] of any dtype. Memory 8 (n + K) d bytes. Raises as on the CPU, CudaError.
+    vectors [n, d], codes [K, d] of any dtype. Scores in float32 find the candidates, distances in float64 decide between those
+    that they cannot tell apart. Waits while it looks for NaN; memory 4 (n + K) d bytes. Raises as on the CPU, CudaError.
 
     >>> gpu = isic.cuda.Backend()
     >>> isic.cuda.nearest_codes(gpu, isic.cuda.upload(gpu, [[0.9, 0.2]]), isic.cuda.upload(gpu, np.eye(2))).copy_to_host()
     array([0])
     """
     return DeviceArray(native.nearest_codes(native_of("nearest_codes", gpu), vectors, codes, rule, padding), gpu)
+
+
+class CodeIndex:
+    """A codebook on the device packed for many look-ups: what `nearest_codes` makes for one call.
+
+    codes [K, d] is kept alive; it must stay unchanged while the index is used. Takes 4 K d bytes. rule, padding, errors: as
+    `nearest_codes`.
+
+    >>> gpu = isic.cuda.Backend()
+    >>> index = isic.cuda.CodeIndex(gpu, isic.cuda.upload(gpu, np.eye(2)))
+    >>> index.nearest(isic.cuda.upload(gpu, [[0.9, 0.2], [0.1, 0.2]])).copy_to_host()
+    array([0, 1])
+    """
+
+    def __init__(self, gpu: Backend, codes: DeviceLike, *, rule: Lookup = "plain", padding: Padding = None) -> None:
+        self._gpu = gpu
+        self._native = native.CodeIndex(native_of("CodeIndex", gpu), codes, rule, padding)
+
+    def nearest(self, vectors: DeviceLike) -> DeviceArray:
+        """Ids of the nearest codes, [n] of int64 on the device. vectors [n, d] of any dtype, whose values nobody looks at: one
+        that holds NaN or infinity gets the first code that is no padding. Raises ShapeError if the widths differ, CudaError.
+        """
+        return DeviceArray(self._native.nearest(vectors), self._gpu)
 
 
 def nearest_code_churn(gpu: Backend, vectors: DeviceLike, before: DeviceLike, after: DeviceLike, *, rule: Lookup = "plain",

@@ -55,7 +55,7 @@ class Assignments:
 class _State:
     """Arrays of a state: read as copies, None while it is empty; set from a DeviceArray, e.g. to go on with a saved state."""
 
-    _native: native.EmaState | native.SgdState | native.AdamState
+    _native: native.EmaState | native.EmaRowState | native.SgdState | native.AdamState
     _gpu: Backend | None = None
 
     def _part(self, name: str) -> DeviceArray | None:
@@ -97,6 +97,31 @@ class EmaState(_State):
         self._set_part("sums", values)
 
 
+class EmaRowState(_State):
+    """State of `ema_rows` for codes computed in dtype: counts [K] and sums [K, d]. Empty until the first step."""
+
+    def __init__(self, dtype: StateType = "float32") -> None:
+        self._native: native.EmaRowState = native.EmaRowState(dtype)
+
+    @property
+    def counts(self) -> DeviceArray | None:
+        """A copy; None while the state is empty."""
+        return self._part("counts")
+
+    @counts.setter
+    def counts(self, values: DeviceArray) -> None:
+        self._set_part("counts", values)
+
+    @property
+    def sums(self) -> DeviceArray | None:
+        """A copy; None while the state is empty."""
+        return self._part("sums")
+
+    @sums.setter
+    def sums(self, values: DeviceArray) -> None:
+        self._set_part("sums", values)
+
+
 class SgdState(_State):
     """State of `sgd_update`: velocity [K, d]. Empty until the first update. float32 halves the memory traffic of float64."""
 
@@ -114,7 +139,7 @@ class SgdState(_State):
 
 
 class AdamState(_State):
-    """State of `adam_update`: mean and square of the projected gradient [K, d], steps taken. Empty until the first update.
+    """State of `adam_update` or `adam_rows`: mean and square of the projected gradient [K, d], steps taken. Empty until the first update.
 
     float32 halves the memory traffic of float64.
     """

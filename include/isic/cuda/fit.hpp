@@ -64,7 +64,6 @@ public:
 
     index_t width() const;                          ///< d
     index_t count() const;                          ///< n
-    bool has_codes() const;                         ///< of token ids, not of rows
     matrix<double> second_moment() const;           ///< waits
     matrix<double> safe_second_moment() const;      ///< waits
     std::vector<double> mean() const;               ///< waits

@@ -19,7 +19,6 @@ struct edit_record {
     storage type = storage::f32;          ///< of the codebook
     index_t rows = 0;                     ///< K
     index_t cols = 0;                     ///< d
-    std::uint64_t hash_before = 0;        ///< of the original codebook's bytes
     std::uint64_t hash_after = 0;         ///< of the edited codebook's bytes
     edit_summary summary;                 ///< what was done
     std::vector<index_t> ids;             ///< rows whose bytes changed, ascending

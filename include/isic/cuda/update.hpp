@@ -128,7 +128,7 @@ pending_summary ridge_update(const cuda_backend& gpu, C&& codes, const device_as
     return cuda::ridge(gpu.shared_state(), cuda::writable(device_span<T>(codes)), batch, lambda, limits);
 }
 
-/// Exponential moving averages, as on the CPU. Asynchronous but for the first. Errors: shape_error, value_error on decay; cuda_error.
+/// Exponential moving averages, as on the CPU. Asynchronous. Errors: shape_error, value_error on decay; cuda_error.
 template <mutable_device_matrix_like C>
 pending_summary ema_update(const cuda_backend& gpu, C&& codes, device_ema_state& state, const device_assignments& batch, double decay,
                            const device_constraint& limits = {}) {
