@@ -365,7 +365,57 @@ void* stream_of(std::uintptr_t handle) {
     return handle <= 1 ? nullptr : reinterpret_cast<void*>(handle);  // NOLINT: a handle
 }
 
-gpu::gpu(int device, std::optional<std::uintptr_t> stream, py::object owner)
+python_allocator::python_allocator(py::handle pair) {
+    if (pair.is_none()) {
+        return;
+    }
+    if (!py::isinstance<py::tuple>(pair) || py::len(pair) != 2 || PyCallable_Check(pair[py::int_(0)].ptr()) == 0 ||
+        PyCallable_Check(pair[py::int_(1)].ptr()) == 0) {
+        throw py::type_error(in_python_words(fmt::format("isic::cuda_backend: expected an allocator of two functions, allocate(bytes, stream) and "
+                                                         "release(memory, bytes, stream), got {}", type_name_of(pair))));
+    }
+    functions_ = std::make_unique<functions>(functions{pair[py::int_(0)], pair[py::int_(1)]});
+}
+
+python_allocator::~python_allocator() {
+    if (Py_IsInitialized() == 0) {
+        static_cast<void>(functions_.release());  // after Python nothing of it can be let go
+        return;
+    }
+    const py::gil_scoped_acquire gil;
+    functions_.reset();
+}
+
+device_allocator python_allocator::in_cpp() {
+    if (functions_ == nullptr) {
+        return {};
+    }
+    const auto allocate = [](void* context, std::size_t bytes, void* stream) -> void* {
+        const py::gil_scoped_acquire gil;
+        try {
+            const py::object memory = static_cast<functions*>(context)->allocate(bytes, reinterpret_cast<std::uintptr_t>(stream));
+            return reinterpret_cast<void*>(memory.cast<std::uintptr_t>());  // NOLINT: an address
+        } catch (py::error_already_set& e) {
+            e.discard_as_unraisable("isic.cuda.Backend");
+        } catch (const py::cast_error&) {  // no address
+        }
+        return nullptr;
+    };
+    const auto release = [](void* context, void* memory, std::size_t bytes, void* stream) {
+        if (Py_IsInitialized() == 0) {
+            return;
+        }
+        const py::gil_scoped_acquire gil;
+        try {
+            static_cast<functions*>(context)->release(reinterpret_cast<std::uintptr_t>(memory), bytes, reinterpret_cast<std::uintptr_t>(stream));
+        } catch (py::error_already_set& e) {
+            e.discard_as_unraisable("isic.cuda.Backend");
+        }
+    };
+    return {allocate, release, functions_.get()};
+}
+
+gpu::gpu(int device, std::optional<std::uintptr_t> stream, py::object owner, py::handle allocator)
     : own_stream_(!stream),
       owner_(new py::object(std::move(owner)), [](py::object* p) {
           if (Py_IsInitialized() != 0) {  // the last array may go without the GIL, and after Python
@@ -373,7 +423,8 @@ gpu::gpu(int device, std::optional<std::uintptr_t> stream, py::object owner)
               delete p;
           }
       }),
-      backend_({.device = device, .stream = stream ? std::optional(stream_of(*stream)) : std::nullopt}) {}
+      allocator_(allocator),
+      backend_({.device = device, .stream = stream ? std::optional(stream_of(*stream)) : std::nullopt, .allocator = allocator_.in_cpp()}) {}
 
 std::uintptr_t gpu::stream() const {
     return std::max<std::uintptr_t>(1, reinterpret_cast<std::uintptr_t>(backend_.stream()));
@@ -448,7 +499,7 @@ void device_array::hand_over(std::uintptr_t stream) {
 
 void bind_device_memory(py::module_& m) {
     py::class_<gpu, shared_gpu>(m, "Backend")
-        .def(py::init<int, std::optional<std::uintptr_t>, py::object>(), "device"_a, "stream"_a, "owner"_a)
+        .def(py::init<int, std::optional<std::uintptr_t>, py::object, py::handle>(), "device"_a, "stream"_a, "owner"_a, "allocator"_a)
         .def_property_readonly("device", &gpu::device)
         .def_property_readonly("stream", &gpu::stream)
         .def_property_readonly("own_stream", &gpu::own_stream)

@@ -1,6 +1,6 @@
 """Types of the compiled part of isic.cuda, which is there where isic was built with CUDA. The wrappers document it."""
 
-from typing import Any
+from typing import Any, Callable
 
 import numpy.typing as npt
 
@@ -13,7 +13,7 @@ def unavailable_reason() -> str: ...
 def device_count() -> int: ...
 
 class Backend:
-    def __init__(self, device: int, stream: int | None, owner: object) -> None: ...
+    def __init__(self, device: int, stream: int | None, owner: object, allocator: tuple[Callable[[int, int], int], Callable[[int, int, int], object]] | None) -> None: ...
     @property
     def device(self) -> int: ...
     @property

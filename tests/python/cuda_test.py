@@ -188,6 +188,50 @@ def test_the_backend(gpu):
 
 
 @needs_device
+def test_an_allocator_of_the_callers(gpu, rng):
+    lent = {}
+
+    def allocate(size, stream):
+        assert stream == backend_stream or not backend_stream
+        array = up(gpu, np.zeros(size // 4 + 1, dtype=np.int32))
+        address = array.__cuda_array_interface__["data"][0]
+        lent[address] = array, size
+        return address
+
+    def release(memory, size, stream):
+        assert lent.pop(memory)[1] == size
+
+    backend_stream = None
+    own = isic.cuda.Backend(allocator=(allocate, release))
+    backend_stream = own.stream
+    codes = book(rng)
+    on_device = up(own, codes)
+    assert len(lent) == 1
+    isic.cuda.project_out(own, on_device, harm_of()).undo()
+    assert on_device.copy_to_host().tobytes() == codes.tobytes()
+    del on_device
+    gc.collect()
+    assert not lent
+
+    def fails(size, stream):
+        raise MemoryError("none left")
+
+    seen = []
+    before, sys.unraisablehook = sys.unraisablehook, lambda u: seen.append(str(u.exc_value))
+    try:
+        for refuses in (fails, lambda size, stream: 0, lambda size, stream: None):
+            with pytest.raises(isic.cuda.CudaError, match="allocator gave no 4 bytes") as caught:
+                up(isic.cuda.Backend(allocator=(refuses, release)), np.zeros(1, dtype=np.float32))
+            assert caught.value.failure == "out_of_memory"
+    finally:
+        sys.unraisablehook = before
+    assert seen == ["none left"]
+    for bad in (allocate, (allocate,), (allocate, 3)):
+        with pytest.raises(TypeError, match=r"isic\.cuda\.Backend: expected an allocator of two functions"):
+            isic.cuda.Backend(allocator=bad)
+
+
+@needs_device
 def test_streams_of_other_libraries(gpu):
     handle = gpu.stream
     protocol = types.SimpleNamespace(__cuda_stream__=lambda: (0, handle))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Union
+from typing import Any, Callable, Tuple, Union
 
 import numpy.typing as npt
 
@@ -16,12 +16,24 @@ Stream = Union[int, Any, None]
 """A cudaStream_t as a number (0 or 1: the default stream), a stream of torch or CuPy, or whatever has a `__cuda_stream__`."""
 
 
+Allocator = Tuple[Callable[[int, int], int], Callable[[int, int, int], object]]
+"""allocate(bytes, stream) gives an address aligned to 256 bytes, 0 where there is no memory; release(memory, bytes, stream)
+takes it back. Both in the order of the stream, a cudaStream_t."""
+
+
 class Backend:
-    """A device, a stream on it, and handles of cuBLAS and cuSOLVER; memory comes from a pool of its own.
+    """A device, a stream on it, and handles of cuBLAS and cuSOLVER; memory comes from a pool of its own, or from the allocator.
 
     device: its number. stream: None makes one of its own, and then every call returns when its work is done. On a stream of
     yours, calls that give no number back return at once, and what you pass must stay as it is until the stream has passed
     it, as with torch itself; the stream must outlive the backend. `Backend.of` takes the stream that torch or CuPy works on.
+
+    allocator: two functions that give memory and take it back, e.g. of torch's pool, or None. What they raise is reported as
+    unraisable, and no memory was given. ::
+
+        isic.cuda.Backend(0, stream, allocator=(
+            lambda size, s: torch.cuda.caching_allocator_alloc(size, 0, s),
+            lambda memory, size, s: torch.cuda.caching_allocator_delete(memory)))
 
     Threads take turns. Raises CudaError (no_device, out_of_memory); BackendError where CUDA cannot be loaded.
 
@@ -30,11 +42,11 @@ class Backend:
     0
     """
 
-    def __init__(self, device: int = 0, stream: Stream = None) -> None:
+    def __init__(self, device: int = 0, stream: Stream = None, *, allocator: Allocator | None = None) -> None:
         handle, of = _stream_handle(stream)
         if of is not None and of != device:
             raise IsicValueError(f"isic.cuda.Backend: expected a stream of device {device}, got one of device {of}")
-        self._native = native.Backend(device, handle, stream)
+        self._native = native.Backend(device, handle, stream, allocator)
 
     @staticmethod
     def of(array: DeviceLike) -> Backend:
