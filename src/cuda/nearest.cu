@@ -128,7 +128,7 @@ __device__ void search_tile(const look_up& l, index_t open, index_t first_query,
         }
         for (int k = 0; k < per_thread; ++k) {
             const index_t id = code + x + k * side;
-            if (id >= end_code || !may_win(l, id)) {
+            if (!may_win(l, id)) {  // a split ends where a tile does
                 continue;
             }
             for (int q = 0; q < per_thread; ++q) {

@@ -166,9 +166,9 @@ bool may_read_packs(const M& m) {
 
 // Rows
 
-/// The sum over a group of lanes of value l, in lane l. At each step a lane gives half of its sums away, and adds what it is
+/// The sum over a group of as many lanes as there are values of value l, in lane l. At each step a lane gives half of its sums away, and adds what it is
 /// given to the others: one shuffle for a sum, not one for a sum and step.
-template <int Lanes, int Values = Lanes, class A>
+template <int Values, class A>
 __device__ __forceinline__ A sum_to_lanes(A* value) {
     if constexpr (Values == 1) {
         return value[0];
@@ -181,7 +181,7 @@ __device__ __forceinline__ A sum_to_lanes(A* value) {
             const A kept = upper ? value[i + half] : value[i];
             value[i] = kept + __shfl_xor_sync(0xffffffffU, given, half);
         }
-        return sum_to_lanes<Lanes, half>(value);
+        return sum_to_lanes<half>(value);
     }
 }
 
@@ -211,7 +211,8 @@ public:
     }
 
     __device__ rows_in_registers(A* shared, const directions_in<A>& v, index_t slab)
-        : v_(v), slab_(slab), staged_(shared), coefficients_(reinterpret_cast<pack<A>*>(shared + slab * width) + group_number() * packs_of_coefficients) {}
+        : v_(v), slab_(slab), staged_(shared),
+          coefficients_(reinterpret_cast<pack<A>*>(shared + slab * width) + group_number() * packs_of_coefficients) {}
 
     /// The rows of this group in the block's tile begin with this one.
     __device__ __forceinline__ void begin(index_t first) { first_ = first; }
@@ -383,7 +384,7 @@ private:
 /// f(std::type_identity<Group>) of the group that holds rows of a width best.
 template <class A, class F>
 cudaError_t with_group(index_t width, bool aligned, F f) {
-    const index_t wide = aligned ? width : width + widest_row;
+    const index_t wide = aligned ? width : width + widest_row;  // what cannot be read in packs goes where all widths may
     if constexpr (std::is_same_v<A, double>) {
         return width <= 32  ? f(std::type_identity<rows_in_registers<A, 8, 2>>{})
                : wide <= 256 ? f(std::type_identity<rows_in_registers<A, 32, 4>>{})

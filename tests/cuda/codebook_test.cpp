@@ -27,7 +27,7 @@ TEST_CASE_TEMPLATE("an index finds the CPU's codes, whatever the width, over mor
     isic::cuda_backend gpu;
     isic_test::random r(71);
     for (const auto& [n, K, d] : {std::tuple<index_t, index_t, index_t>{1, 1, 1}, {130, 129, 3}, {150, 300, 4}, {70, 1000, 8}, {129, 260, 9},
-                                  {60, 400, 16}, {140, 270, 17}, {65, 140, 31}, {33, 500, 33}, {20, 150, 100}, {9, 300, 256}}) {
+                                  {60, 400, 16}, {140, 270, 17}, {20, 2400, 3}, {12, 2500, 8}, {9, 2400, 17}, {65, 140, 31}, {33, 500, 33}, {20, 150, 100}, {9, 300, 256}}) {
         CAPTURE(n);
         CAPTURE(d);
         check_as_on_cpu(gpu, r.matrix<T>(n, d), r.matrix<T>(K, d));
@@ -45,6 +45,15 @@ TEST_CASE("ties go to the lowest id, and near ties beyond float32 to the nearest
         }
         check_as_on_cpu(gpu, r.matrix<float>(150, d), codes);
         check_as_on_cpu(gpu, codes, codes);
+        // The same but for a last place, in another part: as far apart as float32 can see, and no further.
+        auto twins = r.matrix<float>(400, d);
+        for (index_t k = 0; k < 40; ++k) {
+            std::ranges::copy(twins.row(k), twins.row(360 + k).begin());
+            float& x = twins(360 + k, k % d);
+            x = std::nextafter(x, k % 2 == 0 ? 100.0F : -100.0F);
+        }
+        check_as_on_cpu(gpu, twins, twins);
+        check_as_on_cpu(gpu, r.matrix<float>(600, d, 3), twins);
         // Steps of a last place from one vector: scores in float32 cannot tell these apart, distances can.
         auto close = isic::matrix<float>(300, d);
         auto near = isic::matrix<float>(80, d);
