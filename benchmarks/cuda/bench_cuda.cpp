@@ -1,7 +1,7 @@
 // Times the CUDA backend; one JSON object a line, as peers.py, whose cases and names these are.
 //
-// ms is the median of CUDA events after warming up. "kernel" is the kernel alone, as it is queued in a loop of updates;
-// the other lines are calls of the public function with all it checks, measures and keeps.
+// ms is the median of CUDA events after warming up. project_rows, adam_rows and code_index are the inner loops, which are only
+// queued; the other lines are calls with all that they check, measure and keep.
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -12,12 +12,12 @@
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
+#include <isic/cuda/codebook.hpp>
 #include <isic/cuda/fit.hpp>
 #include <isic/cuda/metrics.hpp>
 #include <isic/cuda/projection.hpp>
+#include <isic/cuda/rows.hpp>
 #include <isic/cuda/update.hpp>
-
-#include "kernels.hpp"
 
 namespace {
 
@@ -86,36 +86,17 @@ public:
     void project(index_t K, index_t d, index_t rank) {
         const std::string name = fmt::format("project in place {}x{} rank {}", K, d, rank);
         const isic::subspace harm = directions(d, rank);
+        const isic::device_row_basis<float> basis(gpu_, harm);
         const auto original = isic::upload(gpu_, values(K, d, 0));
         auto codes = isic::upload(gpu_, values(K, d, 0));
-        isic::matrix<double> rows(rank, d);  // V^T
-        for (isic::index_t i = 0; i < d; ++i) {
-            for (isic::index_t j = 0; j < rank; ++j) {
-                rows(j, i) = harm.basis(i, j);
-            }
-        }
-        const auto basis = isic::upload(gpu_, rows);
-        const isic::cuda::buffer outcomes(gpu_.shared_state(), static_cast<std::size_t>(K));
-        const isic::cuda::buffer found(gpu_.shared_state(), sizeof(isic::cuda::findings));
-        const auto project_once = [&] {
-            isic::cuda::projection_arguments a{};
-            a.codes = isic::cuda::writable(codes.span());
-            a.directions = basis.data();
-            a.rank = rank;
-            a.strength = 1;
-            a.vanish_below = 0.1;
-            a.outcomes = static_cast<isic::cuda::outcome*>(outcomes.data());
-            a.found = static_cast<isic::cuda::findings*>(found.data());
-            require(isic::cuda::project_rows(a, stream()));
-        };
-        const auto restore = [&] {  // a second projection would find nothing to do; the copy also moves the codes out of the cache
+        const auto restore = [&] {  // the copy also moves the codes out of the cache
             const auto bytes = static_cast<std::size_t>(K * d) * sizeof(float);
             isic::cuda::copy_on_device(*gpu_.shared_state(), codes.data(), bytes, original.data(), bytes, bytes, 1);
         };
-        const float kernel = median(stream(), project_once, restore);
-        emit(name, "isic kernel", kernel,
+        const float formula = median(stream(), [&] { isic::project_rows(gpu_, codes, basis); }, restore);
+        emit(name, "isic project_rows", formula,
              fmt::format(", \"leakage\": {:.3g}, \"rate\": \"{:.2f} TB/s\"", isic::leakage(gpu_, codes, harm).total,
-                         8.0 * static_cast<double>(K * d) / kernel / 1e9));
+                         8.0 * static_cast<double>(K * d) / formula / 1e9));
         emit(name, "isic project_out", median(stream(), [&] { isic::project_out(gpu_, codes, harm); }, restore));
     }
 
@@ -145,22 +126,32 @@ public:
     }
 
     void nearest(index_t n, index_t K, index_t d) {
+        const std::string name = fmt::format("nearest {}x{} width {}", n, K, d);
         const auto queries = isic::upload(gpu_, values(n, d, 3));
         const auto codes = isic::upload(gpu_, values(K, d, 4));
-        emit(fmt::format("nearest {}x{} width {}", n, K, d), "isic float64", median(stream(), [&] { isic::nearest_codes(gpu_, queries, codes); }));
+        const isic::device_code_index index(gpu_, codes);
+        emit(name, "isic code_index", median(stream(), [&] { index.nearest(queries); }));
+        emit(name, "isic nearest_codes", median(stream(), [&] { isic::nearest_codes(gpu_, queries, codes); }));
     }
 
     void adam(index_t K, index_t d, index_t rank) {
+        const std::string name = fmt::format("adam {}x{} rank {}", K, d, rank);
+        const double bytes = 28.0 * static_cast<double>(K * d);  // codes, mean and square read and written, gradient read
+        const isic::subspace harm = directions(d, rank);
         auto codes = isic::upload(gpu_, values(K, d, 5));
         const auto gradient = isic::upload(gpu_, values(K, d, 6));
-        isic::constraint limits;
-        limits.orthogonal_to = directions(d, rank);
-        const isic::device_constraint fence(gpu_, limits, K, d);
+        const auto timed = [&](const std::string& by, const std::function<void()>& step) {
+            const float ms = median(stream(), step);
+            emit(name, by, ms, fmt::format(", \"rate\": \"{:.2f} TB/s\"", bytes / ms / 1e9));
+        };
+        const isic::device_row_basis<float> basis(gpu_, harm);
         isic::device_adam_state<float> state;
-        const float ms = median(stream(), [&] { isic::adam_update(gpu_, codes, gradient, state, {}, fence); });
-        const double bytes = 28.0 * static_cast<double>(K * d);  // codes, mean and square read and written, gradient read
-        emit(fmt::format("adam {}x{} rank {}", K, d, rank), "isic float32 state", ms,
-             fmt::format(", \"rate\": \"{:.2f} TB/s\"", bytes / ms / 1e9));
+        timed("isic adam_rows", [&] { isic::adam_rows(gpu_, codes, gradient, state, {}, {.orthogonal_to = basis}); });
+        isic::constraint limits;
+        limits.orthogonal_to = harm;
+        const isic::device_constraint fence(gpu_, limits, K, d);
+        isic::device_adam_state<float> checked;
+        timed("isic adam_update, float32 state", [&] { isic::adam_update(gpu_, codes, gradient, checked, {}, fence); });
     }
 
 private:
