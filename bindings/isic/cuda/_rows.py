@@ -85,7 +85,8 @@ def adam_rows(gpu: Backend, codes: DeviceLike, gradient: DeviceLike, state: Adam
     >>> codes.copy_to_host().round(3).tolist(), state.steps
     ([[1.0, 0.5]], 1)
     """
-    native.adam_rows(native_of("adam_rows", gpu), codes, gradient, state._native, rate, beta1, beta2, epsilon, _directions(orthogonal_to), locked)
+    native.adam_rows(native_of("adam_rows", gpu), codes, gradient, state._native, rate, beta1, beta2, epsilon,
+                     _directions_or_none(orthogonal_to), locked)
     state._gpu = gpu
 
 
@@ -104,9 +105,13 @@ def ema_rows(gpu: Backend, codes: DeviceLike, vectors: DeviceLike, ids: DeviceLi
     >>> codes.copy_to_host().tolist(), state.counts.copy_to_host().tolist()
     ([[1.0, 1.0], [3.0, 2.0]], [0.5, 1.0])
     """
-    native.ema_rows(native_of("ema_rows", gpu), codes, vectors, ids, state._native, decay, _directions(orthogonal_to), locked)
+    native.ema_rows(native_of("ema_rows", gpu), codes, vectors, ids, state._native, decay, _directions_or_none(orthogonal_to), locked)
     state._gpu = gpu
 
 
-def _directions(harm: Directions | None) -> Subspace | native.RowBasis | None:
+def _directions(harm: Directions) -> Subspace | native.RowBasis:
     return harm._native if isinstance(harm, RowBasis) else harm
+
+
+def _directions_or_none(harm: Directions | None) -> Subspace | native.RowBasis | None:
+    return None if harm is None else _directions(harm)
