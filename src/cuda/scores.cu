@@ -141,9 +141,10 @@ __device__ void keep(const score_arguments& a, index_t query, const least_two& b
 
 constexpr int queries_per_thread = 4;
 
-/// Queries of at most Width values in registers; each panel of codes goes through shared memory.
+/// Queries of at most Width values in registers, few enough for three blocks to a processor (two of the widest); each panel of
+/// codes goes through shared memory.
 template <int Width>
-__global__ void __launch_bounds__(threads_per_block) narrow_scores_kernel(score_arguments a) {
+__global__ void __launch_bounds__(threads_per_block, Width <= 8 ? 3 : 2) narrow_scores_kernel(score_arguments a) {
     __shared__ pack<float> codes[Width][panel_rows / 4];
     __shared__ pack<float> half_norms[panel_rows / 4];
     const index_t first_query = static_cast<index_t>(blockIdx.x) * queries_per_thread * threads_per_block + threadIdx.x;
