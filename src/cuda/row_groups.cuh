@@ -381,15 +381,14 @@ private:
     index_t row_ = 0;
 };
 
-/// f(std::type_identity<Group>) of the group that holds rows of a width best.
+/// f(std::type_identity<Group>) of the group that holds rows of a width best. float64 has one group for all widths: few use it,
+/// and each group is long to compile.
 template <class A, class F>
 cudaError_t with_group(index_t width, bool aligned, F f) {
-    const index_t wide = aligned ? width : width + widest_row;  // what cannot be read in packs goes where all widths may
     if constexpr (std::is_same_v<A, double>) {
-        return width <= 32  ? f(std::type_identity<rows_in_registers<A, 8, 2>>{})
-               : wide <= 256 ? f(std::type_identity<rows_in_registers<A, 32, 4>>{})
-                             : f(std::type_identity<row_in_shared_memory<A>>{});
+        return f(std::type_identity<row_in_shared_memory<A>>{});
     } else {
+        const index_t wide = aligned ? width : width + widest_row;  // what cannot be read in packs goes where all widths may
         return width <= 8     ? f(std::type_identity<rows_in_registers<A, 2, 1>>{})
                : width <= 32  ? f(std::type_identity<rows_in_registers<A, 8, 1>>{})
                : wide <= 256  ? f(std::type_identity<rows_in_registers<A, 32, 2>>{})

@@ -55,7 +55,7 @@ def project_rows(gpu: Backend, rows: DeviceLike, harm: Directions, *, strength: 
     center: t, [d]; None: zero. weights: w, [r]; None: all 1. Both on the device, like strength of float64 for rows of
     float64, else of float32.
 
-    One read and one write of each row up to d = 1024 (float64: 256). Raises ShapeError, ValueError (another dtype, read-only
+    One read and one write of each row. Raises ShapeError, ValueError (another dtype, read-only
     memory, d > 4096), BackendError (memory of the CPU), CudaError; nothing is written then.
 
     >>> gpu = isic.cuda.Backend()

@@ -84,8 +84,8 @@ void ema_rows(const std::shared_ptr<state>& s, rows_out codes, rows_in vectors, 
 
 /// c <- c + s (t - c) V diag(w) V^T on rows [n x d] of any storage on a device, in place.
 ///
-/// One read and one write of each row up to d = 1024 (float64: 256), if width and stride are multiples of 4 values (float64: 2)
-/// or d <= 32; cost 4 n d r flops. Asynchronous. Errors: shape_error, value_error if d > 4096; cuda_error.
+/// One read and one write of each row, from registers up to d = 1024 if width and stride are multiples of 4 values or d <= 32, and
+/// if the arithmetic is float; else from shared memory, which takes longer. Cost 4 n d r flops. Asynchronous. Errors: shape_error, value_error if d > 4096; cuda_error.
 template <mutable_device_matrix_like C, real A>
     requires std::same_as<A, arithmetic_of<typename std::remove_cvref_t<C>::value_type>>
 void project_rows(const cuda_backend& gpu, C&& rows, const device_row_basis<A>& harm,
