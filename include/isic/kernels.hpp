@@ -125,6 +125,7 @@ public:
                  const resources& use = {}) const;
 
 private:
+    std::vector<index_t> find_winners(const std::uint8_t* padding);  // and their mean and the first of them
     void pack(const T* code, index_t place, index_t panel, index_t width);
 
     const T* codes_;

@@ -58,7 +58,6 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
 #include "parallel.hpp"
@@ -352,24 +351,7 @@ packed_codes<T>::packed_codes(const T* codes, index_t count, index_t d, index_t 
     const bool by_place =
         order == code_order::by_place || (order == code_order::best && d <= widest_by_place && count >= many_codes);
     const tile_shape shape = choose(shape_versions, level)(d, by_place);
-    std::vector<index_t> winners;
-    std::vector<double> mean(static_cast<std::size_t>(d));
-    for (index_t k = 0; k < count; ++k) {
-        const T* const c = codes + k * stride;
-        if ((padding != nullptr && padding[k] != 0) || !all_finite(c, d)) {
-            continue;
-        }
-        winners.push_back(k);
-        const double share = 1 / static_cast<double>(winners.size());
-        for (index_t j = 0; j < d; ++j) {
-            mean[static_cast<std::size_t>(j)] +=
-                (static_cast<double>(c[j]) - mean[static_cast<std::size_t>(j)]) * share;
-        }
-    }
-    first_ = winners.empty() ? 0 : winners.front();
-    for (index_t j = 0; j < d; ++j) {
-        center_[static_cast<std::size_t>(j)] = static_cast<T>(mean[static_cast<std::size_t>(j)]);
-    }
+    std::vector<index_t> winners = find_winners(padding);
     if (shape.by_place) {
         sort_by_place(codes, d, stride, shape.codes(), shape.lanes, winners);
         ids_.assign(winners.begin(), winners.end());
@@ -387,6 +369,26 @@ packed_codes<T>::packed_codes(const T* codes, index_t count, index_t d, index_t 
         leaf_boxes_ = boxes_of_leaves(panels_.data(), places, room / shape.codes(), shape);
         group_boxes_ = boxes_of_groups(leaf_boxes_, shape);
     }
+}
+
+template <class T>
+std::vector<index_t> packed_codes<T>::find_winners(const std::uint8_t* padding) {
+    std::vector<index_t> winners;
+    std::vector<double> mean(static_cast<std::size_t>(width_));
+    for (index_t k = 0; k < count_; ++k) {
+        const T* const c = codes_ + k * stride_;
+        if ((padding != nullptr && padding[k] != 0) || !all_finite(c, width_)) {
+            continue;
+        }
+        winners.push_back(k);
+        const double share = 1 / static_cast<double>(winners.size());
+        for (std::size_t j = 0; j < mean.size(); ++j) {
+            mean[j] += (static_cast<double>(c[j]) - mean[j]) * share;
+        }
+    }
+    std::ranges::transform(mean, center_.begin(), [](double x) { return static_cast<T>(x); });
+    first_ = winners.empty() ? 0 : winners.front();
+    return winners;
 }
 
 template <class T>
@@ -416,11 +418,11 @@ void packed_codes<T>::nearest(const T* vectors, index_t n, index_t stride, index
     const index_t block = std::min(std::clamp(fit, shape.queries, width_ < wide_code ? index_t{64} : index_t{256}),
                                    (n + shape.queries - 1) / shape.queries * shape.queries);
     const code_panels panels{panels_.data(),
-                                half_norms_.data(),
-                                static_cast<index_t>(half_norms_.size()) / shape.codes(),
-                                shape.width,
-                                by_place ? leaf_boxes_.data() : nullptr,
-                                by_place ? group_boxes_.data() : nullptr};
+                             half_norms_.data(),
+                             static_cast<index_t>(half_norms_.size()) / shape.codes(),
+                             shape.width,
+                             by_place ? leaf_boxes_.data() : nullptr,
+                             by_place ? group_boxes_.data() : nullptr};
     const code_rows<T> rows{codes_,
                             by_place ? ids_.data() : nullptr,
                             by_place ? static_cast<index_t>(ids_.size()) : count_,
