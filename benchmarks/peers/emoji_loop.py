@@ -174,7 +174,7 @@ def loop_in_torch(threads):
     import torch
 
     import isic
-    from world import DRAWS, FIRST_HARMFUL, OBJECTS, WORLD, pictures
+    from world import OBJECTS, WORLD, pictures
 
     torch.set_num_threads(threads)
     tokenizer, generator, judge, (items, backgrounds, words) = torch_model(torch, isic)

@@ -49,10 +49,14 @@ private:
     kernels::packed_codes<T> codes_;
 };
 
+/// How to pack codes for one look-up: sorting them takes as long as it saves some K / 4 vectors.
+kernels::code_order order_for(index_t vectors, index_t codes) {
+    return vectors < codes / 4 ? kernels::code_order::as_they_are : kernels::code_order::best;
+}
+
 class packed_codebook {
 public:
-    packed_codebook(any_view codes, lookup rule, std::span<const index_t> padding, kernels::code_order order)
-        : codes_(codes), rule_(rule), order_(order) {
+    packed_codebook(any_view codes, lookup rule, std::span<const index_t> padding, kernels::code_order order) : codes_(codes), rule_(rule) {
         constexpr std::string_view f = "nearest_codes";
         require_not_empty(f, "a codebook", codes);
         const std::vector<bool> is_padding = padding_mask(f, padding, codes.rows);
@@ -75,7 +79,7 @@ public:
         } else if (const auto* wide = std::get_if<packed_as<double>>(&packed_)) {
             wide->nearest(vectors, rule_, ids.data(), use);
         } else {
-            packed_as<double>(codes_, rule_, padding_, order_).nearest(vectors, rule_, ids.data(), use);
+            packed_as<double>(codes_, rule_, padding_, order_for(vectors.rows, codes_.rows)).nearest(vectors, rule_, ids.data(), use);
         }
     }
 
@@ -84,15 +88,9 @@ private:
 
     any_view codes_;
     lookup rule_;
-    kernels::code_order order_;
     std::vector<std::uint8_t> padding_;
     std::variant<std::monostate, packed_as<float>, packed_as<double>> packed_;
 };
-
-/// Sorting the codes takes as long as it saves some K / 4 vectors.
-kernels::code_order order_for(index_t vectors, index_t codes) {
-    return vectors < codes / 4 ? kernels::code_order::as_they_are : kernels::code_order::best;
-}
 
 std::vector<index_t> nearest_codes(any_view vectors, any_view codes, lookup rule, std::span<const index_t> padding,
                                    const kernels::resources& use) {

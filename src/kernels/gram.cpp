@@ -292,18 +292,16 @@ void add_turned_rows(const gram_rows<T>& rows, index_t begin, index_t end, doubl
 /// Narrow panels waste less where there are few columns.
 template <class T>
 void add_rows(const gram_rows<T>& rows, index_t begin, index_t end, double* panels, double* gram, double* sums) {
-#if HWY_TARGET != HWY_SCALAR
     if (rows.width <= wide_lanes) {
+#if HWY_TARGET == HWY_SCALAR
+        add_rows<1>(rows, begin, end, panels, gram, sums);
+#else
         if (rows.minus == nullptr) {
             add_turned_rows<false>(rows, begin, end, gram, sums);
         } else {
             add_turned_rows<true>(rows, begin, end, gram, sums);
         }
-        return;
-    }
 #endif
-    if (rows.width <= wide_lanes) {
-        add_rows<1>(rows, begin, end, panels, gram, sums);
     } else if (rows.width <= 4 * wide_lanes) {
         add_rows<2>(rows, begin, end, panels, gram, sums);
     } else {
