@@ -30,26 +30,9 @@ struct row_bases {
     row_basis<double> wide;
 };
 
-/// The caller's basis, or one made of a subspace for the time of the call; None: no direction.
-class basis_holder {
-public:
-    basis_holder(std::string_view function, std::string_view name, py::handle object) {
-        if (py::isinstance<row_bases>(object)) {
-            kept_ = object.cast<const row_bases*>();
-        } else {
-            made_ = object.is_none() ? row_bases() : row_bases(subspace_of(function, name, object));
-            kept_ = &made_;
-        }
-    }
-    basis_holder(const basis_holder&) = delete;
-    basis_holder& operator=(const basis_holder&) = delete;
-
-    const row_bases& get() const { return *kept_; }
-
-private:
-    row_bases made_;
-    const row_bases* kept_ = nullptr;
-};
+row_bases make_bases(const subspace& harm) {
+    return row_bases(harm);
+}
 
 constexpr const char* word_of(storage type) {
     constexpr const char* words[] = {"float32", "float64", "float16", "bfloat16"};
@@ -91,7 +74,7 @@ std::span<const T> span_over(const adjacent_array<T>& values) {
 void python_project_rows(py::handle rows, py::handle harm, py::handle strength, py::handle center, py::handle weights, int threads) {
     constexpr const char* f = "project_rows";
     const memory book = memory_of(f, "rows", rows, access::edit);
-    const basis_holder basis(f, "harm", harm);
+    const basis_holder<row_bases> basis(f, "harm", harm, make_bases);
     with_real_rows(f, "rows", book, [&]<class T>(matrix_span<T> span) {
         const std::optional<double> all = number_in(strength);
         const auto each = all ? adjacent_array<T>(0) : numbers<T>(f, "strength", strength, 1);
@@ -129,7 +112,7 @@ using ema_rows_state = either_state<ema_row_state>;
 class limits_holder {
 public:
     limits_holder(std::string_view function, py::handle orthogonal_to, py::handle locked, int threads)
-        : basis_(function, "orthogonal_to", orthogonal_to), locked_(given<bool>(function, "locked", locked)), use_(resources_of(function, threads)) {}
+        : basis_(function, "orthogonal_to", orthogonal_to, make_bases), locked_(given<bool>(function, "locked", locked)), use_(resources_of(function, threads)) {}
 
     template <real T>
     row_constraint<T> of() const {
@@ -140,7 +123,7 @@ public:
     }
 
 private:
-    basis_holder basis_;
+    basis_holder<row_bases> basis_;
     adjacent_array<bool> locked_;
     kernels::resources use_;
 };

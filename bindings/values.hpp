@@ -39,6 +39,29 @@ py::object object_of(const rate& r);
 
 /// Values as their Python objects give them; None gives an empty one. Errors: TypeError for another class.
 subspace subspace_of(std::string_view function, std::string_view name, py::handle object);
+
+/// The caller's bases, or make(subspace) for the time of the call; None: no direction.
+template <class Bases>
+class basis_holder {
+public:
+    template <class Make>
+    basis_holder(std::string_view function, std::string_view name, py::handle object, Make&& make) {
+        if (py::isinstance<Bases>(object)) {
+            kept_ = object.cast<const Bases*>();
+        } else {
+            made_ = object.is_none() ? Bases() : make(subspace_of(function, name, object));
+            kept_ = &made_;
+        }
+    }
+    basis_holder(const basis_holder&) = delete;
+    basis_holder& operator=(const basis_holder&) = delete;
+
+    const Bases& get() const { return *kept_; }
+
+private:
+    Bases made_;
+    const Bases* kept_ = nullptr;
+};
 code_usage usage_of(std::string_view function, py::handle object);
 rate rate_of(std::string_view function, py::handle object);
 assignments assignments_of(std::string_view function, py::handle object);

@@ -29,26 +29,13 @@ struct row_bases {
     device_row_basis<double> wide;
 };
 
-/// The caller's basis, or one made of a subspace for the time of the call; None: no direction.
-class basis_holder {
+/// Those of the call's backend.
+class bases_on_device : public basis_holder<row_bases> {
 public:
-    basis_holder(const shared_gpu& on, std::string_view function, std::string_view name, py::handle object) {
-        if (py::isinstance<row_bases>(object)) {
-            kept_ = object.cast<const row_bases*>();
-            require_same_backend(function, "a RowBasis", on, kept_->on);
-        } else {
-            made_ = object.is_none() ? row_bases() : row_bases(on, subspace_of(function, name, object));
-            kept_ = &made_;
-        }
+    bases_on_device(const shared_gpu& on, std::string_view function, std::string_view name, py::handle object)
+        : basis_holder(function, name, object, [&](const subspace& harm) { return row_bases(on, harm); }) {
+        require_same_backend(function, "a RowBasis", on, get().on);
     }
-    basis_holder(const basis_holder&) = delete;
-    basis_holder& operator=(const basis_holder&) = delete;
-
-    const row_bases& get() const { return *kept_; }
-
-private:
-    row_bases made_;
-    const row_bases* kept_ = nullptr;
 };
 
 /// Numbers on the device that may be left out, of what the rows are computed in.
@@ -71,7 +58,7 @@ private:
 void python_project_rows(const shared_gpu& on, py::handle rows, py::handle harm, py::handle strength, py::handle center, py::handle weights) {
     constexpr const char* f = "project_rows";
     const memory book = device_memory_of(*on, f, "rows", rows, access::edit);
-    const basis_holder basis(on, f, "harm", harm);
+    const bases_on_device basis(on, f, "harm", harm);
     with_device_span(book, [&]<class T>(device_span<T> span) {
         using A = arithmetic_of<T>;
         const std::optional<double> all = number_in(strength);
@@ -103,7 +90,7 @@ public:
     }
 
 private:
-    basis_holder basis_;
+    bases_on_device basis_;
     std::optional<device_values> locked_;
 };
 

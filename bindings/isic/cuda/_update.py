@@ -72,54 +72,38 @@ class _State:
         return f"{type(self).__name__}({'empty' if self._gpu is None else f'on device {self._gpu.device}'})"
 
 
-class EmaState(_State):
+class _CountsAndSums(_State):
+    @property
+    def counts(self) -> DeviceArray | None:
+        """A copy; None while the state is empty."""
+        return self._part("counts")
+
+    @counts.setter
+    def counts(self, values: DeviceArray) -> None:
+        self._set_part("counts", values)
+
+    @property
+    def sums(self) -> DeviceArray | None:
+        """A copy; None while the state is empty."""
+        return self._part("sums")
+
+    @sums.setter
+    def sums(self, values: DeviceArray) -> None:
+        self._set_part("sums", values)
+
+
+class EmaState(_CountsAndSums):
     """State of `ema_update`: decayed counts [K] and sums [K, d], float64. Empty until the first update."""
 
     def __init__(self) -> None:
         self._native: native.EmaState = native.EmaState()
 
-    @property
-    def counts(self) -> DeviceArray | None:
-        """A copy; None while the state is empty."""
-        return self._part("counts")
 
-    @counts.setter
-    def counts(self, values: DeviceArray) -> None:
-        self._set_part("counts", values)
-
-    @property
-    def sums(self) -> DeviceArray | None:
-        """A copy; None while the state is empty."""
-        return self._part("sums")
-
-    @sums.setter
-    def sums(self, values: DeviceArray) -> None:
-        self._set_part("sums", values)
-
-
-class EmaRowState(_State):
+class EmaRowState(_CountsAndSums):
     """State of `ema_rows` for codes computed in dtype: counts [K] and sums [K, d]. Empty until the first step."""
 
     def __init__(self, dtype: StateType = "float32") -> None:
         self._native: native.EmaRowState = native.EmaRowState(dtype)
-
-    @property
-    def counts(self) -> DeviceArray | None:
-        """A copy; None while the state is empty."""
-        return self._part("counts")
-
-    @counts.setter
-    def counts(self, values: DeviceArray) -> None:
-        self._set_part("counts", values)
-
-    @property
-    def sums(self) -> DeviceArray | None:
-        """A copy; None while the state is empty."""
-        return self._part("sums")
-
-    @sums.setter
-    def sums(self, values: DeviceArray) -> None:
-        self._set_part("sums", values)
 
 
 class SgdState(_State):
