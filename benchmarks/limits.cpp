@@ -80,7 +80,8 @@ template <class T, std::size_t Bytes>
 
 std::size_t register_bytes() {
     switch (isic::kernels::best_simd()) {
-        case isic::kernels::simd::avx512: return 64;
+        case isic::kernels::simd::avx512:
+        case isic::kernels::simd::avx512_vnni: return 64;
         case isic::kernels::simd::avx2: return 32;
         default: return 16;
     }

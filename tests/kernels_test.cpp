@@ -14,7 +14,7 @@
 
 namespace kernels = isic::kernels;
 using kernels::index_t;
-using kernels::code_order;
+using kernels::code_packing;
 using kernels::resources;
 using kernels::simd;
 
@@ -25,7 +25,7 @@ constexpr index_t counts[] = {0, 1, 2, 3, 7, 8, 9, 63, 64, 65, 1000};
 
 std::vector<simd> levels() {
     std::vector<simd> out;
-    for (const simd level : {simd::baseline, simd::avx2, simd::avx512}) {
+    for (const simd level : {simd::baseline, simd::avx2, simd::avx512, simd::avx512_vnni}) {
         if (level <= kernels::best_simd()) {
             out.push_back(level);
         }
@@ -304,11 +304,11 @@ void check_nearest(const guarded<T>& vectors, const guarded<T>& codes, const std
     CAPTURE(codes.rows);
     CAPTURE(codes.cols);
     CAPTURE(static_cast<int>(level));
-    for (const auto& way : {std::pair(code_order::as_they_are, 1), {code_order::as_they_are, 3}, {code_order::by_place, 2}}) {
-        const code_order order = way.first;
+    for (const auto& way : {std::pair(code_packing::plain, 1), {code_packing::plain, 3}, {code_packing::indexed, 2}}) {
+        const code_packing packing = way.first;
         const int threads = way.second;
-        CAPTURE(static_cast<int>(order));
-        const kernels::packed_codes<T> packed(codes.data(), codes.rows, codes.cols, codes.stride, padding.data(), level, order);
+        CAPTURE(static_cast<int>(packing));
+        const kernels::packed_codes<T> packed(codes.data(), codes.rows, codes.cols, codes.stride, padding.data(), level, packing);
         std::vector<index_t> ids(at(vectors.rows), -7);
         std::vector<double> distances(at(vectors.rows));
         packed.nearest(vectors.data(), vectors.rows, vectors.stride, ids.data(), distances.data(),
@@ -381,6 +381,85 @@ TEST_CASE_TEMPLATE("kernels: codes packed by place are found as if all were comp
             }
             check_nearest(vectors, book, padding, level);
         }
+    }
+}
+
+TEST_CASE_TEMPLATE("kernels: codes that scores in bytes rule out are not the nearest", T, float, double) {
+    for (const simd level : levels()) {
+        for (const index_t d : {16, 31, 100}) {
+            CAPTURE(d);
+            // Vectors of all sizes beside codes of all sizes, some of which may not win or come twice; one vector is zero.
+            guarded<T> vectors(90, d, 2);
+            guarded<T> book(700, d, 3);
+            std::vector<std::uint8_t> padding(700);
+            for (index_t i = 0; i < vectors.rows; ++i) {
+                const double size = i == 7 ? 0 : std::pow(10.0, static_cast<double>(i % 9 - 4));
+                for (index_t j = 0; j < d; ++j) {
+                    vectors(i, j) = static_cast<T>((vectors(i, j) + (i % 4 == 1 ? 3 : 0)) * size * (j % 16 == 3 ? 30 : 1));
+                }
+            }
+            for (index_t k = 0; k < book.rows; ++k) {
+                for (index_t j = 0; j < d; ++j) {
+                    book(k, j) = k % 50 == 49 ? book(k - 10, j) : static_cast<T>(book(k, j) * std::pow(4.0, static_cast<double>(k % 7 - 3)));
+                }
+                padding[at(k)] = k % 13 == 0 || k < 60 ? 1 : 0;
+            }
+            check_nearest(vectors, book, padding, level);
+
+            // More codes as near as bytes can tell than a list holds, for every third vector: those are compared in float32.
+            for (index_t k = 0; k < book.rows; ++k) {
+                for (index_t j = 0; j < d; ++j) {
+                    book(k, j) = static_cast<T>(k % 2 == 0 ? book(k, j) + 50 : 1 + 1e-4 * book(k, j));
+                }
+            }
+            guarded<T> many(400, d, 4);
+            for (index_t i = 0; i < many.rows; i += 3) {
+                for (index_t j = 0; j < d; ++j) {
+                    many(i, j) = static_cast<T>(many(i, j) * 1e-3 + 1);
+                }
+            }
+            check_nearest(many, book, std::vector<std::uint8_t>(700), level);
+        }
+    }
+}
+
+TEST_CASE_TEMPLATE("kernels: a code is found though rounding to bytes hides what brings it near", T, float, double) {
+    constexpr index_t d = 100;
+    const auto row = [](guarded<T>& m, index_t i, double first, double others) {
+        for (index_t j = 0; j < d; ++j) {
+            m(i, j) = static_cast<T>(j == 0 ? first : others);
+        }
+    };
+    // Pairs around zero, so that the centre is zero. All but the first columns of (127, 0.49, ...) round to zero.
+    for (const simd level : levels()) {
+        guarded<T> vectors(1, d, 2);
+        guarded<T> book(4, d, 3);
+        row(vectors, 0, 127, 0.49);
+        row(book, 0, 0.05, 0);
+        row(book, 1, -0.05, 0);
+        row(book, 2, 0, 0.5);
+        row(book, 3, 0, -0.5);
+        REQUIRE(plain_nearest(vectors, 0, book, std::vector<std::uint8_t>(4)) == 2);
+        check_nearest(vectors, book, std::vector<std::uint8_t>(4), level);
+
+        row(vectors, 0, 0, 10);
+        row(book, 0, 0, 0.002);
+        row(book, 1, 0, -0.002);
+        row(book, 2, 1.27, 0.0049);
+        row(book, 3, -1.27, -0.0049);
+        REQUIRE(plain_nearest(vectors, 0, book, std::vector<std::uint8_t>(4)) == 2);
+        check_nearest(vectors, book, std::vector<std::uint8_t>(4), level);
+
+        // Columns of one sign, beside codes whose scales differ.
+        row(vectors, 0, 10, 10);
+        row(book, 2, 1e-4, 1e-4);
+        row(book, 3, -1e-4, -1e-4);
+        for (index_t j = 0; j < d; ++j) {
+            book(0, j) = static_cast<T>(j % 2 == 0 ? 0.05 : -0.05);
+            book(1, j) = -book(0, j);
+        }
+        REQUIRE(plain_nearest(vectors, 0, book, std::vector<std::uint8_t>(4)) == 2);
+        check_nearest(vectors, book, std::vector<std::uint8_t>(4), level);
     }
 }
 

@@ -67,6 +67,7 @@ const char* isic_bench_compiler() {
 
 const char* isic_bench_simd() {
     switch (isic::kernels::best_simd()) {
+        case isic::kernels::simd::avx512_vnni: return "AVX-512 VNNI";
         case isic::kernels::simd::avx512: return "AVX-512";
         case isic::kernels::simd::avx2: return "AVX2";
         default: return "baseline";

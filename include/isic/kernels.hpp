@@ -44,9 +44,10 @@ using buffer = std::vector<T, line_allocator<T>>;
 /// The widest instruction set that a kernel may use. A level that was not compiled, or that the machine lacks, means the
 /// next lower one that is there.
 enum class simd {
-    baseline,  ///< what every machine of the architecture has
-    avx2,      ///< with FMA
-    avx512     ///< F, BW, DQ and VL
+    baseline,    ///< what every machine of the architecture has
+    avx2,        ///< with FMA
+    avx512,      ///< F, BW, DQ and VL
+    avx512_vnni  ///< with products of bytes, which look-ups in 16 columns and more use
 };
 
 /// The widest level that this machine, its system and this build have.
@@ -99,21 +100,24 @@ template <class T>
 void project(T* rows, index_t n, index_t d, index_t stride, const projection<T>& p, const resources& use = {});
 
 /// How codes are packed for look-ups.
-enum class code_order {
-    as_they_are,  ///< soon packed; every look-up compares with all codes
-    by_place,     ///< where d <= 8: near ones together, O(K log K), so that a look-up may leave out those far away
-    best          ///< by place if that makes look-ups faster: d <= 8 and K >= 4096
+enum class code_packing {
+    plain,    ///< soon packed; every look-up compares with all codes in float32
+    indexed,  ///< so that a look-up soon leaves out most: d <= 8: near ones together, O(K log K); 16 <= d <= 4096: in bytes too
+    best      ///< indexed if that makes look-ups faster: d <= 8 and K >= 4096, or d >= 16 and K d >= 32768
 };
 
+/// How to pack codes [K x d] that only `vectors` vectors are looked up in: an index takes as long to make as it saves some
+/// K / 4 of them (d <= 8), or 64.
+code_packing packing_for(index_t vectors, index_t count, index_t d);
+
 /// Codes [K x d] packed once for many look-ups. Looks at the codes again to settle near ties: they must stay in place,
-/// unchanged, as long as it is used. Takes 4 K d bytes of memory, about twice as many if they are packed by place. T:
-/// float, double.
+/// unchanged, as long as it is used. Takes 4 K d bytes of memory; indexed, twice as many (d <= 8) or 5 K d. T: float, double.
 template <class T>
 class packed_codes {
 public:
     /// padding [K]: codes with a value other than 0 never win, nor do those that are not finite; null: none.
     packed_codes(const T* codes, index_t count, index_t d, index_t stride, const std::uint8_t* padding = nullptr,
-                 simd level = best_simd(), code_order order = code_order::best);
+                 simd level = best_simd(), code_packing packing = code_packing::best);
 
     /// ids[i] = argmin_k ||z_i - c_k||^2 of the distances in float64, the lowest of equals, for z [n x d].
     ///
@@ -127,6 +131,7 @@ public:
 private:
     std::vector<index_t> find_winners(const std::uint8_t* padding);  // and their mean and the first of them
     void pack(const T* code, index_t place, index_t panel, index_t width);
+    void pack_in_bytes(const std::vector<index_t>& winners);
 
     const T* codes_;
     index_t count_;
@@ -139,6 +144,10 @@ private:
     detail::buffer<index_t> ids_;       // of the codes by place; empty if they lie as they are
     detail::buffer<float> leaf_boxes_;  // of the panels, if they lie by place
     detail::buffer<float> group_boxes_;
+    detail::buffer<std::int32_t> bytes_;  // [panels][fours of columns][codes of a panel], four values of 128 and more each
+    detail::buffer<float> byte_scales_;
+    double byte_norm_ = 0;  // the largest norm of a code, and what it lost by rounding, in units of its scale
+    double byte_lost_ = 0;
     double largest_norm_ = 0;
     index_t first_ = 0;  // the first code that may win
 };

@@ -35,9 +35,9 @@ private:
 template <class T>
 class packed_as {
 public:
-    packed_as(any_view codes, lookup rule, const std::vector<std::uint8_t>& padding, kernels::code_order order)
+    packed_as(any_view codes, lookup rule, const std::vector<std::uint8_t>& padding, kernels::code_packing packing)
         : rows_(codes, rule),
-          codes_(rows_.view().data(), rows_.view().rows(), rows_.view().cols(), rows_.view().stride(), padding.data(), kernels::best_simd(), order) {}
+          codes_(rows_.view().data(), rows_.view().rows(), rows_.view().cols(), rows_.view().stride(), padding.data(), kernels::best_simd(), packing) {}
 
     void nearest(any_view vectors, lookup rule, index_t* ids, const kernels::resources& use) const {
         const rows_as<T> z(vectors, rule);
@@ -49,14 +49,9 @@ private:
     kernels::packed_codes<T> codes_;
 };
 
-/// How to pack codes for one look-up: sorting them takes as long as it saves some K / 4 vectors.
-kernels::code_order order_for(index_t vectors, index_t codes) {
-    return vectors < codes / 4 ? kernels::code_order::as_they_are : kernels::code_order::best;
-}
-
 class packed_codebook {
 public:
-    packed_codebook(any_view codes, lookup rule, std::span<const index_t> padding, kernels::code_order order) : codes_(codes), rule_(rule) {
+    packed_codebook(any_view codes, lookup rule, std::span<const index_t> padding, kernels::code_packing packing) : codes_(codes), rule_(rule) {
         constexpr std::string_view f = "nearest_codes";
         require_not_empty(f, "a codebook", codes);
         const std::vector<bool> is_padding = padding_mask(f, padding, codes.rows);
@@ -64,9 +59,9 @@ public:
         require_finite(f, "the codebook", codes, &is_padding);
         padding_.assign(is_padding.begin(), is_padding.end());
         if (is_wide(codes)) {
-            packed_.emplace<packed_as<double>>(codes, rule, padding_, order);
+            packed_.emplace<packed_as<double>>(codes, rule, padding_, packing);
         } else {
-            packed_.emplace<packed_as<float>>(codes, rule, padding_, order);
+            packed_.emplace<packed_as<float>>(codes, rule, padding_, packing);
         }
     }
 
@@ -79,7 +74,8 @@ public:
         } else if (const auto* wide = std::get_if<packed_as<double>>(&packed_)) {
             wide->nearest(vectors, rule_, ids.data(), use);
         } else {
-            packed_as<double>(codes_, rule_, padding_, order_for(vectors.rows, codes_.rows)).nearest(vectors, rule_, ids.data(), use);
+            const auto packing = kernels::packing_for(vectors.rows, codes_.rows, codes_.cols);
+            packed_as<double>(codes_, rule_, padding_, packing).nearest(vectors, rule_, ids.data(), use);
         }
     }
 
@@ -95,7 +91,7 @@ private:
 std::vector<index_t> nearest_codes(any_view vectors, any_view codes, lookup rule, std::span<const index_t> padding,
                                    const kernels::resources& use) {
     std::vector<index_t> out(static_cast<std::size_t>(vectors.rows));
-    packed_codebook(codes, rule, padding, order_for(vectors.rows, codes.rows)).nearest(vectors, out, use);
+    packed_codebook(codes, rule, padding, kernels::packing_for(vectors.rows, codes.rows, codes.cols)).nearest(vectors, out, use);
     return out;
 }
 
@@ -118,7 +114,7 @@ std::uint64_t fingerprint(any_view codes) {
 namespace isic {
 
 code_index::code_index(detail::any_view codes, lookup rule, std::span<const index_t> padding)
-    : packed_(std::make_shared<detail::packed_codebook>(codes, rule, padding, kernels::code_order::best)) {}
+    : packed_(std::make_shared<detail::packed_codebook>(codes, rule, padding, kernels::code_packing::best)) {}
 
 void code_index::nearest(detail::any_view vectors, std::span<index_t> ids, const kernels::resources& use) const {
     packed_->nearest(vectors, ids, use);

@@ -142,6 +142,23 @@ void find_tile_minima(const code_panels& codes, const float* queries, index_t gr
     }
 }
 
+#if HWY_TARGET != HWY_SCALAR
+
+/// Writes the lanes of a mask side by side, and anything behind them. Returns how many. (Storing through the mask is slow
+/// on some processors.)
+template <class D, class V, class M>
+HWY_INLINE index_t store_chosen(D d, V v, M chosen, hn::TFromD<D>* to) {
+    hn::StoreU(hn::Compress(v, chosen), d, to);
+    return static_cast<index_t>(hn::CountTrue(d, chosen));
+}
+
+/// The first `count` lanes; count > 0 may be more than there are.
+HWY_INLINE hn::Mask<score_tag> lanes_before(index_t count) {
+    return hn::FirstN(score_tag(), static_cast<size_t>(count < score_lanes ? count : score_lanes));
+}
+
+#endif
+
 /// The lane that has the least value; some lane if there is NaN.
 HWY_INLINE index_t lane_of_least(scores v) {
     const score_tag d;
@@ -192,6 +209,40 @@ void settle_tiles(const code_panels& codes, const float* queries, index_t groups
                 }
             }
         }
+    }
+}
+
+/// As many values as a vector of float64 has lanes; the first `count` of them, if there are fewer.
+template <class D, class T>
+HWY_INLINE hn::Vec<D> load_float64(D d, const T* from, index_t count = lanes<D>) {
+    if constexpr (sizeof(T) == sizeof(double)) {
+        return load_some(d, from, count);
+    } else {
+        return hn::PromoteTo(d, load_some(hn::Rebind<T, D>(), from, count));
+    }
+}
+
+/// Squared distances of a vector from some codes, summed in lanes.
+template <class T>
+void sum_distances(const T* z, const code_rows<T>& rows, const panel_id* places, index_t count, double* out) {
+    const hn::ScalableTag<double> d;
+    using V = hn::Vec<decltype(d)>;
+    constexpr index_t n = lanes<hn::ScalableTag<double>>;
+    for (index_t i = 0; i < count; ++i) {
+        const T* const code = rows.row(places[i]);
+        const auto add_square = [](V step, V& sum) HWY_ATTR { sum = hn::MulAdd(step, step, sum); };
+        V even = hn::Zero(d);
+        V odd = hn::Zero(d);
+        index_t k = 0;
+        for (; k + 2 * n <= rows.width; k += 2 * n) {
+            add_square(hn::Sub(load_float64(d, z + k), load_float64(d, code + k)), even);
+            add_square(hn::Sub(load_float64(d, z + k + n), load_float64(d, code + k + n)), odd);
+        }
+        for (; k < rows.width; k += n) {
+            const index_t left = rows.width - k;
+            add_square(hn::Sub(load_float64(d, z + k, left), load_float64(d, code + k, left)), even);
+        }
+        out[i] = hn::GetLane(hn::SumOfLanes(d, hn::Add(even, odd)));
     }
 }
 

@@ -35,19 +35,6 @@ HWY_INLINE scores distances_from(const scores (&z)[Width], const float* boxes) {
     return hn::Add(even, odd);
 }
 
-/// Writes the lanes of a mask side by side, and anything behind them. Returns how many. (Storing through the mask is slow
-/// on some processors.)
-template <class D, class V, class M>
-HWY_INLINE index_t store_chosen(D d, V v, M chosen, hn::TFromD<D>* to) {
-    hn::StoreU(hn::Compress(v, chosen), d, to);
-    return static_cast<index_t>(hn::CountTrue(d, chosen));
-}
-
-/// The first `count` lanes; count > 0 may be more than there are.
-HWY_INLINE hn::Mask<score_tag> lanes_before(index_t count) {
-    return hn::FirstN(score_tag(), static_cast<size_t>(count < score_lanes ? count : score_lanes));
-}
-
 /// The search of one query of a tile, in two steps: the first has no branches, so that the processor works on several
 /// queries at once.
 template <index_t Width>

@@ -12,7 +12,8 @@ simd detect() {
                       __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    return !avx2 ? simd::baseline : avx512 ? simd::avx512 : simd::avx2;
+    const bool vnni = __builtin_cpu_supports("avx512vnni");
+    return !avx2 ? simd::baseline : !avx512 ? simd::avx2 : !vnni ? simd::avx512 : simd::avx512_vnni;
 #else
     return simd::baseline;
 #endif

@@ -20,7 +20,7 @@ namespace isic::kernels {
 
 /// One function compiled for every level; null where a level was not compiled.
 template <class Function>
-using versions = std::array<Function*, 3>;
+using versions = std::array<Function*, 4>;
 
 /// The version to call at a level, never one that the machine lacks.
 template <class Function>
@@ -36,4 +36,4 @@ Function* choose(const versions<Function>& all, simd level) {
 }  // namespace isic::kernels
 
 /// Every version of a function of HWY_NAMESPACE.
-#define ISIC_VERSIONS(function) {&HWY_STATIC_DISPATCH(function), HWY_CHOOSE_AVX2(function), HWY_CHOOSE_AVX3(function)}
+#define ISIC_VERSIONS(function) {&HWY_STATIC_DISPATCH(function), HWY_CHOOSE_AVX2(function), HWY_CHOOSE_AVX3(function), nullptr}
