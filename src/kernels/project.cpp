@@ -123,57 +123,69 @@ void project_narrow(const narrow_projection<T>& p, const strong_rows<T>& c, inde
 
 constexpr index_t most_rows = 16;  ///< of a block
 
-/// Takes `R` directions out of a block of rows, two at once: first all products, then all differences, so that the sums
-/// over lanes of one pair do not hold up the next.
+/// A block of rows. Of `each` rows first all products are summed, then all differences.
+template <class T>
+struct row_block {
+    T* rows[most_rows];
+    T strength[most_rows];
+    index_t count;  ///< even
+    index_t each;
+    index_t ahead;  ///< values from a row to the one that is brought into the cache meanwhile
+};
+
+/// Takes `R` directions out of a block of rows, two at once.
 template <std::size_t R, class T>
-HWY_NOINLINE void take_out(const directions<T>& v, index_t first, T* const* rows, const T* strength, index_t count,
-                           index_t ahead) {
+HWY_NOINLINE void take_out(const directions<T>& v, index_t first, const row_block<T>& c) {
+    constexpr index_t r = static_cast<index_t>(R);
     const index_t turns = (v.rank + 7) / 8;
     T factor[most_rows * R];
-    for (index_t m = 0; m < count; m += 2) {
-        const T* const row[2] = {rows[m], rows[m + 1]};
-        const index_t far = m / 2 % turns == first / 8 ? ahead : 0;  // each turn brings its share of the next block
-        const T* const later[2] = {rows[m] + far, rows[m + 1] + far};
-        store_products<2, R>(row, later, v, first, factor + m * static_cast<index_t>(R));
-    }
-    for (index_t m = 0; m < count; ++m) {
-        for (std::size_t j = 0; j < R; ++j) {
-            T& f = factor[static_cast<std::size_t>(m) * R + j];
-            f = (v.offset[static_cast<std::size_t>(first) + j] - f) *
-                (strength[m] * v.weight[static_cast<std::size_t>(first) + j]);
+    for (index_t begin = 0; begin < c.count; begin += c.each) {
+        const index_t end = begin + c.each < c.count ? begin + c.each : c.count;
+        for (index_t m = begin; m < end; m += 2) {
+            const T* const row[2] = {c.rows[m], c.rows[m + 1]};
+            const index_t far = turns == 1 || m / 2 % turns == first / 8 ? c.ahead : 0;  // each turn brings its share
+            const T* const later[2] = {row[0] + far, row[1] + far};
+            store_products<2, R>(row, later, v, first, factor + m * r);
         }
-    }
-    for (index_t m = 0; m < count; m += 2) {
-        T* const row[2] = {rows[m], rows[m + 1]};
-        add_multiples<2, R>(row, v, first, factor + m * static_cast<index_t>(R));
+        for (index_t m = begin; m < end; ++m) {
+            for (index_t j = 0; j < r; ++j) {
+                T& f = factor[m * r + j];
+                f = (v.offset[first + j] - f) * (c.strength[m] * v.weight[first + j]);
+            }
+        }
+        for (index_t m = begin; m < end; m += 2) {
+            add_multiples<2, R>({c.rows[m], c.rows[m + 1]}, v, first, factor + m * r);
+        }
     }
 }
 
 /// Wide rows in blocks that stay in the L1 cache while eight directions after the other are taken out.
 template <class T>
 void project_wide(const directions<T>& v, const strong_rows<T>& c, index_t begin, index_t end) {
-    const index_t fit = 16384 / (c.width * static_cast<index_t>(sizeof(T))) / 2 * 2;
+    const index_t bytes = c.width * static_cast<index_t>(sizeof(T));
+    const index_t fit = 16384 / bytes / 2 * 2;
     const index_t block = fit < 2 ? 2 : fit > most_rows ? most_rows : fit;
+    // Where memory decides, loads and stores take turns. Otherwise the sums over lanes of one pair must not hold up the next.
+    const bool is_memory_bound = v.rank <= 4 && bytes >= 1024 && (end - begin) * bytes >= index_t{1} << 24;
+    const index_t next = is_memory_bound ? 4 : block;
     for (index_t start = begin; start < end; start += block) {
-        T* rows[most_rows];
-        T strength[most_rows];
-        index_t count = 0;
+        row_block<T> some;
+        some.count = 0;
         for (index_t i = start; i < (start + block < end ? start + block : end); ++i) {
             if (c.at(i) != 0) {
-                rows[count] = c.row(i);
-                strength[count++] = c.at(i);
+                some.rows[some.count] = c.row(i);
+                some.strength[some.count++] = c.at(i);
             }
         }
-        if (count % 2 == 1) {  // the last row is done twice at once
-            rows[count] = rows[count - 1];
-            strength[count] = strength[count - 1];
-            ++count;
+        if (some.count % 2 == 1) {  // the last row is done twice at once
+            some.rows[some.count] = some.rows[some.count - 1];
+            some.strength[some.count] = some.strength[some.count - 1];
+            ++some.count;
         }
-        const index_t ahead = start + 2 * block <= end ? block * c.stride : 0;
+        some.each = is_memory_bound ? 2 : some.count;
+        some.ahead = start + block + next <= end ? next * c.stride : 0;
         for (index_t first = 0; first < v.rank; first += 8) {
-            with_together(v, first, [&](auto together) HWY_ATTR {
-                take_out<together()>(v, first, rows, strength, count, ahead);
-            });
+            with_together(v, first, [&](auto together) HWY_ATTR { take_out<together()>(v, first, some); });
         }
     }
 }
