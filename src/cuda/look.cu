@@ -65,8 +65,9 @@ __global__ void hash_rows_kernel(rows_in m, unsigned long long* hash) {
     const index_t warps = static_cast<index_t>(gridDim.x) * (blockDim.x / warp_lanes);
     for (index_t i = warp_row(); i < m.rows; i += warps) {
         for (index_t j = lane(); j < m.cols; j += warp_lanes) {
+            const T value = static_cast<const T*>(m.data)[i * m.stride + j];  // memcpy from there would read byte by byte
             std::uint64_t bits = 0;
-            memcpy(&bits, static_cast<const T*>(m.data) + i * m.stride + j, sizeof(T));
+            memcpy(&bits, &value, sizeof value);
             sum += mixed(bits ^ mixed(static_cast<std::uint64_t>(i * m.cols + j) + 1));
         }
     }

@@ -107,8 +107,9 @@ __global__ void pack_queries_kernel(scaled_rows m, const float* center, const un
         finite = finite && is_finite(scaled_value(m, i, c));
     }
     const double square = pack_row(m, i, i >= m.rows.rows || !finite, center, -1.0F, static_cast<int>(i % panel_rows), to.width, to.values);
+    const unsigned long long bits = *largest_norm;
     double largest = 0;
-    memcpy(&largest, largest_norm, sizeof largest);
+    memcpy(&largest, &bits, sizeof largest);
     const double norm = is_finite(square) ? sqrt(square) * (1 + 1e-6) : INFINITY;
     to.margins[i] = finite ? 2 * score_error(norm, largest, m.rows.cols) : NAN;
 }
