@@ -12,8 +12,8 @@ __global__ void look_at_rows_kernel(rows_in m, const std::uint8_t* skip, finding
     const double x = value_at(m, at / m.cols, at % m.cols);
     if (!is_finite(x)) {
         note(&found->not_finite, static_cast<std::uint64_t>(at));
-    } else if (x != 0) {
-        found->any = 1;  // whoever comes last writes the same
+    } else if (x != 0 && found->any == 0) {  // else all threads' stores would queue up at one address
+        found->any = 1;                      // whoever comes last writes the same
     }
 }
 
