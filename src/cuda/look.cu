@@ -38,7 +38,8 @@ __global__ void widen_rows_kernel(rows_in m, const std::int64_t* ids, index_t n,
     square = warp_sum(square);
     const double scale = normalise && square > 0 ? sqrt(square) : 1.0;
     for (index_t j = lane(); j < m.cols; j += warp_lanes) {
-        out[i * m.cols + j] = value_at(m, row, j) / scale;
+        const double x = value_at(m, row, j);
+        out[i * m.cols + j] = normalise ? x / scale : x;
     }
 }
 

@@ -45,7 +45,10 @@ __device__ double row_square(const rows_in& m, index_t k) {
 __device__ leakage_part row_leakage(const rows_in& codes, const basis_in& basis, const double* center, bool normalise, index_t k) {
     const double square = normalise ? row_square(codes, k) : 1.0;
     const double scale = square > 0 ? sqrt(square) : 1.0;
-    const auto at = [&](index_t c) { return value_at(codes, k, c) / scale - (center == nullptr ? 0.0 : center[c]); };
+    const auto at = [&](index_t c) {
+        const double x = value_at(codes, k, c);
+        return (normalise ? x / scale : x) - (center == nullptr ? 0.0 : center[c]);  // a division costs more than all the rest
+    };
     double all = 0;
     for (index_t c = lane(); c < codes.cols; c += warp_lanes) {
         all += at(c) * at(c);
