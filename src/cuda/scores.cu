@@ -22,8 +22,8 @@ __global__ void sum_columns_kernel(scaled_rows m, const std::uint8_t* skip, doub
     __shared__ double parts[threads_per_block / sum_side][sum_side];
     const int x = static_cast<int>(threadIdx.x) % sum_side;
     const int y = static_cast<int>(threadIdx.x) / sum_side;
-    const index_t column = static_cast<index_t>(blockIdx.x) * sum_side + x;
-    const index_t first = static_cast<index_t>(blockIdx.y) * rows_per_sum;
+    const index_t column = static_cast<index_t>(blockIdx.y) * sum_side + x;
+    const index_t first = static_cast<index_t>(blockIdx.x) * rows_per_sum;  // x: a grid is high for 16 million rows only
     double sum = 0;
     for (index_t k = first + y; k < first + rows_per_sum && k < m.rows.rows; k += threads_per_block / sum_side) {
         if (column < m.rows.cols && (skip == nullptr || skip[k] == 0)) {
@@ -36,7 +36,7 @@ __global__ void sum_columns_kernel(scaled_rows m, const std::uint8_t* skip, doub
         for (int part = 1; part < threads_per_block / sum_side; ++part) {
             sum += parts[part][x];
         }
-        sums[blockIdx.y * m.rows.cols + column] = sum;
+        sums[blockIdx.x * m.rows.cols + column] = sum;
     }
 }
 
@@ -316,7 +316,7 @@ index_t center_parts(index_t rows) {
 }
 
 cudaError_t center_of_rows(const scaled_rows& m, const std::uint8_t* skip, index_t count, double* sums, float* center, cudaStream_t stream) {
-    const dim3 grid(static_cast<unsigned>((m.rows.cols + sum_side - 1) / sum_side), static_cast<unsigned>(center_parts(m.rows.rows)));
+    const dim3 grid(static_cast<unsigned>(center_parts(m.rows.rows)), static_cast<unsigned>((m.rows.cols + sum_side - 1) / sum_side));
     if (const cudaError_t status = launch(sum_columns_kernel, grid, dim3(threads_per_block), 0, stream, m, skip, sums); status != cudaSuccess) {
         return status;
     }

@@ -2,6 +2,8 @@
 #ifdef ISIC_STAND_IN
 #include <functional>
 
+#include <kernels.hpp>
+
 #include "cuda/support.hpp"
 #include "support/cuda/stand_in.hpp"
 
@@ -244,6 +246,24 @@ TEST_CASE("no driver, no device, too little memory, a sticky error") {
             }
         }
     }
+    stand_in::reset();
+}
+
+TEST_CASE("no launch is refused for the number of rows") {
+    using namespace isic::cuda;
+    const index_t many = index_t{1} << 33;
+    const rows_in rows{nullptr, storage::f32, many, 1, 1};
+    const scaled_rows unscaled{rows, nullptr};
+    const code_panels panels{nullptr, nullptr, many / panel_rows, 4, nullptr};
+    begin(true);  // nothing of it is run
+    CHECK(look_at_rows(rows, nullptr, nullptr, nullptr) == cudaSuccess);
+    CHECK(hash_rows(rows, nullptr, nullptr) == cudaSuccess);
+    CHECK(measure_norms(rows, nullptr, nullptr) == cudaSuccess);
+    CHECK(measure_leakage(rows, {nullptr, 0, 1}, nullptr, nullptr, false, nullptr, nullptr) == cudaSuccess);
+    CHECK(center_of_rows(unscaled, nullptr, many, nullptr, nullptr, nullptr) == cudaSuccess);
+    CHECK(pack_codes(unscaled, nullptr, nullptr, panels, nullptr) == cudaSuccess);
+    CHECK(pack_queries(unscaled, nullptr, nullptr, {nullptr, nullptr, many / panel_rows, 4}, nullptr) == cudaSuccess);
+    CHECK(least_scores({{nullptr, nullptr, many / panel_rows, 4}, panels, many / panel_rows, nullptr}, 1, nullptr) == cudaSuccess);
     stand_in::reset();
 }
 #endif
