@@ -109,7 +109,7 @@ tests() {
 sanitizer() {
     local tool=$1
     shift
-    if [ "$tool" != memcheck ] && compute-sanitizer --help | grep -q kernel-regex; then set -- "$@" --kernel-regex kns=isic; fi
+    if [ "$tool" != memcheck ] && compute-sanitizer --help | grep -q -e --kernel-name; then set -- "$@" --kernel-name kns=isic; fi
     compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 99 "$@" "$BUILD/tests/cuda/isic_cuda_gpu_tests"
 }
 
