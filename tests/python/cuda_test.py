@@ -1009,7 +1009,7 @@ def test_threads_take_turns(gpu, rng):
 @needs_device
 @needs_stand_in
 def test_other_threads_run_meanwhile(gpu, rng):
-    vectors, codes = up(gpu, rng.standard_normal((600, 8))), up(gpu, rng.standard_normal((600, 8)))
+    vectors, codes = up(gpu, rng.standard_normal((4000, 8))), up(gpu, rng.standard_normal((600, 8)))
     counted, stop = [], threading.Event()
 
     def count():
