@@ -192,7 +192,17 @@ solved leading_eigenpairs(const std::shared_ptr<state>& s, double* a, index_t d,
     const on_device guard(s->device());
     const eigen_solver used = chosen(solver, d, wanted, all_values);
     if (used == eigen_solver::jacobi) {
-        return {by_jacobi(s, a, d, wanted), used};
+        const bool may_fail = solver == eigen_solver::automatic;  // its sweeps are limited, which syevd's steps are not
+        const scratch<double> kept(s, may_fail ? d * d : 0);
+        copy_on_device(*s, kept.data(), kept.bytes(), a, kept.bytes(), kept.bytes(), 1);
+        try {
+            return {by_jacobi(s, a, d, wanted), used};
+        } catch (const cuda_error& e) {
+            if (!may_fail || e.failure() != cuda_failure::not_converged) {
+                throw;
+            }
+        }
+        copy_on_device(*s, a, kept.bytes(), kept.data(), kept.bytes(), kept.bytes(), 1);
     }
     if (used == eigen_solver::randomised) {
         check(mirror_lower(a, d, s->stream()), caller, "mirror_lower");

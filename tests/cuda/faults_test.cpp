@@ -2,6 +2,7 @@
 #ifdef ISIC_STAND_IN
 #include <functional>
 
+#include <isic/fit.hpp>
 #include <kernels.hpp>
 
 #include "cuda/support.hpp"
@@ -197,6 +198,22 @@ TEST_CASE("solvers that do not converge or refuse an argument") {
             CHECK_MESSAGE(stand_in::quiescent(), stand_in::report());
         }
     }
+    stand_in::reset();
+}
+
+TEST_CASE("where Jacobi does not converge, the automatic solver is syevd") {
+    isic_test::random r(47);
+    const auto rows = r.matrix<double>(30, 6);
+    begin(true);
+    stand_in::control().info["gesvdj"] = 7;
+    {
+        isic::cuda_backend gpu;
+        const auto found = isic::fit_subspace(gpu, isic::upload(gpu, rows), {.rank = {.fixed = 1}});
+        CHECK(found.solver == isic::eigen_solver::syevd);
+        const isic::subspace expected = isic::fit_subspace(rows, {.rank = {.fixed = 1}});
+        CHECK(isic_test::largest_difference(found.harm.basis, expected.basis) < 1e-9);
+    }
+    CHECK_MESSAGE(stand_in::quiescent(), stand_in::report());
     stand_in::reset();
 }
 
