@@ -123,8 +123,8 @@ public:
     ///
     /// `distances` [n] may be null. The first code that may win answers a vector that is not finite, at distance NaN.
     /// At least one code must be able to win. The level is that of the packing. Cost 2 n K d flops, or a part of it where
-    /// codes are packed by place; allocates 256 d values per thread, and then K / 4 more. Vectors with near ties, within the
-    /// rounding of float32, take a second look of the whole cost, together.
+    /// codes are indexed; allocates 256 d values per thread, and indexed K / 4 more (d <= 8) or 2 KB per vector of a block of
+    /// 256. Vectors with near ties, within the rounding of float32, take a second look of the whole cost, together.
     void nearest(const T* vectors, index_t n, index_t stride, index_t* ids, double* distances,
                  const resources& use = {}) const;
 

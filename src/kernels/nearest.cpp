@@ -58,6 +58,8 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 
+#include <algorithm>
+
 namespace isic::kernels {
 
 namespace {
@@ -95,12 +97,12 @@ void sum_distances(simd level, const T* z, const code_rows<T>& rows, const panel
 template void sum_distances(simd, const float*, const code_rows<float>&, const panel_id*, index_t, double*);
 template void sum_distances(simd, const double*, const code_rows<double>&, const panel_id*, index_t, double*);
 
-const byte_kernels* byte_kernels_at(simd level) {
+const byte_kernels* byte_kernels_at([[maybe_unused]] simd level) {
 #if HWY_TARGETS & HWY_AVX3
     static constexpr byte_kernels all{HWY_CHOOSE_AVX3(round_to_bytes), HWY_CHOOSE_AVX3(rule_out)};
     return std::min(level, best_simd()) == simd::avx512_vnni ? &all : nullptr;
 #else
-    return level > best_simd() ? nullptr : nullptr;
+    return nullptr;
 #endif
 }
 
