@@ -49,7 +49,15 @@ HWY_INLINE void clear_row(T* row, index_t width) {
 template <class T>
 HWY_INLINE void add_row(const T* from, T* to, index_t width) {
     const hn::ScalableTag<T> d;
-    for (index_t k = 0; k < width; k += lanes<decltype(d)>) {
+    constexpr index_t n = lanes<decltype(d)>;
+    index_t k = 0;
+    for (; k + 4 * n <= width; k += 4 * n) {
+        HWY_UNROLL(4)
+        for (index_t i = k; i < k + 4 * n; i += n) {
+            hn::StoreU(hn::Add(hn::LoadU(d, to + i), hn::LoadU(d, from + i)), d, to + i);
+        }
+    }
+    for (; k < width; k += n) {
         store_some(d, hn::Add(load_some(d, to + k, width - k), load_some(d, from + k, width - k)), to + k, width - k);
     }
 }

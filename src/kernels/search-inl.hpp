@@ -35,14 +35,14 @@ HWY_INLINE scores distances_from(const scores (&z)[Width], const float* boxes) {
     return hn::Add(even, odd);
 }
 
-/// The search of one query of a tile, in two steps: the first has no branches, so that the processor works on several
-/// queries at once.
+/// The search of one query of a tile, in steps without branches but for the last: taken for one query after the other, the
+/// processor works on several at once. z [Width] with place_tile::queries between values.
 template <index_t Width>
 class query_search {
 public:
-    /// Looks at the nearest leaf of the nearest group. z [Width] with place_tile::queries between values; `margin` is how far
-    /// twice a score and the squared norm may be off; group_bounds [group_bounds_room].
-    HWY_INLINE void begin(const code_panels& codes, const float* z, float margin, float* group_bounds, float* out) {
+    /// Finds the nearest group. `margin` is how far twice a score and the squared norm may be off; group_bounds
+    /// [group_bounds_room].
+    HWY_INLINE void find_group(const code_panels& codes, const float* z, float margin, float* group_bounds) {
         const score_tag d;
         const panel_tag di;
         scores query[Width];
@@ -61,8 +61,20 @@ public:
         }
         panel_id group_of_lane[n];
         hn::StoreU(group, di, group_of_lane);
-        const auto g = static_cast<index_t>(group_of_lane[lane_of_least(nearest)]);
-        first_ = g * n + lane_of_least(distances_from<Width>(query, boxes_of(codes, g)));
+        first_ = static_cast<index_t>(group_of_lane[lane_of_least(nearest)]);
+    }
+
+    /// Finds the nearest leaf of the nearest group.
+    HWY_INLINE void find_leaf(const code_panels& codes, const float* z) {
+        scores query[Width];
+        load(z, query);
+        first_ = first_ * n + lane_of_least(distances_from<Width>(query, boxes_of(codes, first_)));
+    }
+
+    /// Looks at that leaf.
+    HWY_INLINE void look_at_first(const code_panels& codes, const float* z, float* out) {
+        scores query[Width];
+        load(z, query);
         panel_minima minima;
         look_at(codes, query, first_, minima);
         bound_ = limit(minima);
@@ -71,7 +83,7 @@ public:
 
     /// Looks at all other leaves that may hold a nearer code: those near by at once, the others if they still may then.
     /// Returns how many leaves were looked at.
-    HWY_INLINE index_t end(const code_panels& codes, const float* z, const float* group_bounds, const search_lists& lists,
+    HWY_INLINE index_t look_at_others(const code_panels& codes, const float* z, const float* group_bounds, const search_lists& lists,
                            float* out) const {
         const score_tag d;
         const panel_tag di;
@@ -190,10 +202,16 @@ void search_minima(const code_panels& codes, const float* queries, index_t group
         }
         query_search<Width> searches[q];
         for (index_t i = 0; i < q; ++i) {
-            searches[i].begin(codes, z + i, margins[g * q + i], lists.group_bounds + i * room, minima + i * panel_minima::size);
+            searches[i].find_group(codes, z + i, margins[g * q + i], lists.group_bounds + i * room);
         }
         for (index_t i = 0; i < q; ++i) {
-            looked_at += searches[i].end(codes, z + i, lists.group_bounds + i * room, lists, minima + i * panel_minima::size);
+            searches[i].find_leaf(codes, z + i);
+        }
+        for (index_t i = 0; i < q; ++i) {
+            searches[i].look_at_first(codes, z + i, minima + i * panel_minima::size);
+        }
+        for (index_t i = 0; i < q; ++i) {
+            looked_at += searches[i].look_at_others(codes, z + i, lists.group_bounds + i * room, lists, minima + i * panel_minima::size);
         }
     }
 }
