@@ -84,11 +84,11 @@ inline double score_error(double norm, double largest_norm, index_t width) {
                     static_cast<double>(std::numeric_limits<float>::min()));
 }
 
-/// A float32 no less than x.
+/// A float32 no less than x, and little more.
 inline float rounded_up(double x) {
-    const bool fits = x < static_cast<double>(std::numeric_limits<float>::max());
-    constexpr float all = std::numeric_limits<float>::infinity();
-    return fits ? std::nextafter(static_cast<float>(x), all) : all;
+    const double more = x + std::abs(x) * std::numeric_limits<float>::epsilon() + std::numeric_limits<float>::denorm_min();
+    const bool fits = more < static_cast<double>(std::numeric_limits<float>::max());
+    return fits ? static_cast<float>(more) : std::numeric_limits<float>::infinity();
 }
 
 /// What a row lost when it was rounded to bytes, in units of its scale, and what the float32 sums may have lost of that.
