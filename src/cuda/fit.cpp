@@ -286,11 +286,12 @@ matrix<double> moments::safe_second_moment() const {
 
 namespace {
 
-/// sum of the diagonal.
-double trace_of(state& s, const double* a, index_t d) {
-    std::vector<double> diagonal(static_cast<std::size_t>(d));
+/// sum of the diagonal, gathered on the device: a copy to the host takes its time for every row.
+double trace_of(const std::shared_ptr<state>& s, const double* a, index_t d) {
+    const scratch<double> gathered(s, d);
     const auto one = sizeof(double);
-    copy_to_host(s, diagonal.data(), one, a, static_cast<std::size_t>(column_bytes(d + 1)), one, diagonal.size());
+    copy_on_device(*s, gathered.data(), one, a, static_cast<std::size_t>(column_bytes(d + 1)), one, static_cast<std::size_t>(d));
+    const std::vector<double> diagonal = to_host(*s, gathered.data(), d);
     return std::accumulate(diagonal.begin(), diagonal.end(), 0.0);
 }
 
@@ -307,7 +308,7 @@ device_fit moments::fit(const device_fit_options& options) const {
     const std::size_t bytes = p.second.bytes();
     const scratch<double> gram(p.s, d * d);  // the solver uses it up
     copy_on_device(*p.s, gram.data(), bytes, p.second.data(), bytes, bytes, 1);
-    const double whole = trace_of(*p.s, p.second.data(), d);
+    const double whole = trace_of(p.s, p.second.data(), d);
     if (options.center != centering::none) {
         Eigen::MatrixXd moment = isic::detail::map(second_moment());
         if (options.center == centering::mean) {
@@ -323,7 +324,7 @@ device_fit moments::fit(const device_fit_options& options) const {
         }
         copy_to_device(*p.s, gram.data(), bytes, moment.data(), bytes, bytes, 1);
     }
-    const double trace = options.center == centering::none ? whole : trace_of(*p.s, gram.data(), d);
+    const double trace = options.center == centering::none ? whole : trace_of(p.s, gram.data(), d);
     require<numeric_error>(std::isfinite(trace), function, "differences whose squares are finite", "infinity");
     require<numeric_error>(!(trace <= (options.center == centering::none ? 0.0 : 1e-12 * whole)), function,
                            "differences that are not all zero", "zeros only");

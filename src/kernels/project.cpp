@@ -54,52 +54,67 @@ void project_narrow(const narrow_projection<T>& p, const strong_rows<T>& c, inde
 
 #if HWY_TARGET != HWY_SCALAR
 
-/// Rows of 4 or 8 floats without gaps, several in a vector. Returns how many rows it did.
+/// Rows of 4 or 8 floats without gaps, several in a vector, two vectors at once. Returns how many rows it did.
 template <index_t Width>
 index_t project_packed(const narrow_projection<float>& p, const strong_rows<float>& c, index_t begin, index_t end) {
     const hn::ScalableTag<float> d;
     using V = hn::Vec<decltype(d)>;
+    struct two {
+        V x;
+        V y;
+    };
     constexpr index_t n = lanes<decltype(d)>;
     constexpr index_t rows = n / Width;
-    const packed_matrix<Width> matrix(p.matrix);
-    const V target = tile_lanes([&](index_t lane) { return p.target[lane % Width]; });
-    const V direction = tile_lanes([&](index_t lane) { return p.weight * p.direction[lane % Width]; });
-    const V along = tile_lanes([&](index_t lane) { return p.direction[lane % Width]; });
-    const V offset = hn::Set(d, p.offset);
-    std::int32_t row_of_lane[n];
-    for (index_t lane = 0; lane < n; ++lane) {
-        row_of_lane[lane] = static_cast<std::int32_t>(lane / Width);
-    }
-    const auto spread = hn::SetTableIndices(d, row_of_lane);
 
-    const auto sweep = [&](auto step) HWY_ATTR {
+    // Two vectors of rows move by step(x, y) times `direction` and their strength; move(i, x, step) moves the rows from i on.
+    const auto sweep = [&](auto step, auto move) HWY_ATTR {
         index_t i = begin;
-        if (c.strength == nullptr) {
-            const V strength = hn::Set(d, c.uniform);
-            for (; i + rows <= end; i += rows) {
-                const V x = hn::LoadU(d, c.data + i * Width);
-                hn::StoreU(hn::MulAdd(strength, step(x), x), d, c.data + i * Width);
-            }
-        } else {
-            for (; i + rows <= end; i += rows) {
-                const V strength = hn::TableLookupLanes(load_some(d, c.strength + i, rows), spread);
-                const V x = hn::LoadU(d, c.data + i * Width);
-                const V moved = hn::MulAdd(strength, step(x), x);
-                hn::StoreU(hn::IfThenElse(hn::Eq(strength, hn::Zero(d)), x, moved), d, c.data + i * Width);
-            }
+        for (; i + 2 * rows <= end; i += 2 * rows) {
+            const V x = hn::LoadU(d, c.data + i * Width);
+            const V y = hn::LoadU(d, c.data + i * Width + n);
+            const two steps = step(x, y);
+            move(i, x, steps.x);
+            move(i + rows, y, steps.y);
         }
         return i - begin;
     };
+    const auto by_strength = [&](V direction, auto step) HWY_ATTR {
+        if (c.strength == nullptr) {
+            const V factor = hn::Mul(hn::Set(d, c.uniform), direction);
+            return sweep(step, [&](index_t i, V x, V by) HWY_ATTR {
+                hn::StoreU(hn::MulAdd(factor, by, x), d, c.data + i * Width);
+            });
+        }
+        std::int32_t row_of_lane[n];
+        for (index_t lane = 0; lane < n; ++lane) {
+            row_of_lane[lane] = static_cast<std::int32_t>(lane / Width);
+        }
+        const auto spread = hn::SetTableIndices(d, row_of_lane);
+        return sweep(step, [&](index_t i, V x, V by) HWY_ATTR {
+            const V strength = hn::TableLookupLanes(load_some(d, c.strength + i, rows), spread);
+            const V moved = hn::MulAdd(hn::Mul(strength, direction), by, x);
+            hn::StoreU(hn::IfThenElse(hn::Eq(strength, hn::Zero(d)), x, moved), d, c.data + i * Width);
+        });
+    };
+
     if (p.single && Width == 8) {
-        return sweep([&](V x) HWY_ATTR {
-            V sum = hn::Mul(x, along);
-            sum = hn::Add(sum, hn::Shuffle2301(sum));
+        const V direction = tile_lanes([&](index_t lane) { return p.weight * p.direction[lane % Width]; });
+        const V along = tile_lanes([&](index_t lane) { return p.direction[lane % Width]; });
+        const V offset = hn::Set(d, p.offset);
+        return by_strength(direction, [&](V x, V y) HWY_ATTR {
+            const V a = hn::Mul(x, along);
+            const V b = hn::Mul(y, along);
+            V sum = hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));  // of x in the even lanes
             sum = hn::Add(sum, hn::Shuffle1032(sum));
             sum = hn::Add(sum, hn::SwapAdjacentBlocks(sum));
-            return hn::Mul(hn::Sub(offset, sum), direction);
+            const V rest = hn::Sub(offset, sum);
+            return two{hn::DupEven(rest), hn::DupOdd(rest)};
         });
     }
-    return sweep([&](V x) HWY_ATTR { return matrix.less(target, x); });
+    const packed_matrix<Width> matrix(p.matrix);
+    const V target = tile_lanes([&](index_t lane) { return p.target[lane % Width]; });
+    return by_strength(hn::Set(d, 1.0F),
+                       [&](V x, V y) HWY_ATTR { return two{matrix.less(target, x), matrix.less(target, y)}; });
 }
 
 #endif
