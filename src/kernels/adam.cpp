@@ -247,11 +247,12 @@ void adam_wide(const adam_rows<T>& a, const adam_step<T>& step, const directions
     constexpr index_t n = lanes<decltype(d)>;
     const moments<decltype(d)> moment(d, step);
     const adam_rows<T> at = a;  // a copy that stores cannot change
+    const index_t ahead = at.width * static_cast<index_t>(sizeof(T)) >= 1024 ? 2 : 1;
     for (index_t k = begin; k < end; ++k) {
         if (step.locked != nullptr && step.locked[k] != 0) {
             continue;
         }
-        const index_t more = k + 1 < end ? 1 : 0;
+        const index_t more = k + ahead < end ? ahead : 0;  // rows, to what is brought into the cache meanwhile
         const T* const gradient = at.gradient + k * at.gradient_stride;
         T* const mean = at.mean + k * at.state_stride;
         T* const square = at.square + k * at.state_stride;
