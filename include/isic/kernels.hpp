@@ -187,7 +187,7 @@ struct adam_step {
 /// epsilon), row by row in one pass over codes, gradient, mean and square [K x d].
 ///
 /// m and v so small that they would soon be denormal become zero. Cost 8 K d r flops and seven streams; allocates r d
-/// values, and d per thread. The bytes do not depend on the number of threads. T: float, double.
+/// values, and 2 d or 2 KB per thread. The bytes do not depend on the number of threads. T: float, double.
 template <class T>
 void adam(T* codes, index_t stride, const T* gradient, index_t gradient_stride, T* mean, T* square,
           index_t state_stride, index_t count, index_t d, const adam_step<T>& step, const resources& use = {});

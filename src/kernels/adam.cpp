@@ -28,6 +28,8 @@ struct adam_rows {
     index_t width;
 };
 
+constexpr index_t most_rows = 16;  ///< of a block
+
 }  // namespace isic::kernels
 
 #endif
@@ -238,43 +240,78 @@ void adam_narrow(const adam_rows<T>& a, const adam_step<T>& step, const narrow_p
     }
 }
 
-/// Wide rows; x: memory for a row.
+/// Takes the directions out of `count` rows, `room` values apart, two at once: what lies behind an odd one is changed too.
+template <class T>
+HWY_INLINE void take_out_of_rows(const directions<T>& v, T* rows, index_t room, index_t count) {
+    for (index_t first = 0; first < v.rank; first += 8) {
+        with_together(v, first, [&](auto together) HWY_ATTR {
+            constexpr std::size_t r = together();
+            T factor[most_rows * r];
+            for (index_t i = 0; i < count; i += 2) {
+                const T* const pair[2] = {rows + i * room, rows + (i + 1) * room};
+                store_products<2, r>(pair, pair, v, first, factor + i * static_cast<index_t>(r));
+            }
+            for (index_t i = 0; i < count * static_cast<index_t>(r); ++i) {
+                factor[i] = -factor[i];
+            }
+            for (index_t i = 0; i < count; i += 2) {
+                T* const pair[2] = {rows + i * room, rows + (i + 1) * room};
+                add_multiples<2, r>(pair, v, first, factor + i * static_cast<index_t>(r));
+            }
+        });
+    }
+}
+
+/// Wide rows in blocks, each step for all rows of one, so that the processor works on several. block: even. x: memory for a
+/// block, rows `room` values apart.
 template <class T>
 void adam_wide(const adam_rows<T>& a, const adam_step<T>& step, const directions<T>& forbidden, index_t begin,
-               index_t end, T* x) {
+               index_t end, index_t block, index_t room, T* x) {
     const hn::ScalableTag<T> d;
     using V = hn::Vec<decltype(d)>;
     constexpr index_t n = lanes<decltype(d)>;
     const moments<decltype(d)> moment(d, step);
     const adam_rows<T> at = a;  // a copy that stores cannot change
-    const index_t ahead = at.width * static_cast<index_t>(sizeof(T)) >= 1024 ? 2 : 1;
-    for (index_t k = begin; k < end; ++k) {
-        if (step.locked != nullptr && step.locked[k] != 0) {
-            continue;
+    for (index_t start = begin; start < end; start += block) {
+        index_t rows[most_rows];
+        index_t count = 0;
+        for (index_t k = start; k < std::min(start + block, end); ++k) {
+            if (step.locked == nullptr || step.locked[k] == 0) {
+                rows[count++] = k;
+            }
         }
-        const index_t more = k + ahead < end ? ahead : 0;  // rows, to what is brought into the cache meanwhile
-        const T* const gradient = at.gradient + k * at.gradient_stride;
-        T* const mean = at.mean + k * at.state_stride;
-        T* const square = at.square + k * at.state_stride;
-        T* const code = at.codes + k * at.stride;
-        take_out_of_row(forbidden, gradient, x);
-        for (index_t i = 0; i < at.width; i += n) {
-            hwy::Prefetch(gradient + more * at.gradient_stride + i);
-            hwy::Prefetch(mean + more * at.state_stride + i);
-            hwy::Prefetch(square + more * at.state_stride + i);
-            hwy::Prefetch(code + more * at.stride + i);
-            const index_t left = at.width - i;
-            V m = load_some(d, mean + i, left);
-            V v = load_some(d, square + i, left);
-            const V s = moment.next(load_some(d, x + i, left), m, v);
-            store_some(d, m, mean + i, left);
-            store_some(d, v, square + i, left);
-            store_some(d, s, x + i, left);
+        const index_t more = start + 2 * block <= end ? block : 0;  // rows, to what is brought into the cache meanwhile
+        for (index_t i = 0; i < count; ++i) {
+            const T* const gradient = at.gradient + rows[i] * at.gradient_stride;
+            for (index_t k = 0; k < at.width; k += n) {
+                hwy::Prefetch(gradient + more * at.gradient_stride + k);
+                store_some(d, load_some(d, gradient + k, at.width - k), x + i * room + k, at.width - k);
+            }
         }
-        take_out_of_row(forbidden, x, x);
-        for (index_t i = 0; i < at.width; i += n) {
-            const index_t left = at.width - i;
-            store_some(d, hn::Add(load_some(d, code + i, left), load_some(d, x + i, left)), code + i, left);
+        take_out_of_rows(forbidden, x, room, count);
+        for (index_t i = 0; i < count; ++i) {
+            T* const mean = at.mean + rows[i] * at.state_stride;
+            T* const square = at.square + rows[i] * at.state_stride;
+            for (index_t k = 0; k < at.width; k += n) {
+                hwy::Prefetch(mean + more * at.state_stride + k);
+                hwy::Prefetch(square + more * at.state_stride + k);
+                const index_t left = at.width - k;
+                V m = load_some(d, mean + k, left);
+                V v = load_some(d, square + k, left);
+                const V s = moment.next(load_some(d, x + i * room + k, left), m, v);
+                store_some(d, m, mean + k, left);
+                store_some(d, v, square + k, left);
+                store_some(d, s, x + i * room + k, left);
+            }
+        }
+        take_out_of_rows(forbidden, x, room, count);
+        for (index_t i = 0; i < count; ++i) {
+            T* const code = at.codes + rows[i] * at.stride;
+            for (index_t k = 0; k < at.width; k += n) {
+                hwy::Prefetch(code + more * at.stride + k);
+                const index_t left = at.width - k;
+                store_some(d, hn::Add(load_some(d, code + k, left), load_some(d, x + i * room + k, left)), code + k, left);
+            }
         }
     }
 }
@@ -294,7 +331,7 @@ template <class T>
 constexpr versions<void(const adam_rows<T>&, const adam_step<T>&, const narrow_projection<T>&, index_t, index_t)>
     adam_narrow_versions = ISIC_VERSIONS(adam_narrow<T>);
 template <class T>
-constexpr versions<void(const adam_rows<T>&, const adam_step<T>&, const directions<T>&, index_t, index_t, T*)>
+constexpr versions<void(const adam_rows<T>&, const adam_step<T>&, const directions<T>&, index_t, index_t, index_t, index_t, T*)>
     adam_wide_versions = ISIC_VERSIONS(adam_wide<T>);
 
 }  // namespace
@@ -314,10 +351,11 @@ void adam(T* codes, index_t stride, const T* gradient, index_t gradient_stride, 
     }
     const auto run = choose(adam_wide_versions<T>, use.level);
     const packed_directions<T> forbidden(step.basis, step.rank, d, nullptr, nullptr, use);
-    const index_t room = (d + 31) / 16 * 16;
-    detail::buffer<T> x(static_cast<std::size_t>(room * ranges.count()), use.memory);
+    const index_t room = (d + 15) / 16 * 16;
+    const index_t block = std::clamp<index_t>(2048 / (d * static_cast<index_t>(sizeof(T))) / 2 * 2, 2, most_rows);
+    detail::buffer<T> x(static_cast<std::size_t>(block * room * ranges.count()), use.memory);
     for_each_range(ranges, [&](index_t i, index_t begin, index_t end) {
-        run(rows, step, forbidden.view(), begin, end, x.data() + i * room);
+        run(rows, step, forbidden.view(), begin, end, block, room, x.data() + i * block * room);
     });
 }
 
