@@ -117,7 +117,7 @@ TEST_CASE("padding never wins and may hold anything") {
 TEST_CASE("nearest codes refuse what does not fit") {
     isic_test::random dice(4);
     const auto book = dice.matrix(4, 3);
-    check_throws<isic::shape_error>("nearest_codes", [&] { isic::nearest_codes(dice.matrix(2, 4), book); }, {"3 of columns", "got 4"});
+    check_throws<isic::shape_error>("nearest_codes", [&] { isic::nearest_codes(dice.matrix(2, 4), book); }, {"3 columns", "got 4"});
     check_throws<isic::shape_error>("nearest_codes", [&] { isic::nearest_codes(dice.matrix(2, 3), isic::matrix<float>(0, 3)); });
     for (const index_t k : {-1, 4}) {
         check_throws<isic::value_error>("nearest_codes", [&] { isic::nearest_codes(book, book, lookup::plain, std::vector{k}); });

@@ -188,15 +188,15 @@ TEST_CASE("a refused pair leaves the accumulator as it was") {
     pairs.add(std::vector{1, 2}, std::vector{3, 4});
     const auto second = isic_test::bytes_of(pairs.second_moment());
     const auto usage = pairs.usage();
-    check_throws<isic::shape_error>("difference_accumulator::add", [&] { pairs.add(std::vector{1}, std::vector{1, 2}); }, {"1 of safe ids", "got 2"});
+    check_throws<isic::shape_error>("difference_accumulator::add", [&] { pairs.add(std::vector{1}, std::vector{1, 2}); }, {"1 safe ids", "got 2"});
     check_throws<isic::value_error>("difference_accumulator::add", [&] { pairs.add(std::vector{1, 8}, std::vector{1, 2}); }, {"[0, 8)", "8 at position 1"});
     check_throws<isic::value_error>("difference_accumulator::add", [&] { pairs.add(std::vector{1, 2}, std::vector{1, -1}); }, {"-1 at position 1"});
     check_throws<isic::value_error>("difference_accumulator::add_safe", [&] { pairs.add_safe(std::vector{0, 9}); });
     check_throws<isic::shape_error>("difference_accumulator::add_rows", [&] { pairs.add_rows(book, book); }, {"one of token ids"});
     isic::difference_accumulator<float> other_width(2);
-    check_throws<isic::shape_error>("difference_accumulator::merge", [&] { pairs.merge(other_width); }, {"3 of columns"});
+    check_throws<isic::shape_error>("difference_accumulator::merge", [&] { pairs.merge(other_width); }, {"3 columns"});
     isic::difference_accumulator<float> of_rows(3);
-    check_throws<isic::shape_error>("difference_accumulator::merge", [&] { pairs.merge(of_rows); }, {"8 of codes", "got 0"});
+    check_throws<isic::shape_error>("difference_accumulator::merge", [&] { pairs.merge(of_rows); }, {"8 codes", "got 0"});
     CHECK(isic_test::bytes_of(pairs.second_moment()) == second);
     CHECK(pairs.usage().safe == usage.safe);
     CHECK(pairs.usage().harmful == usage.harmful);
@@ -220,8 +220,8 @@ TEST_CASE("a refused pair leaves the accumulator as it was") {
 TEST_CASE("bad input to the differences is told by function, expected and got") {
     isic_test::random dice(8);
     const auto a = dice.matrix(4, 3);
-    check_throws<isic::shape_error>("differences", [&] { isic::differences(a, dice.matrix(5, 3)); }, {"4 of safe rows", "got 5"});
-    check_throws<isic::shape_error>("differences", [&] { isic::differences(a, dice.matrix(4, 2)); }, {"3 of columns in safe"});
+    check_throws<isic::shape_error>("differences", [&] { isic::differences(a, dice.matrix(5, 3)); }, {"4 safe rows", "got 5"});
+    check_throws<isic::shape_error>("differences", [&] { isic::differences(a, dice.matrix(4, 2)); }, {"3 columns in safe"});
     check_throws<isic::shape_error>("differences", [&] { isic::differences(isic::matrix<double>(0, 3), isic::matrix<double>(0, 3)); });
     check_throws<isic::shape_error>("differences", [&] { isic::differences(isic::matrix<double>(3, 0), isic::matrix<double>(3, 0)); });
     for (const double wrong : {not_a_number, infinity, -infinity}) {

@@ -155,9 +155,9 @@ TEST_CASE_TEMPLATE("another codebook is refused and keeps every byte", T, ISIC_S
     const std::type_identity<isic::value_error> value;
     const std::type_identity<isic::shape_error> shape;
     refused(dice.matrix<T>(8, 4), value, {"fingerprint"});
-    refused(dice.matrix<T>(7, 4), shape, {"8 of rows", "got 7"});
-    refused(dice.matrix<T>(8, 5), shape, {"4 of columns", "got 5"});
-    refused(dice.matrix<T>(4, 8), shape, {"8 of rows"});
+    refused(dice.matrix<T>(7, 4), shape, {"8 rows", "got 7"});
+    refused(dice.matrix<T>(8, 5), shape, {"4 columns", "got 5"});
+    refused(dice.matrix<T>(4, 8), shape, {"8 rows"});
     refused(matrix<T>(0, 0), shape, {});
     using other = std::conditional_t<std::same_as<T, float>, double, float>;
     refused(dice.matrix<other>(8, 4), value, {"a codebook of " + e.storage()});
@@ -196,8 +196,8 @@ TEST_CASE("an edit between equal codebooks changes nothing and fits both") {
     e.apply(book);
     CHECK(bytes_of(book) == original);
     CHECK(edit::between(matrix<float>(2, 2), matrix<float>(2, 2)).summary.relative_change == 0);
-    check_throws<isic::shape_error>("edit::between", [&] { edit::between(book, matrix<double>(5, 3)); }, {"4 of rows", "got 5"});
-    check_throws<isic::shape_error>("edit::between", [&] { edit::between(book, matrix<double>(4, 2)); }, {"3 of columns", "got 2"});
+    check_throws<isic::shape_error>("edit::between", [&] { edit::between(book, matrix<double>(5, 3)); }, {"4 rows", "got 5"});
+    check_throws<isic::shape_error>("edit::between", [&] { edit::between(book, matrix<double>(4, 2)); }, {"3 columns", "got 2"});
 }
 
 TEST_CASE_TEMPLATE("padding that holds no numbers is kept bit for bit and does not spoil the summary", T, ISIC_STORAGE) {

@@ -30,7 +30,7 @@ TEST_CASE("a message names function, expected and got") {
     } catch (const isic::value_error& e) {
         CHECK(std::string(e.what()) == "isic::f: expected one, got two");
     }
-    check_throws<isic::shape_error>("f", [] { isic::detail::require_size("f", "rows", 3, 4); }, {"3 of rows", "got 4"});
+    check_throws<isic::shape_error>("f", [] { isic::detail::require_size("f", "rows", 3, 4); }, {"3 rows", "got 4"});
 }
 
 TEST_CASE("ranges include their ends and refuse NaN") {

@@ -181,7 +181,7 @@ TEST_CASE("swapping the sides mirrors the scores; more of the same is more evide
 
 TEST_CASE("counts that are no counts are refused") {
     check_throws<isic::shape_error>("code_harmfulness", [] { isic::code_harmfulness({}); }, {"at least one code"});
-    check_throws<isic::shape_error>("code_harmfulness", [] { isic::code_harmfulness({{1, 2}, {1}}); }, {"2 of safe counts", "got 1"});
+    check_throws<isic::shape_error>("code_harmfulness", [] { isic::code_harmfulness({{1, 2}, {1}}); }, {"2 safe counts", "got 1"});
     for (const double wrong : {-1.0, not_a_number, infinity}) {
         check_throws<isic::value_error>("code_harmfulness", [&] { isic::code_harmfulness({{1, wrong}, {1, 1}}); }, {"counts >= 0"});
         check_throws<isic::value_error>("code_harmfulness", [&] { isic::code_harmfulness({{1, 1}, {wrong, 1}}); }, {"counts >= 0"});
@@ -231,7 +231,7 @@ TEST_CASE("the excess share is what harmful pictures use beyond safe ones") {
     by_hand.p_safe = {0.1, 0.4, 0.3, 0};
     CHECK(isic::excess_strength(by_hand) == std::vector<double>{0.75, 0, 0, 1});
     by_hand.p_safe.pop_back();
-    check_throws<isic::shape_error>("excess_strength", [&] { isic::excess_strength(by_hand); }, {"4 of p_safe", "got 3"});
+    check_throws<isic::shape_error>("excess_strength", [&] { isic::excess_strength(by_hand); }, {"4 values of p_safe", "got 3"});
 }
 
 TEST_CASE("the gate opens above the threshold, not at it") {
@@ -311,22 +311,22 @@ TEST_CASE("a refused pair leaves the targets as they were") {
     seen.add(std::vector{0, 1}, std::vector{2, 3});
     const auto before = bytes_of(seen.targets());
     const auto counts = seen.counts();
-    check_throws<isic::shape_error>("counterpart_targets::add", [&] { seen.add(std::vector{0, 1}, std::vector{2}); }, {"2 of safe ids", "got 1"});
+    check_throws<isic::shape_error>("counterpart_targets::add", [&] { seen.add(std::vector{0, 1}, std::vector{2}); }, {"2 safe ids", "got 1"});
     check_throws<isic::value_error>("counterpart_targets::add", [&] { seen.add(std::vector{0, 6}, std::vector{2, 3}); },
                                     {"[0, 6)", "6 at position 1"});
     check_throws<isic::value_error>("counterpart_targets::add", [&] { seen.add(std::vector{0, 1}, std::vector{2, -1}); }, {"-1 at position 1"});
     const auto longer = dice.matrix<float>(7, 3);
     const auto wider = dice.matrix<float>(6, 4);
     check_throws<isic::shape_error>("counterpart_targets::merge", [&] { seen.merge(isic::counterpart_targets<float>(longer)); },
-                                    {"6 of codes", "got 7"});
-    check_throws<isic::shape_error>("counterpart_targets::merge", [&] { seen.merge(isic::counterpart_targets<float>(wider)); }, {"3 of columns"});
+                                    {"6 codes", "got 7"});
+    check_throws<isic::shape_error>("counterpart_targets::merge", [&] { seen.merge(isic::counterpart_targets<float>(wider)); }, {"3 columns"});
     CHECK(bytes_of(seen.targets()) == before);
     CHECK(seen.counts() == counts);
     for (const double wrong : {0.0, -1.0, not_a_number, infinity}) {
         check_throws<isic::value_error>("counterpart_targets::targets", [&] { seen.targets(wrong); }, {"lambda > 0"});
     }
     check_throws<isic::shape_error>("counterpart_targets::targets", [&] { seen.targets(1, std::vector{1.0, 2.0}); },
-                                    {"3 of values in the prior", "got 2"});
+                                    {"3 values in the prior", "got 2"});
     check_throws<isic::numeric_error>("counterpart_targets::targets", [&] { seen.targets(1, std::vector{1.0, not_a_number, 2.0}); }, {"the prior"});
     auto bad = book;
     bad(5, 1) = std::numeric_limits<float>::infinity();

@@ -118,8 +118,8 @@ TEST_CASE("drift is what an edit says of itself, and padding does not drift") {
     CHECK(expected.mean == doctest::Approx(sum / 38));
     check_throws<isic::numeric_error>("drift", [&] { isic::drift(b, a); }, {"the codebook before", "row 0, column 0"});
     check_throws<isic::numeric_error>("drift", [&] { isic::drift(before, a); }, {"the codebook after", "row 39, column 7"});
-    check_throws<isic::shape_error>("drift", [&] { isic::drift(b, matrix<float>(39, 8)); }, {"40 of rows after", "got 39"});
-    check_throws<isic::shape_error>("drift", [&] { isic::drift(b, matrix<float>(40, 7)); }, {"8 of columns after", "got 7"});
+    check_throws<isic::shape_error>("drift", [&] { isic::drift(b, matrix<float>(39, 8)); }, {"40 rows after", "got 39"});
+    check_throws<isic::shape_error>("drift", [&] { isic::drift(b, matrix<float>(40, 7)); }, {"8 columns after", "got 7"});
     check_throws<isic::shape_error>("drift", [] { isic::drift(matrix<float>(0, 2), matrix<float>(0, 2)); });
     check_throws<isic::numeric_error>("drift", [] { isic::drift(matrix<float>(2, 2), matrix<float>(2, 2, 1.0F)); }, {"zeros only"});
     check_throws<isic::value_error>("drift", [&] { isic::drift(before, after, std::vector<index_t>{40}); }, {"[0, 40)"});
@@ -159,7 +159,7 @@ TEST_CASE("churn follows the look-up rule and ignores padding") {
     CHECK(isic::nearest_code_churn(z, before, spoilt, lookup::plain, padding) == 0);
     check_throws<isic::numeric_error>("nearest_codes", [&] { isic::nearest_code_churn(z, before, spoilt); });
     check_throws<isic::shape_error>("nearest_code_churn", [&] { isic::nearest_code_churn(z, before, matrix<float>(19, 3)); },
-                                    {"20 of codes after", "got 19"});
+                                    {"20 codes after", "got 19"});
     check_throws<isic::shape_error>("nearest_code_churn", [&] { isic::nearest_code_churn(matrix<float>(0, 3), before, before); },
                                     {"vectors with rows"});
     check_throws<isic::shape_error>("nearest_codes", [&] { isic::nearest_code_churn(z, before, matrix<float>(20, 4, 1.0F)); });

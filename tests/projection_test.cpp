@@ -684,8 +684,8 @@ TEST_CASE_TEMPLATE("what does not fit is refused and no byte is written", T, ISI
     const std::type_identity<isic::numeric_error> numeric_error;
     const isic::subspace harm = subspace_of(isic_test::random_basis(dice, 4, 2));
 
-    refused(shape_error, isic::subspace{}, {}, {"4 of rows in the basis", "got 0"});
-    refused(shape_error, first_axis(5), {}, {"4 of rows in the basis", "got 5"});
+    refused(shape_error, isic::subspace{}, {}, {"4 rows in the basis", "got 0"});
+    refused(shape_error, first_axis(5), {}, {"4 rows in the basis", "got 5"});
     refused(value_error, subspace_of(dense::Identity(4, 5)), {}, {"a rank of at most d", "5 > 4"});
     refused(value_error, subspace_of(2 * dense::Identity(4, 2)), {}, {"orthonormal columns"});
     refused(value_error, subspace_of(dense::Ones(4, 2) / 2), {}, {"orthonormal columns"});
@@ -700,13 +700,13 @@ TEST_CASE_TEMPLATE("what does not fit is refused and no byte is written", T, ISI
         refused(value_error, harm, {.vanish_below = wrong}, {"vanish_below in [0, 1]"});
     }
     for (const index_t size : {0, 1, 5, 7}) {
-        refused(shape_error, harm, {.strength = std::vector<double>(static_cast<std::size_t>(size), 1.0)}, {"6 of values of strength"});
+        refused(shape_error, harm, {.strength = std::vector<double>(static_cast<std::size_t>(size), 1.0)}, {"6 values of strength"});
     }
-    refused(shape_error, harm, {.weights = std::vector<double>(3, 1.0)}, {"2 of weights", "got 3"});
-    refused(shape_error, harm, {.center = std::vector<double>(3, 1.0)}, {"4 of values in the center", "got 3"});
+    refused(shape_error, harm, {.weights = std::vector<double>(3, 1.0)}, {"2 weights", "got 3"});
+    refused(shape_error, harm, {.center = std::vector<double>(3, 1.0)}, {"4 values in the center", "got 3"});
     refused(numeric_error, harm, {.center = std::vector<double>{0, 0, infinity, 0}}, {"the center"});
-    refused(shape_error, harm, {.target = matrix<double>(5, 4)}, {"6 of target rows", "got 5"});
-    refused(shape_error, harm, {.target = matrix<double>(6, 3)}, {"4 of target columns", "got 3"});
+    refused(shape_error, harm, {.target = matrix<double>(5, 4)}, {"6 target rows", "got 5"});
+    refused(shape_error, harm, {.target = matrix<double>(6, 3)}, {"4 target columns", "got 3"});
     refused(numeric_error, harm, {.target = matrix<double>(6, 4, not_a_number)}, {"the targets"});
     refused(value_error, harm, {.padding = std::vector<index_t>{6}}, {"[0, 6)"});
     refused(value_error, harm, {.padding = std::vector<index_t>{-1}}, {"-1 at position 0"});

@@ -131,7 +131,7 @@ TEST_CASE("gavish-donoho finds the planted rank in white noise, and none without
 }
 
 TEST_CASE("gavish-donoho wants all the singular values") {
-    check_throws<isic::shape_error>("gavish_donoho_rank", [] { isic::gavish_donoho_rank(std::array{2.0, 1.0}, 5, 3); }, {"3 of singular values", "got 2"});
+    check_throws<isic::shape_error>("gavish_donoho_rank", [] { isic::gavish_donoho_rank(std::array{2.0, 1.0}, 5, 3); }, {"3 singular values", "got 2"});
     CHECK(isic::gavish_donoho_rank(std::span<const double>(), 0, 3) == 0);
     CHECK(isic::gavish_donoho_rank(std::array{9.0, 1.0, 1.0, 1.0}, 4, 4) == 1);
 }

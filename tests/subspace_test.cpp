@@ -63,7 +63,7 @@ TEST_CASE("leakage refuses what does not fit") {
     isic_test::random dice(24);
     const auto book = dice.matrix(5, 3);
     const auto v = subspace_of(axis(3, {0}));
-    check_throws<isic::shape_error>("leakage", [&] { isic::leakage(dice.matrix(5, 4), v); }, {"4 of rows in the basis", "got 3"});
+    check_throws<isic::shape_error>("leakage", [&] { isic::leakage(dice.matrix(5, 4), v); }, {"4 rows in the basis", "got 3"});
     check_throws<isic::shape_error>("leakage", [&] { isic::leakage(isic::matrix<float>(0, 3), v); });
     check_throws<isic::shape_error>("leakage", [&] { isic::leakage(book, v, std::vector<double>(2)); });
     check_throws<isic::numeric_error>("leakage", [&] { isic::leakage(book, v, std::vector<double>(3, not_a_number)); });

@@ -72,7 +72,7 @@ inline void require_range(std::string_view function, std::string_view name, doub
 
 inline void require_size(std::string_view function, std::string_view name, std::ptrdiff_t expected, std::ptrdiff_t got) {
     if (expected != got) {
-        fail<shape_error>(function, fmt::format("{} of {}", expected, name), fmt::format("{}", got));
+        fail<shape_error>(function, fmt::format("{} {}", expected, name), fmt::format("{}", got));
     }
 }
 

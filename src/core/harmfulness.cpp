@@ -54,7 +54,7 @@ std::vector<double> code_strength(std::span<const double> harmfulness, const ram
 }
 
 std::vector<double> excess_strength(const code_scores& scores) {
-    detail::require_size("excess_strength", "p_safe", static_cast<index_t>(scores.p_harmful.size()),
+    detail::require_size("excess_strength", "values of p_safe", static_cast<index_t>(scores.p_harmful.size()),
                          static_cast<index_t>(scores.p_safe.size()));
     std::vector<double> out;
     for (std::size_t k = 0; k < scores.p_harmful.size(); ++k) {

@@ -270,7 +270,7 @@ def test_write(gpu, rng):
     codes, fresh = up(gpu, book(rng)), book(rng)
     isic.cuda.write(gpu, codes, fresh)
     assert np.array_equal(codes.copy_to_host(), fresh)
-    with pytest.raises(isic.ShapeError, match="expected 40 of rows, got 39"):
+    with pytest.raises(isic.ShapeError, match="expected 40 rows, got 39"):
         isic.cuda.write(gpu, codes, fresh[1:])
     with pytest.raises(isic.ValueError, match="expected values of float32, got float64"):
         isic.cuda.write(gpu, codes, fresh.astype(float))
@@ -859,7 +859,7 @@ MISTAKES = [
     (isic.ShapeError, "columns after", lambda g, c: isic.cuda.drift(g, c, up(g, np.eye(4)))),
     (isic.ValueError, "rate > 0", lambda g, c: isic.cuda.sgd_update(g, c, up(g, HOST), isic.cuda.SgdState(), rate=-1.0)),
     (isic.ShapeError, "columns in the basis, got 8", lambda g, c: isic.cuda.project_rows(g, c, harm_of())),
-    (isic.ShapeError, "4 of values in strength, got 3", lambda g, c: isic.cuda.project_rows(g, c, harm_of(3), strength=up(g, np.zeros(3, np.float32)))),
+    (isic.ShapeError, "4 values in strength, got 3", lambda g, c: isic.cuda.project_rows(g, c, harm_of(3), strength=up(g, np.zeros(3, np.float32)))),
     (isic.ValueError, "center on the device of float32, got float64", lambda g, c: isic.cuda.project_rows(g, c, harm_of(3), center=up(g, np.zeros(3)))),
     (isic.BackendError, "weights on the device in memory of device 0, got memory of the CPU", lambda g, c: isic.cuda.project_rows(g, c, harm_of(3), weights=np.zeros(1, np.float32))),
     (isic.ValueError, "a RowBasis of the same backend", lambda g, c: isic.cuda.project_rows(g, c, isic.cuda.RowBasis(isic.cuda.Backend(), harm_of(3)))),

@@ -32,7 +32,7 @@ CODES = np.arange(12.0).reshape(4, 3)
 
 
 @pytest.mark.parametrize(("error", "message", "call"), [
-    (isic.ShapeError, r"isic\.differences: expected 2 of columns in safe, got 1", lambda: isic.differences([[1.0, 2.0]], [[1.0]])),
+    (isic.ShapeError, r"isic\.differences: expected 2 columns in safe, got 1", lambda: isic.differences([[1.0, 2.0]], [[1.0]])),
     (isic.ShapeError, "2 dimensions", lambda: isic.differences([1.0], [1.0])),
     (isic.NumericError, "nan at row 0", lambda: isic.differences([[np.nan]], [[1.0]])),
     (isic.ValueError, "real numbers", lambda: isic.differences([["a"]], [["b"]])),
