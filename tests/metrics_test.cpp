@@ -122,6 +122,7 @@ TEST_CASE("drift is what an edit says of itself, and padding does not drift") {
     check_throws<isic::shape_error>("drift", [&] { isic::drift(b, matrix<float>(40, 7)); }, {"8 columns after", "got 7"});
     check_throws<isic::shape_error>("drift", [] { isic::drift(matrix<float>(0, 2), matrix<float>(0, 2)); });
     check_throws<isic::numeric_error>("drift", [] { isic::drift(matrix<float>(2, 2), matrix<float>(2, 2, 1.0F)); }, {"zeros only"});
+    check_throws<isic::numeric_error>("drift", [] { isic::drift(matrix<double>(2, 2, 1e200), matrix<double>(2, 2)); }, {"squares fit float64"});
     check_throws<isic::value_error>("drift", [&] { isic::drift(before, after, std::vector<index_t>{40}); }, {"[0, 40)"});
 }
 
@@ -202,7 +203,7 @@ TEST_CASE("collapsed pairs refuse what has no distances, except in padding") {
     CHECK(isic::collapsed_pairs(book, 0, std::vector<index_t>{1}) == 1);
     CHECK(isic::collapsed_pairs(book, 0, std::vector<index_t>{0, 1, 2}) == 0);
     for (const double wrong : {-1e-9, not_a_number, infinity}) {
-        check_throws<isic::value_error>("collapsed_pairs", [&] { isic::collapsed_pairs(matrix<float>(2, 2), wrong); }, {"tolerance >= 0"});
+        check_throws<isic::value_error>("collapsed_pairs", [&] { isic::collapsed_pairs(matrix<float>(2, 2), wrong); }, {"a finite tolerance >= 0"});
     }
     check_throws<isic::value_error>("collapsed_pairs", [&] { isic::collapsed_pairs(book, 0, std::vector<index_t>{3}); });
     check_throws<isic::shape_error>("collapsed_pairs", [] { isic::collapsed_pairs(matrix<float>(0, 2)); });
@@ -286,7 +287,7 @@ TEST_CASE("Wilson's ends are z standard errors away, mirrored, nested, and insid
     check_throws<isic::value_error>("wilson", [] { isic::wilson(11, 10); }, {"11 of 10"});
     check_throws<isic::value_error>("wilson", [] { isic::wilson(0, -1); });
     for (const double wrong : {0.0, -1.0, not_a_number, infinity}) {
-        check_throws<isic::value_error>("wilson", [&] { isic::wilson(1, 2, wrong); }, {"z > 0"});
+        check_throws<isic::value_error>("wilson", [&] { isic::wilson(1, 2, wrong); }, {"a finite z > 0"});
     }
 }
 

@@ -721,6 +721,16 @@ TEST_CASE_TEMPLATE("what does not fit is refused and no byte is written", T, ISI
     check_throws<isic::shape_error>("project_out", [&] { isic::project_out(none, harm); }, {"a codebook with rows and columns"});
     matrix<T> zeros(3, 4);
     check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(zeros, harm); }, {"zeros only"});
+    if constexpr (std::same_as<T, double>) {
+        for (const double size : {1e200, 1e-200}) {  // norms would be infinite, or 0, and every row seem to lie outside
+            matrix<double> extreme(3, 4, size);
+            const auto bytes = bytes_of(extreme);
+            for (const auto rule : {isic::lookup::plain, isic::lookup::l2_normalised}) {
+                check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(extreme, harm, {.rule = rule}); }, {"squares fit float64"});
+            }
+            CHECK(bytes_of(extreme) == bytes);
+        }
+    }
     for (const T wrong : {std::numeric_limits<T>::quiet_NaN(), std::numeric_limits<T>::infinity()}) {
         auto bad = book;
         bad(5, 3) = wrong;

@@ -68,6 +68,7 @@ TEST_CASE("leakage refuses what does not fit") {
     check_throws<isic::shape_error>("leakage", [&] { isic::leakage(book, v, std::vector<double>(2)); });
     check_throws<isic::numeric_error>("leakage", [&] { isic::leakage(book, v, std::vector<double>(3, not_a_number)); });
     check_throws<isic::numeric_error>("leakage", [&] { isic::leakage(isic::matrix<double>(2, 3, infinity), v); });
+    check_throws<isic::numeric_error>("leakage", [&] { isic::leakage(isic::matrix<double>(2, 3, 1e200), v); }, {"squares fit float64", "got inf"});
     check_throws<isic::value_error>("leakage", [&] { isic::leakage(book, v, {}, std::vector<index_t>{5}); });
     auto long_column = v;
     long_column.basis(0, 0) = 1.1;

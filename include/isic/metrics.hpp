@@ -28,7 +28,7 @@ index_t collapsed_pairs(any_view codes, double tolerance, std::span<const index_
 }  // namespace detail
 
 /// Drift between two codebooks [K x d]; rows in `padding` do not count. Errors: shape_error, value_error on padding ids,
-/// numeric_error (NaN, or a zero codebook before).
+/// numeric_error (NaN, infinity, squares that overflow float64, or a zero codebook before).
 template <matrix_like B, matrix_like A>
 drift_report drift(const B& before, const A& after, std::span<const index_t> padding = {}) {
     return detail::drift(detail::view_of(before), detail::view_of(after), padding);

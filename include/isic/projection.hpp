@@ -72,7 +72,8 @@ edit project(std::string_view function, any_span codes, const subspace* harm, co
 /// would move by no more than four rounding units of their norm keep their bytes; so a hard projection of all codes
 /// around zero, done twice, changes nothing the second time. Returns the edit: undo(codes) restores every byte.
 /// Cost O(K d r), and the edit keeps the moved rows twice. Errors: shape_error, value_error (ranges, overlapping memory),
-/// numeric_error (NaN, infinity, a zero codebook, rows that overflow the storage type); nothing is written then.
+/// numeric_error (NaN, infinity, a zero codebook, rows that overflow the storage type, squares that do not fit float64);
+/// nothing is written then.
 /// Source: Safe-CB step 1 for V V^T with t = 0; strengths, targets and policies are our choice.
 template <mutable_matrix_like C>
 edit project_out(C&& codes, const subspace& harm, const projection_options& options = {}) {

@@ -51,7 +51,7 @@ subspace span_of(const M& directions) {
 /// count. Cost O(K d r); the result does not depend on the number of threads.
 ///
 /// Errors: shape_error if widths differ or the codebook is empty; value_error on padding ids or a basis that is not
-/// orthonormal; numeric_error on NaN or infinity.
+/// orthonormal; numeric_error on NaN, infinity or squares that overflow float64.
 template <matrix_like C>
 leakage_report leakage(const C& codes, const subspace& harm, std::span<const double> center = {},
                        std::span<const index_t> padding = {}, const kernels::resources& use = {}) {

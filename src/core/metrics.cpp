@@ -40,6 +40,7 @@ drift_report drift(any_view before, any_view after, std::span<const index_t> pad
         }
     }
     require<numeric_error>(whole > 0, "drift", "a codebook before that is not zero", "zeros only");
+    require<numeric_error>(std::isfinite(whole + change), "drift", "codebooks whose squares fit float64", fmt::format("{}", whole + change));
     out.relative = std::sqrt(change / whole);
     return out;
 }
@@ -55,7 +56,7 @@ double nearest_code_churn(any_view vectors, any_view before, any_view after, loo
 }
 
 index_t collapsed_pairs(any_view codes, double tolerance, std::span<const index_t> padding) {
-    require<value_error>(tolerance >= 0 && std::isfinite(tolerance), "collapsed_pairs", "tolerance >= 0", fmt::format("{}", tolerance));
+    require<value_error>(tolerance >= 0 && std::isfinite(tolerance), "collapsed_pairs", "a finite tolerance >= 0", fmt::format("{}", tolerance));
     require_not_empty("collapsed_pairs", "a codebook", codes);
     const std::vector<bool> is_padding = padding_mask("collapsed_pairs", padding, codes.rows);
     require_finite("collapsed_pairs", "the codebook", codes, &is_padding);
@@ -108,7 +109,7 @@ rate wilson(index_t hits, index_t n, double z) {
     if (hits < 0 || n < hits) {
         detail::fail<value_error>("wilson", "0 <= hits <= n", fmt::format("{} of {}", hits, n));
     }
-    detail::require<value_error>(z > 0 && std::isfinite(z), "wilson", "z > 0", fmt::format("{}", z));
+    detail::require<value_error>(z > 0 && std::isfinite(z), "wilson", "a finite z > 0", fmt::format("{}", z));
     if (n == 0) {
         return {};
     }

@@ -113,9 +113,6 @@ private:
             any = !is_padding(k) && !is_zero(codes_, k);
         }
         require<numeric_error>(any, function_, "a codebook with a row that is not zero", "zeros only");
-        if (harm_ != nullptr) {
-            edit_.summary.before = measured_leakage();
-        }
     }
 
     leakage_report measured_leakage() const {
@@ -355,8 +352,14 @@ private:
             change += sums.change;
             whole += sums.whole;
         }
+        // Else norms are 0 or infinite, and rows seem to need no step.
+        require<numeric_error>(whole > 0 && std::isfinite(whole + change), function_, "a codebook whose squares fit float64",
+                               fmt::format("{}", whole + change));
         edit_.summary.moved = static_cast<index_t>(edit_.ids().size());
         edit_.summary.relative_change = std::sqrt(change / whole);
+        if (harm_ != nullptr) {
+            edit_.summary.before = measured_leakage();
+        }
     }
 
     /// The rows of the edit into the codebook.

@@ -119,13 +119,14 @@ leakage_report leakage(any_view codes, const subspace& harm, std::span<const dou
     const std::vector<bool> is_padding = padding_mask("leakage", padding, codes.rows);
     require_finite("leakage", "the codebook", codes, &is_padding);
     const leakage_sums sums = sum_leakage(codes, harm.basis, center, is_padding, use);
+    require<numeric_error>(std::isfinite(sums.all), "leakage", "a codebook whose squares fit float64", fmt::format("{}", sums.all));
     return {sums.all > 0 ? std::sqrt(sums.inside / sums.all) : 0.0, std::sqrt(sums.largest)};
 }
 
 }  // namespace detail
 
 std::vector<double> spectral_weights(const subspace& harm, double alpha) {
-    detail::require<value_error>(alpha > 0 && std::isfinite(alpha), "spectral_weights", "alpha > 0", fmt::format("{}", alpha));
+    detail::require<value_error>(alpha > 0 && std::isfinite(alpha), "spectral_weights", "a finite alpha > 0", fmt::format("{}", alpha));
     detail::require<shape_error>(static_cast<index_t>(harm.singular_values.size()) >= harm.rank(), "spectral_weights",
                                  "a singular value per basis vector", fmt::format("{}", harm.singular_values.size()));
     const double total = detail::total_energy(harm);
