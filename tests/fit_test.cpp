@@ -411,7 +411,7 @@ TEST_CASE("a fit refuses what it cannot use") {
     check_throws<isic::value_error>("fit_subspace", fit({.sign_flips = -1}));
     check_throws<isic::value_error>("fit_subspace", fit({.quantile = 1.0}));
     check_throws<isic::value_error>("fit_subspace", fit({.quantile = not_a_number}));
-    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(rows, {.center = isic::centering::safe_axis}); }, {"accumulator"});
+    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(rows, {.center = isic::centering::safe_axis}); }, {"accumulator", "for the safe axis"});
     isic::difference_accumulator empty(3);
     check_throws<isic::shape_error>("fit_subspace", [&] { isic::fit_subspace(empty); }, {"empty accumulator"});
     isic::difference_accumulator zero(3);

@@ -191,6 +191,8 @@ TEST_CASE("the inner loops refuse shapes, ids and options that do not fit, and w
     check_throws<isic::shape_error>("adam_rows", [&] { isic::adam_rows(got, dice.matrix<float>(3, 6), adam, {}, {.orthogonal_to = basis}); });
     check_throws<isic::value_error>("adam_rows", [&] { isic::adam_rows(got, book, adam, {.rate = 0}, {.orthogonal_to = basis}); }, {"rate > 0"});
     CHECK(adam.steps == 0);
+    isic::adam_row_state<float> before_the_first{.mean = {}, .square = {}, .steps = -2};
+    check_throws<isic::value_error>("adam_rows", [&] { isic::adam_rows(got, book, before_the_first, {}, {.orthogonal_to = basis}); }, {"got -2"});
     isic::ema_row_state<float> ema;
     const auto ema_with = [&](const std::vector<int>& ids, double decay) {
         isic::ema_rows(got, dice.matrix<float>(2, 6), ids, ema, decay, {.orthogonal_to = basis});

@@ -30,10 +30,10 @@ void center_moment(Eigen::MatrixXd& gram, const vector& mean, index_t n, const E
         gram -= static_cast<double>(n) * mean * mean.transpose();
     } else if (how == centering::safe_axis) {
         if (gram.rows() < 3) {
-            fail<shape_error>("fit_subspace", "d >= 3 for centering::safe_axis", fmt::format("d = {}", gram.rows()));
+            fail<shape_error>("fit_subspace", "d >= 3 for the safe axis", fmt::format("d = {}", gram.rows()));
         }
         require<value_error>(safe != nullptr && safe->trace() > 0, "fit_subspace",
-                             "safe embeddings for centering::safe_axis", "none, or only zeros");
+                             "safe embeddings for the safe axis", "none, or only zeros");
         remove_axis(gram, full_eigen(*safe).vectors.col(0));
     }
 }
@@ -118,7 +118,7 @@ subspace fit_subspace(any_view difference_rows, const fit_options& options) {
         x.colwise() -= mean;
     }
     require<value_error>(options.center != centering::safe_axis, "fit_subspace",
-                                 "an accumulator with safe embeddings for centering::safe_axis", "difference rows alone");
+                                 "an accumulator with safe embeddings for the safe axis", "difference rows alone");
     const double size = x.squaredNorm();
     require<numeric_error>(size > least, "fit_subspace", "differences that are not all zero", "zeros only");
     require<numeric_error>(std::isfinite(size), "fit_subspace", "differences whose squares are finite", "infinity");

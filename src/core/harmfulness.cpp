@@ -14,7 +14,7 @@ code_scores code_harmfulness(const code_usage& usage, const harmfulness_options&
     detail::require<shape_error>(codes > 0, "code_harmfulness", "counts of at least one code", "none");
     detail::require_size("code_harmfulness", "safe counts", codes, static_cast<index_t>(usage.safe.size()));
     detail::require<value_error>(options.prior_per_code > 0 && std::isfinite(options.prior_per_code), "code_harmfulness",
-                                 "prior_per_code > 0", fmt::format("{}", options.prior_per_code));
+                                 "a finite prior_per_code > 0", fmt::format("{}", options.prior_per_code));
     detail::require_counts("code_harmfulness", usage.harmful);
     detail::require_counts("code_harmfulness", usage.safe);
     const double total_h = std::accumulate(usage.harmful.begin(), usage.harmful.end(), 0.0);
@@ -109,7 +109,7 @@ void target_sums::merge(const target_sums& other) {
 }
 
 matrix<double> target_sums::targets(double lambda, std::span<const double> prior) const {
-    require<value_error>(lambda > 0 && std::isfinite(lambda), "counterpart_targets::targets", "lambda > 0",
+    require<value_error>(lambda > 0 && std::isfinite(lambda), "counterpart_targets::targets", "a finite lambda > 0",
                                  fmt::format("{}", lambda));
     if (!prior.empty()) {
         require_size("counterpart_targets::targets", "values in the prior", codes_.cols, static_cast<index_t>(prior.size()));

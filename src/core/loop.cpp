@@ -81,7 +81,7 @@ private:
         require<value_error>(o.counterpart_attempts >= 1, f, "counterpart_attempts >= 1", fmt::format("{}", o.counterpart_attempts));
         require<value_error>(o.tuning_steps >= 0, f, "tuning_steps >= 0", fmt::format("{}", o.tuning_steps));
         require<value_error>(o.tuning_steps == 0 || model_.tunes(), f, "a generator with tuning_loss for tuning_steps > 0", "one without");
-        require<value_error>(o.tuning_growth >= 1 && std::isfinite(o.tuning_growth), f, "tuning_growth >= 1", fmt::format("{}", o.tuning_growth));
+        require<value_error>(o.tuning_growth >= 1 && std::isfinite(o.tuning_growth), f, "a finite tuning_growth >= 1", fmt::format("{}", o.tuning_growth));
         require<value_error>(o.damage_budget > 0, f, "damage_budget > 0", fmt::format("{}", o.damage_budget));
         require_range(f, "stop_below", o.stop_below, 0, 1);
         require_range(f, "unsafe_above", o.unsafe_above, 0, 1);
@@ -103,10 +103,10 @@ private:
         padding_mask(f, o.padding, codes);
         code_strength({}, o.ramp);
         require<value_error>(o.fit.rank.sign_flips == 0, f, "rank.sign_flips = 0, as pairs become moments", fmt::format("{}", o.fit.rank.sign_flips));
-        require<value_error>(o.fit.center != centering::safe_axis || width >= 3, f, "d >= 3 for centering::safe_axis", fmt::format("{}", width));
+        require<value_error>(o.fit.center != centering::safe_axis || width >= 3, f, "d >= 3 for the safe axis", fmt::format("{}", width));
         const double prior = o.harmfulness.prior_per_code;
-        require<value_error>(prior > 0 && std::isfinite(prior), f, "harmfulness.prior_per_code > 0", fmt::format("{}", prior));
-        require<value_error>(o.target_weight > 0 && std::isfinite(o.target_weight), f, "target_weight > 0", fmt::format("{}", o.target_weight));
+        require<value_error>(prior > 0 && std::isfinite(prior), f, "a finite harmfulness.prior_per_code > 0", fmt::format("{}", prior));
+        require<value_error>(o.target_weight > 0 && std::isfinite(o.target_weight), f, "a finite target_weight > 0", fmt::format("{}", o.target_weight));
         require<value_error>(o.tuning_radius > 0, f, "tuning_radius > 0", fmt::format("{}", o.tuning_radius));
         require<value_error>(!std::isnan(o.lock_above), f, "a lock_above", "NaN");
         o.tuning.check(f);

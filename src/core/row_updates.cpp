@@ -95,7 +95,7 @@ void adam_rows(matrix_span<T> codes, matrix_view<T> gradient, adam_row_state<T>&
     require_size(f, "gradient rows", codes.rows(), gradient.rows());
     require_size(f, "gradient columns", codes.cols(), gradient.cols());
     options.check(f);
-    require<value_error>(state.steps >= 0, f, "steps >= 0 in the state", "fewer");
+    require<value_error>(state.steps >= 0, f, "steps >= 0 in the state", fmt::format("{}", state.steps));
     prepare(f, codes, state.mean);
     prepare(f, codes, state.square);
     ++state.steps;

@@ -12,13 +12,13 @@
 namespace isic {
 
 void sgd_options::check(std::string_view function) const {
-    detail::require<value_error>(rate > 0 && std::isfinite(rate), function, "rate > 0", fmt::format("{}", rate));
+    detail::require<value_error>(rate > 0 && std::isfinite(rate), function, "a finite rate > 0", fmt::format("{}", rate));
     detail::require<value_error>(momentum >= 0 && momentum < 1, function, "momentum in [0, 1)", fmt::format("{}", momentum));
 }
 
 void adam_options::check(std::string_view function) const {
-    detail::require<value_error>(rate > 0 && std::isfinite(rate), function, "rate > 0", fmt::format("{}", rate));
-    detail::require<value_error>(epsilon > 0 && std::isfinite(epsilon), function, "epsilon > 0", fmt::format("{}", epsilon));
+    detail::require<value_error>(rate > 0 && std::isfinite(rate), function, "a finite rate > 0", fmt::format("{}", rate));
+    detail::require<value_error>(epsilon > 0 && std::isfinite(epsilon), function, "a finite epsilon > 0", fmt::format("{}", epsilon));
     detail::require<value_error>(beta1 >= 0 && beta1 < 1, function, "beta1 in [0, 1)", fmt::format("{}", beta1));
     detail::require<value_error>(beta2 >= 0 && beta2 < 1, function, "beta2 in [0, 1)", fmt::format("{}", beta2));
 }
@@ -127,7 +127,7 @@ assignments assign(any_view vectors, const id_list& ids, index_t codes) {
 update_summary ridge_update(any_span codes, const assignments& batch, double lambda, const constraint& limits) {
     check_codes("ridge_update", codes, limits);
     check_assignments("ridge_update", codes, batch);
-    require<value_error>(lambda >= 0 && std::isfinite(lambda), "ridge_update", "lambda >= 0", fmt::format("{}", lambda));
+    require<value_error>(lambda >= 0 && std::isfinite(lambda), "ridge_update", "a finite lambda >= 0", fmt::format("{}", lambda));
     return move_rows(codes, limits, [&](index_t k, const vector& row, vector& step) {
         const double n = batch.counts[static_cast<std::size_t>(k)];
         if (n == 0) {

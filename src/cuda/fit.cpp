@@ -316,9 +316,9 @@ device_fit moments::fit(const device_fit_options& options) const {
             const Eigen::Map<const Eigen::VectorXd> mean_difference(m.data(), d);
             moment -= static_cast<double>(p.count) * mean_difference * mean_difference.transpose();
         } else {
-            require<shape_error>(d >= 3, function, "d >= 3 for centering::safe_axis", fmt::format("d = {}", d));
+            require<shape_error>(d >= 3, function, "d >= 3 for the safe axis", fmt::format("d = {}", d));
             const matrix<double> safe = safe_second_moment();
-            require<value_error>(isic::detail::map(safe).trace() > 0, function, "safe embeddings for centering::safe_axis", "none, or only zeros");
+            require<value_error>(isic::detail::map(safe).trace() > 0, function, "safe embeddings for the safe axis", "none, or only zeros");
             const scratch<double> safe_gram = to_device<double>(p.s, {safe.data(), static_cast<std::size_t>(d * d)});
             isic::detail::remove_axis(moment, leading_eigenpairs(p.s, safe_gram.data(), d, 1, false, eigen_solver::syevd).pairs.vectors.col(0));
         }

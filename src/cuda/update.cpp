@@ -124,7 +124,7 @@ pending_summary ridge(const std::shared_ptr<state>& s, rows_out codes, const dev
     constexpr std::string_view function = "ridge_update";
     check_codes(function, codes, limits);
     check_batch(function, codes, batch);
-    require<value_error>(lambda >= 0 && std::isfinite(lambda), function, "lambda >= 0", fmt::format("{}", lambda));
+    require<value_error>(lambda >= 0 && std::isfinite(lambda), function, "a finite lambda >= 0", fmt::format("{}", lambda));
     update_arguments a = arguments(update_rule::ridge, codes, limits);
     a.counts = batch.counts.data();
     a.sums = batch.sums.data();
