@@ -80,7 +80,8 @@ tensor tensor_of_array(const std::string& name, py::handle object) {
         const auto* bytes = static_cast<const std::byte*>(a.data());
         return {known->type, {a.shape(), a.shape() + a.ndim()}, {bytes, bytes + a.nbytes()}};
     }
-    throw value_error(fmt::format("isic::write_safetensors: expected '{}' of bool, integers or floats, got {}", name, type_name));
+    throw value_error(fmt::format("isic::write_safetensors: expected '{}' of bool, integers or floats in this machine's byte order, got {}", name,
+                                  py::str(a.dtype()).cast<std::string>()));
 }
 
 py::tuple read(const std::filesystem::path& path) {

@@ -161,7 +161,7 @@ edit_target target_of(std::string_view word) {
 
 self_improve_options options_of(const py::dict& o) {
     self_improve_options out;
-    const auto set = [&]<class T>(const char* name, T& field) { field = o[name].cast<T>(); };
+    const auto set = [&]<class T>(const char* name, T& field) { field = option_of<T>("self_improve", name, o[name]); };
     set("unsafe_prompts", out.unsafe_prompts);
     set("safe_prompts", out.safe_prompts);
     set("max_rounds", out.max_rounds);
@@ -180,15 +180,15 @@ self_improve_options options_of(const py::dict& o) {
     set("energy", out.fit.rank.energy);
     set("gavish_donoho", out.fit.rank.gavish_donoho);
     set("max_rank", out.fit.rank.max_rank);
-    out.fit.center = centering_of("self_improve", o["center"].cast<std::string>());
+    out.fit.center = centering_of("self_improve", option_of<std::string>("self_improve", "center", o["center"]));
     set("rank_budget", out.rank_budget);
-    out.target = target_of(o["target"].cast<std::string>());
+    out.target = target_of(option_of<std::string>("self_improve", "target", o["target"]));
     set("target_weight", out.target_weight);
     set("per_code_strength", out.per_code_strength);
     set("prior_per_code", out.harmfulness.prior_per_code);
     set("ramp_low", out.ramp.low);
     set("ramp_high", out.ramp.high);
-    out.rule = lookup_of("self_improve", o["rule"].cast<std::string>());
+    out.rule = lookup_of("self_improve", option_of<std::string>("self_improve", "rule", o["rule"]));
     out.padding = indices_of("self_improve", "padding", o["padding"]);
     set("tuning_steps", out.tuning_steps);
     set("tuning_growth", out.tuning_growth);

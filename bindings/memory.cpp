@@ -1,6 +1,7 @@
 #include "layout.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <optional>
 
@@ -21,10 +22,19 @@ std::optional<storage> storage_of(const py::dtype& type) {
     }
 }
 
+/// A type of DLPack as numpy and torch call it.
+std::string name_of_type(int code, int bits) {
+    constexpr std::array<const char*, 7> names{"int", "uint", "float", nullptr, "bfloat", "complex", "bool"};
+    if (code < 0 || code >= static_cast<int>(names.size()) || names[static_cast<std::size_t>(code)] == nullptr) {
+        return fmt::format("DLPack type {} of {} bits", code, bits);
+    }
+    return code == dlpack::code_bool ? "bool" : fmt::format("{}{}", names[static_cast<std::size_t>(code)], bits);
+}
+
 layout layout_of_tensor(const dlpack::tensor& t) {
     layout m;
     m.data = static_cast<char*>(t.data) + t.byte_offset;
-    m.type_name = fmt::format("DLPack type {} of {} bits", static_cast<int>(t.code), static_cast<int>(t.bits));
+    m.type_name = name_of_type(t.code, t.bits);
     if (t.lanes == 1 && t.code == dlpack::code_float && (t.bits == 16 || t.bits == 32 || t.bits == 64)) {
         m.type = t.bits == 16 ? storage::f16 : t.bits == 32 ? storage::f32 : storage::f64;
     } else if (t.lanes == 1 && t.code == dlpack::code_bfloat && t.bits == 16) {
@@ -272,6 +282,25 @@ void fail_type(std::string_view function, std::string_view name, py::handle obje
                                                      type_name_of(object), how)));
 }
 
+namespace {
+
+/// What was expected, with options named as the keywords that they are in Python; what was got is the caller's text.
+std::string options_in_python_words(std::string rest) {
+    constexpr std::array<std::pair<std::string_view, std::string_view>, 5> words{{{"rank.fixed", "rank"},
+                                                                                  {"rank.", ""},
+                                                                                  {"harmfulness.prior_per_code", "prior_per_code"},
+                                                                                  {"options.rewrite", "rewrite"},
+                                                                                  {"lambda ", "weight "}}};
+    for (const auto& [there, here] : words) {
+        if (const auto at = rest.find(there); at < rest.find(", got ")) {
+            rest.replace(at, there.size(), here);
+        }
+    }
+    return rest;
+}
+
+}  // namespace
+
 std::string in_python_words(const std::string& message) {
     const auto end = message.find(": ");
     if (message.rfind("isic::", 0) != 0 || end == std::string::npos) {
@@ -293,7 +322,8 @@ std::string in_python_words(const std::string& message) {
             }
         }
     }
-    return std::string(python_package) + "." + out + (of_class == std::string::npos ? "" : "." + name.substr(of_class + 2)) + message.substr(end);
+    return std::string(python_package) + "." + out + (of_class == std::string::npos ? "" : "." + name.substr(of_class + 2)) +
+           options_in_python_words(message.substr(end));
 }
 
 void memory::note_edit() const {
@@ -362,6 +392,10 @@ template adjacent_array<bool> numbers(std::string_view, std::string_view, py::ha
 std::optional<double> number_in(py::handle object) {
     const bool number = py::hasattr(object, "ndim") ? object.attr("ndim").cast<int>() == 0 : PyNumber_Check(object.ptr()) != 0;
     return number ? std::optional(py::float_(py::reinterpret_borrow<py::object>(object)).cast<double>()) : std::nullopt;
+}
+
+void fail_kind(std::string_view function, std::string_view name, std::string_view kind, py::handle object) {
+    throw py::type_error(in_python_words(fmt::format("isic::{}: expected {} to be {}, got {}", function, name, kind, type_name_of(object))));
 }
 
 std::vector<double> vector_of(std::string_view function, std::string_view name, py::handle object) {

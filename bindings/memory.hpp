@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <limits>
 #include <map>
 #include <optional>
 #include <string>
@@ -29,7 +30,8 @@ using namespace pybind11::literals;
 extern const std::string_view python_package;
 extern const std::map<std::string, std::string, std::less<>> class_names;
 
-/// "isic::difference_accumulator::add: expected ..." as Python spells it: "isic.DifferenceAccumulator.add: expected ...".
+/// "isic::difference_accumulator::add: expected ..." as Python spells it: "isic.DifferenceAccumulator.add: expected ...", with
+/// options by their keywords.
 std::string in_python_words(const std::string& message);
 
 using detail::storage;
@@ -129,6 +131,31 @@ adjacent_array<T> numbers(std::string_view function, std::string_view name, py::
 
 /// What an object says if it is one number; none for arrays of a dimension and for lists.
 std::optional<double> number_in(py::handle object);
+
+/// TypeError for an option of another kind than expected.
+[[noreturn]] void fail_kind(std::string_view function, std::string_view name, std::string_view kind, py::handle object);
+
+/// An option as bool, an integer, a number, text or texts. Errors: TypeError for another kind, value_error for an integer that
+/// T cannot hold.
+template <class T>
+T option_of(std::string_view function, std::string_view name, py::handle object) {
+    try {
+        return object.cast<T>();
+    } catch (const py::cast_error&) {
+        if constexpr (std::same_as<T, bool>) {
+            fail_kind(function, name, "True or False", object);
+        } else if constexpr (std::integral<T>) {
+            using limits = std::numeric_limits<T>;
+            detail::require<value_error>(PyLong_Check(object.ptr()) == 0, function, fmt::format("{} in [{}, {}]", name, limits::min(), limits::max()),
+                                         py::str(object).cast<std::string>());
+            fail_kind(function, name, "an integer", object);
+        } else if constexpr (std::floating_point<T>) {
+            fail_kind(function, name, "a number", object);
+        } else {
+            fail_kind(function, name, std::same_as<T, std::string> ? "text" : "a list of texts", object);
+        }
+    }
+}
 
 /// One-dimensional numbers as float64; None gives none.
 std::vector<double> vector_of(std::string_view function, std::string_view name, py::handle object);

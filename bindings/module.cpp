@@ -8,7 +8,13 @@
 namespace isic::python {
 
 const std::string_view python_package = "isic";
-const std::map<std::string, std::string, std::less<>> class_names = {{"code_index", "CodeIndex"}, {"row_basis", "RowBasis"}};
+const std::map<std::string, std::string, std::less<>> class_names = {{"adam_row_state", "AdamRowState"},
+                                                                     {"code_index", "CodeIndex"},
+                                                                     {"counterpart_targets", "CounterpartTargets"},
+                                                                     {"difference_accumulator", "DifferenceAccumulator"},
+                                                                     {"ema_row_state", "EmaRowState"},
+                                                                     {"lexicon", "Lexicon"},
+                                                                     {"row_basis", "RowBasis"}};
 
 }  // namespace isic::python
 

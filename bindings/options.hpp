@@ -22,13 +22,13 @@ public:
         options_.target = target_.view();
         options_.center = center_;
         options_.weights = weights_;
-        options_.keep_norms = o["keep_norms"].cast<bool>();
-        options_.rule = lookup_of(function, o["rule"].cast<std::string>());
+        options_.keep_norms = option_of<bool>(function, "keep_norms", o["keep_norms"]);
+        options_.rule = lookup_of(function, option_of<std::string>(function, "rule", o["rule"]));
         options_.padding = padding_;
-        options_.vanished = vanished_of(function, o["vanished"].cast<std::string>());
-        options_.vanish_below = o["vanish_below"].cast<double>();
+        options_.vanished = vanished_of(function, option_of<std::string>(function, "vanished", o["vanished"]));
+        options_.vanish_below = option_of<double>(function, "vanish_below", o["vanish_below"]);
         if (o.contains("threads")) {  // not on a device
-            options_.use = resources_of(function, o["threads"].cast<int>());
+            options_.use = resources_of(function, option_of<int>(function, "threads", o["threads"]));
         }
     }
     options_holder(const options_holder&) = delete;
@@ -41,7 +41,8 @@ private:
         if (const auto all = number_in(strength)) {
             return *all;
         }
-        return vector_of(function, "strength", strength);
+        const auto each = numbers<double>(function, "strength", strength, 1);
+        return std::vector<double>(each.data(), each.data() + each.size());
     }
 
     doubles target_;

@@ -11,15 +11,16 @@ namespace {
 
 fit_options fit_options_of(const py::kwargs& o) {
     fit_options out;
-    out.rank.fixed = o["rank"].cast<index_t>();
-    out.rank.energy = o["energy"].cast<double>();
-    out.rank.gavish_donoho = o["gavish_donoho"].cast<bool>();
-    out.rank.sign_flips = o["sign_flips"].cast<index_t>();
-    out.rank.quantile = o["quantile"].cast<double>();
-    out.rank.seed = o["seed"].cast<std::uint64_t>();
-    out.rank.max_rank = o["max_rank"].cast<index_t>();
-    out.center = centering_of("fit_subspace", o["center"].cast<std::string>());
-    out.use = resources_of("fit_subspace", o["threads"].cast<int>());
+    const auto set = [&]<class T>(const char* name, T& field) { field = option_of<T>("fit_subspace", name, o[name]); };
+    set("rank", out.rank.fixed);
+    set("energy", out.rank.energy);
+    set("gavish_donoho", out.rank.gavish_donoho);
+    set("sign_flips", out.rank.sign_flips);
+    set("quantile", out.rank.quantile);
+    set("seed", out.rank.seed);
+    set("max_rank", out.rank.max_rank);
+    out.center = centering_of("fit_subspace", option_of<std::string>("fit_subspace", "center", o["center"]));
+    out.use = resources_of("fit_subspace", option_of<int>("fit_subspace", "threads", o["threads"]));
     return out;
 }
 

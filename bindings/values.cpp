@@ -56,9 +56,6 @@ py::object object_of(const rate& r) {
 }
 
 subspace subspace_of(std::string_view function, std::string_view name, py::handle object) {
-    if (object.is_none()) {
-        return {};
-    }
     require_class(function, name, object, "Subspace");
     subspace out;
     out.basis = doubles(function, "basis", object.attr("basis")).take();
@@ -94,11 +91,13 @@ constraint constraint_of(std::string_view function, py::handle object) {
     for (const double locked : vector_of(function, "constraint.locked", object.attr("locked"))) {
         out.locked.push_back(locked != 0);
     }
-    out.orthogonal_to = subspace_of(function, "constraint.orthogonal_to", object.attr("orthogonal_to"));
-    out.keep_norms = object.attr("keep_norms").cast<bool>();
-    out.within = object.attr("within").cast<double>();
+    if (const py::object harm = object.attr("orthogonal_to"); !harm.is_none()) {
+        out.orthogonal_to = subspace_of(function, "constraint.orthogonal_to", harm);
+    }
+    out.keep_norms = option_of<bool>(function, "constraint.keep_norms", object.attr("keep_norms"));
+    out.within = option_of<double>(function, "constraint.within", object.attr("within"));
     out.anchor = doubles(function, "constraint.anchor", object.attr("anchor")).take();
-    out.use = resources_of(function, object.attr("threads").cast<int>());
+    out.use = resources_of(function, option_of<int>(function, "constraint.threads", object.attr("threads")));
     return out;
 }
 

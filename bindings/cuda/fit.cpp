@@ -51,12 +51,13 @@ void require_same_backend(std::string_view function, const shared_gpu& a, const 
 
 device_fit_options options_of(const py::kwargs& o) {
     device_fit_options out;
-    out.rank.fixed = o["rank"].cast<index_t>();
-    out.rank.energy = o["energy"].cast<double>();
-    out.rank.gavish_donoho = o["gavish_donoho"].cast<bool>();
-    out.rank.max_rank = o["max_rank"].cast<index_t>();
-    out.center = centering_of("fit_subspace", o["center"].cast<std::string>());
-    out.solver = choice<eigen_solver>("fit_subspace", "solver", o["solver"].cast<std::string>(),
+    const auto set = [&]<class T>(const char* name, T& field) { field = option_of<T>("fit_subspace", name, o[name]); };
+    set("rank", out.rank.fixed);
+    set("energy", out.rank.energy);
+    set("gavish_donoho", out.rank.gavish_donoho);
+    set("max_rank", out.rank.max_rank);
+    out.center = centering_of("fit_subspace", option_of<std::string>("fit_subspace", "center", o["center"]));
+    out.solver = choice<eigen_solver>("fit_subspace", "solver", option_of<std::string>("fit_subspace", "solver", o["solver"]),
                                       {{"automatic", eigen_solver::automatic}, {"syevd", eigen_solver::syevd}, {"jacobi", eigen_solver::jacobi},
                                        {"randomised", eigen_solver::randomised}});
     return out;

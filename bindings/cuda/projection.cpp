@@ -25,7 +25,7 @@ edit_on_device python_project_out(const shared_gpu& on, py::handle codes, py::ha
     const memory book = device_memory_of(*on, f, "codes", codes, access::edit);
     const subspace s = subspace_of(f, "harm", harm);
     device_projection_options more;
-    more.can_undo = options["can_undo"].cast<bool>();
+    more.can_undo = option_of<bool>("project_out", "can_undo", options["can_undo"]);
     memory target;
     if (on_a_device(options["target"])) {
         target = device_memory_of(*on, f, "target", options["target"], access::read);

@@ -272,7 +272,7 @@ class TuningSet(Value):
     """1 for the first."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class RoundReport(Value):
     """Everything about one round; round 0 is before any edit."""
 

@@ -175,6 +175,7 @@ def test_callbacks():
                                score=lambda r: -r.round, **PROMPTS)
     assert set(stages) >= {"draw", "judge", "pair", "project"} and rounds == [0, 1]
     assert report.rounds[1].metrics == {"brightness": 7.5}
+    assert report.rounds[0] in report.rounds and report.rounds[0] != report.rounds[1]
 
 
 @pytest.mark.parametrize("truth", [bool, np.bool_])
@@ -307,6 +308,10 @@ def test_bad_options_raise_before_anything_is_drawn():
             isic.self_improve(model, judge, **{**PROMPTS, **options})
     with pytest.raises(isic.ShapeError, match="prompts"):
         isic.self_improve(model, judge, **{**PROMPTS, "unsafe_prompts": []})
+    with pytest.raises(TypeError, match="max_rounds to be an integer, got builtins.float"):
+        isic.self_improve(model, judge, max_rounds=1.5, **PROMPTS)
+    with pytest.raises(TypeError, match="unsafe_prompts to be a list of texts"):
+        isic.self_improve(model, judge, **{**PROMPTS, "unsafe_prompts": [1]})
     with pytest.raises(TypeError, match="one string"):
         isic.self_improve(model, judge, **{**PROMPTS, "unsafe_prompts": "a fox"})
     with pytest.raises(TypeError, match="with generate"):
