@@ -92,7 +92,7 @@ def leakage(codes: Codes, harm: Subspace, *, center: Floats | None = None, paddi
 
     Rows in `padding` are no codes and do not count. threads: as `project_out`. Cost O(K d r). Raises ShapeError if widths
     differ or the codebook is empty, ValueError on padding ids, a basis that is not orthonormal or threads < 0, NumericError on
-    NaN or infinity.
+    NaN, infinity or squares that overflow float64.
 
     >>> isic.leakage(np.array([[3.0, 4.0]]), isic.span_of([[1.0], [0.0]]))
     LeakageReport(total=0.6, largest=0.6)
@@ -130,11 +130,16 @@ def save_subspace(path: str | os.PathLike[str], harm: Subspace | FittedSubspace,
                   targets: Floats | None = None, usage: CodeUsage | None = None) -> None:
     """Writes a subspace, and what is known of each code, as one safetensors file that any reader opens.
 
+    harmfulness, targets, usage: with a Subspace; a FittedSubspace has its own.
+
     Tensors, float64: "basis" [d, r], "singular_values", and where known "harmfulness" [K] or [L, K], "targets" with a
     last dimension d, "usage.harmful" and "usage.safe" [K]; metadata: "format", "version", "energy", "rank", "decided_by".
-    Raises ShapeError if they do not fit together, IoError.
+    Raises ShapeError if they do not fit together, ValueError if something is known twice, IoError.
     """
-    if isinstance(harm, Subspace):
+    if isinstance(harm, FittedSubspace):
+        if any(given is not None for given in (harmfulness, targets, usage)):
+            raise IsicValueError("isic.save_subspace: expected what is known of each code once, got a FittedSubspace and keywords")
+    else:
         q, t = (None if values is None else np.asarray(values, dtype=np.float64) for values in (harmfulness, targets))
         harm = FittedSubspace(harm, q, t, usage)
     _check_fit("save_subspace", harm)
@@ -166,9 +171,13 @@ def _check_fit(function: str, fitted: FittedSubspace) -> None:
     basis, q, t = fitted.subspace.basis, fitted.harmfulness, fitted.targets
     fits = basis.ndim == 2 and (q is None or (q.ndim in (1, 2) and bool(((0 <= q) & (q <= 1)).all())))
     fits = fits and (t is None or (t.ndim in (2, 3) and t.shape[-1] == len(basis) and (q is None or t.shape[:-1] == q.shape)))
+    u = fitted.usage
+    fits = fits and (u is None or np.shape(u.harmful) == np.shape(u.safe))
     if not fits or not all(np.isfinite(v).all() for v in (basis, q, t) if v is not None):
         shapes = ", ".join(f"{name} {v.shape}" for name, v in (("basis", basis), ("harmfulness", q), ("targets", t)) if v is not None)
-        raise ShapeError(f"isic.{function}: expected a basis [d, r], harmfulness [K] in [0, 1] and targets [K, d], finite, got {shapes}")
+        shapes += "" if u is None else f", usage {np.shape(u.harmful)} and {np.shape(u.safe)}"
+        raise ShapeError(f"isic.{function}: expected a basis [d, r], harmfulness [K] in [0, 1] and targets [K, d], finite, and as many counts "
+                         f"of harmful use as of safe, got {shapes}")
 
 
 FittedSubspace.__module__ = "isic"

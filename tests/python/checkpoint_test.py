@@ -247,6 +247,7 @@ def test_a_single_array(rng, tmp_path):
     path = tmp_path / "codebook.npy"
     np.save(path, normal(rng, 50, 8))
     before = path.read_bytes()
+    assert str(isic.checkpoint.inspect(path)).splitlines()[3].endswith("unknown  yes")  # as apply finds it without a key
     isic.checkpoint.apply(path, harm_of(8))
     assert leak(np.load(path), harm_of(8)) < 1e-6
     isic.checkpoint.undo(path)
@@ -525,6 +526,15 @@ def test_subspace_files(rng, tmp_path):
     assert np.array_equal(back.harmfulness, q) and np.array_equal(back.targets, t) and np.array_equal(back.usage.safe, q)
     isic.save_subspace(tmp_path / "again", back)
     assert (tmp_path / "again").read_bytes() == (tmp_path / "s").read_bytes()
+
+
+def test_what_is_known_of_codes_is_said_once_and_fits(tmp_path):
+    known = isic.FittedSubspace(harm_of(8), harmfulness=np.ones(4))
+    with pytest.raises(isic.ValueError, match="a FittedSubspace and keywords"):
+        isic.save_subspace(tmp_path / "s", known, harmfulness=np.zeros(4))
+    with pytest.raises(isic.ShapeError, match=r"usage \(1,\) and \(2,\)"):
+        isic.save_subspace(tmp_path / "s", harm_of(8), usage=isic.CodeUsage([1.0], [2.0, 3.0]))
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize("wrong", [dict(harmfulness=[0.5, 2]), dict(harmfulness=[np.nan]), dict(targets=[[1.0]]),

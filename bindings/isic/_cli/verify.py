@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from .. import checkpoint
@@ -24,5 +25,7 @@ def run(args: argparse.Namespace) -> int:
     path, key = opened(args.checkpoint)
     found = checkpoint.verify(path, harm=args.subspace, key=key, undo=args.undo)
     emit(args, found)
-    clean = all(level.now.total <= args.max_leakage for level in found.leakage)
-    return 0 if found.state in ("edited", "unknown") and clean else 1
+    leaking = [level for level in found.leakage if not level.now.total <= args.max_leakage]
+    for level in leaking:
+        print(f"isic: {level.key} leaks {level.now.total:.3g}, more than {args.max_leakage:g}", file=sys.stderr)
+    return 0 if found.state in ("edited", "unknown") and not leaking else 1

@@ -65,8 +65,9 @@ class Inspection(Value):
         head = f"{self.path}: {self.format}, {self.tensors} tensors, {size(self.nbytes)}"
         if not self.codebooks:
             return head + "\nno codebook found; if you know its key, say CHECKPOINT:KEY (LFQ, BSQ and FSQ quantisers store none)"
+        guessed = "yes" if self.format in ("npy", "npz") else "if named"
         rows = [(b.key, b.family, f"{b.levels} x " * (b.levels > 1) + f"{b.codes} x {b.width}", b.dtype, b.look_up,
-                 "no" if b.refusal else "yes" if b.known else "if named") for b in self.codebooks]
+                 "no" if b.refusal else "yes" if b.known else guessed) for b in self.codebooks]
         alike: dict[str, list[str]] = {}
         for book in self.codebooks:
             alike.setdefault(_details(book), []).append(book.key)
