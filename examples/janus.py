@@ -3,7 +3,7 @@
     python examples/janus.py --weights deepseek-community/Janus-Pro-1B   # a name on the Hugging Face hub, or a folder
     python examples/janus.py                                             # tiny random weights: real mechanics, meaningless pictures
 
-Needs pip install "isic[transformers]". Writes before.png, after.png, edit.safetensors, which `isic.load_edit` applies to
+Needs pip install ".[transformers]". Writes before.png, after.png, edit.safetensors, which `isic.load_edit` applies to
 the same weights at any time, and pairs.safetensors, what the run learnt from; and the tiny model, unedited, to model/.
 """
 
@@ -23,7 +23,7 @@ try:
     from tokenizers.pre_tokenizers import Whitespace
     from transformers import JanusConfig, JanusForConditionalGeneration, JanusImageProcessor, JanusProcessor, PreTrainedTokenizerFast
 except ImportError as missing:
-    raise SystemExit(f'{missing}; this example needs pip install "isic[transformers]"') from None
+    raise SystemExit(f'{missing}; this example needs pip install ".[transformers]"') from None
 
 import isic
 from isic.integrations.transformers import Janus

@@ -148,7 +148,7 @@ def project_out(codes: Codes, harm: Subspace, *, strength: Floats = 1.0, target:
 
     Returns the edit: `undo()` restores every byte. Cost O(K d r), and the edit keeps the moved rows twice. Raises
     ShapeError, ValueError (ranges, dtype, read-only or overlapping memory), NumericError (NaN, infinity, a zero codebook,
-    rows that overflow the dtype), BackendError (memory of a GPU); nothing is written then.
+    rows that overflow the dtype, squares that do not fit float64), BackendError (memory of a GPU); nothing is written then.
     Source: Safe-CB step 1 for V V^T with t = 0; strengths, targets and policies are our choice.
 
     >>> codes = np.array([[3.0, 1.0], [0.0, 1.0]], dtype=np.float32)

@@ -10,7 +10,8 @@ from ._values import DriftReport, Rate
 def drift(before: Codes, after: Codes, *, padding: Padding = None) -> DriftReport:
     """How far rows moved between two codebooks [K, d], which may differ in dtype; rows in `padding` do not count.
 
-    Raises ShapeError, ValueError on padding ids, NumericError (NaN, or a zero codebook before).
+    Raises ShapeError, ValueError on padding ids, NumericError (NaN, infinity, squares that overflow float64, or a zero
+    codebook before).
 
     >>> isic.drift(np.array([[3.0, 4.0]]), np.array([[3.0, 3.0]]))
     DriftReport(relative=0.2, mean=1, largest=1, moved=1)
@@ -22,10 +23,10 @@ def nearest_codes(vectors: Floats, codes: Codes, *, rule: Lookup = "plain", padd
     """Ids of the nearest codes, [n], by ||z - c||^2 (or of the normalised rows); ties go to the lowest id.
 
     vectors [n, d], codes [K, d]; rows listed in `padding` never win and may hold anything. threads: 0: every core when
-    there is work for them, else one. Cost O(n K d), and O(K d) to pack the codes, which a `CodeIndex` does once; float64
-    distances decide between codes that cannot be told apart in the arithmetic of the storage. Raises ShapeError if the
-    codebook is empty or the widths differ, ValueError on padding ids or if all rows are padding, NumericError on NaN or
-    infinity.
+    there is work for them, else one. Cost O(n K d), less in narrow codebooks, and to pack the codes, which a `CodeIndex`
+    does once. Fast products in bytes or float32 find the candidates; float64 distances decide between those that they
+    cannot tell apart. Raises ShapeError if the codebook is empty or the widths differ, ValueError on padding ids or if all
+    rows are padding, NumericError on NaN or infinity.
 
     >>> isic.nearest_codes([[0.9, 0.2]], np.eye(2))
     array([0])
@@ -36,9 +37,9 @@ def nearest_codes(vectors: Floats, codes: Codes, *, rule: Lookup = "plain", padd
 class CodeIndex:
     """A codebook packed for many look-ups: what `nearest_codes` makes for one call.
 
-    codes [K, d] is kept alive; it must stay unchanged while the index is used. Takes about as much memory as the codebook,
-    as float32 or, if it is stored in float64 or read normalised, as float64. rule, padding: as `nearest_codes`. Raises as
-    `nearest_codes`.
+    codes [K, d] is kept alive; it must stay unchanged while the index is used. Takes 4 to 8 K d bytes, and a copy of the
+    codebook in float32 if it is stored narrower, in float64 if it is read normalised. rule, padding: as `nearest_codes`.
+    Raises as `nearest_codes`.
 
     >>> index = isic.CodeIndex(np.eye(2))
     >>> index.nearest([[0.9, 0.2], [0.1, 0.2]])
