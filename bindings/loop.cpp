@@ -65,8 +65,6 @@ public:
             }
             const auto type = py::str(e.type().attr("__name__")).cast<std::string>();
             throw std::runtime_error(fmt::format("{}: {}", type, py::str(e.value()).cast<std::string>()));
-        } catch (const py::cast_error& e) {
-            throw std::runtime_error(fmt::format("a value of another type than expected ({})", e.what()));
         }
     }
 
@@ -128,7 +126,7 @@ public:
                 // An array of Python's own: it may outlive the call.
                 const py::array_t<double> out(std::vector<py::ssize_t>{gradient.rows(), gradient.cols()});
                 std::copy_n(gradient.data(), out.size(), const_cast<double*>(out.data()));
-                const double value = (*loss)(step, out).cast<double>();
+                const double value = option_of<double>(f, "the tuning loss", (*loss)(step, out));
                 std::copy_n(out.data(), out.size(), gradient.data());
                 return value;
             });
@@ -227,7 +225,7 @@ bool is_false(const py::object& answer) {
 
 void set_callbacks(self_improve_options& options, caller& call, py::handle rewrite, py::handle on_progress, py::handle on_round, py::handle score) {
     options.rewrite = [&call, rewrite](const std::string& prompt) {
-        return call([&] { return rewrite(prompt).cast<std::string>(); });
+        return call([&] { return option_of<std::string>("self_improve", "what rewrite returns", rewrite(prompt)); });
     };
     options.on_progress = [&call, on_progress](const progress& p) {
         return call([&] {  // also without a callback: this is where Ctrl-C is noticed
@@ -239,13 +237,15 @@ void set_callbacks(self_improve_options& options, caller& call, py::handle rewri
             call([&] {
                 const py::object round = object_of_round(r);
                 on_round(round);
-                r.metrics = round.attr("metrics").cast<std::map<std::string, double>>();
+                r.metrics = option_of<std::map<std::string, double>>("self_improve", "the round's metrics", round.attr("metrics"));
                 return 0;
             });
         };
     }
     if (!score.is_none()) {
-        options.score = [&call, score](const round_report& r) { return call([&] { return score(object_of_round(r)).cast<double>(); }); };
+        options.score = [&call, score](const round_report& r) {
+            return call([&] { return option_of<double>("self_improve", "what score returns", score(object_of_round(r))); });
+        };
     }
 }
 

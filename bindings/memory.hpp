@@ -135,25 +135,37 @@ std::optional<double> number_in(py::handle object);
 /// TypeError for an option of another kind than expected.
 [[noreturn]] void fail_kind(std::string_view function, std::string_view name, std::string_view kind, py::handle object);
 
-/// An option as bool, an integer, a number, text or texts. Errors: TypeError for another kind, value_error for an integer that
-/// T cannot hold.
+/// What an option, or what a callback returns, is asked to be.
+template <class T>
+constexpr const char* kind_of() {
+    if constexpr (std::same_as<T, bool>) {
+        return "True or False";
+    } else if constexpr (std::integral<T>) {
+        return "an integer";
+    } else if constexpr (std::floating_point<T>) {
+        return "a number";
+    } else if constexpr (std::same_as<T, std::string>) {
+        return "text";
+    } else if constexpr (std::same_as<T, std::vector<std::string>>) {
+        return "a list of texts";
+    } else {
+        static_assert(std::same_as<T, std::map<std::string, double>>);
+        return "numbers by name";
+    }
+}
+
+/// A Python object as T. Errors: TypeError for another kind, value_error for an integer that T cannot hold.
 template <class T>
 T option_of(std::string_view function, std::string_view name, py::handle object) {
     try {
         return object.cast<T>();
     } catch (const py::cast_error&) {
-        if constexpr (std::same_as<T, bool>) {
-            fail_kind(function, name, "True or False", object);
-        } else if constexpr (std::integral<T>) {
+        if constexpr (std::integral<T>) {
             using limits = std::numeric_limits<T>;
             detail::require<value_error>(PyLong_Check(object.ptr()) == 0, function, fmt::format("{} in [{}, {}]", name, limits::min(), limits::max()),
                                          py::str(object).cast<std::string>());
-            fail_kind(function, name, "an integer", object);
-        } else if constexpr (std::floating_point<T>) {
-            fail_kind(function, name, "a number", object);
-        } else {
-            fail_kind(function, name, std::same_as<T, std::string> ? "text" : "a list of texts", object);
         }
+        fail_kind(function, name, kind_of<T>(), object);
     }
 }
 

@@ -154,6 +154,11 @@ def self_improve(generator: Generator[Pictures], judge: Judge[Pictures], *, unsa
     require_generator("self_improve", generator)
     if tuning_steps > 0 and not hasattr(generator, "tuning_loss"):
         raise IsicValueError("isic.self_improve: expected a generator with tuning_loss for tuning_steps > 0, got one without")
+    for name, given in (("judge", judge), ("rewrite", rewrite), ("on_progress", on_progress), ("on_round", on_round), ("score", score)):
+        if not callable(given) and (given is not None or name in ("judge", "rewrite")):
+            raise TypeError(f"isic.self_improve: expected a {name} that can be called, got {type(given).__qualname__}")
+    if rank == 0:
+        raise IsicValueError("isic.self_improve: expected rank >= 1, or None for the rules to decide, got 0")
     if isinstance(unsafe_prompts, str) or isinstance(safe_prompts, str):
         raise TypeError("isic.self_improve: expected lists of prompts, got one string; put it in a list")
     options: Mapping[str, Any] = dict(

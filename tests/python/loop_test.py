@@ -235,6 +235,16 @@ def test_a_generator_that_returns_nonsense(tokens):
     assert report.reason == "failed" and report.message.startswith("isic.self_improve: expected")
 
 
+@pytest.mark.parametrize(("options", "message"), [
+    (dict(rewrite=lambda prompt: None), "what rewrite returns to be text, got builtins.NoneType"),
+    (dict(score=lambda report: "low"), "what score returns to be a number, got builtins.str"),
+    (dict(on_round=lambda report: report.metrics.update(rate="low")), "the round's metrics to be numbers by name, got builtins.dict"),
+])
+def test_callbacks_that_answer_nonsense(options, message):
+    report = isic.self_improve(Toy(), judge, **{**PROMPTS, **options})
+    assert report.reason == "failed" and report.message == f"isic.self_improve: expected {message}"
+
+
 def test_a_codebook_that_moves():
     model = Toy()
     decode = model.decode
@@ -308,6 +318,12 @@ def test_bad_options_raise_before_anything_is_drawn():
             isic.self_improve(model, judge, **{**PROMPTS, **options})
     with pytest.raises(isic.ShapeError, match="prompts"):
         isic.self_improve(model, judge, **{**PROMPTS, "unsafe_prompts": []})
+    with pytest.raises(TypeError, match="a rewrite that can be called, got dict"):
+        isic.self_improve(model, judge, **{**PROMPTS, "rewrite": {"knife": "spoon"}})
+    with pytest.raises(TypeError, match="a judge that can be called, got NoneType"):
+        isic.self_improve(model, None, **PROMPTS)
+    with pytest.raises(isic.ValueError, match="rank >= 1, or None"):
+        isic.self_improve(model, judge, rank=0, **PROMPTS)
     with pytest.raises(TypeError, match="max_rounds to be an integer, got builtins.float"):
         isic.self_improve(model, judge, max_rounds=1.5, **PROMPTS)
     with pytest.raises(TypeError, match="unsafe_prompts to be a list of texts"):
