@@ -127,7 +127,13 @@ TEST_CASE("nearest codes refuse what does not fit") {
     check_throws<isic::numeric_error>("nearest_codes", [&] { isic::nearest_codes(bad, book); }, {"vectors"});
     check_throws<isic::numeric_error>("nearest_codes", [&] { isic::nearest_codes(book, bad); }, {"codebook"});
     CHECK(isic::nearest_codes(isic::matrix<double>(0, 3), book).empty());
+    check_throws<isic::numeric_error>("code_index", [&] { const isic::code_index index(bad); }, {"codebook"});
+    check_throws<isic::shape_error>("code_index::nearest", [&] { isic::code_index(book).nearest(dice.matrix(2, 4)); }, {"3 columns", "got 4"});
 }
+
+static_assert(!std::is_constructible_v<isic::code_index, isic::matrix<float>>, "a temporary codebook would dangle");
+static_assert(std::is_constructible_v<isic::code_index, isic::matrix<float>&>);
+static_assert(std::is_constructible_v<isic::code_index, isic::matrix_view<float>>);
 
 TEST_CASE_TEMPLATE("the fingerprint sees every byte of the rows, the shape, and no gap", T, ISIC_STORAGE) {
     isic_test::random dice(5);

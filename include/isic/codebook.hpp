@@ -42,6 +42,10 @@ public:
     explicit code_index(const C& codes, lookup rule = lookup::plain, std::span<const index_t> padding = {})
         : code_index(detail::any_view(detail::view_of(codes)), rule, padding) {}
 
+    /// The codebook must outlive the index.
+    template <scalar T>
+    explicit code_index(const matrix<T>&&, lookup = lookup::plain, std::span<const index_t> = {}) = delete;
+
     /// Ids of the nearest codes, [n]. vectors [n x d]; those in float64 take a packing of their own if the codebook is
     /// stored narrower. Errors: shape_error if the widths differ, numeric_error on NaN or infinity.
     template <matrix_like Z>

@@ -51,8 +51,8 @@ private:
 
 class packed_codebook {
 public:
-    packed_codebook(any_view codes, lookup rule, std::span<const index_t> padding, kernels::code_packing packing) : codes_(codes), rule_(rule) {
-        constexpr std::string_view f = "nearest_codes";
+    packed_codebook(std::string_view f, any_view codes, lookup rule, std::span<const index_t> padding, kernels::code_packing packing)
+        : codes_(codes), rule_(rule) {
         require_not_empty(f, "a codebook", codes);
         const std::vector<bool> is_padding = padding_mask(f, padding, codes.rows);
         require<value_error>(std::ranges::find(is_padding, false) != is_padding.end(), f, "a code that is no padding", "padding only");
@@ -65,10 +65,10 @@ public:
         }
     }
 
-    void nearest(any_view vectors, std::span<index_t> ids, const kernels::resources& use) const {
-        require_size("nearest_codes", "columns in the vectors", codes_.cols, vectors.cols);
-        require_size("nearest_codes", "ids", vectors.rows, static_cast<index_t>(ids.size()));
-        require_finite("nearest_codes", "the vectors", vectors);
+    void nearest(std::string_view f, any_view vectors, std::span<index_t> ids, const kernels::resources& use) const {
+        require_size(f, "columns in the vectors", codes_.cols, vectors.cols);
+        require_size(f, "ids", vectors.rows, static_cast<index_t>(ids.size()));
+        require_finite(f, "the vectors", vectors);
         if (const auto* narrow = std::get_if<packed_as<float>>(&packed_); narrow != nullptr && !is_wide(vectors)) {
             narrow->nearest(vectors, rule_, ids.data(), use);
         } else if (const auto* wide = std::get_if<packed_as<double>>(&packed_)) {
@@ -90,8 +90,9 @@ private:
 
 std::vector<index_t> nearest_codes(any_view vectors, any_view codes, lookup rule, std::span<const index_t> padding,
                                    const kernels::resources& use) {
+    constexpr std::string_view f = "nearest_codes";
     std::vector<index_t> out(static_cast<std::size_t>(vectors.rows));
-    packed_codebook(codes, rule, padding, kernels::packing_for(vectors.rows, codes.rows, codes.cols)).nearest(vectors, out, use);
+    packed_codebook(f, codes, rule, padding, kernels::packing_for(vectors.rows, codes.rows, codes.cols)).nearest(f, vectors, out, use);
     return out;
 }
 
@@ -114,10 +115,10 @@ std::uint64_t fingerprint(any_view codes) {
 namespace isic {
 
 code_index::code_index(detail::any_view codes, lookup rule, std::span<const index_t> padding)
-    : packed_(std::make_shared<detail::packed_codebook>(codes, rule, padding, kernels::code_packing::best)) {}
+    : packed_(std::make_shared<detail::packed_codebook>("code_index", codes, rule, padding, kernels::code_packing::best)) {}
 
 void code_index::nearest(detail::any_view vectors, std::span<index_t> ids, const kernels::resources& use) const {
-    packed_->nearest(vectors, ids, use);
+    packed_->nearest("code_index::nearest", vectors, ids, use);
 }
 
 }  // namespace isic
