@@ -67,6 +67,9 @@ TEST_CASE("impossible shapes are refused") {
     check_throws<isic::value_error>("matrix_span", [&] { isic::matrix_span<float>(nullptr, 1, 1); }, {"null"});
     check_throws<isic::shape_error>("matrix", [&] { isic::matrix<float>(-1, 2); });
     check_throws<isic::shape_error>("matrix", [&] { isic::matrix<float>(2, -1); });
+    const isic::index_t huge = isic::index_t{1} << 40;  // huge * huge is 0 in 64 bits
+    check_throws<isic::shape_error>("matrix", [&] { isic::matrix<float>(huge, huge); }, {"1099511627776 x 1099511627776"});
+    CHECK(isic::matrix<float>(huge, 0).empty());
     const isic::matrix_span<float> none(nullptr, 0, 7);
     CHECK(none.empty());
     CHECK(none.cols() == 7);

@@ -96,9 +96,8 @@ public:
     using value_type = T;  ///< what is stored
 
     matrix() = default;
-    /// rows x cols copies of `value`. Errors: shape_error if a size is negative.
-    matrix(index_t rows, index_t cols, T value = T(0))
-        : rows_(checked(rows)), cols_(checked(cols)), values_(static_cast<std::size_t>(rows * cols), value) {}
+    /// rows x cols copies of `value`. Errors: shape_error if a size is negative, or there are more values than index_t counts.
+    matrix(index_t rows, index_t cols, T value = T(0)) : rows_(rows), cols_(cols), values_(checked_size(rows, cols), value) {}
 
     T* data() { return values_.data(); }  ///< the first value of the first row
     const T* data() const { return values_.data(); }  ///< the same, read only
@@ -117,9 +116,12 @@ public:
     matrix_view<T> view() const { return {values_.data(), rows_, cols_}; }  ///< the same, read only
 
 private:
-    static index_t checked(index_t n) {
-        detail::require<shape_error>(n >= 0, "matrix", "a size >= 0", fmt::format("{}", n));
-        return n;
+    static std::size_t checked_size(index_t rows, index_t cols) {
+        const bool fits = rows >= 0 && cols >= 0 && (cols == 0 || rows <= std::numeric_limits<index_t>::max() / cols);
+        if (!fits) {
+            detail::fail<shape_error>("matrix", "sizes >= 0 whose product can be counted", fmt::format("{} x {}", rows, cols));
+        }
+        return static_cast<std::size_t>(rows * cols);
     }
 
     index_t rows_ = 0;
