@@ -16,7 +16,7 @@ void fail_file(const std::filesystem::path& path, std::string_view reason) {
 std::ifstream open_to_read(const std::filesystem::path& path, std::uint64_t& size) {
     std::error_code code;
     if (!std::filesystem::is_regular_file(path, code)) {
-        fail_file(path, "expected a file, found none");
+        fail_file(path, std::filesystem::is_directory(path, code) ? "expected a file, found a folder" : "expected a file, found none");
     }
     size = std::filesystem::file_size(path, code);
     std::ifstream in(path, std::ios::binary);

@@ -76,6 +76,7 @@ CODES = np.arange(12.0).reshape(4, 3)
     (TypeError, r"isic\.Edit\.undo: expected codes", lambda: isic.Edit.between(CODES, CODES + 1).undo("codes")),
     (isic.ShapeError, r"isic\.AdamState\.mean", lambda: setattr(isic.AdamState(), "mean", [1.0])),
     (isic.IoError, "found none", lambda: isic.load_edit("/nowhere/edit.safetensors")),
+    (isic.IoError, "found a folder", lambda: isic.load_edit("/")),
     (isic.ValueError, "'a' of bool, integers or floats", lambda: isic.write_safetensors("/nowhere/t", {"a": np.array(["x"])})),
     (isic.ValueError, "byte order, got >f4", lambda: isic.write_safetensors("/nowhere/t", {"a": np.array([1.0], ">f4")})),
     (isic.ValueError, r"isic\.Lexicon: expected each term once", lambda: isic.Lexicon([("gun", "a"), ("Gun", "b")])),
