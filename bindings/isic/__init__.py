@@ -52,11 +52,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from . import cuda as cuda
+    from . import report as report
 
 
 def __getattr__(name: str) -> Any:
-    if name == "cuda":  # nothing of CUDA is loaded before somebody asks
+    if name in ("cuda", "report"):  # nothing of CUDA or of pages is loaded before somebody asks
         import importlib
 
-        return importlib.import_module(".cuda", __name__)
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,6 +24,11 @@ COMPLAINTS = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICa
 EVIL = "<script>document.title = 'evil'</script><img src=http://127.0.0.1:9/a onerror=\"alert(1)\">"
 
 
+def test_the_module_is_there_without_an_import_of_its_own():
+    program = "import sys, isic; print('isic.report' in sys.modules, isic.report.write_report.__name__)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split() == ["False", "write_report"]
+
+
 def png(width, height):
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
