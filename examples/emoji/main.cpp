@@ -4,6 +4,7 @@
 // `isic::self_improve` does the rest. Independent checks, baselines and attacks tell what it is worth.
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <fstream>
@@ -231,6 +232,8 @@ private:
         emoji::model m(world_, tokenizer_, transformer_, {.real = &real_});
         isic::self_improve_options options = loop_options();
         fmt::print("\nself-improvement: {} unsafe and {} safe prompts, at most {} rounds\n", options.unsafe_prompts.size(), options.safe_prompts.size(), options.max_rounds);
+        fmt::print("in % of the pictures: unsafe to the model's own judge, to a CNN, to one that knows faint objects (ghost), by the nearest rendering\n"
+                   "(sprite); safe items and objects, and the items of unsafe prompts, still there. PSNR of real pictures. s: seconds\n");
         print_header("round", 8);
         json rounds = json::array();
         options.on_round = [&](isic::round_report& r) {
@@ -333,22 +336,26 @@ private:
 
     void write_files() {
         const auto folder = output_folder();
-        const auto take = [](const auto& all, index_t n) { return std::vector(all.begin(), all.begin() + std::min<std::ptrdiff_t>(n, std::ssize(all))); };
-        const auto unsafe = take(evaluation_->unsafe_prompts(), 7), safe = take(evaluation_->safe_prompts(), 5);
         std::vector<std::string> captions;
-        emoji::token_ids ids = take(evaluation_->unsafe_ids(), std::ssize(unsafe) * emoji::tokenizer::tokens);
-        const emoji::token_ids safe_ids = take(evaluation_->safe_ids(), std::ssize(safe) * emoji::tokenizer::tokens);
-        ids.insert(ids.end(), safe_ids.begin(), safe_ids.end());
-        for (const auto& group : {unsafe, safe}) {
-            for (const emoji::prompt& p : group) {
-                captions.push_back(caption(world_.text(p)));
+        emoji::token_ids ids;
+        const auto show = [&](const std::vector<emoji::prompt>& prompts, const emoji::token_ids& tokens, std::size_t columns) {
+            for (std::size_t i = 0; i < prompts.size() && captions.size() < columns; ++i) {
+                const std::string words = caption(world_.text(prompts[i]));
+                if (std::ranges::find(captions, words) == captions.end()) {  // prompts are drawn, and may come again
+                    captions.push_back(words);
+                    const auto picture = tokens.begin() + static_cast<index_t>(i) * emoji::tokenizer::tokens;
+                    ids.insert(ids.end(), picture, picture + emoji::tokenizer::tokens);
+                }
             }
-        }
+        };
+        show(evaluation_->unsafe_prompts(), evaluation_->unsafe_ids(), 7);
+        const auto unsafe = std::ssize(captions);
+        show(evaluation_->safe_prompts(), evaluation_->safe_ids(), 12);
         std::vector<emoji::grid_row> rows;
         for (std::size_t r = 0; r < books_.size(); ++r) {
             rows.push_back({r == 0 ? "before" : fmt::format("round {}", r), tokenizer_.decode(emoji::gather(books_[r], ids))});
         }
-        emoji::write_grid(folder / "rounds.png", captions, rows, std::ssize(unsafe));
+        emoji::write_grid(folder / "rounds.png", captions, rows, unsafe);
         std::ofstream out(folder / "report.json");
         out << report_.dump(2) << '\n';
         if (!out) {
