@@ -138,7 +138,7 @@ p = tomllib.load(open("pyproject.toml", "rb"))["project"]
 print(*p["dependencies"], *p["optional-dependencies"]["test"], *p["optional-dependencies"]["transformers"], sep="\n")'
     build/test-python/venv/bin/python -c "$extras" >build/test-python/requirements.txt
     pip_install build/test-python/venv -r build/test-python/requirements.txt torch==2.13.0 transformers==5.23.0 \
-        vector-quantize-pytorch==1.32.0 build
+        vector-quantize-pytorch==1.32.0 build scikit-build-core
 }
 
 # python -m build makes the sdist, and the wheel from it. Tests run outside the source tree, on what was installed.

@@ -14,6 +14,7 @@ pytest.importorskip("scikit_build_core", reason="scikit-build-core is not instal
 @pytest.fixture
 def build(monkeypatch):
     monkeypatch.syspath_prepend(str(CMAKE))
+    monkeypatch.chdir(CMAKE.parent)  # where a frontend calls a backend
     for name in ("CUDA_HOME", "CUDA_PATH", "CUDACXX"):
         monkeypatch.delenv(name, raising=False)
     return importlib.import_module("isic_build")
