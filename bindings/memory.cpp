@@ -96,11 +96,19 @@ memory memory_of_array(std::string_view function, std::string_view name, const p
 }
 
 memory memory_of_dlpack(std::string_view function, std::string_view name, py::handle object, access how) {
-    require_cpu(function, name, object);
-    const handed_over taken = take_dlpack(function, name, object, how);
-    memory out = checked(function, name, taken.values, how);
-    out.owner = taken.owner;
-    return out;
+    try {
+        require_cpu(function, name, object);
+        const handed_over taken = take_dlpack(function, name, object, how);
+        memory out = checked(function, name, taken.values, how);
+        out.owner = taken.owner;
+        return out;
+    } catch (const py::error_already_set& e) {  // of the producer: memory that is not there, or sparse
+        if (!e.matches(PyExc_Exception)) {
+            throw;
+        }
+        detail::fail<value_error>(function, fmt::format("{} in memory that its library hands out", name),
+                                  fmt::format("\"{}\" from it", py::str(e.value()).cast<std::string>()));
+    }
 }
 
 /// Any array-like on the CPU as a numpy array; may copy.
@@ -140,11 +148,6 @@ std::optional<memory> as_it_lies(std::string_view function, std::string_view nam
     } catch (const shape_error&) {
         return std::nullopt;
     } catch (const value_error&) {
-        return std::nullopt;
-    } catch (const py::error_already_set& e) {  // its producer exports no such memory
-        if (!e.matches(PyExc_Exception)) {
-            throw;
-        }
         return std::nullopt;
     }
 }

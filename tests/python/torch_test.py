@@ -63,6 +63,11 @@ def test_what_cannot_be_edited():
         isic.project_out(torch.ones(4, 3, dtype=torch.int64), X_AXIS)
     with pytest.raises(isic.ShapeError, match="two dimensions"):
         isic.project_out(torch.ones(3), X_AXIS)
+    with pytest.raises(isic.ValueError, match="got int32; convert it"):
+        isic.project_out(torch.ones(4, 3, dtype=torch.int32), X_AXIS)
+    for nowhere in (torch.ones(4, 3, device="meta"), torch.ones(4, 3).to_sparse()):
+        with pytest.raises(isic.ValueError, match="codes in memory that its library hands out"):
+            isic.project_out(nowhere, X_AXIS)
 
 
 def test_ids_targets_and_gradients_may_be_tensors():
