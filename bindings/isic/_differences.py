@@ -83,7 +83,7 @@ class DifferenceAccumulator:
         self._pairs.add(harmful_ids, safe_ids)
 
     def add_safe(self, safe_ids: Ids) -> None:
-        """Counts the codes of a safe picture that is nobody's counterpart: more of them make harmfulness sharper."""
+        """Counts the codes of a safe picture that is nobody's counterpart: more of them make harmfulness sharper. Raises as `add`."""
         self._pairs.add_safe(safe_ids)
 
     def add_rows(self, harmful: Floats, safe: Floats) -> None:
@@ -158,7 +158,7 @@ def code_strength(harmfulness: Floats | CodeScores, *, low: float = 0.6, high: f
 
 
 def excess_strength(scores: CodeScores) -> FloatArray:
-    """Excess share s_k = max(0, 1 - p_s / p_h), [K]: the ridge solution; no thresholds, safer and more damaging."""
+    """Excess share s_k = max(0, 1 - p_s / p_h), [K]: the ridge solution; no thresholds, safer and more damaging. Raises ShapeError."""
     return _isic.excess_strength(scores.p_harmful, scores.p_safe)
 
 

@@ -129,7 +129,8 @@ public:
         moments_.add(detail::id_list(harmful_ids), detail::id_list(safe_ids));
     }
 
-    /// Counts the codes of a safe picture that is nobody's counterpart: more of them make harmfulness sharper.
+    /// Counts the codes of a safe picture that is nobody's counterpart: more of them make harmfulness sharper. Errors:
+    /// shape_error if the accumulator holds rows; value_error on an id outside [0, K). Nothing is counted then.
     template <token_ids S>
     void add_safe(const S& safe_ids) {
         moments_.add_safe(detail::id_list(safe_ids));

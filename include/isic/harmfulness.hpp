@@ -43,6 +43,7 @@ struct ramp_options {
 std::vector<double> code_strength(std::span<const double> harmfulness, const ramp_options& ramp = {});
 
 /// Excess share: s_k = max(0, 1 - p_s / p_h), the ridge solution; no thresholds, safer and more damaging. [K]
+/// Errors: shape_error if there are not as many p_safe as p_harmful.
 std::vector<double> excess_strength(const code_scores& scores);
 
 /// Gate: strength 1 for codes whose harmfulness (or z) exceeds `threshold`, else 0. [K] Errors: numeric_error on NaN,

@@ -284,6 +284,12 @@ def test_torch_files_run_no_code(tmp_path):
     assert not (tmp_path / "was_here").exists()
 
 
+def test_a_pickled_module_is_no_state_dict(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch.save(torch.nn.Embedding(9, 4), tmp_path / "m.pt")
+    assert "no tensor found: what can be read is a state dict" in str(isic.checkpoint.inspect(tmp_path / "m.pt"))
+
+
 def test_torch_files_with_objects_parameters_and_views(rng, tmp_path):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     import argparse
