@@ -276,6 +276,53 @@ TEST_CASE("kernels: project rows of four and eight floats without gaps") {
     }
 }
 
+TEST_CASE_TEMPLATE("kernels: rows project to the same bytes wherever in a cache line they begin", T, float, double) {
+    constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
+    const auto same = [](T a, T b) { return std::isnan(a) ? std::isnan(b) : std::memcmp(&a, &b, sizeof(T)) == 0; };
+    for (const simd level : levels()) {
+        for (const auto& [n, d, r] :
+             {std::tuple{1, 128, 1}, {2, 128, 2}, {9, 256, 1}, {12, 256, 2}, {7, 192, 2}, {5, 1024, 1}, {16500, 256, 3}}) {
+            const index_t count = n;
+            const index_t width = d;
+            CAPTURE(count);
+            CAPTURE(width);
+            CAPTURE(static_cast<int>(level));
+            const guarded<T> some(n, d, 5, 1, 0.3, 0);
+            std::vector<T> start(some.data(), some.data() + n * d);
+            if (n > 3) {  // disturbs no other row
+                start[at(2 * d)] = std::numeric_limits<T>::quiet_NaN();
+                start[at(3 * d - 1)] = std::numeric_limits<T>::infinity();
+            }
+            const std::vector<T> basis = orthonormal<T>(r, d);
+            kernels::detail::buffer<T> memory(at(n * d + 3 * line));  // begins with a line
+            std::vector<T> expected;
+            for (const index_t place : {index_t{0}, index_t{4}, line - 1}) {
+                std::ranges::fill(memory, T(7));
+                T* const rows = memory.data() + line + place;
+                std::ranges::copy(start, rows);
+                kernels::project(rows, n, d, d, {.basis = basis.data(), .rank = r, .uniform = T(0.75)},
+                                 resources{.threads = n < 9 ? 1 : 3, .level = level});
+                if (expected.empty()) {
+                    expected.assign(rows, rows + n * d);
+                }
+                CHECK(std::equal(expected.begin(), expected.end(), rows, same));
+                const auto is_guard = [](T x) { return x == 7; };
+                CHECK(std::all_of(memory.data(), rows, is_guard));
+                CHECK(std::all_of(rows + n * d, memory.data() + memory.size(), is_guard));
+            }
+            bool right = true;
+            for (index_t i = 0; i < n; i += n < 20 ? 1 : 97) {
+                const std::vector<double> old(start.begin() + i * d, start.begin() + (i + 1) * d);
+                const std::vector<double> moved = projected(old, basis, r, 0.75);
+                for (index_t k = 0; k < d && !(n > 3 && i == 2); ++k) {
+                    right = right && std::abs(static_cast<double>(expected[at(i * d + k)]) - moved[at(k)]) < 1e-5;
+                }
+            }
+            CHECK(right);
+        }
+    }
+}
+
 namespace {
 
 template <class T>

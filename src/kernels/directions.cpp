@@ -10,23 +10,23 @@
 HWY_BEFORE_NAMESPACE();
 namespace isic::kernels::HWY_NAMESPACE {
 
-/// Values that `pack_directions` writes.
+/// Values that `pack_directions` writes, and a vector of zeros for each of the last directions.
 template <class T>
-index_t packed_size(index_t rank, index_t width) {
+index_t packed_size(index_t rank, index_t width, index_t lead) {
     constexpr index_t n = lanes<hn::ScalableTag<T>>;
-    return (rank + 7) / 8 * 8 * ((width + n - 1) / n) * n;
+    return (rank + 7) / 8 * 8 * ((lead + width + n - 1) / n) * n + 8 * n;
 }
 
-/// A vector of each of a few directions, then the next vectors; zeros fill up.
+/// A vector of each of a few directions, behind `lead` zeros, then the next vectors; zeros fill up.
 template <class T>
-void pack_directions(const T* basis, index_t rank, index_t width, T* to) {
+void pack_directions(const T* basis, index_t rank, index_t width, index_t lead, T* to) {
     constexpr index_t n = lanes<hn::ScalableTag<T>>;
     for (index_t first = 0; first < rank; first += 8) {
         const index_t count = rank - first < 8 ? rank - first : 8;
-        for (index_t k = 0; k < width; k += n) {
+        for (index_t k = -lead; k < width; k += n) {
             for (index_t j = 0; j < together(count); ++j) {
                 for (index_t lane = 0; lane < n; ++lane) {
-                    const bool inside = j < count && k + lane < width;
+                    const bool inside = j < count && k + lane >= 0 && k + lane < width;
                     *to++ = inside ? basis[(first + j) * width + k + lane] : T(0);
                 }
             }
@@ -44,19 +44,19 @@ namespace isic::kernels {
 namespace {
 
 template <class T>
-constexpr versions<index_t(index_t, index_t)> packed_size_versions = ISIC_VERSIONS(packed_size<T>);
+constexpr versions<index_t(index_t, index_t, index_t)> packed_size_versions = ISIC_VERSIONS(packed_size<T>);
 template <class T>
-constexpr versions<void(const T*, index_t, index_t, T*)> pack_versions = ISIC_VERSIONS(pack_directions<T>);
+constexpr versions<void(const T*, index_t, index_t, index_t, T*)> pack_versions = ISIC_VERSIONS(pack_directions<T>);
 
 }  // namespace
 
 template <class T>
 packed_directions<T>::packed_directions(const T* basis, index_t rank, index_t width, const T* center, const T* weights,
-                                        const resources& use)
-    : rank_(rank), width_(width), packed_(use.memory), offset_(use.memory), weight_(use.memory) {
+                                        const resources& use, index_t lead)
+    : rank_(rank), width_(width), lead_(lead), packed_(use.memory), offset_(use.memory), weight_(use.memory) {
     const auto filled = static_cast<std::size_t>((rank + 7) / 8 * 8);
-    packed_.resize(static_cast<std::size_t>(choose(packed_size_versions<T>, use.level)(rank, width)));
-    choose(pack_versions<T>, use.level)(basis, rank, width, packed_.data());
+    packed_.resize(static_cast<std::size_t>(choose(packed_size_versions<T>, use.level)(rank, width, lead)));
+    choose(pack_versions<T>, use.level)(basis, rank, width, lead, packed_.data());
     offset_.assign(filled, T(0));
     weight_.assign(filled, T(0));
     for (index_t j = 0; j < rank; ++j) {

@@ -2,6 +2,8 @@
 // take two sweeps over a row that the first one brings into the L1 cache.
 #include "targets.hpp"
 
+#include <cstdint>
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "project.cpp"
 #include <hwy/foreach_target.h>
@@ -136,7 +138,8 @@ void project_narrow(const narrow_projection<T>& p, const strong_rows<T>& c, inde
     }
 }
 
-constexpr index_t most_rows = 16;  ///< of a block
+constexpr index_t most_rows = 16;                   ///< of a block
+constexpr index_t many_bytes = index_t{1} << 24;  ///< of rows that come from memory
 
 /// A block of rows. Of `each` rows first all products are summed, then all differences.
 template <class T>
@@ -174,6 +177,112 @@ HWY_NOINLINE void take_out(const directions<T>& v, index_t first, const row_bloc
     }
 }
 
+/// Values from the cache line in which rows begin to them, if they are best taken line by line: where a vector is a line, and
+/// the memory decides. -1 otherwise.
+template <class T>
+index_t lead_of(const strong_rows<T>& c, index_t count, index_t rank) {
+    constexpr index_t n = lanes<hn::ScalableTag<T>>;
+    constexpr std::size_t line = 64;
+    const std::size_t place = reinterpret_cast<std::uintptr_t>(c.data) % line;
+    const bool can = n * sizeof(T) == line && place % sizeof(T) == 0 && c.stride == c.width && c.width % (2 * n) == 0 &&
+                     c.width >= 8 * n && c.strength == nullptr && c.uniform != 0;
+    const bool from_memory = count * c.width * static_cast<index_t>(sizeof(T)) >= many_bytes;
+    const bool pays = from_memory ? rank <= 4 : rank <= 2 && place > 0;
+    return can && pays ? static_cast<index_t>(place / sizeof(T)) : -1;
+}
+
+/// Takes `R` directions out of rows without gaps, in vectors that are cache lines: one that lies across two takes twice as
+/// long to load and to store. A line that two rows share waits in a register for the second, as memory just written in part
+/// is slow to read. The sums are those of `take_out`, in the same order, wherever rows begin.
+template <std::size_t R, class T>
+HWY_NOINLINE void take_out_by_lines(const directions<T>& v, const strong_rows<T>& c, index_t begin, index_t end) {
+    const hn::ScalableTag<T> d;
+    const hn::RebindToSigned<decltype(d)> di;
+    using V = hn::Vec<decltype(d)>;
+    using index = hn::TFromD<decltype(di)>;
+    constexpr index_t n = lanes<decltype(d)>;
+    constexpr index_t step = static_cast<index_t>(R) * n;
+    constexpr std::size_t chains = 2 * R >= 8 ? 1 : 2;  // as `store_products` of two rows
+    const index_t last = v.width / n;                   // the line that the next row begins in; even
+    const auto tail = hn::FirstN(d, static_cast<std::size_t>(v.lead));
+    const auto head = hn::Not(tail);
+    const V zero = hn::Zero(d);
+    const auto turn = hn::IndicesFromVec(
+        d, hn::And(hn::Add(hn::Iota(di, 0), hn::Set(di, static_cast<index>(v.lead))), hn::Set(di, static_cast<index>(n - 1))));
+    T* line = c.row(begin) - v.lead;
+    V before = hn::MaskedLoad(head, d, line);  // the line that two rows share, as it was
+    V shared = before;                         // with its first row moved: the sums of the second need not wait for that
+    for (index_t i = begin; i < end; ++i) {
+        const index_t ahead = i + 5 < end ? 4 * v.width : 0;
+        const V next = i + 1 < end ? hn::LoadU(d, line + last * n) : hn::MaskedLoad(tail, d, line + last * n);
+        V sum[chains][R];
+        const auto add = [&](V x, index_t k, std::size_t chain) HWY_ATTR {
+            HWY_UNROLL(4)
+            for (std::size_t j = 0; j < R; ++j) {
+                const V b = hn::LoadU(d, v.packed + k * step + static_cast<index_t>(j) * n);
+                sum[chain][j] = hn::MulAdd(x, b, sum[chain][j]);
+            }
+        };
+        HWY_UNROLL(4)
+        for (std::size_t j = 0; j < R; ++j) {
+            sum[0][j] = zero;
+            sum[chains - 1][j] = zero;
+        }
+        add(hn::IfThenElse(head, before, zero), 0, 0);
+        hwy::Prefetch(line + ahead);
+        for (index_t k = 1; k + 1 < last; k += 2) {
+            hwy::Prefetch(line + ahead + k * n);
+            hwy::Prefetch(line + ahead + (k + 1) * n);
+            add(hn::LoadU(d, line + k * n), k, chains - 1);
+            add(hn::LoadU(d, line + (k + 1) * n), k + 1, 0);
+        }
+        hwy::Prefetch(line + ahead + (last - 1) * n);
+        add(hn::LoadU(d, line + (last - 1) * n), last - 1, chains - 1);
+        add(hn::IfThenElse(tail, next, zero), last, 0);
+        V whole[R];
+        HWY_UNROLL(4)
+        for (std::size_t j = 0; j < R; ++j) {
+            whole[j] = hn::TableLookupLanes(chains == 2 ? hn::Add(sum[0][j], sum[1 % chains][j]) : sum[0][j], turn);
+        }
+        T factor[R];
+        store_sums(d, whole, factor);
+        V f[R];
+        HWY_UNROLL(4)
+        for (std::size_t j = 0; j < R; ++j) {
+            f[j] = hn::Set(d, (v.offset[j] - factor[j]) * (c.uniform * v.weight[j]));
+        }
+        const auto moved = [&](V x, index_t k) HWY_ATTR {
+            HWY_UNROLL(4)
+            for (std::size_t j = 0; j < R; ++j) {
+                x = hn::MulAdd(f[j], hn::LoadU(d, v.packed + k * step + static_cast<index_t>(j) * n), x);
+            }
+            return x;
+        };
+        const V first = hn::IfThenElse(head, moved(shared, 0), shared);
+        if (i == begin) {
+            hn::BlendedStore(first, head, d, line);
+        } else {
+            hn::StoreU(first, d, line);
+        }
+        for (index_t k = 1; k < last; ++k) {
+            hn::StoreU(moved(hn::LoadU(d, line + k * n), k), d, line + k * n);
+        }
+        shared = hn::IfThenElse(tail, moved(next, last), next);
+        before = next;
+        line += v.width;
+    }
+    hn::BlendedStore(shared, tail, d, line);
+}
+
+template <class T>
+void project_by_lines(const directions<T>& v, const strong_rows<T>& c, index_t begin, index_t end) {
+    switch (together(v.rank)) {
+        case 1: return take_out_by_lines<1>(v, c, begin, end);
+        case 2: return take_out_by_lines<2>(v, c, begin, end);
+        default: return take_out_by_lines<4>(v, c, begin, end);
+    }
+}
+
 /// Wide rows in blocks that stay in the L1 cache while eight directions after the other are taken out.
 template <class T>
 void project_wide(const directions<T>& v, const strong_rows<T>& c, index_t begin, index_t end) {
@@ -181,7 +290,7 @@ void project_wide(const directions<T>& v, const strong_rows<T>& c, index_t begin
     const index_t fit = 16384 / bytes / 2 * 2;
     const index_t block = fit < 2 ? 2 : fit > most_rows ? most_rows : fit;
     // Where memory decides, loads and stores take turns. Otherwise the sums over lanes of one pair must not hold up the next.
-    const bool is_memory_bound = v.rank <= 4 && bytes >= 1024 && (end - begin) * bytes >= index_t{1} << 24;
+    const bool is_memory_bound = v.rank <= 4 && bytes >= 1024 && (end - begin) * bytes >= many_bytes;
     const index_t next = is_memory_bound ? 4 : block;
     for (index_t start = begin; start < end; start += block) {
         row_block<T> some;
@@ -222,6 +331,11 @@ constexpr versions<void(const narrow_projection<T>&, const strong_rows<T>&, inde
 template <class T>
 constexpr versions<void(const directions<T>&, const strong_rows<T>&, index_t, index_t)> project_wide_versions =
     ISIC_VERSIONS(project_wide<T>);
+template <class T>
+constexpr versions<void(const directions<T>&, const strong_rows<T>&, index_t, index_t)> by_lines_versions =
+    ISIC_VERSIONS(project_by_lines<T>);
+template <class T>
+constexpr versions<index_t(const strong_rows<T>&, index_t, index_t)> lead_versions = ISIC_VERSIONS(lead_of<T>);
 
 }  // namespace
 
@@ -239,8 +353,9 @@ void project(T* rows, index_t n, index_t d, index_t stride, const projection<T>&
         for_each_range(ranges, [&](index_t, index_t begin, index_t end) { run(form, c, begin, end); });
         return;
     }
-    const auto run = choose(project_wide_versions<T>, use.level);
-    const packed_directions<T> v(p.basis, p.rank, d, p.center, p.weights, use);
+    const index_t lead = choose(lead_versions<T>, use.level)(c, n, p.rank);
+    const auto run = choose(lead < 0 ? project_wide_versions<T> : by_lines_versions<T>, use.level);
+    const packed_directions<T> v(p.basis, p.rank, d, p.center, p.weights, use, lead < 0 ? 0 : lead);
     for_each_range(ranges, [&](index_t, index_t begin, index_t end) { run(v.view(), c, begin, end); });
 }
 

@@ -12,6 +12,7 @@ struct directions {
     const T* packed;  ///< v_j, as `pack_directions` of the level writes them
     index_t rank;
     index_t width;
+    index_t lead;     ///< zeros before a packed direction, for rows that are read from the cache line on in which they begin
     const T* offset;  ///< t . v_j; as many values as directions with the zeros that fill up
     const T* weight;  ///< w_j, likewise
 };
@@ -21,12 +22,14 @@ template <class T>
 class packed_directions {
 public:
     /// basis [rank x width], center [width] and weights [rank] may be null.
-    packed_directions(const T* basis, index_t rank, index_t width, const T* center, const T* weights, const resources& use);
-    directions<T> view() const { return {packed_.data(), rank_, width_, offset_.data(), weight_.data()}; }
+    packed_directions(const T* basis, index_t rank, index_t width, const T* center, const T* weights, const resources& use,
+                      index_t lead = 0);
+    directions<T> view() const { return {packed_.data(), rank_, width_, lead_, offset_.data(), weight_.data()}; }
 
 private:
     index_t rank_;
     index_t width_;
+    index_t lead_;
     detail::buffer<T> packed_;
     detail::buffer<T> offset_;
     detail::buffer<T> weight_;
