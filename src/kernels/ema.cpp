@@ -173,7 +173,7 @@ void finish(const ema_rows<T>& all, const directions<T>& forbidden, [[maybe_unus
             store_some(d, hn::Sub(hn::Div(s, each), load_some(d, code + i, left)), x + i, left);
         }
         if (moves(a, k, count)) {
-            take_out_of_row(forbidden, x, x);
+            take_out_of_row(forbidden, x);
             add_row(x, code, a.width);
         }
     }

@@ -47,31 +47,8 @@ private:
     static constexpr index_t n = lanes<D>;
     static constexpr std::size_t chains = 2 * R >= 8 ? 1 : 2;  // as `store_products` of two rows
 
-    HWY_INLINE V direction(index_t k, std::size_t j) const {
-        return in_register(hn::LoadU(D(), v_.packed + (k * static_cast<index_t>(R) + static_cast<index_t>(j)) * n));
-    }
-
-    /// sum[i R + j] += x_i times line k of direction j.
-    template <std::size_t Rows>
-    HWY_INLINE void add(const V (&x)[Rows], index_t k, V (&sum)[Rows * R]) const {
-        HWY_UNROLL(4)
-        for (std::size_t j = 0; j < R; ++j) {
-            const V b = direction(k, j);
-            HWY_UNROLL(2)
-            for (std::size_t i = 0; i < Rows; ++i) {
-                sum[i * R + j] = hn::MulAdd(x[i], b, sum[i * R + j]);
-            }
-        }
-    }
-
-    /// x plus multiples of line k of the directions.
-    HWY_INLINE V moved(V x, const V* factor, index_t k) const {
-        HWY_UNROLL(4)
-        for (std::size_t j = 0; j < R; ++j) {
-            x = hn::MulAdd(factor[j], direction(k, j), x);
-        }
-        return x;
-    }
+    /// Line k of the directions.
+    HWY_INLINE const T* packed(index_t k) const { return v_.packed + k * static_cast<index_t>(R) * n; }
 
     /// Lines k of `Rows` rows.
     template <std::size_t Rows>
@@ -124,7 +101,7 @@ private:
         for (std::size_t i = 0; i < Rows; ++i) {
             x[i] = hn::IfThenElseZero(head, edge[i]);
         }
-        add<Rows>(x, 0, sum[0]);
+        add_products<Rows, R>(d, x, packed(0), sum[0]);
         for (index_t k = 1; k < last_; k += 2) {
             HWY_UNROLL(2)
             for (index_t i = 0; i < rows; ++i) {
@@ -132,17 +109,17 @@ private:
                 hwy::Prefetch(line_ + ahead + (i * last_ + k + 1) * n);
             }
             load<Rows>(line_, k, x);
-            add<Rows>(x, k, sum[chains - 1]);
+            add_products<Rows, R>(d, x, packed(k), sum[chains - 1]);
             if (k + 1 < last_) {
                 load<Rows>(line_, k + 1, x);
-                add<Rows>(x, k + 1, sum[0]);
+                add_products<Rows, R>(d, x, packed(k + 1), sum[0]);
             }
         }
         HWY_UNROLL(2)
         for (std::size_t i = 0; i < Rows; ++i) {
             x[i] = hn::IfThenElseZero(tail_, edge[i + 1]);
         }
-        add<Rows>(x, last_, sum[0]);
+        add_products<Rows, R>(d, x, packed(last_), sum[0]);
 
         T factor[Rows * R];
         store_turned<Rows * R>(sum, factor);
@@ -152,31 +129,32 @@ private:
             f[i] = hn::Set(d, (v_.offset[i % R] - factor[i]) * (uniform_ * v_.weight[i % R]));
         }
 
-        const V first = hn::IfThenElse(head, moved(shared_, f, 0), shared_);
+        V heads[Rows];
+        V tails[Rows];
+        HWY_UNROLL(2)
+        for (std::size_t i = 0; i < Rows; ++i) {
+            heads[i] = i == 0 ? shared_ : edge[i];
+            tails[i] = edge[i + 1];
+        }
+        add_directions<Rows, R>(d, heads, packed(0), f);
+        add_directions<Rows, R>(d, tails, packed(last_), f);
         if (is_first) {
-            hn::BlendedStore(first, head, d, line_);
+            hn::BlendedStore(heads[0], head, d, line_);
         } else {
-            hn::StoreU(first, d, line_);
+            hn::StoreU(hn::IfThenElse(head, heads[0], shared_), d, line_);
         }
         for (index_t k = 1; k < last_; ++k) {
             load<Rows>(line_, k, x);
-            HWY_UNROLL(4)
-            for (std::size_t j = 0; j < R; ++j) {
-                const V b = direction(k, j);
-                HWY_UNROLL(2)
-                for (std::size_t i = 0; i < Rows; ++i) {
-                    x[i] = hn::MulAdd(f[i * R + j], b, x[i]);
-                }
-            }
+            add_directions<Rows, R>(d, x, packed(k), f);
             HWY_UNROLL(2)
             for (std::size_t i = 0; i < Rows; ++i) {
                 hn::StoreU(x[i], d, line_ + (static_cast<index_t>(i) * last_ + k) * n);
             }
         }
         if constexpr (Rows == 2) {
-            hn::StoreU(hn::IfThenElse(head, moved(edge[1], f + R, 0), moved(edge[1], f, last_)), d, line_ + last_ * n);
+            hn::StoreU(hn::IfThenElse(head, heads[1], tails[0]), d, line_ + last_ * n);
         }
-        shared_ = hn::IfThenElse(tail_, moved(edge[Rows], f + (Rows - 1) * R, last_), edge[Rows]);
+        shared_ = hn::IfThenElse(tail_, tails[Rows - 1], edge[Rows]);
         before_ = edge[Rows];
         line_ = end;
         left_ -= rows;

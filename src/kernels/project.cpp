@@ -138,7 +138,7 @@ void project_narrow(const narrow_projection<T>& p, const strong_rows<T>& c, inde
     }
 }
 
-constexpr index_t most_rows = 16;                   ///< of a block
+constexpr index_t most_rows = 16;                 ///< of a block
 constexpr index_t many_bytes = index_t{1} << 24;  ///< of rows that come from memory
 
 /// A block of rows. Of `each` rows first all products are summed, then all differences.

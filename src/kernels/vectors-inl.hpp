@@ -333,23 +333,17 @@ HWY_INLINE void with_together(const directions<T>& v, index_t first, const Body&
     }
 }
 
-/// to = from - from V V^T, one row; `to` may be `from`. Weights and targets of the directions are not used.
+/// row <- row - row V V^T. Weights and targets of the directions are not used.
 template <class T>
-HWY_INLINE void take_out_of_row(const directions<T>& v, const T* from, T* to) {
-    if (from != to) {
-        const hn::ScalableTag<T> d;
-        for (index_t k = 0; k < v.width; k += lanes<decltype(d)>) {
-            store_some(d, load_some(d, from + k, v.width - k), to + k, v.width - k);
-        }
-    }
+HWY_INLINE void take_out_of_row(const directions<T>& v, T* row) {
     for (index_t first = 0; first < v.rank; first += 8) {
         with_together(v, first, [&](auto together) HWY_ATTR {
             T factor[8] = {};
-            store_products<1, together()>({to}, {to}, v, first, factor);
+            store_products<1, together()>({row}, {row}, v, first, factor);
             for (T& f : factor) {
                 f = -f;
             }
-            add_multiples<1, together()>({to}, v, first, factor);
+            add_multiples<1, together()>({row}, v, first, factor);
         });
     }
 }
