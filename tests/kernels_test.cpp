@@ -431,6 +431,75 @@ TEST_CASE_TEMPLATE("kernels: codes packed by place are found as if all were comp
     }
 }
 
+TEST_CASE_TEMPLATE("kernels: a search finds what rounding to units hides or puts out of reach", T, float, double) {
+    for (const simd level : levels()) {
+        for (const index_t d : {1, 2, 4, 7, 8}) {
+            CAPTURE(d);
+            // Two codes far out make the unit one; within it there are few codes, some, or a crowd.
+            for (const index_t crowd : {5, 40, 1000}) {
+                guarded<T> vectors(130, d, 2);
+                guarded<T> book(1200, d, 3);
+                for (index_t j = 0; j < d; ++j) {
+                    for (index_t k = 0; k < book.rows; ++k) {
+                        book(k, j) *= k < crowd ? T(0.3) : T(400);
+                    }
+                    book(1, j) = 4095;
+                    book(2, j) = -4095;
+                    for (index_t i = 0; i < vectors.rows; ++i) {
+                        vectors(i, j) *= i % 3 == 0 ? T(0.3) : i % 3 == 1 ? T(400) : T(3);
+                    }
+                }
+                check_nearest(vectors, book, std::vector<std::uint8_t>(1200), level);
+            }
+            // Vectors at and beyond the values that are searched for.
+            guarded<T> vectors(90, d, 2);
+            guarded<T> book(1200, d, 3);
+            for (index_t i = 0; i < vectors.rows; ++i) {
+                for (index_t j = 0; j < d; ++j) {
+                    vectors(i, j) *= static_cast<T>(std::pow(10.0, static_cast<double>(i % 7 - 1) / 2));
+                }
+            }
+            check_nearest(vectors, book, std::vector<std::uint8_t>(1200), level);
+            // Codes too small and too large for units, and one alone.
+            for (const double size : {1e-36, 1e-30, 1e30, 1e36}) {
+                guarded<T> small_vectors(40, d, 4);
+                guarded<T> small_book(300, d, 5);
+                for (index_t j = 0; j < d; ++j) {
+                    for (index_t i = 0; i < small_vectors.rows; ++i) {
+                        small_vectors(i, j) = static_cast<T>(small_vectors(i, j) * size);
+                    }
+                    for (index_t k = 0; k < small_book.rows; ++k) {
+                        small_book(k, j) = static_cast<T>(small_book(k, j) * size);
+                    }
+                }
+                check_nearest(small_vectors, small_book, std::vector<std::uint8_t>(300), level);
+            }
+            std::vector<std::uint8_t> all_but_one(1200, 1);
+            all_but_one[777] = 0;
+            check_nearest(vectors, book, all_but_one, level);
+        }
+    }
+}
+
+TEST_CASE_TEMPLATE("kernels: a code is found though rounding to units moves it away, and all else nearer", T, float, double) {
+    // The mean is zero and the unit is one. 0.49 is rounded down, 100.51 away from it, -100.49 towards it.
+    for (const simd level : levels()) {
+        for (const index_t d : {4, 8}) {
+            guarded<T> vectors(1, d, 2);
+            guarded<T> book(4, d, 3);
+            for (index_t j = 0; j < d; ++j) {
+                vectors(0, j) = T(0.49);
+                book(0, j) = T(-100.49);
+                book(1, j) = T(100.51);
+                book(2, j) = T(4094.98);
+                book(3, j) = T(-4095);
+            }
+            REQUIRE(plain_nearest(vectors, 0, book, std::vector<std::uint8_t>(4)) == 1);
+            check_nearest(vectors, book, std::vector<std::uint8_t>(4), level);
+        }
+    }
+}
+
 TEST_CASE_TEMPLATE("kernels: codes that scores in bytes rule out are not the nearest", T, float, double) {
     for (const simd level : levels()) {
         for (const index_t d : {16, 31, 100}) {

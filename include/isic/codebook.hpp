@@ -29,13 +29,14 @@ std::uint64_t fingerprint(any_view codes);
 
 /// A codebook packed for many look-ups: what `nearest_codes` makes for one call.
 ///
-/// The codebook [K x d] must stay where it is, unchanged, while the index is used. Takes 4 to 8 K d bytes, and a copy of the
-/// codebook in float32 if it is stored narrower, in float64 if it is read normalised. Rows listed in `padding` never win
+/// The codebook [K x d] must stay where it is, unchanged, while the index is used. Takes 4 to 5 K d bytes, 26 K
+/// more where codes are sorted, and a copy of the codebook in float32 if it is stored narrower, in float64 if it is read
+/// normalised. Rows listed in `padding` never win
 /// and may hold anything. Errors: shape_error if the codebook is empty, value_error on padding ids or if all rows are
 /// padding, numeric_error on NaN or infinity.
 class code_index {
 public:
-    /// Packs it. Cost O(K d); O(K d log K) where d <= 8 and K >= 4096: codes are then sorted by place, so that most of them
+    /// Packs it. Cost O(K d); O(K d log K) where d <= 8 and K >= 1024: codes are then sorted by place, so that most of them
     /// need not be looked at. In 16 columns and more, scores in bytes rule most codes out where the processor multiplies
     /// bytes (AVX-512 VNNI). Neither changes an id.
     template <matrix_like C>

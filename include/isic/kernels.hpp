@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <memory_resource>
 #include <vector>
 
@@ -103,15 +104,17 @@ void project(T* rows, index_t n, index_t d, index_t stride, const projection<T>&
 enum class code_packing {
     plain,    ///< soon packed; every look-up compares with all codes in float32
     indexed,  ///< so that a look-up soon leaves out most: d <= 8: near ones together, O(K log K); 16 <= d <= 4096: in bytes too
-    best      ///< indexed if that makes look-ups faster: d <= 8 and K >= 4096, or d >= 16 and K d >= 32768
+    best      ///< indexed if that makes look-ups faster: d <= 8 and K >= 1024, or d >= 16 and K d >= 32768
 };
 
-/// How to pack codes [K x d] that only `vectors` vectors are looked up in: an index takes as long to make as it saves some
-/// K / 4 of them (d <= 8), or 64.
-code_packing packing_for(index_t vectors, index_t count, index_t d);
+/// How to pack codes in `d` columns that only `vectors` vectors are looked up in: an index takes as long to make as it saves
+/// some 4000 of them (d <= 8), or 64.
+code_packing packing_for(index_t vectors, index_t d);
+
+struct code_places;
 
 /// Codes [K x d] packed once for many look-ups. Looks at the codes again to settle near ties: they must stay in place,
-/// unchanged, as long as it is used. Takes 4 K d bytes of memory; indexed, twice as many (d <= 8) or 5 K d. T: float, double.
+/// unchanged, as long as it is used. Takes 4 K d bytes of memory; indexed, 26 K more (d <= 8) or 5 K d. T: float, double.
 template <class T>
 class packed_codes {
 public:
@@ -123,14 +126,15 @@ public:
     ///
     /// `distances` [n] may be null. The first code that may win answers a vector that is not finite, at distance NaN.
     /// At least one code must be able to win. The level is that of the packing. Cost 2 n K d flops, or a part of it where
-    /// codes are indexed; allocates 256 d values per thread, and indexed K / 4 more (d <= 8) or 2 KB per vector of a block of
-    /// 256. Vectors with near ties, within the rounding of float32, take a second look of the whole cost, together.
+    /// codes are indexed; allocates 256 d values per thread, and indexed 1.2 K more (d <= 8) or 2 KB per vector of a block of
+    /// 256. Vectors with near ties, within the rounding of float32 (indexed, d <= 8: to 1 / 4095 of the largest value), take a
+    /// second look of the whole cost, together.
     void nearest(const T* vectors, index_t n, index_t stride, index_t* ids, double* distances,
                  const resources& use = {}) const;
 
 private:
     std::vector<index_t> find_winners(const std::uint8_t* padding);  // and their mean and the first of them
-    void pack(const T* code, index_t place, index_t panel, index_t width);
+    void pack(index_t code, index_t panel);
     void pack_in_bytes(const std::vector<index_t>& winners);
 
     const T* codes_;
@@ -141,9 +145,7 @@ private:
     detail::buffer<T> center_;          // of the codes, taken off: norms become small beside distances
     detail::buffer<float> panels_;      // [panels][d][codes of a panel]
     detail::buffer<float> half_norms_;  // ||c||^2 / 2, infinite where nothing may win
-    detail::buffer<index_t> ids_;       // of the codes by place; empty if they lie as they are
-    detail::buffer<float> leaf_boxes_;  // of the panels, if they lie by place
-    detail::buffer<float> group_boxes_;
+    std::shared_ptr<const code_places> places_;  // null unless codes are searched by place
     detail::buffer<std::int32_t> bytes_;  // [panels][fours of columns][codes of a panel], four values of 128 and more each
     detail::buffer<float> byte_scales_;
     double byte_norm_ = 0;  // the largest norm of a code, and what it lost by rounding, in units of its scale

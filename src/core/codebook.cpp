@@ -74,7 +74,7 @@ public:
         } else if (const auto* wide = std::get_if<packed_as<double>>(&packed_)) {
             wide->nearest(vectors, rule_, ids.data(), use);
         } else {
-            const auto packing = kernels::packing_for(vectors.rows, codes_.rows, codes_.cols);
+            const auto packing = kernels::packing_for(vectors.rows, codes_.cols);
             packed_as<double>(codes_, rule_, padding_, packing).nearest(vectors, rule_, ids.data(), use);
         }
     }
@@ -92,7 +92,7 @@ std::vector<index_t> nearest_codes(any_view vectors, any_view codes, lookup rule
                                    const kernels::resources& use) {
     constexpr std::string_view f = "nearest_codes";
     std::vector<index_t> out(static_cast<std::size_t>(vectors.rows));
-    packed_codebook(f, codes, rule, padding, kernels::packing_for(vectors.rows, codes.rows, codes.cols)).nearest(f, vectors, out, use);
+    packed_codebook(f, codes, rule, padding, kernels::packing_for(vectors.rows, codes.cols)).nearest(f, vectors, out, use);
     return out;
 }
 

@@ -16,8 +16,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace isic::kernels::HWY_NAMESPACE {
 
-using sums = hn::Vec<panel_tag>;
-
 /// s + p0 q0 + p1 q1 + p2 q2 + p3 q3 in every lane, p unsigned, q signed. Highway has no name for the instruction in all
 /// versions that this library is built with.
 HWY_INLINE sums add_products(sums s, sums p, sums q) {
@@ -76,7 +74,7 @@ HWY_NOINLINE inline void list_codes(const byte_codes& codes, index_t panel, cons
         const index_t old = query.count;
         query.count = 0;
         for (index_t i = 0; i < old; i += n) {
-            const auto there = lanes_before(old - i);
+            const auto there = lanes_before(d, old - i);
             append(hn::IfThenElse(there, hn::LoadU(d, lows + i), hn::Set(d, std::numeric_limits<float>::infinity())),
                    hn::LoadU(di, places + i));
         }
@@ -85,9 +83,8 @@ HWY_NOINLINE inline void list_codes(const byte_codes& codes, index_t panel, cons
             return;
         }
     }
-    const auto first = hn::Set(di, static_cast<panel_id>(panel * byte_tile::codes));
     for (index_t i = 0; i < byte_tile::codes; i += n) {
-        append(hn::LoadU(d, low + i), hn::Add(first, hn::Add(hn::Iota(di, 0), hn::Set(di, static_cast<panel_id>(i)))));
+        append(hn::LoadU(d, low + i), numbers_from(panel * byte_tile::codes + i));
     }
 }
 

@@ -1,10 +1,11 @@
 /// \file
-/// A look-up by one thread: scores leave a few codes for a vector, and distances in float64 decide.
+/// A look-up by one thread: a search or scores leave a few codes for a vector, and distances in float64 decide.
 #pragma once
 
 #include <hwy/cache_control.h>
 
 #include "distances.hpp"
+#include "places.hpp"
 
 namespace isic::kernels {
 
@@ -34,8 +35,7 @@ struct byte_space {
           queries(static_cast<std::size_t>(width == 0 ? 0 : whole_tiles(block)), memory),
           values(queries.size() * static_cast<std::size_t>(fours(width)), memory),
           lows(queries.size() * byte_list_room, memory),
-          places(queries.size() * byte_list_room, memory),
-          distances(static_cast<std::size_t>(width == 0 ? 0 : byte_list_room), memory) {}
+          places(queries.size() * byte_list_room, memory) {}
 
     static index_t whole_tiles(index_t block) {
         return (block + byte_tile::queries - 1) / byte_tile::queries * byte_tile::queries;
@@ -47,49 +47,59 @@ struct byte_space {
     detail::buffer<std::int32_t> values;
     detail::buffer<float> lows;
     detail::buffer<panel_id> places;
-    detail::buffer<double> distances;
+};
+
+/// Memory of a search by place.
+struct place_space {
+    /// codes: null if they are not searched.
+    place_space(index_t block, const code_places* codes, std::pmr::memory_resource* memory)
+        : rows(static_cast<std::size_t>(codes == nullptr ? 0 : block * codes->width), memory),
+          found(static_cast<std::size_t>(codes == nullptr ? 0 : block), memory),
+          queries(std::min(block, search_tile_queries)),
+          groups(codes == nullptr ? 0 : codes->groups),
+          room(codes == nullptr ? 0 : codes->leaves() + 32),
+          lists(static_cast<std::size_t>(queries * groups + (queries + 1) * room), memory) {}
+
+    search_space of_search() {
+        panel_id* const leaves = lists.data() + queries * groups;
+        return {lists.data(), leaves, leaves + queries * room, room};
+    }
+
+    detail::buffer<float> rows;  // of queries, less the centre
+    detail::buffer<placed_query> found;
+    index_t queries;  // searched for side by side
+    index_t groups;
+    index_t room;  // of a list of leaves
+    detail::buffer<panel_id> lists;
 };
 
 /// Memory of one thread: a block of packed queries, their minima, and those that stay open.
 template <class T>
 struct look_up_space {
-    look_up_space(index_t block, const tile_shape& shape, index_t leaves, index_t width_in_bytes,
-                  std::pmr::memory_resource* memory)
+    look_up_space(index_t block, index_t width, const tile_shape& shape, const code_places* codes_by_place,
+                  index_t width_in_bytes, std::pmr::memory_resource* memory)
         : waiting(static_cast<std::size_t>(2 * block), memory),
-          packed(static_cast<std::size_t>(block * shape.width), memory),
+          packed(static_cast<std::size_t>(block * width), memory),
           minima(static_cast<std::size_t>(3 * block * shape.lanes), memory),
           least(static_cast<std::size_t>(block), memory),
-          margins(static_cast<std::size_t>(shape.by_place ? block : 0), memory),
-          room(leaves + 2 * shape.lanes),
-          bounds(static_cast<std::size_t>(
-                     shape.by_place ? room + shape.queries * group_bounds_room(leaves, shape.lanes) : 0),
-                 memory),
-          lists(static_cast<std::size_t>(shape.by_place ? 3 * room : 0), memory),
           open(static_cast<std::size_t>(block), memory),
           thresholds(static_cast<std::size_t>(block), memory),
           candidates(static_cast<std::size_t>(block), memory),
+          distances(static_cast<std::size_t>(byte_list_room), memory),
+          places(block, codes_by_place, memory),
           bytes(block, width_in_bytes, memory) {}
 
     detail::buffer<query<T>> waiting;  // for scores in float32
     detail::buffer<float> packed;
     detail::buffer<float> minima;
     detail::buffer<least_score> least;
-    detail::buffer<float> margins;
-    index_t room;  // of a list
-    detail::buffer<float> bounds;
-    detail::buffer<panel_id> lists;
     detail::buffer<query<T>> open;  // what scores in float32 did not settle
     index_t open_count = 0;
     detail::buffer<float> thresholds;  // codes with a larger score are not the nearest
     detail::buffer<index_t> candidates;
+    detail::buffer<double> distances;  // of codes that are listed
+    place_space places;
     byte_space bytes;
-
-    search_lists search() {
-        if (lists.empty()) {
-            return {};
-        }
-        return {bounds.data() + room, lists.data(), bounds.data(), lists.data() + room, lists.data() + 2 * room};
-    }
 };
 
 /// One look-up, by one thread.
@@ -97,6 +107,7 @@ template <class T>
 struct look_up {
     code_panels panels;
     code_rows<T> rows;
+    const placed_codes* by_place;  // null: all codes are looked at
     const byte_kernels* in_bytes;  // null: scores are in float32 only
     byte_codes bytes;
     double bytes_norm;  // the largest norm of a code and what it lost, in units of its scale
@@ -113,14 +124,15 @@ struct look_up {
     double* distances;
 
     void run(index_t begin, index_t end, look_up_space<T>& space) const {
-        bool try_bytes = in_bytes != nullptr;
+        bool try_few = by_place != nullptr || in_bytes != nullptr;
         index_t waiting = 0;
         for (index_t start = begin; start < end; start += block) {
             query<T>* const arrived = space.waiting.data() + waiting;
             index_t count = arrive(start, std::min(start + block, end), arrived);
-            if (try_bytes) {
-                const auto [left, listed] = settle_in_bytes(arrived, count, space.bytes);
-                try_bytes = rows.count * left + 16 * listed < rows.count * count / 2;
+            if (try_few) {
+                const auto [left, looked_at] = by_place != nullptr ? settle_by_place(arrived, count, space)
+                                                                   : settle_in_bytes(arrived, count, space);
+                try_few = rows.count * left + looked_at < rows.count * count / 2;
                 count = left;
             }
             waiting += count;
@@ -156,35 +168,72 @@ private:
         }
     }
 
-    struct byte_outcome {
-        index_t left;    // queries that are not answered, at the front
-        index_t listed;  // codes, for the others
+    struct outcome {
+        index_t left;       // queries that are not answered, at the front
+        index_t looked_at;  // codes, for the others, by what one takes beside one of all
     };
 
+    /// Answers those queries for which a search leaves few codes.
+    outcome settle_by_place(query<T>* queries, index_t count, look_up_space<T>& space) const {
+        float* const values = space.places.rows.data();
+        for (index_t i = 0; i < count; ++i) {
+            float* const row = values + i * by_place->width;
+            std::fill(row + rows.width, row + by_place->width, 0.0F);
+            difference(queries[i].vector, center, rows.width, row);
+        }
+        placed_query* const found = space.places.found.data();
+        const index_t leaves = search(level, *by_place, values, count, space.places.of_search(), found);
+        outcome result{0, leaves * leaf_codes};
+        for (index_t i = 0; i < count; ++i) {
+            if (found[i].count < 0) {
+                queries[result.left++] = queries[i];
+            } else {
+                answer_listed(queries[i], found[i].ids, found[i].count, space.distances.data());
+            }
+        }
+        return result;
+    }
+
     /// Answers those queries for which scores in bytes leave few codes.
-    byte_outcome settle_in_bytes(query<T>* queries, index_t count, byte_space& space) const {
+    outcome settle_in_bytes(query<T>* queries, index_t count, look_up_space<T>& space) const {
+        byte_space& memory = space.bytes;
         const index_t groups = (count + byte_tile::queries - 1) / byte_tile::queries;
         for (index_t i = 0; i < groups * byte_tile::queries; ++i) {
-            byte_query& rounded = space.queries[static_cast<std::size_t>(i)];
+            byte_query& rounded = memory.queries[static_cast<std::size_t>(i)];
             rounded = {};
             if (i < count) {
-                round(queries[i], i, rounded, space);
+                round(queries[i], i, rounded, memory);
             } else {
                 rounded.give_up();
             }
         }
-        in_bytes->rule_out(bytes, space.values.data(), space.queries.data(), groups, {space.lows.data(), space.places.data()});
-        byte_outcome outcome{0, 0};
+        in_bytes->rule_out(bytes, memory.values.data(), memory.queries.data(), groups,
+                           {memory.lows.data(), memory.places.data()});
+        outcome result{0, 0};
         for (index_t i = 0; i < count; ++i) {
-            const byte_query& rounded = space.queries[static_cast<std::size_t>(i)];
+            const byte_query& rounded = memory.queries[static_cast<std::size_t>(i)];
             if (rounded.count < 0) {
-                queries[outcome.left++] = queries[i];
+                queries[result.left++] = queries[i];
             } else {
-                outcome.listed += rounded.count;
-                answer_listed(queries[i], rounded, i * byte_list_room, space);
+                result.looked_at += 16 * rounded.count;
+                const index_t list = i * byte_list_room;
+                panel_id* const listed = memory.places.data() + list;
+                const index_t lowest = keep_lowest(rounded, memory.lows.data() + list, listed);
+                answer_listed(queries[i], listed, lowest, space.distances.data());
             }
         }
-        return outcome;
+        return result;
+    }
+
+    /// Drops the codes listed before the bound became lower. Returns how many are left.
+    static index_t keep_lowest(const byte_query& rounded, const float* lows, panel_id* listed) {
+        index_t count = 0;
+        for (index_t i = 0; i < rounded.count; ++i) {
+            if (lows[i] <= rounded.bound) {
+                listed[count++] = listed[i];
+            }
+        }
+        return count;
     }
 
     /// Rounds query i of a block to bytes.
@@ -207,27 +256,22 @@ private:
         }
     }
 
-    /// Of the codes listed for a query, distances decide: those soon summed first.
-    void answer_listed(const query<T>& z, const byte_query& rounded, index_t list, byte_space& space) const {
-        panel_id* const places = space.places.data() + list;
-        index_t count = 0;
-        for (index_t i = 0; i < rounded.count; ++i) {
-            if (space.lows[static_cast<std::size_t>(list + i)] <= rounded.bound) {
-                places[count++] = places[i];
+    /// Of the codes listed for a query, distances decide: those soon summed first. near: memory for as many.
+    void answer_listed(const query<T>& z, panel_id* listed, index_t count, double* near) const {
+        if (count > 3) {
+            sum_distances(level, z.vector, rows, listed, count, near);
+            const double limit = largest_of_equals(*std::min_element(near, near + count));
+            index_t left = 0;
+            for (index_t i = 0; i < count; ++i) {
+                if (!(near[i] > limit)) {  // nor where they are beyond float64
+                    listed[left++] = listed[i];
+                }
             }
+            count = left;
         }
-        double* const near = space.distances.data();
-        sum_distances(level, z.vector, rows, places, count, near);
-        const double limit = largest_of_equals(*std::min_element(near, near + count));
-        index_t last = 0;
-        for (index_t i = 0; i < count; ++i) {
-            if (!(near[i] > limit)) {  // nor where they are beyond float64
-                places[last++] = places[i];
-            }
-        }
-        found best{0, rows.id(places[0])};
-        if (last > 1 || distances != nullptr) {
-            best = nearest_of(z.vector, last, [&](index_t i) { return static_cast<index_t>(places[i]); });
+        found best{0, static_cast<index_t>(listed[0])};
+        if (count > 1 || distances != nullptr) {
+            best = nearest_of(z.vector, count, [&](index_t i) { return static_cast<index_t>(listed[i]); });
         }
         answer(z.number, best);
     }
@@ -243,9 +287,9 @@ private:
         const index_t q = shape.queries;
         const index_t groups = (count + q - 1) / q;
         for (index_t i = 0; i < groups * q; ++i) {
-            float* const out = to + i / q * q * shape.width + i % q;
-            for (index_t k = 0; k < shape.width; ++k) {
-                out[k * q] = i >= count || k >= rows.width ? 0.0F : packed_difference(queries[i].vector[k], center[k]);
+            float* const out = to + i / q * q * rows.width + i % q;
+            for (index_t k = 0; k < rows.width; ++k) {
+                out[k * q] = i >= count ? 0.0F : packed_difference(queries[i].vector[k], center[k]);
             }
         }
         return groups;
@@ -254,11 +298,7 @@ private:
     /// Answers queries, at most a block, by scores in float32 of all codes, or leaves them open.
     void compare(const query<T>* queries, index_t count, look_up_space<T>& space) const {
         const index_t groups = pack(queries, count, space.packed.data());
-        for (std::size_t i = 0; i < space.margins.size(); ++i) {
-            space.margins[i] = i < static_cast<std::size_t>(count) ? margin(queries[i].norm) : 0.0F;
-        }
-        find_least(level, panels, space.packed.data(), groups, space.margins.data(), space.search(), space.minima.data(),
-                   space.least.data());
+        find_least(level, panels, space.packed.data(), groups, space.minima.data(), space.least.data());
         for (index_t i = 0; i < count; ++i) {
             index_t& candidate = space.candidates[static_cast<std::size_t>(i)];
             candidate = -1;
@@ -285,13 +325,6 @@ private:
         }
     }
 
-    /// How far twice the score of a vector and its squared norm may be off, all roundings together, and the box of the
-    /// nearest code from that code.
-    float margin(double norm) const {
-        const double epsilon = std::numeric_limits<float>::epsilon();
-        return rounded_up(4 * score_error(norm, largest_norm, rows.width) + 64 * epsilon * norm * norm);
-    }
-
     /// Brings the codes at the places p, p + lanes, ... into the cache.
     void fetch_column(index_t p) const {
         constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
@@ -311,12 +344,12 @@ private:
         for (index_t i = 0; i < count; i += 3) {
             std::array<const T*, 3> at;
             for (index_t j = 0; j < 3; ++j) {
-                at[static_cast<std::size_t>(j)] = may_win(i + j) ? rows.row(place_of(i + j)) : rows.data + first * rows.stride;
+                at[static_cast<std::size_t>(j)] = may_win(i + j) ? rows.row(place_of(i + j)) : rows.row(first);
             }
             const auto distance = squared_distances(z, at, rows.width);
             for (index_t j = 0; j < 3; ++j) {
                 if (may_win(i + j)) {
-                    nearest.keep_nearer(distance[static_cast<std::size_t>(j)], rows.id(place_of(i + j)));
+                    nearest.keep_nearer(distance[static_cast<std::size_t>(j)], place_of(i + j));
                 }
             }
         }
@@ -340,7 +373,7 @@ private:
             sum_distances(level, open[i].vector, rows, &number, 1, &near);
             if (!(near > largest_of_equals(open[i].best.distance))) {
                 const auto distance = squared_distances<1>(open[i].vector, {rows.row(place)}, rows.width);
-                open[i].best.keep_nearer(distance[0], rows.id(place));
+                open[i].best.keep_nearer(distance[0], place);
             }
         };
         const code_looker looker{&look, [](void* context, index_t i, index_t place) {

@@ -17,6 +17,7 @@ namespace isic::kernels::HWY_NAMESPACE {
 using score_tag = hn::ScalableTag<float>;
 using scores = hn::Vec<score_tag>;
 using panel_tag = hn::RebindToSigned<score_tag>;
+using sums = hn::Vec<panel_tag>;  // of products of integers
 constexpr index_t score_lanes = lanes<score_tag>;
 
 /// Queries and vectors of codes whose scores are summed at once: as many sums as the registers hold beside the vectors
@@ -32,7 +33,6 @@ struct tile {
 constexpr bool few_registers = HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SCALAR;
 using narrow_tile = tile<few_registers ? 2 : 4, 6, false>;  // the minima are kept seldom
 using wide_tile = tile<few_registers ? 4 : 8, 3, true>;     // each vector of codes serves many queries
-using place_tile = tile<few_registers ? 4 : 8, 2, false>;   // small leaves, of which few are looked at
 
 /// Scores of a tile. queries [width][Tile::queries].
 template <class Tile>
@@ -83,45 +83,57 @@ HWY_INLINE scores least_of(const scores* v) {
 /// What is kept of the panels that a query was compared with: per lane the least score, the second least of the panels,
 /// and the bits of the panel that has the least. Three vectors side by side: three arrays would be read and written at
 /// the same place of three pages, which the processor takes for conflicts.
+template <class D>
 struct panel_minima {
-    static constexpr index_t size = 3 * score_lanes;
+    using T = hn::TFromD<D>;
+    using V = hn::Vec<D>;
+    static constexpr index_t size = 3 * lanes<D>;
+    static constexpr T none =
+        std::numeric_limits<T>::has_infinity ? std::numeric_limits<T>::infinity() : std::numeric_limits<T>::max();
 
-    HWY_INLINE panel_minima() : panel(hn::Zero(score_tag())) {
-        least = second = hn::Set(score_tag(), std::numeric_limits<float>::infinity());
-    }
-    HWY_INLINE explicit panel_minima(const float* from)
-        : least(hn::LoadU(score_tag(), from)),
-          second(hn::LoadU(score_tag(), from + score_lanes)),
-          panel(hn::LoadU(score_tag(), from + 2 * score_lanes)) {}
+    HWY_INLINE panel_minima() : panel(hn::Zero(D())) { least = second = hn::Set(D(), none); }
+    HWY_INLINE explicit panel_minima(const T* from)
+        : least(hn::LoadU(D(), from)),
+          second(hn::LoadU(D(), from + lanes<D>)),
+          panel(hn::LoadU(D(), from + 2 * lanes<D>)) {}
 
-    HWY_INLINE void store(float* to) const {
-        hn::StoreU(least, score_tag(), to);
-        hn::StoreU(second, score_tag(), to + score_lanes);
-        hn::StoreU(panel, score_tag(), to + 2 * score_lanes);
+    HWY_INLINE void store(T* to) const {
+        hn::StoreU(least, D(), to);
+        hn::StoreU(second, D(), to + lanes<D>);
+        hn::StoreU(panel, D(), to + 2 * lanes<D>);
     }
 
     /// Always the same instructions: a branch on "lower" would often be guessed wrong.
-    HWY_INLINE void keep(scores low, scores panel_of_low) {
+    HWY_INLINE void keep(V low, V panel_of_low) {
         panel = hn::IfThenElse(hn::Lt(low, least), panel_of_low, panel);
         second = hn::Min(second, hn::Max(least, low));
         least = hn::Min(least, low);
     }
 
-    scores least;
-    scores second;
-    scores panel;
+    V least;
+    V second;
+    V panel;
 };
+
+using score_minima = panel_minima<score_tag>;
+
+/// The numbers of the lanes, from `first` on. (Highway's Iota writes them to the stack, one by one, before it loads them.)
+HWY_INLINE sums numbers_from(index_t first) {
+    static_assert(score_lanes <= 16);
+    alignas(64) static constexpr panel_id numbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return hn::Add(hn::Load(panel_tag(), numbers), hn::Set(panel_tag(), static_cast<panel_id>(first)));
+}
 
 /// The number of a panel in the bits of every lane.
 HWY_INLINE scores bits_of_panel(index_t panel) {
     return hn::BitCast(score_tag(), hn::Set(panel_tag(), static_cast<panel_id>(panel)));
 }
 
-/// Minima of `groups` tiles of queries over all codes. out [queries][panel_minima::size].
+/// Minima of `groups` tiles of queries over all codes. out [queries][score_minima::size].
 template <class Tile>
 void find_tile_minima(const code_panels& codes, const float* queries, index_t groups, float* out) {
     for (index_t q = 0; q < groups * Tile::queries; ++q) {
-        panel_minima().store(out + q * panel_minima::size);
+        score_minima().store(out + q * score_minima::size);
     }
     for (index_t p = 0; p < codes.count; ++p) {
         const float* const panel = codes.values + p * codes.width * Tile::codes;
@@ -133,10 +145,10 @@ void find_tile_minima(const code_panels& codes, const float* queries, index_t gr
             score<Tile>(queries + g * codes.width * Tile::queries, panel, half_norms, codes.width, sum);
             HWY_UNROLL(8)
             for (index_t q = 0; q < Tile::queries; ++q) {
-                panel_minima minima(at);
+                score_minima minima(at);
                 minima.keep(least_of<Tile::vectors>(sum[q]), id);
                 minima.store(at);
-                at += panel_minima::size;
+                at += score_minima::size;
             }
         }
     }
@@ -145,23 +157,34 @@ void find_tile_minima(const code_panels& codes, const float* queries, index_t gr
 #if HWY_TARGET != HWY_SCALAR
 
 /// Writes the lanes of a mask side by side, and anything behind them. Returns how many. (Storing through the mask is slow
-/// on some processors.)
-template <class D, class V, class M>
-HWY_INLINE index_t store_chosen(D d, V v, M chosen, hn::TFromD<D>* to) {
+/// on some processors; Highway's Compress in AVX2 copies its table to the stack.)
+template <class D>
+HWY_INLINE index_t store_chosen(D d, hn::Vec<D> v, hn::Mask<D> chosen, hn::TFromD<D>* to) {
+#if HWY_TARGET == HWY_AVX2
+    std::uint8_t bits;
+    hn::StoreMaskBits(d, chosen, &bits);
+    const auto lanes_chosen = hn::LoadU(hn::Rebind<std::uint8_t, D>(), chosen_of_eight[bits].data());
+    const auto at = hn::IndicesFromVec(d, hn::PromoteTo(hn::RebindToSigned<D>(), lanes_chosen));
+    hn::StoreU(hn::TableLookupLanes(v, at), d, to);
+    return std::popcount(bits);
+#else
     hn::StoreU(hn::Compress(v, chosen), d, to);
     return static_cast<index_t>(hn::CountTrue(d, chosen));
+#endif
 }
 
 /// The first `count` lanes; count > 0 may be more than there are.
-HWY_INLINE hn::Mask<score_tag> lanes_before(index_t count) {
-    return hn::FirstN(score_tag(), static_cast<size_t>(count < score_lanes ? count : score_lanes));
+template <class D>
+HWY_INLINE hn::Mask<D> lanes_before(D d, index_t count) {
+    const auto end = static_cast<panel_id>(std::min(count, score_lanes));
+    return hn::RebindMask(d, hn::Lt(numbers_from(0), hn::Set(panel_tag(), end)));
 }
 
 #endif
 
 /// The lane that has the least value; some lane if there is NaN.
-HWY_INLINE index_t lane_of_least(scores v) {
-    const score_tag d;
+template <class D>
+HWY_INLINE index_t lane_of_least(D d, hn::Vec<D> v) {
     return static_cast<index_t>(hn::FindKnownFirstTrue(d, hn::Not(hn::Gt(v, hn::MinOfLanes(d, v)))));
 }
 
@@ -170,10 +193,10 @@ inline void take_least(const float* minima, index_t queries, index_t codes, leas
     const score_tag d;
     const panel_tag di;
     for (index_t q = 0; q < queries; ++q) {
-        const float* const at = minima + q * panel_minima::size;
-        const panel_minima kept(at);
-        const index_t lane = lane_of_least(kept.least);
-        const auto is_least = hn::RebindMask(d, hn::Eq(hn::Iota(di, 0), hn::Set(di, static_cast<panel_id>(lane))));
+        const float* const at = minima + q * score_minima::size;
+        const score_minima kept(at);
+        const index_t lane = lane_of_least(d, kept.least);
+        const auto is_least = hn::RebindMask(d, hn::Eq(numbers_from(0), hn::Set(di, static_cast<panel_id>(lane))));
         const scores others = hn::IfThenElse(is_least, kept.second, kept.least);
         panel_id panel;
         hwy::CopyBytes<sizeof(panel)>(at + 2 * score_lanes + lane, &panel);

@@ -1,6 +1,5 @@
 // Nearest codes: scores ||c||^2/2 - z.c in tiles of a few queries by a few vectors of codes, of which only the running
-// minimum per lane is kept. Of narrow codes, which lie by place, most are not looked at; of wide ones, scores in bytes rule
-// out most.
+// minimum per lane is kept. Of narrow codes, which lie by place, a search leaves out most; of wide ones, scores in bytes do.
 #include "targets.hpp"
 
 #undef HWY_TARGET_INCLUDE
@@ -15,40 +14,26 @@ namespace isic::kernels::HWY_NAMESPACE {
 
 /// body(tile) for codes of a width.
 template <class Body>
-HWY_INLINE auto with_tile(index_t width, bool by_place, const Body& body) {
-    return by_place ? body(place_tile()) : width < wide_code ? body(narrow_tile()) : body(wide_tile());
+HWY_INLINE auto with_tile(index_t width, const Body& body) {
+    return width < wide_code ? body(narrow_tile()) : body(wide_tile());
 }
 
-/// How codes are packed, by place if that is asked and can be.
-inline tile_shape shape_of_tile(index_t width, bool by_place) {
-    const bool can = by_place && HWY_TARGET != HWY_SCALAR && width <= widest_by_place;
-    return with_tile(width, can, [&](auto t) HWY_ATTR {
-        return tile_shape{t.queries, t.vectors, score_lanes, can, !can ? width : width <= 4 ? 4 : 8};
-    });
+/// How codes are packed.
+inline tile_shape shape_of_tile(index_t width) {
+    return with_tile(width, [&](auto t) HWY_ATTR { return tile_shape{t.queries, t.vectors, score_lanes}; });
 }
 
 /// What the scores say of `groups` tiles of queries. minima: memory for three vectors per query.
-inline void find_least(const code_panels& codes, const float* queries, index_t groups, [[maybe_unused]] const float* margins,
-                       [[maybe_unused]] const search_lists& lists, float* minima, least_score* out) {
-    const bool by_place = codes.leaf_boxes != nullptr;
-#if HWY_TARGET != HWY_SCALAR
-    if (by_place && codes.width == 4) {
-        search_minima<4>(codes, queries, groups, margins, lists, minima);
-    } else if (by_place) {
-        search_minima<8>(codes, queries, groups, margins, lists, minima);
-    }
-#endif
-    with_tile(codes.width, by_place, [&](auto t) HWY_ATTR {
-        if (!by_place) {
-            find_tile_minima<decltype(t)>(codes, queries, groups, minima);
-        }
+inline void find_least(const code_panels& codes, const float* queries, index_t groups, float* minima, least_score* out) {
+    with_tile(codes.width, [&](auto t) HWY_ATTR {
+        find_tile_minima<decltype(t)>(codes, queries, groups, minima);
         take_least(minima, groups * t.queries, t.codes, out);
     });
 }
 
 inline void settle(const code_panels& codes, const float* queries, index_t groups, const float* thresholds, index_t count,
                    const code_looker& looker) {
-    with_tile(codes.width, codes.leaf_boxes != nullptr, [&](auto t) HWY_ATTR {
+    with_tile(codes.width, [&](auto t) HWY_ATTR {
         settle_tiles<decltype(t)>(codes, queries, groups, thresholds, count, looker);
     });
 }
@@ -64,9 +49,12 @@ namespace isic::kernels {
 
 namespace {
 
-constexpr versions<tile_shape(index_t, bool)> shape_versions = ISIC_VERSIONS(shape_of_tile);
-constexpr versions<void(const code_panels&, const float*, index_t, const float*, const search_lists&, float*, least_score*)>
-    least_versions = ISIC_VERSIONS(find_least);
+constexpr versions<tile_shape(index_t)> shape_versions = ISIC_VERSIONS(shape_of_tile);
+constexpr versions<void(const code_panels&, const float*, index_t, float*, least_score*)> least_versions =
+    ISIC_VERSIONS(find_least);
+constexpr versions<index_t()> lanes_versions = ISIC_VERSIONS(lanes_of_search);
+constexpr versions<index_t(const placed_codes&, const float*, index_t, const search_space&, placed_query*)> search_versions =
+    ISIC_VERSIONS(search);
 constexpr versions<void(const code_panels&, const float*, index_t, const float*, index_t, const code_looker&)>
     settle_versions = ISIC_VERSIONS(settle);
 template <class T>
@@ -75,13 +63,22 @@ constexpr versions<void(const T*, const code_rows<T>&, const panel_id*, index_t,
 
 }  // namespace
 
-tile_shape shape_of_tile(simd level, index_t width, bool by_place) {
-    return choose(shape_versions, level)(width, by_place);
+tile_shape shape_of_tile(simd level, index_t width) {
+    return choose(shape_versions, level)(width);
 }
 
-void find_least(simd level, const code_panels& codes, const float* queries, index_t groups, const float* margins,
-                const search_lists& lists, float* minima, least_score* out) {
-    choose(least_versions, level)(codes, queries, groups, margins, lists, minima, out);
+void find_least(simd level, const code_panels& codes, const float* queries, index_t groups, float* minima,
+                least_score* out) {
+    choose(least_versions, level)(codes, queries, groups, minima, out);
+}
+
+index_t lanes_of_search(simd level) {
+    return choose(lanes_versions, level)();
+}
+
+index_t search(simd level, const placed_codes& codes, const float* rows, index_t count, const search_space& space,
+               placed_query* out) {
+    return choose(search_versions, level)(codes, rows, count, space, out);
 }
 
 void settle(simd level, const code_panels& codes, const float* queries, index_t groups, const float* thresholds,

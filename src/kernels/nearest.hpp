@@ -2,6 +2,8 @@
 /// What the search for nearest codes is told, and what it keeps.
 #pragma once
 
+#include <array>
+#include <bit>
 #include <cstdint>
 #include <limits>
 
@@ -14,8 +16,6 @@ struct tile_shape {
     index_t queries;
     index_t vectors;  ///< of codes; a panel
     index_t lanes;
-    bool by_place;    ///< panels are the leaves of a tree, padded to `width`
-    index_t width;
 
     index_t codes() const { return vectors * lanes; }
 };
@@ -23,22 +23,30 @@ struct tile_shape {
 /// Narrower codes come from L1, wider ones from L2.
 constexpr index_t wide_code = 64;
 
-/// In more dimensions hardly a code can be left out.
-constexpr index_t widest_by_place = 8;
-
-/// Packed codes as a kernel reads them: in float32 whatever the codes are stored as, for distances decide. `lanes` leaves
-/// are a group.
+/// Packed codes as a kernel reads them: in float32 whatever the codes are stored as, for distances decide.
 struct code_panels {
     const float* values;      ///< [count][width][codes of a panel]
     const float* half_norms;  ///< [count][codes of a panel]; infinite where nothing may win
     index_t count;
     index_t width;
-    const float* leaf_boxes;   ///< [groups][width][least, largest][lanes]; null unless codes lie by place
-    const float* group_boxes;  ///< the same, of groups
 };
 
 /// In whose bits numbers of panels are kept beside scores.
 using panel_id = std::int32_t;
+
+/// The numbers of the bits that are set, for every byte.
+constexpr auto chosen_of_eight = [] {
+    std::array<std::array<std::uint8_t, 8>, 256> all{};
+    for (unsigned bits = 0; bits < 256; ++bits) {
+        std::size_t count = 0;
+        for (std::uint8_t i = 0; i < 8; ++i) {
+            if ((bits >> i & 1U) != 0) {
+                all[bits][count++] = i;
+            }
+        }
+    }
+    return all;
+}();
 
 /// What scores say of a vector.
 struct least_score {
@@ -47,13 +55,49 @@ struct least_score {
     index_t place;  ///< of the first code of the column that has the least
 };
 
+/// In more dimensions hardly a code can be left out.
+constexpr index_t widest_by_place = 8;
+
+/// Codes are rounded to units of which the largest value has so many. Vectors may have values twice as large: squared
+/// distances in eight columns, and what is added to them, stay below 2^31.
+constexpr std::int32_t largest_placed = 4095;
+
+/// More than the roundings of float32 move a row of such values, in units.
+constexpr float lost_by_units = 0.01F;
+
+/// Codes of a leaf.
+constexpr index_t leaf_codes = 16;
+
+/// Codes by place as a search reads them: rounded to units, in pairs of columns. As many leaves as a vector has lanes are a
+/// group; what fills up the last of them is far away.
+struct placed_codes {
+    const std::int16_t* negatives;     ///< of the codes, [panels][width / 2][lanes][2]
+    const std::int32_t* half_squares;  ///< ||q||^2 / 2 rounded down, [panels][lanes]
+    const std::int16_t* leaf_boxes;    ///< [groups][width / 2][least, largest][lanes][2]
+    const std::int16_t* group_boxes;   ///< the same of groups
+    const panel_id* ids;               ///< of the codes by place
+    index_t groups;                    ///< a multiple of the lanes
+    index_t width;                     ///< 4 or 8
+    panel_id leaf_bits;                ///< in which numbers of leaves fit
+    float units;                       ///< in a length of 1
+    float lost;                        ///< how far rounding moved a code at most, in units
+};
+
+/// Queries that are searched for side by side.
+constexpr index_t search_tile_queries = 16;
+
 /// Memory of a search by place.
-struct search_lists {
-    float* group_bounds;  ///< [queries of a tile][group_bounds_room]
-    panel_id* groups;     ///< [groups and two vectors]
-    float* far_bounds;    ///< [leaves and two vectors]
-    panel_id* far;        ///< likewise
-    panel_id* near_by;    ///< likewise; may be read before it is written
+struct search_space {
+    panel_id* bounds;  ///< of the groups, [queries of a tile][groups]
+    panel_id* leaves;  ///< [queries of a tile][room]
+    panel_id* chosen;  ///< [room]
+    index_t room;      ///< for the numbers of all leaves and a vector more
+};
+
+/// The codes that may be the nearest.
+struct placed_query {
+    panel_id ids[16];  ///< for a vector
+    panel_id count;  ///< negative: not settled
 };
 
 /// Fewer columns are compared as fast in float32; of more, the bounds of what rounding does are not shown.
@@ -118,11 +162,6 @@ struct code_looker {
     void (*look)(void* context, index_t query, index_t place);
 };
 
-/// Values kept of the groups for a query.
-inline index_t group_bounds_room(index_t leaves, index_t lanes) {
-    return (leaves / lanes + lanes - 1) / lanes * lanes;
-}
-
 /// A code and its distance from a vector.
 struct found {
     double distance = std::numeric_limits<double>::infinity();
@@ -137,28 +176,33 @@ struct found {
     }
 };
 
-/// Where the codes are, to be looked at in float64; by their places in the panels.
+/// Where the codes are, to be looked at in float64.
 template <class T>
 struct code_rows {
     const T* data;
-    const index_t* ids;  ///< of the codes by place; null: the places
-    index_t count;       ///< of places that hold a code
+    index_t count;
     index_t width;
     index_t stride;
     const float* half_norms;  ///< infinite where nothing may win
 
-    bool may_win(index_t place) const { return place < count && half_norms[place] <= std::numeric_limits<float>::max(); }
-    index_t id(index_t place) const { return ids == nullptr ? place : ids[place]; }
-    const T* row(index_t place) const { return data + id(place) * stride; }
+    bool may_win(index_t id) const { return id < count && half_norms[id] <= std::numeric_limits<float>::max(); }
+    const T* row(index_t id) const { return data + id * stride; }
 };
 
-/// How codes of a width are packed, by place if that is asked and can be.
-tile_shape shape_of_tile(simd level, index_t width, bool by_place);
+/// How codes of a width are packed.
+tile_shape shape_of_tile(simd level, index_t width);
 
-/// What the scores say of `groups` tiles of queries. margins [queries]: of a search by place, how far twice a score and the
-/// squared norm may be off, all roundings together. minima: memory for three vectors per query.
-void find_least(simd level, const code_panels& codes, const float* queries, index_t groups, const float* margins,
-                const search_lists& lists, float* minima, least_score* out);
+/// What the scores say of `groups` tiles of queries. minima: memory for three vectors per query.
+void find_least(simd level, const code_panels& codes, const float* queries, index_t groups, float* minima,
+                least_score* out);
+
+/// Lanes of a vector of codes; 0 where there is no search.
+index_t lanes_of_search(simd level);
+
+/// Lists for `count` queries, less the centre, the codes that may be the nearest. rows [count][codes.width]. Returns how
+/// many leaves were looked at.
+index_t search(simd level, const placed_codes& codes, const float* rows, index_t count, const search_space& space,
+               placed_query* out);
 
 /// Tells `looker` every code whose score does not exceed the threshold, for `groups` tiles of queries, `count` of them real.
 void settle(simd level, const code_panels& codes, const float* queries, index_t groups, const float* thresholds,

@@ -14,8 +14,8 @@ bool is_worth_an_index(index_t codes, index_t width) {
 
 }  // namespace
 
-code_packing packing_for(index_t vectors, index_t count, index_t d) {
-    const index_t few = d <= widest_by_place ? count / 4 : 64;
+code_packing packing_for(index_t vectors, index_t d) {
+    const index_t few = d <= widest_by_place ? 4096 : 64;
     return vectors < few ? code_packing::plain : code_packing::best;
 }
 
@@ -23,26 +23,19 @@ template <class T>
 packed_codes<T>::packed_codes(const T* codes, index_t count, index_t d, index_t stride, const std::uint8_t* padding,
                               simd level, code_packing packing)
     : codes_(codes), count_(count), width_(d), stride_(stride), level_(level), center_(static_cast<std::size_t>(d)) {
-    const bool index = packing == code_packing::indexed || (packing == code_packing::best && is_worth_an_index(count, d));
-    const tile_shape shape = shape_of_tile(level, d, index);
-    std::vector<index_t> winners = find_winners(padding);
-    if (shape.by_place) {
-        sort_by_place(codes, d, stride, shape.codes(), shape.lanes, winners);
-        ids_.assign(winners.begin(), winners.end());
-    }
-    const index_t places = shape.by_place ? static_cast<index_t>(winners.size()) : count;
-    const index_t fill = shape.by_place ? shape.codes() * shape.lanes : shape.codes();  // whole groups, or panels
-    const index_t room = std::max<index_t>((places + fill - 1) / fill, 1) * fill;
-    panels_.assign(static_cast<std::size_t>(room * shape.width), 0.0F);
+    const index_t panel = shape_of_tile(level, d).codes();
+    const index_t room = std::max<index_t>((count + panel - 1) / panel, 1) * panel;
+    const std::vector<index_t> winners = find_winners(padding);
+    panels_.assign(static_cast<std::size_t>(room * d), 0.0F);
     half_norms_.assign(static_cast<std::size_t>(room), std::numeric_limits<float>::infinity());
-    for (index_t i = 0; i < static_cast<index_t>(winners.size()); ++i) {
-        const index_t k = winners[static_cast<std::size_t>(i)];
-        pack(codes + k * stride, shape.by_place ? i : k, shape.codes(), shape.width);
+    for (const index_t k : winners) {
+        pack(k, panel);
     }
-    if (shape.by_place) {
-        leaf_boxes_ = boxes_of_leaves(panels_.data(), places, room / shape.codes(), shape);
-        group_boxes_ = boxes_of_groups(leaf_boxes_, shape);
-    } else if (index) {
+    if (packing == code_packing::indexed || (packing == code_packing::best && is_worth_an_index(count, d))) {
+        const index_t lanes = lanes_of_search(level);
+        if (lanes > 0 && d <= widest_by_place && count <= std::numeric_limits<panel_id>::max()) {
+            places_ = place_codes(codes, d, stride, center_.data(), winners, lanes);
+        }
         pack_in_bytes(winners);
     }
 }
@@ -68,16 +61,16 @@ std::vector<index_t> packed_codes<T>::find_winners(const std::uint8_t* padding) 
 }
 
 template <class T>
-void packed_codes<T>::pack(const T* code, index_t place, index_t panel, index_t width) {
-    float* const to = panels_.data() + place / panel * panel * width + place % panel;
+void packed_codes<T>::pack(index_t code, index_t panel) {
+    float* const to = panels_.data() + code / panel * panel * width_ + code % panel;
     double square = 0;
     for (index_t j = 0; j < width_; ++j) {
-        const float x = packed_difference(code[j], center_[static_cast<std::size_t>(j)]);
+        const float x = packed_difference(codes_[code * stride_ + j], center_[static_cast<std::size_t>(j)]);
         to[j * panel] = x;
         square += static_cast<double>(x) * static_cast<double>(x);
     }
     const double limit = static_cast<double>(std::numeric_limits<float>::max());
-    half_norms_[static_cast<std::size_t>(place)] = static_cast<float>(std::min(square / 2, limit));
+    half_norms_[static_cast<std::size_t>(code)] = static_cast<float>(std::min(square / 2, limit));
     largest_norm_ = std::max(largest_norm_, std::sqrt(square) * (1 + 1e-9));
 }
 
@@ -121,34 +114,26 @@ void packed_codes<T>::nearest(const T* vectors, index_t n, index_t stride, index
     if (n == 0) {
         return;
     }
-    const bool by_place = !ids_.empty();
-    const tile_shape shape = shape_of_tile(level_, width_, by_place);
+    const tile_shape shape = shape_of_tile(level_, width_);
     // Narrow vectors: the minima of a block stay in L1. Wide ones: the codes come by seldom, the block stays in L2.
     const index_t fit = (index_t{1} << 19) / (width_ * static_cast<index_t>(sizeof(float))) / shape.queries * shape.queries;
     const index_t block = std::min(std::clamp(fit, shape.queries, width_ < wide_code ? index_t{64} : index_t{256}),
                                    (n + shape.queries - 1) / shape.queries * shape.queries);
-    const code_panels panels{panels_.data(),
-                             half_norms_.data(),
-                             static_cast<index_t>(half_norms_.size()) / shape.codes(),
-                             shape.width,
-                             by_place ? leaf_boxes_.data() : nullptr,
-                             by_place ? group_boxes_.data() : nullptr};
-    const code_rows<T> rows{codes_,
-                            by_place ? ids_.data() : nullptr,
-                            by_place ? static_cast<index_t>(ids_.size()) : count_,
-                            width_,
-                            stride_,
-                            half_norms_.data()};
+    const auto panels = static_cast<index_t>(half_norms_.size()) / shape.codes();
+    const placed_codes placed = places_ == nullptr ? placed_codes{} : places_->view();
     const byte_codes bytes{bytes_.data(), byte_scales_.data(), half_norms_.data(),
                            static_cast<index_t>(half_norms_.size()) / byte_tile::codes, fours(width_)};
-    const look_up<T> job{panels, rows,   bytes_.empty() ? nullptr : byte_kernels_at(level_), bytes, byte_norm_, byte_lost_,
+    const look_up<T> job{{panels_.data(), half_norms_.data(), panels, width_},
+                         {codes_, count_, width_, stride_, half_norms_.data()},
+                         places_ == nullptr ? nullptr : &placed,
+                         bytes_.empty() ? nullptr : byte_kernels_at(level_), bytes, byte_norm_, byte_lost_,
                          center_.data(), largest_norm_, first_, shape, level_, block, vectors, stride, ids, distances};
     const double values = static_cast<double>(n) * static_cast<double>(width_);
     const row_ranges ranges(n, threads_for(use, values * sizeof(T), 2 * values * static_cast<double>(count_)));
     detail::buffer<look_up_space<T>> spaces(use.memory);
     spaces.reserve(static_cast<std::size_t>(ranges.count()));
     for (index_t i = 0; i < ranges.count(); ++i) {
-        spaces.emplace_back(block, shape, panels.count, bytes_.empty() ? 0 : width_, use.memory);
+        spaces.emplace_back(block, width_, shape, places_.get(), bytes_.empty() ? 0 : width_, use.memory);
     }
     for_each_range(ranges, [&](index_t i, index_t begin, index_t end) {
         job.run(begin, end, spaces[static_cast<std::size_t>(i)]);

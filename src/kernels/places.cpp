@@ -1,42 +1,86 @@
 #include "places.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <utility>
+
+#include "distances.hpp"
 
 namespace isic::kernels {
 
 namespace {
 
+/// Rows rounded to units, [rows][width].
+struct rows_in_units {
+    index_t width;
+    std::vector<std::int16_t> values;
+    float units = 0;
+    double lost = 0;  // the most that one of them was moved
+
+    const std::int16_t* row(index_t i) const { return values.data() + i * width; }
+};
+
+/// Nothing where float32 would round more of a row than its share.
 template <class T>
-struct place_sorter {
-    const T* codes;
-    index_t d;
-    index_t stride;
-    index_t leaf;
-    index_t leaves;
-    std::vector<index_t>& ids;
-    std::vector<std::pair<T, index_t>> values;  // of a column, side by side
-
-    T at(index_t id, index_t column) const { return codes[id * stride + column]; }
-
-    /// The column in which ids [begin, end) vary most.
-    index_t widest_column(index_t begin, index_t end) const {
-        index_t widest = 0;
-        double largest = -1;
+rows_in_units round_to_units(const T* codes, index_t d, index_t stride, const T* center, const std::vector<index_t>& ids) {
+    const auto value = [&](index_t id, index_t j) { return j < d ? packed_difference(codes[id * stride + j], center[j]) : 0; };
+    float largest = 0;
+    for (const index_t id : ids) {
         for (index_t j = 0; j < d; ++j) {
-            double sum = 0;
-            double square = 0;
-            for (index_t i = begin; i < end; ++i) {
-                const auto x = static_cast<double>(at(ids[static_cast<std::size_t>(i)], j));
-                sum += x;
-                square += x * x;
+            largest = std::max(largest, std::abs(value(id, j)));
+        }
+    }
+    rows_in_units out{d <= 4 ? 4 : 8, {}};
+    out.units = static_cast<float>(largest_placed) / largest;
+    if (!(out.units > 1e-30F && out.units < 1e30F)) {
+        return out;
+    }
+    out.values.reserve(ids.size() * static_cast<std::size_t>(out.width));
+    for (const index_t id : ids) {
+        double square = 0;
+        for (index_t j = 0; j < out.width; ++j) {
+            const double in_units = static_cast<double>(value(id, j)) * static_cast<double>(out.units);
+            const auto whole = static_cast<std::int16_t>(std::lrint(in_units));
+            square += (in_units - whole) * (in_units - whole);
+            out.values.push_back(whole);
+        }
+        out.lost = std::max(out.lost, std::sqrt(square));
+    }
+    return out;
+}
+
+class place_sorter {
+public:
+    place_sorter(const rows_in_units& rows, index_t count, index_t leaves_of_group)
+        : rows_(rows), leaves_of_group_(leaves_of_group), order_(static_cast<std::size_t>(count)) {
+        for (index_t i = 0; i < count; ++i) {
+            order_[static_cast<std::size_t>(i)].second = static_cast<panel_id>(i);
+        }
+        sort(0, (count + leaf_codes - 1) / leaf_codes);
+    }
+
+    panel_id row_at(index_t place) const { return order_[static_cast<std::size_t>(place)].second; }
+
+private:
+    /// The column in which the rows at [begin, end) vary most.
+    index_t widest_column(index_t begin, index_t end) const {
+        std::int64_t sum[8] = {};
+        std::int64_t square[8] = {};
+        for (index_t i = begin; i < end; ++i) {
+            const std::int16_t* const row = rows_.row(row_at(i));
+            for (index_t j = 0; j < rows_.width; ++j) {
+                sum[j] += row[j];
+                square[j] += row[j] * row[j];
             }
-            const double spread = square - sum * sum / static_cast<double>(end - begin);
-            if (spread > largest) {
-                largest = spread;
-                widest = j;
-            }
+        }
+        const auto spread = [&](index_t j) {
+            const auto total = static_cast<double>(sum[j]);
+            return static_cast<double>(square[j]) - total * total / static_cast<double>(end - begin);
+        };
+        index_t widest = 0;
+        for (index_t j = 1; j < rows_.width; ++j) {
+            widest = spread(j) > spread(widest) ? j : widest;
         }
         return widest;
     }
@@ -47,72 +91,123 @@ struct place_sorter {
         if (count < 2) {
             return;
         }
-        const index_t half = count > leaves ? (count / 2 + leaves - 1) / leaves * leaves : count / 2;
-        const index_t begin = first * leaf;
-        const index_t middle = begin + half * leaf;
-        const index_t end = std::min(last * leaf, static_cast<index_t>(ids.size()));
+        const index_t group = leaves_of_group_;
+        const index_t half = count > group ? (count / 2 + group - 1) / group * group : count / 2;
+        const index_t begin = first * leaf_codes;
+        const index_t end = std::min(last * leaf_codes, std::ssize(order_));
         const index_t column = widest_column(begin, end);
         for (index_t i = begin; i < end; ++i) {
-            const index_t id = ids[static_cast<std::size_t>(i)];
-            values[static_cast<std::size_t>(i)] = {at(id, column), id};
+            order_[static_cast<std::size_t>(i)].first = rows_.row(row_at(i))[column];
         }
-        std::nth_element(values.begin() + begin, values.begin() + middle, values.begin() + end);
-        for (index_t i = begin; i < end; ++i) {
-            ids[static_cast<std::size_t>(i)] = values[static_cast<std::size_t>(i)].second;
-        }
+        std::nth_element(order_.begin() + begin, order_.begin() + begin + half * leaf_codes, order_.begin() + end);
         sort(first, first + half);
         sort(first + half, last);
     }
+
+    const rows_in_units& rows_;
+    index_t leaves_of_group_;
+    std::vector<std::pair<std::int16_t, panel_id>> order_;  // a value beside the number of its row
 };
 
-/// Where the least value of a box lies; the largest is `lanes` behind it.
-index_t box_at(index_t box, index_t column, const tile_shape& shape) {
-    return (box / shape.lanes * shape.width + column) * 2 * shape.lanes + box % shape.lanes;
-}
+/// Boxes of leaves or groups, `count` of them, a multiple of the lanes: [count / lanes][width / 2][least, largest][lanes][2].
+class place_boxes {
+public:
+    place_boxes(index_t count, index_t width, index_t lanes)
+        : count_(count), width_(width), lanes_(lanes), values_(static_cast<std::size_t>(2 * count * width)) {
+        for (index_t box = 0; box < count; ++box) {
+            for (index_t j = 0; j < width; ++j) {
+                least(box, j) = std::numeric_limits<std::int16_t>::max();
+                largest(box, j) = std::numeric_limits<std::int16_t>::min();
+            }
+        }
+    }
+
+    void hold(index_t box, const std::int16_t* row) {
+        for (index_t j = 0; j < width_; ++j) {
+            least(box, j) = std::min(least(box, j), row[j]);
+            largest(box, j) = std::max(largest(box, j), row[j]);
+        }
+    }
+
+    /// The boxes; those that hold nothing are far from whatever is looked up, in two columns: squares of all would be too
+    /// large.
+    detail::buffer<std::int16_t> take() {
+        for (index_t box = 0; box < count_; ++box) {
+            for (index_t j = 0; j < width_; ++j) {
+                if (least(box, j) > largest(box, j)) {
+                    least(box, j) = j < 2 ? 3 * largest_placed : std::numeric_limits<std::int16_t>::min();
+                    largest(box, j) = j < 2 ? 3 * largest_placed : std::numeric_limits<std::int16_t>::max();
+                }
+            }
+        }
+        return std::move(values_);
+    }
+
+private:
+    std::size_t at(index_t box, index_t column, index_t side) const {
+        const index_t pair = (box / lanes_ * (width_ / 2) + column / 2) * 2 + side;
+        return static_cast<std::size_t>((pair * lanes_ + box % lanes_) * 2 + column % 2);
+    }
+    std::int16_t& least(index_t box, index_t column) { return values_[at(box, column, 0)]; }
+    std::int16_t& largest(index_t box, index_t column) { return values_[at(box, column, 1)]; }
+
+    index_t count_;
+    index_t width_;
+    index_t lanes_;
+    detail::buffer<std::int16_t> values_;
+};
 
 }  // namespace
 
 template <class T>
-void sort_by_place(const T* codes, index_t d, index_t stride, index_t leaf, index_t leaves, std::vector<index_t>& ids) {
-    place_sorter<T> sorter{codes, d, stride, leaf, leaves, ids, std::vector<std::pair<T, index_t>>(ids.size())};
-    sorter.sort(0, (static_cast<index_t>(ids.size()) + leaf - 1) / leaf);
-}
-
-detail::buffer<float> boxes_of_leaves(const float* panels, index_t places, index_t leaves, const tile_shape& shape) {
-    detail::buffer<float> boxes(static_cast<std::size_t>(leaves * shape.width * 2), std::numeric_limits<float>::infinity());
-    const index_t codes = shape.codes();
-    for (index_t leaf = 0; leaf * codes < places; ++leaf) {
-        for (index_t j = 0; j < shape.width; ++j) {
-            const float* const values = panels + (leaf * shape.width + j) * codes;
-            const auto [least, largest] = std::minmax_element(values, values + std::min(codes, places - leaf * codes));
-            boxes[static_cast<std::size_t>(box_at(leaf, j, shape))] = *least;
-            boxes[static_cast<std::size_t>(box_at(leaf, j, shape) + shape.lanes)] = *largest;
-        }
+std::shared_ptr<const code_places> place_codes(const T* codes, index_t d, index_t stride, const T* center,
+                                               const std::vector<index_t>& ids, index_t lanes) {
+    const rows_in_units rows = round_to_units(codes, d, stride, center, ids);
+    if (rows.values.empty()) {
+        return nullptr;
     }
-    return boxes;
-}
-
-detail::buffer<float> boxes_of_groups(const detail::buffer<float>& leaf_boxes, const tile_shape& shape) {
-    const index_t groups = static_cast<index_t>(leaf_boxes.size()) / (2 * shape.width * shape.lanes);
-    const index_t room = (groups + shape.lanes - 1) / shape.lanes * shape.lanes;
-    detail::buffer<float> boxes(static_cast<std::size_t>(room * shape.width * 2), std::numeric_limits<float>::infinity());
-    for (index_t group = 0; group < groups; ++group) {
-        for (index_t j = 0; j < shape.width; ++j) {
-            const float* const least = leaf_boxes.data() + box_at(group * shape.lanes, j, shape);
-            const float* const largest = least + shape.lanes;
-            float end = -std::numeric_limits<float>::infinity();
-            for (index_t lane = 0; lane < shape.lanes; ++lane) {
-                end = std::isinf(least[lane]) ? end : std::max(end, largest[lane]);
-            }
-            const float begin = *std::min_element(least, largest);
-            boxes[static_cast<std::size_t>(box_at(group, j, shape))] = begin;
-            boxes[static_cast<std::size_t>(box_at(group, j, shape) + shape.lanes)] = std::isinf(begin) ? begin : end;
+    const index_t count = std::ssize(ids);
+    const index_t width = rows.width;
+    const auto parts = [](index_t all, index_t part) { return (all + part - 1) / part; };
+    const index_t groups = parts(parts(parts(count, leaf_codes), lanes), lanes) * lanes;
+    const index_t leaves = groups * lanes;
+    auto out = std::make_shared<code_places>();
+    out->negatives.assign(static_cast<std::size_t>(leaves * leaf_codes * width), 0);
+    out->half_squares.assign(static_cast<std::size_t>(leaves * leaf_codes), 3 * (std::int32_t{1} << 29));  // beyond all codes
+    place_boxes leaf_boxes(leaves, width, lanes);
+    place_boxes group_boxes(groups, width, lanes);
+    const place_sorter sorted(rows, count, lanes);
+    for (index_t place = 0; place < count; ++place) {
+        const std::int16_t* const row = rows.row(sorted.row_at(place));
+        out->ids.push_back(static_cast<panel_id>(ids[static_cast<std::size_t>(sorted.row_at(place))]));
+        leaf_boxes.hold(place / leaf_codes, row);
+        group_boxes.hold(place / leaf_codes / lanes, row);
+        std::int16_t* const to = out->negatives.data() + place / lanes * lanes * width + place % lanes * 2;
+        std::int32_t square = 0;
+        for (index_t j = 0; j < width; ++j) {
+            to[j / 2 * 2 * lanes + j % 2] = static_cast<std::int16_t>(-row[j]);
+            square += row[j] * row[j];
         }
+        out->half_squares[static_cast<std::size_t>(place)] = square / 2;
     }
-    return boxes;
+    out->leaf_boxes = leaf_boxes.take();
+    out->group_boxes = group_boxes.take();
+    out->groups = groups;
+    out->width = width;
+    out->units = rows.units;
+    out->lost = static_cast<float>(rows.lost) * 1.001F + lost_by_units;
+    return out;
 }
 
-template void sort_by_place(const float*, index_t, index_t, index_t, index_t, std::vector<index_t>&);
-template void sort_by_place(const double*, index_t, index_t, index_t, index_t, std::vector<index_t>&);
+placed_codes code_places::view() const {
+    const auto numbers = static_cast<panel_id>(std::bit_ceil(static_cast<std::uint32_t>(leaves())));
+    return {negatives.data(), half_squares.data(), leaf_boxes.data(), group_boxes.data(), ids.data(), groups, width,
+            numbers - 1,      units,               lost};
+}
+
+template std::shared_ptr<const code_places> place_codes(const float*, index_t, index_t, const float*,
+                                                        const std::vector<index_t>&, index_t);
+template std::shared_ptr<const code_places> place_codes(const double*, index_t, index_t, const double*,
+                                                        const std::vector<index_t>&, index_t);
 
 }  // namespace isic::kernels

@@ -1,7 +1,8 @@
 /// \file
-/// A k-d tree over narrow codes, of which only the order of its leaves and their boxes are kept.
+/// Narrow codes by place: the leaves of a k-d tree and their boxes, of which a search looks at few.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "nearest.hpp"
@@ -9,18 +10,28 @@
 namespace isic::kernels {
 
 /// With fewer codes all are compared with in less time.
-constexpr index_t many_codes = 4096;
+constexpr index_t many_codes = 1024;
 
-/// Sorts codes so that `leaf` after the other lie near each other, and `leaves` leaves likewise. ids: numbers of rows of
-/// `codes`. Cost O(K d log K).
+/// What `placed_codes` shows.
+struct code_places {
+    detail::buffer<panel_id> ids;
+    detail::buffer<std::int16_t> negatives;
+    detail::buffer<std::int32_t> half_squares;
+    detail::buffer<std::int16_t> leaf_boxes;
+    detail::buffer<std::int16_t> group_boxes;
+    index_t groups;
+    index_t width;
+    float units;
+    float lost;
+
+    index_t leaves() const { return static_cast<index_t>(half_squares.size()) / leaf_codes; }
+    placed_codes view() const;
+};
+
+/// Sorts rows `ids` of codes [K x d], d <= 8, so that those of a leaf lie near each other, and `lanes` leaves likewise, and
+/// rounds them, less the centre, to units. Null where float32 does not hold the units. Cost O(K d log K).
 template <class T>
-void sort_by_place(const T* codes, index_t d, index_t stride, index_t leaf, index_t leaves, std::vector<index_t>& ids);
-
-/// Least and largest value of every leaf in every column, for leaves packed as `shape` says, of which the first `places`
-/// codes are there: [leaves / lanes][width][2][lanes]. Where there is none, infinitely far away.
-detail::buffer<float> boxes_of_leaves(const float* panels, index_t places, index_t leaves, const tile_shape& shape);
-
-/// The same of groups of `lanes` leaves.
-detail::buffer<float> boxes_of_groups(const detail::buffer<float>& leaf_boxes, const tile_shape& shape);
+std::shared_ptr<const code_places> place_codes(const T* codes, index_t d, index_t stride, const T* center,
+                                               const std::vector<index_t>& ids, index_t lanes);
 
 }  // namespace isic::kernels
