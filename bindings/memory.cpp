@@ -390,7 +390,6 @@ adjacent_array<T> numbers(std::string_view function, std::string_view name, py::
 }
 template adjacent_array<float> numbers(std::string_view, std::string_view, py::handle, index_t);
 template adjacent_array<double> numbers(std::string_view, std::string_view, py::handle, index_t);
-template adjacent_array<bool> numbers(std::string_view, std::string_view, py::handle, index_t);
 
 std::optional<double> number_in(py::handle object) {
     const bool number = py::hasattr(object, "ndim") ? object.attr("ndim").cast<int>() == 0 : PyNumber_Check(object.ptr()) != 0;
@@ -409,11 +408,27 @@ std::vector<double> vector_of(std::string_view function, std::string_view name, 
     return {values.data(), values.data() + values.size()};
 }
 
+adjacent_array<bool> marks_of(std::string_view function, std::string_view name, py::handle object) {
+    if (object.is_none()) {
+        return adjacent_array<bool>(0);
+    }
+    const py::array a = host_array(function, name, object);
+    if (a.ndim() != 1) {
+        detail::fail<shape_error>(function, fmt::format("{} of 1 dimension", name), fmt::format("{}", a.ndim()));
+    }
+    if (a.dtype().kind() != 'b' && a.size() > 0) {
+        detail::fail<value_error>(function, fmt::format("True or False per code in {}", name),
+                                  fmt::format("{}; astype(bool) makes that of zeros and ones, numpy.isin(range(K), ids) of row numbers",
+                                              py::str(a.dtype()).cast<std::string>()));
+    }
+    return py::module_::import("numpy").attr("require")(a, py::dtype::of<bool>(), "CA").cast<adjacent_array<bool>>();
+}
+
 id_array ids_of(std::string_view function, std::string_view name, py::handle object) {
     const py::array a = host_array(function, name, object);
     if (const char kind = a.dtype().kind(); kind != 'i' && kind != 'u' && a.size() > 0) {
-        detail::fail<value_error>(function, fmt::format("integers in {}", name),
-                                  fmt::format("{}; token ids are made integers by astype(int)", py::str(a.dtype()).cast<std::string>()));
+        const char* const fix = kind == 'b' ? "numpy.flatnonzero makes row numbers of a mask" : "token ids are made integers by astype(int)";
+        detail::fail<value_error>(function, fmt::format("integers in {}", name), fmt::format("{}; {}", py::str(a.dtype()).cast<std::string>(), fix));
     }
     // An id too large for int64 turns negative and is refused as an id.
     const auto values = a.attr("astype")("int64", "order"_a = "C").cast<py::array_t<std::int64_t, py::array::c_style>>();

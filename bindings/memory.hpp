@@ -125,7 +125,7 @@ private:
 template <class T>
 using adjacent_array = py::array_t<T, py::array::c_style>;
 
-/// Numbers as T: float, double, or bool for what is not zero. The object itself if it is such an array, else a copy.
+/// Numbers as T: float or double. The object itself if it is such an array, else a copy.
 template <class T>
 adjacent_array<T> numbers(std::string_view function, std::string_view name, py::handle object, index_t dimensions);
 
@@ -180,6 +180,9 @@ struct id_array {
 
 /// Token ids of arrays, tensors and lists. Errors: value_error for other than integers, backend_error for a GPU's memory.
 id_array ids_of(std::string_view function, std::string_view name, py::handle object);
+
+/// True or False per code, as in `locked`; None gives none. Errors: value_error for numbers, which may be meant as row numbers.
+adjacent_array<bool> marks_of(std::string_view function, std::string_view name, py::handle object);
 
 /// Row numbers, as in `padding`.
 std::vector<index_t> indices_of(std::string_view function, std::string_view name, py::handle object);

@@ -112,7 +112,7 @@ using ema_rows_state = either_state<ema_row_state>;
 class limits_holder {
 public:
     limits_holder(std::string_view function, py::handle orthogonal_to, py::handle locked, int threads)
-        : basis_(function, "orthogonal_to", orthogonal_to, make_bases), locked_(given<bool>(function, "locked", locked)), use_(resources_of(function, threads)) {}
+        : basis_(function, "orthogonal_to", orthogonal_to, make_bases), locked_(marks_of(function, "locked", locked)), use_(resources_of(function, threads)) {}
 
     template <real T>
     row_constraint<T> of() const {

@@ -88,9 +88,8 @@ constraint constraint_of(std::string_view function, py::handle object) {
     }
     require_class(function, "constraint", object, "Constraint");
     constraint out;
-    for (const double locked : vector_of(function, "constraint.locked", object.attr("locked"))) {
-        out.locked.push_back(locked != 0);
-    }
+    const auto locked = marks_of(function, "constraint.locked", object.attr("locked"));
+    out.locked.assign(locked.data(), locked.data() + locked.size());
     if (const py::object harm = object.attr("orthogonal_to"); !harm.is_none()) {
         out.orthogonal_to = subspace_of(function, "constraint.orthogonal_to", harm);
     }

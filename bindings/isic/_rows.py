@@ -49,7 +49,7 @@ def adam_rows(codes: Rows, gradient: Rows, state: AdamRowState, *, rate: float =
 
     codes [K, d] of float32 or float64; gradient [K, d] and state of the same dtype.
     orthogonal_to: V, directions that steps lose their part in; None: plain Adam.
-    locked: [K], true: the row and its state keep their bytes; None: none.
+    locked: [K] of bool, true: the row and its state keep their bytes; None: none.
     threads: as `project_rows`.
 
     Seven streams of K d values. Raises ShapeError, ValueError (options, dtypes, read-only or overlapping memory); nothing

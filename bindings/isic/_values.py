@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from ._types import FloatArray, Floats, RankRule, StopReason, TokenArray
 
@@ -200,8 +201,8 @@ class Assignments(Value):
 class Constraint(Value):
     """Limits on an update, applied to the finished step in the order of the fields. Everything is off by default."""
 
-    locked: Floats | None = None
-    """[K], true for codes that may not move; None: none."""
+    locked: npt.ArrayLike | None = None
+    """[K] of bool, true for codes that may not move; None: none."""
     orthogonal_to: Subspace | None = None
     """Steps lose their part in it; use the merged subspace of all rounds."""
     keep_norms: bool = False

@@ -400,9 +400,7 @@ def test_metrics(gpu, rng, dtype, rule):
 
 
 def constraint():
-    locked = np.zeros(40)
-    locked[3] = 1
-    return isic.Constraint(locked=locked, orthogonal_to=harm_of(), keep_norms=False, within=2.0, anchor=np.zeros((40, 8)))
+    return isic.Constraint(locked=np.arange(40) == 3, orthogonal_to=harm_of(), keep_norms=False, within=2.0, anchor=np.zeros((40, 8)))
 
 
 @needs_device
@@ -876,7 +874,7 @@ MISTAKES = [
     (isic.ShapeError, "gradient rows", lambda g, c: isic.cuda.adam_update(g, c, up(g, HOST[1:]), isic.cuda.AdamState())),
     (isic.ValueError, "dtype to be one of 'float32', 'float64', got 'float16'", lambda g, c: isic.cuda.AdamState("float16")),
     (TypeError, r"isic\.cuda\.Constraint\(gpu, constraint", lambda g, c: isic.cuda.sgd_update(g, c, up(g, HOST), isic.cuda.SgdState(), constraint=isic.Constraint())),
-    (isic.ShapeError, "cuda.Constraint: ", lambda g, c: isic.cuda.Constraint(g, isic.Constraint(locked=[1.0]), codes=4, width=3)),
+    (isic.ShapeError, "cuda.Constraint: ", lambda g, c: isic.cuda.Constraint(g, isic.Constraint(locked=[True]), codes=4, width=3)),
     (isic.ValueError, "weight >= 0", lambda g, c: isic.cuda.ridge_update(g, c, isic.cuda.assign(g, c, up(g, [0, 1, 2, 3]), codes=4), weight=-1.0)),
     (isic.ValueError, "a batch of the same backend", lambda g, c: isic.cuda.ridge_update(isic.cuda.Backend(), c, isic.cuda.assign(g, c, up(g, [0, 1, 2, 3]), codes=4), weight=1.0)),
     (isic.ShapeError, "ids", lambda g, c: isic.cuda.assign(g, c, up(g, IDS), codes=4)),

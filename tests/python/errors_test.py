@@ -31,6 +31,46 @@ def test_star_import_leaves_builtins_alone():
 CODES = np.arange(12.0).reshape(4, 3)
 
 
+def with_locked(locked):
+    """Every update that takes codes which may not move."""
+    limits = isic.Constraint(locked=locked)
+    state, ids = isic.AdamRowState("float64"), [0, 1, 2, 3]
+    return [lambda c: isic.sgd_update(c, c + 1, isic.SgdState(), constraint=limits),
+            lambda c: isic.adam_update(c, c + 1, isic.AdamState(), constraint=limits),
+            lambda c: isic.ema_update(c, isic.EmaState(), isic.assign(c + 1, ids, codes=4), decay=0.5, constraint=limits),
+            lambda c: isic.ridge_update(c, isic.assign(c + 1, ids, codes=4), weight=1.0, constraint=limits),
+            lambda c: isic.adam_rows(c, c + 1, state, locked=locked),
+            lambda c: isic.ema_rows(c, c + 1, ids, isic.EmaRowState("float64"), decay=0.5, locked=locked)]
+
+
+@pytest.mark.parametrize("locked", [[False, False, True, True], np.array([0, 0, 1, 1], bool), None, [], np.zeros(0)])
+def test_locked_is_a_mask(locked):
+    stays = [2, 3] if locked is not None and len(locked) else []
+    for update in with_locked(locked):
+        codes = CODES.copy()
+        update(codes)
+        assert [k for k in range(4) if np.array_equal(codes[k], CODES[k])] == stays
+
+
+@pytest.mark.parametrize(("locked", "error", "message"), [
+    ([2, 3], isic.ValueError, r"True or False per code in (constraint\.)?locked, got int64; .* numpy\.isin\(range\(K\), ids\) of row numbers"),
+    ([0, 1, 2, 3], isic.ValueError, "True or False per code .* got int64"),
+    ([0, 1, 1, 0], isic.ValueError, r"got int64; astype\(bool\) makes that of zeros and ones"),
+    (np.array([0, 1, 1, 0], np.uint8), isic.ValueError, "got uint8"),
+    ([0.0, 1.0, 1.0, 0.0], isic.ValueError, "got float64"),
+    (["no", "no", "yes", "yes"], isic.ValueError, "got <U3"),
+    ([True, False], isic.ShapeError, r"4 values in (constraint\.)?locked, got 2"),
+    ([[True] * 4], isic.ShapeError, "locked of 1 dimension, got 2"),
+    (True, isic.ShapeError, "locked of 1 dimension, got 0"),
+])
+def test_no_other_mask_is_taken(locked, error, message):
+    for update in with_locked(locked):
+        codes = CODES.copy()
+        with pytest.raises(error, match=message):
+            update(codes)
+        assert np.array_equal(codes, CODES)
+
+
 @pytest.mark.parametrize(("error", "message", "call"), [
     (isic.ShapeError, r"isic\.differences: expected 2 columns in safe, got 1", lambda: isic.differences([[1.0, 2.0]], [[1.0]])),
     (isic.ShapeError, "2 dimensions", lambda: isic.differences([1.0], [1.0])),
@@ -39,6 +79,7 @@ CODES = np.arange(12.0).reshape(4, 3)
     (isic.ValueError, r"isic\.DifferenceAccumulator\.add: expected token ids in \[0, 4\), got 4",
      lambda: isic.DifferenceAccumulator(CODES).add([4], [0])),
     (isic.ValueError, "integers", lambda: isic.DifferenceAccumulator(CODES).add([0.5], [0])),
+    (isic.ValueError, "integers in padding, got bool; numpy.flatnonzero", lambda: isic.nearest_codes(CODES, CODES, padding=[True, False, False, False])),
     (isic.ValueError, "token ids in", lambda: isic.DifferenceAccumulator(CODES).add(np.array([2**63], np.uint64), [0])),
     (isic.ShapeError, "safe ids of shape", lambda: isic.DifferenceAccumulator(CODES).add([[0, 1]], [[0], [1]])),
     (TypeError, "codebook or a width", lambda: isic.DifferenceAccumulator()),
