@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import _isic
+from ._errors import require_class
 from ._types import Codes, FloatArray, Floats, Ids
 from ._values import CodeScores, CodeUsage, short
 
@@ -92,6 +93,7 @@ class DifferenceAccumulator:
 
     def merge(self, other: DifferenceAccumulator) -> None:
         """Adds what another accumulator saw. Raises ShapeError if width, codes or kind differ, ValueError if dtypes do."""
+        require_class("DifferenceAccumulator.merge", "other", other, DifferenceAccumulator)
         self._pairs.merge(other._pairs)
 
     @property
@@ -159,6 +161,7 @@ def code_strength(harmfulness: Floats | CodeScores, *, low: float = 0.6, high: f
 
 def excess_strength(scores: CodeScores) -> FloatArray:
     """Excess share s_k = max(0, 1 - p_s / p_h), [K]: the ridge solution; no thresholds, safer and more damaging. Raises ShapeError."""
+    require_class("excess_strength", "scores", scores, CodeScores)
     return _isic.excess_strength(scores.p_harmful, scores.p_safe)
 
 
@@ -192,6 +195,7 @@ class CounterpartTargets:
 
     def merge(self, other: CounterpartTargets) -> None:
         """Adds what another object over the same codebook saw. Raises ShapeError, ValueError if dtypes differ."""
+        require_class("CounterpartTargets.merge", "other", other, CounterpartTargets)
         self._goals.merge(other._goals)
 
     def targets(self, *, weight: float = 2.0, prior: Floats | None = None) -> FloatArray:

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from . import _isic
+from ._errors import require_class
 from ._types import Codes, FloatArray, Floats, IdArray, Lookup, Padding, VanishedRows
 from ._values import EditSummary, Subspace, plain
 
@@ -176,6 +177,7 @@ def remap(codes: Codes, *, target: Floats, strength: Floats = 1.0, keep_norms: b
 
 def save_edit(path: str | os.PathLike[str], edit: Edit) -> None:
     """Writes an edit as a safetensors file, replacing an old file only when the new one is complete. Raises IoError."""
+    require_class("save_edit", "edit", edit, Edit)
     edit.save(path)
 
 

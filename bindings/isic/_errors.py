@@ -27,5 +27,12 @@ class BackendError(Error, RuntimeError):
     """A device or its libraries failed, or the memory is a device's that this build cannot reach."""
 
 
+def require_class(function: str, name: str, value: object, kind: type) -> None:
+    """TypeError in the words of the compiled part unless value is of a class of isic's, or of isic.cuda's if the function is."""
+    if not isinstance(value, kind):
+        package = "isic.cuda" if function.startswith("cuda.") else "isic"
+        raise TypeError(f"isic.{function}: expected {name} to be an {package}.{kind.__name__}, got {type(value).__qualname__}")
+
+
 for _error in (Error, ShapeError, ValueError, NumericError, IoError, BackendError):
     _error.__module__ = "isic"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _isic
-from ._errors import IoError
+from ._errors import IoError, require_class
 from ._values import Pairs, SelfImproveReport
 
 _FORMAT, _VERSION = "isic.pairs", "1"
@@ -23,6 +23,8 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArra
 
 def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, npt.ArrayLike], metadata: Mapping[str, str] | None = None) -> None:
     """Writes arrays as a safetensors file, replacing an old file only when the new one is complete. Raises IoError."""
+    if not isinstance(tensors, Mapping):
+        raise TypeError(f"isic.write_safetensors: expected tensors to be arrays by name, got {type(tensors).__qualname__}")
     _isic.write_safetensors(path, {name: np.asarray(values) for name, values in tensors.items()}, dict(metadata or {}))
 
 
@@ -41,6 +43,7 @@ def export_pairs(report: SelfImproveReport, path: str | os.PathLike[str]) -> Non
     "version" and "prompts", the n prompts as a JSON list. Any safetensors reader opens it; `load_pairs` too. Raises
     IoError.
     """
+    require_class("export_pairs", "report", report, SelfImproveReport)
     _isic.write_safetensors(path, {"harmful": report.harmful, "counterparts": report.counterparts, "harmfulness": report.harmfulness},
                             {"format": _FORMAT, "version": _VERSION, "prompts": json.dumps(list(report.prompts), ensure_ascii=False)})
 

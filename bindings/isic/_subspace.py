@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _isic
 from ._differences import DifferenceAccumulator
-from ._errors import IoError, ShapeError
+from ._errors import IoError, ShapeError, require_class
 from ._errors import ValueError as IsicValueError
 from ._io import read_own
 from ._types import Centering, Codes, FloatArray, Floats, Padding
@@ -140,8 +140,11 @@ def save_subspace(path: str | os.PathLike[str], harm: Subspace | FittedSubspace,
         if any(given is not None for given in (harmfulness, targets, usage)):
             raise IsicValueError("isic.save_subspace: expected what is known of each code once, got a FittedSubspace and keywords")
     else:
+        require_class("save_subspace", "harm", harm, Subspace)
         q, t = (None if values is None else np.asarray(values, dtype=np.float64) for values in (harmfulness, targets))
         harm = FittedSubspace(harm, q, t, usage)
+    if harm.usage is not None:
+        require_class("save_subspace", "usage", harm.usage, CodeUsage)
     _check_fit("save_subspace", harm)
     s = harm.subspace
     tensors = {"basis": s.basis, "singular_values": s.singular_values, "harmfulness": harm.harmfulness, "targets": harm.targets}

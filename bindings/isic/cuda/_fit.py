@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .._errors import ValueError as IsicValueError
+from .._errors import require_class
 from .._types import Centering, DeviceLike, EigenSolver, FloatArray
 from .._values import CodeUsage, Subspace
 from ._backend import Backend, native_of
@@ -49,6 +50,7 @@ class DifferenceAccumulator:
 
     def merge(self, other: DifferenceAccumulator) -> None:
         """Adds what another accumulator of the same backend saw. Raises ShapeError if width, codes or kind differ, ValueError."""
+        require_class("cuda.DifferenceAccumulator.merge", "other", other, DifferenceAccumulator)
         self._pairs.merge(other._pairs)
 
     @property

@@ -13,7 +13,7 @@ from .._types import DeviceLike
 from .._values import Subspace
 from ._backend import Backend, native_of
 from ._load import native
-from ._update import AdamState, EmaRowState
+from ._update import AdamState, EmaRowState, native_part
 
 
 class RowBasis:
@@ -85,8 +85,9 @@ def adam_rows(gpu: Backend, codes: DeviceLike, gradient: DeviceLike, state: Adam
     >>> codes.copy_to_host().round(3).tolist(), state.steps
     ([[1.0, 0.5]], 1)
     """
-    native.adam_rows(native_of("adam_rows", gpu), codes, gradient, state._native, rate, beta1, beta2, epsilon,
-                     _directions_or_none(orthogonal_to), locked)
+    kept = native_part("adam_rows", "state", state, AdamState)
+    native.adam_rows(native_of("adam_rows", gpu), codes, gradient, kept, rate, beta1, beta2, epsilon, _directions_or_none(orthogonal_to),
+                     locked)
     state._gpu = gpu
 
 
@@ -105,7 +106,8 @@ def ema_rows(gpu: Backend, codes: DeviceLike, vectors: DeviceLike, ids: DeviceLi
     >>> codes.copy_to_host().tolist(), state.counts.copy_to_host().tolist()
     ([[1.0, 1.0], [3.0, 2.0]], [0.5, 1.0])
     """
-    native.ema_rows(native_of("ema_rows", gpu), codes, vectors, ids, state._native, decay, _directions_or_none(orthogonal_to), locked)
+    kept = native_part("ema_rows", "state", state, EmaRowState)
+    native.ema_rows(native_of("ema_rows", gpu), codes, vectors, ids, kept, decay, _directions_or_none(orthogonal_to), locked)
     state._gpu = gpu
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+from .._errors import require_class
 from .._types import DeviceLike
 from .._values import Constraint as HostConstraint
 from .._values import UpdateSummary
@@ -65,7 +66,7 @@ class _State:
         return DeviceArray(part, self._gpu)
 
     def _set_part(self, name: str, values: DeviceArray) -> None:
-        setattr(self._native, name, values._native)
+        setattr(self._native, name, native_part(f"{type(self).__name__}.{name}", "values", values, DeviceArray))
         self._gpu = values.backend
 
     def __repr__(self) -> str:
@@ -176,13 +177,16 @@ def ridge_update(gpu: Backend, codes: DeviceLike, batch: Assignments, *, weight:
     >>> isic.cuda.ridge_update(gpu, codes, batch, weight=1.0).get()
     UpdateSummary(moved=1, overflowed=0, largest_step=1.11803)
     """
-    return PendingSummary(native.ridge_update(native_of("ridge_update", gpu), codes, batch._native, weight, _limits(constraint)))
+    return PendingSummary(native.ridge_update(native_of("ridge_update", gpu), codes, native_part("ridge_update", "batch", batch, Assignments),
+                                              weight, _limits(constraint)))
 
 
 def ema_update(gpu: Backend, codes: DeviceLike, state: EmaState, batch: Assignments, *, decay: float,
                constraint: Constraint | None = None) -> PendingSummary:
     """Exponential moving averages in place, as `isic.ema_update`. Raises ShapeError, ValueError, CudaError."""
-    done = native.ema_update(native_of("ema_update", gpu), codes, state._native, batch._native, decay, _limits(constraint))
+    kept = native_part("ema_update", "state", state, EmaState)
+    done = native.ema_update(native_of("ema_update", gpu), codes, kept, native_part("ema_update", "batch", batch, Assignments), decay,
+                             _limits(constraint))
     state._gpu = gpu
     return PendingSummary(done)
 
@@ -194,7 +198,8 @@ def sgd_update(gpu: Backend, codes: DeviceLike, gradient: DeviceLike, state: Sgd
     The gradient's values are not looked at first: NaN leaves its row as it was and counts as overflowed, but stays in the
     velocity. Raises ShapeError, ValueError, CudaError.
     """
-    done = native.sgd_update(native_of("sgd_update", gpu), codes, gradient, state._native, rate, momentum, _limits(constraint))
+    kept = native_part("sgd_update", "state", state, SgdState)
+    done = native.sgd_update(native_of("sgd_update", gpu), codes, gradient, kept, rate, momentum, _limits(constraint))
     state._gpu = gpu
     return PendingSummary(done)
 
@@ -205,9 +210,16 @@ def adam_update(gpu: Backend, codes: DeviceLike, gradient: DeviceLike, state: Ad
 
     One pass over codes, gradient and state. Raises ShapeError, ValueError, CudaError.
     """
-    done = native.adam_update(native_of("adam_update", gpu), codes, gradient, state._native, rate, beta1, beta2, epsilon, _limits(constraint))
+    kept = native_part("adam_update", "state", state, AdamState)
+    done = native.adam_update(native_of("adam_update", gpu), codes, gradient, kept, rate, beta1, beta2, epsilon, _limits(constraint))
     state._gpu = gpu
     return PendingSummary(done)
+
+
+def native_part(function: str, name: str, value: Any, kind: type) -> Any:
+    """What the compiled part knows of a value. Raises TypeError for another class."""
+    require_class(f"cuda.{function}", name, value, kind)
+    return value._native
 
 
 def _limits(constraint: Constraint | None) -> native.Constraint | None:
