@@ -96,6 +96,21 @@ TEST_CASE("normalised look-ups see directions only, plain ones do not") {
     CHECK(isic::nearest_codes(z, book, lookup::l2_normalised).front() == 0);
 }
 
+TEST_CASE("codes are told apart where squares do not fit float64, whatever the look-up reads") {
+    for (const double size : {1e-320, 1e-200, 1e-160, 1.0, 1e155, 1e200, 1e307}) {
+        CAPTURE(size);
+        const auto book = isic_test::from_rows<double>({{-size, 0}, {0, -size}, {size, size}, {0, size}, {size, 0}});
+        const auto z = isic_test::from_rows<double>({{3 * size, size}, {size, 3 * size}, {size, size}, {size / 8, -size}});
+        CHECK(isic::nearest_codes(z, book) == std::vector<index_t>{2, 2, 2, 1});
+        CHECK(isic::code_index(book).nearest(z) == std::vector<index_t>{2, 2, 2, 1});
+        CHECK(isic::nearest_codes(z, book, lookup::l2_normalised) == std::vector<index_t>{4, 3, 2, 1});
+    }
+    // Directions that differ by next to nothing, and rows of one direction at both ends of float64.
+    const auto book = isic_test::from_rows<double>({{1, 0}, {1, 1e-170}, {1e200, 1e200}, {1e-200, -1e-200}});
+    const auto z = isic_test::from_rows<double>({{2, 2e-170}, {2, -1e-170}, {1e-300, 1e-300}, {1e300, -1e300}});
+    CHECK(isic::nearest_codes(z, book, lookup::l2_normalised) == std::vector<index_t>{1, 0, 2, 3});
+}
+
 TEST_CASE("padding never wins and may hold anything") {
     isic_test::random dice(3);
     auto book = dice.matrix<float>(40, 6);

@@ -620,6 +620,81 @@ TEST_CASE_TEMPLATE("kernels: ties go to the lowest code, and rounding decides no
 
 namespace {
 
+/// The same in long double, whose exponents go further.
+index_t nearest_in_long_double(const guarded<double>& vectors, index_t i, const guarded<double>& codes) {
+    index_t best = 0;
+    long double least = INFINITY;
+    for (index_t k = 0; k < codes.rows; ++k) {
+        long double distance = 0;
+        for (index_t j = 0; j < codes.cols; ++j) {
+            const long double step = static_cast<long double>(vectors(i, j)) - static_cast<long double>(codes(k, j));
+            distance += step * step;
+        }
+        if (distance < least) {
+            least = distance;
+            best = k;
+        }
+    }
+    return best;
+}
+
+void check_extreme(const guarded<double>& vectors, const guarded<double>& codes) {
+    CAPTURE(codes.rows);
+    CAPTURE(codes.cols);
+    std::vector<index_t> expected(at(vectors.rows));
+    for (index_t i = 0; i < vectors.rows; ++i) {
+        expected[at(i)] = nearest_in_long_double(vectors, i, codes);
+    }
+    for (const simd level : levels()) {
+        for (const code_packing packing : {code_packing::plain, code_packing::indexed}) {
+            CAPTURE(static_cast<int>(level));
+            CAPTURE(static_cast<int>(packing));
+            const kernels::packed_codes<double> packed(codes.data(), codes.rows, codes.cols, codes.stride, nullptr, level, packing);
+            std::vector<index_t> ids(at(vectors.rows), -7);
+            std::vector<double> distances(at(vectors.rows), -7);
+            packed.nearest(vectors.data(), vectors.rows, vectors.stride, ids.data(), nullptr);
+            CHECK(ids == expected);
+            packed.nearest(vectors.data(), vectors.rows, vectors.stride, ids.data(), distances.data());
+            CHECK(ids == expected);
+            CHECK(std::ranges::all_of(distances, [](double x) { return x >= 0; }));
+        }
+    }
+}
+
+}  // namespace
+
+TEST_CASE("kernels: codes are told apart where squares do not fit float64") {
+    if (std::numeric_limits<long double>::max_exponent < 2 * std::numeric_limits<double>::max_exponent) {
+        MESSAGE("skipped: long double is no wider than double");
+        return;
+    }
+    for (const auto& [count, d] : {std::pair<index_t, index_t>{70, 3}, {4500, 3}, {1500, 8}, {50, 40}, {400, 100}}) {
+        for (const double size : {1e-320, 1e-200, 1e-160, 1e-155, 1e153, 1e155, 1e200, 4e307}) {
+            CAPTURE(size);
+            const double shrunk = size < 1 ? size : size / 5;  // so that all values fit
+            check_extreme(guarded<double>(9, d, 1, shrunk), guarded<double>(count, d, 2, shrunk));
+            check_extreme(guarded<double>(9, d, 1), guarded<double>(count, d, 2, shrunk));
+            check_extreme(guarded<double>(9, d, 1, shrunk), guarded<double>(count, d, 2));
+        }
+
+        // Codes that differ in one column by next to nothing, and vectors that are one of them.
+        guarded<double> book(count, d, 3);
+        guarded<double> vectors(9, d, 4);
+        for (index_t k = 0; k < count; ++k) {
+            if (k % 3 > 0) {
+                std::copy_n(book.row(k - k % 3), d, book.data() + k * book.stride);
+            }
+            book(k, d - 1) = static_cast<double>(k % 3) * 1e-170;
+        }
+        for (index_t i = 0; i < vectors.rows; ++i) {
+            std::copy_n(book.row(3 * i + i % 3), d, vectors.data() + i * vectors.stride);
+        }
+        check_extreme(vectors, book);
+    }
+}
+
+namespace {
+
 template <class T>
 void check_gram(index_t n, index_t d, simd level, int threads) {
     CAPTURE(n);

@@ -25,8 +25,8 @@ def nearest_codes(vectors: Floats, codes: Codes, *, rule: Lookup = "plain", padd
     vectors [n, d], codes [K, d]; rows listed in `padding` never win and may hold anything. threads: 0: every core when
     there is work for them, else one. Cost O(n K d), less in narrow codebooks, and to pack the codes, which a `CodeIndex`
     does once. Fast products in bytes or float32 find the candidates; float64 distances decide between those that they
-    cannot tell apart. Raises ShapeError if the codebook is empty or the widths differ, ValueError on padding ids or if all
-    rows are padding, NumericError on NaN or infinity.
+    cannot tell apart, scaled where their squares do not fit float64. Raises ShapeError if the codebook is empty or the
+    widths differ, ValueError on padding ids or if all rows are padding, NumericError on NaN or infinity.
 
     >>> isic.nearest_codes([[0.9, 0.2]], np.eye(2))
     array([0])

@@ -72,8 +72,9 @@ private:
 ///
 /// vectors [n x d], codes [K x d]; rows listed in `padding` never win and may hold anything. Cost O(n K d), less in
 /// narrow codebooks, and to pack the codes, which a `code_index` does once. Fast products in bytes or float32 find the
-/// candidates; float64 distances decide between those that they cannot tell apart. Errors: shape_error if the codebook is empty or the widths
-/// differ, value_error on padding ids or if all rows are padding, numeric_error on NaN or infinity.
+/// candidates; float64 distances decide between those that they cannot tell apart, scaled where their squares do not fit float64. Errors:
+/// shape_error if the codebook is empty or the widths differ, value_error on padding ids or if all rows are padding,
+/// numeric_error on NaN or infinity.
 template <matrix_like Z, matrix_like C>
 std::vector<index_t> nearest_codes(const Z& vectors, const C& codes, lookup rule = lookup::plain,
                                    std::span<const index_t> padding = {}, const kernels::resources& use = {}) {

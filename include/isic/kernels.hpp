@@ -122,7 +122,8 @@ public:
     packed_codes(const T* codes, index_t count, index_t d, index_t stride, const std::uint8_t* padding = nullptr,
                  simd level = best_simd(), code_packing packing = code_packing::best);
 
-    /// ids[i] = argmin_k ||z_i - c_k||^2 of the distances in float64, the lowest of equals, for z [n x d].
+    /// ids[i] = argmin_k ||z_i - c_k||^2 of the distances in float64, the lowest of equals, for z [n x d]; where their squares
+    /// do not fit float64, of the distances scaled by a power of two, which takes K d flops a vector more.
     ///
     /// `distances` [n] may be null. The first code that may win answers a vector that is not finite, at distance NaN.
     /// At least one code must be able to win. The level is that of the packing. Cost 2 n K d flops, or a part of it where

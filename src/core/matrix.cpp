@@ -1,9 +1,31 @@
 #include <isic/matrix.hpp>
 
+#include <limits>
+
 #include "rows.hpp"
 
 namespace isic::detail {
 namespace {
+
+double sum_of_squares(std::span<const double> row) {
+    double sum = 0;
+    for (const double x : row) {
+        sum += x * x;
+    }
+    return sum;
+}
+
+/// Scales a row by a power of two, so that its squares fit float64.
+void bring_near_one(std::span<double> row) {
+    double largest = 0;
+    for (const double x : row) {
+        largest = std::max(largest, std::abs(x));
+    }
+    if (largest > 0) {
+        const int exponent = std::ilogb(largest);
+        std::ranges::transform(row, row.begin(), [&](double x) { return std::scalbn(x, -exponent); });
+    }
+}
 
 /// One past the last byte a view touches.
 std::uintptr_t end_address(any_view m) {
@@ -60,9 +82,11 @@ row_matrix read_rows(any_view m, lookup rule) {
     row_matrix out(m.rows, m.cols);
     read_rows(m, out.data(), m.cols);
     for (index_t i = 0; i < m.rows && rule == lookup::l2_normalised; ++i) {
-        double square = 0;
-        for (index_t j = 0; j < m.cols; ++j) {
-            square += out(i, j) * out(i, j);
+        const std::span<double> row(out.data() + i * m.cols, static_cast<std::size_t>(m.cols));
+        double square = sum_of_squares(row);
+        if (!(square >= static_cast<double>(m.cols) * std::numeric_limits<double>::min() && std::isfinite(square))) {
+            bring_near_one(row);
+            square = sum_of_squares(row);
         }
         if (square > 0) {
             out.row(i) /= std::sqrt(square);

@@ -162,10 +162,52 @@ private:
     }
 
     void answer(index_t i, const found& best) const {
-        ids[i] = best.id < 0 ? first : best.id;  // distances beyond float64
+        ids[i] = best.id;
         if (distances != nullptr) {
             distances[i] = best.distance;
         }
+    }
+
+    /// Answers a vector with the nearest code by distances, or by scaled ones where float64 does not hold their squares.
+    void decide(index_t i, const found& best) const {
+        if constexpr (sizeof(T) == sizeof(double)) {  // squares of float32 fit
+            const T* const z = vectors + i * stride;
+            if (!is_decided(z, best)) {
+                const index_t id = nearest_scaled(z, best.id < 0);
+                answer(i, {squared_distances<1>(z, {rows.row(id)}, rows.width)[0], id});
+                return;
+            }
+        }
+        answer(i, best);
+    }
+
+    /// Whether distances decided, and not what float64 makes of squares too large or too small for it.
+    bool is_decided(const T* z, const found& best) const {
+        if (best.id < 0) {
+            return false;  // all are infinite
+        }
+        const bool small = best.distance < static_cast<double>(rows.width) * std::numeric_limits<double>::min();
+        return !small || std::equal(z, z + rows.width, rows.row(best.id));
+    }
+
+    /// The nearest of all codes by distances scaled by a power of two, so that their squares fit float64.
+    index_t nearest_scaled(const T* z, bool all_far) const {
+        const double before = all_far ? 0x1p-600 : 1;  // the differences may not fit either
+        const double after = all_far ? 1 : 0x1p600;
+        found nearest;
+        for (index_t id = 0; id < rows.count; ++id) {
+            if (!rows.may_win(id)) {
+                continue;
+            }
+            const T* const code = rows.row(id);
+            double square = 0;
+            for (index_t k = 0; k < rows.width; ++k) {
+                const double step = (static_cast<double>(z[k]) * before - static_cast<double>(code[k]) * before) * after;
+                square += step * step;
+            }
+            nearest.keep_nearer(square, id);
+        }
+        return nearest.id;
     }
 
     struct outcome {
@@ -269,11 +311,11 @@ private:
             }
             count = left;
         }
-        found best{0, static_cast<index_t>(listed[0])};
-        if (count > 1 || distances != nullptr) {
-            best = nearest_of(z.vector, count, [&](index_t i) { return static_cast<index_t>(listed[i]); });
+        if (count == 1 && distances == nullptr) {
+            answer(z.number, {0, static_cast<index_t>(listed[0])});
+        } else {
+            decide(z.number, nearest_of(z.vector, count, [&](index_t i) { return static_cast<index_t>(listed[i]); }));
         }
-        answer(z.number, best);
     }
 
     /// A distance summed in any order that exceeds this is longer than one that is `distance` in whatever order.
@@ -320,7 +362,7 @@ private:
             const index_t candidate = space.candidates[static_cast<std::size_t>(i)];
             if (candidate >= 0) {
                 const auto place = [&](index_t v) { return candidate + v * shape.lanes; };
-                answer(queries[i].number, nearest_of(queries[i].vector, shape.vectors, place));
+                decide(queries[i].number, nearest_of(queries[i].vector, shape.vectors, place));
             }
         }
     }
@@ -381,7 +423,7 @@ private:
                                  }};
         settle(level, panels, space.packed.data(), groups, space.thresholds.data(), count, looker);
         for (index_t i = 0; i < count; ++i) {
-            answer(open[i].number, open[i].best);
+            decide(open[i].number, open[i].best);
         }
     }
 };

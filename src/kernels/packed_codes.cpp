@@ -55,7 +55,8 @@ std::vector<index_t> packed_codes<T>::find_winners(const std::uint8_t* padding) 
             mean[j] += (static_cast<double>(c[j]) - mean[j]) * share;
         }
     }
-    std::ranges::transform(mean, center_.begin(), [](double x) { return static_cast<T>(x); });
+    // The mean of the largest numbers may be none.
+    std::ranges::transform(mean, center_.begin(), [](double x) { return std::isfinite(x) ? static_cast<T>(x) : T(0); });
     first_ = winners.empty() ? 0 : winners.front();
     return winners;
 }

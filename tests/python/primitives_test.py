@@ -288,6 +288,15 @@ def test_metrics(rng):
     assert isic.fingerprint(before) == isic.fingerprint(before.copy()) != isic.fingerprint(after)
 
 
+@pytest.mark.parametrize("size", [1e-320, 1e-200, 1e-160, 1e155, 1e200, 1e307])
+def test_codes_are_told_apart_where_squares_do_not_fit_float64(size):
+    codes = np.array([[-1, 0], [0, -1], [1, 1], [0, 1], [1, 0]]) * size
+    vectors = np.array([[3, 1], [1, 3], [1, 1], [0.125, -1]]) * size
+    assert isic.nearest_codes(vectors, codes).tolist() == isic.CodeIndex(codes).nearest(vectors).tolist() == [2, 2, 2, 1]
+    assert isic.nearest_codes(vectors, codes, rule="l2_normalised").tolist() == [4, 3, 2, 1]
+    assert isic.nearest_code_churn(vectors, codes, codes[::-1].copy()) == 0.25
+
+
 def test_edits(tmp_path, rng):
     codes = rng.standard_normal((10, 4)).astype(np.float32)
     original = codes.copy()
