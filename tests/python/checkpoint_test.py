@@ -311,6 +311,60 @@ def test_torch_files_with_objects_parameters_and_views(rng, tmp_path):
     assert np.array_equal(after["part"].numpy(), reference[10:20]) and np.array_equal(after["transposed"].numpy(), reference.T)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_transposed_tensors_of_torch_are_read_and_refused_with_the_fix(dtype, rng, tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    if dtype == "bfloat16":
+        bfloat16()  # which reads them
+    key = "quantize.embedding.weight"
+    codes = torch.from_numpy(normal(rng, 50, 8)).to(getattr(torch, dtype))
+    wide = torch.cat([codes, codes + 1], dim=1)
+    path, harm = tmp_path / "c.pt", harm_of(8)
+    for lies in (codes.t().contiguous().t(), wide[:, :8], torch.stack([codes, codes + 1], dim=1)[:, 0], codes[:1].expand(50, 8)):
+        torch.save({key: lies, "other": wide.t()}, path)
+        before = path.read_bytes()
+        opened = isic.checkpoint.open(path)
+        assert np.array_equal(opened.read(key).astype(float), lies.double().numpy()) and opened.tensors[key].nbytes == codes.nbytes
+        assert np.array_equal(opened.read("other").astype(float), wide.t().double().numpy())
+        book, = isic.checkpoint.inspect(path).codebooks
+        assert (book.key, book.codes, book.width, book.aliases) == (key, 50, 8, ()) and ".contiguous()" in str(isic.checkpoint.inspect(path))
+        assert isic.checkpoint.verify(path, harm=harm, key=key).leakage[0].now.total == pytest.approx(
+            isic.leakage(lies.double().contiguous(), harm).total)
+        with pytest.raises(isic.ValueError, match=r"not adjacent in the file .*save it after \.contiguous\(\)"):
+            isic.checkpoint.apply(path, harm, key=key)
+        assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
+    torch.save({key: codes, "quantize.embed_avg": (codes * 3).t().contiguous().t()}, path)
+    with pytest.raises(isic.ValueError, match=r"adjacent rows in quantize.embed_avg, which is edited with quantize.embedding.weight"):
+        isic.checkpoint.apply(path, harm)
+    torch.save({key: codes.contiguous(), "quantize.embed_avg": codes * 3}, path)
+    isic.checkpoint.apply(path, harm)
+    after = torch.load(path)[key]
+    torch.save({key: after.t().contiguous().t(), "quantize.embed_avg": torch.load(path)["quantize.embed_avg"]}, path)
+    with pytest.raises(isic.IoError, match="expected adjacent rows in quantize.embedding.weight"):
+        isic.checkpoint.undo(path)
+
+
+@pytest.mark.parametrize(("offset", "shape", "strides"), [(0, (2, 2), (-2, 1)), (-1, (2, 2), (2, 1)), (0, (2, 2), (3, 1)), (1, (2, 2), (1, 2)),
+                                                          (0, (2, 2), (2,)), (0, (2, 2), (1.0, 2.0)), (0, (-2, 2), (1, 2))])
+def test_torch_tensors_outside_of_their_storage_are_left_out(offset, shape, strides, tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    storage = object()
+
+    class Lies:
+        def __reduce__(self):
+            return torch._utils._rebuild_tensor_v2, (storage, offset, shape, strides, False, {})
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return ("storage", torch.FloatStorage, "0", "cpu", 4) if value is storage else None
+
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        with archive.open("x/data.pkl", "w") as f:
+            Pickler(f, protocol=2).dump({"a": Lies()})
+        archive.writestr("x/data/0", bytes(16))
+    assert isic.checkpoint.open(tmp_path / "x.pt").tensors == {}
+
+
 # What belongs to a codebook
 
 

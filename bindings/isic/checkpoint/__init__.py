@@ -64,7 +64,7 @@ class Inspection(Value):
     def __str__(self) -> str:
         head = f"{self.path}: {self.format}, {self.tensors} tensors, {size(self.nbytes)}"
         if not self.tensors and self.format == "torch":
-            return head + "\nno tensor found: what can be read is a state dict, torch.save(model.state_dict(), path), of contiguous tensors"
+            return head + "\nno tensor found: what can be read is a state dict, torch.save(model.state_dict(), path)"
         if not self.codebooks:
             return head + "\nno codebook found; if you know its key, say CHECKPOINT:KEY (LFQ, BSQ and FSQ quantisers store none)"
         guessed = "yes" if self.format in ("npy", "npz") else "if named"

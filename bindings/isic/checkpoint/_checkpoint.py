@@ -140,6 +140,8 @@ def _patch(tensor: Tensor, before: Array, after: Array) -> Patch | None:
     ids = moved_rows(before, after)
     if ids.size == 0:
         return None
+    if tensor.strides:
+        raise IoError(f"isic.checkpoint: expected adjacent rows in {tensor.key} of {tensor.path}, got strides {tensor.strides}")
     row = before.shape[-1] * before.itemsize
     first, end = int(ids[0]) * row, (int(ids[-1]) + 1) * row
     return str(tensor.path), tensor.offset + first, before.tobytes()[first:end], after.tobytes()[first:end]

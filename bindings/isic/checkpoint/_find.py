@@ -13,7 +13,7 @@ import numpy as np
 from .._types import Lookup
 from .._values import Value
 from ._families import FAMILIES, GUESS, SUMS, Family
-from ._formats import FLOATS, Array, Tensor
+from ._formats import FLOATS, Array, Place, Tensor
 
 _READABLE = 1 << 29
 """Bytes up to which the values of a candidate are looked at."""
@@ -124,7 +124,7 @@ def _level(key: str) -> list[int]:
 
 def _codebook(tensors: Mapping[str, Tensor], group: _Group) -> Codebook:
     family, keys = group.family, sorted(group.keys, key=_level)
-    places: dict[tuple[str, int, int], str] = {}
+    places: dict[Place, str] = {}
     for key in keys:
         places.setdefault(tensors[key].place, key)
     own = tuple(places.values())
@@ -172,7 +172,7 @@ def _neighbour(tensors: Mapping[str, Tensor], key: str, name: str) -> str:
 
 def _sums(tensors: Mapping[str, Tensor], keys: tuple[str, ...]) -> tuple[str, ...]:
     """Beside each of the keys, in their order; one per storage."""
-    found: dict[tuple[str, int, int], str] = {}
+    found: dict[Place, str] = {}
     for key in keys:
         rows, width = tensors[key].shape[-2:]
         for other in _neighbours(tensors, key):
@@ -188,6 +188,8 @@ def _unusable(tensors: Mapping[str, Tensor], keys: tuple[str, ...], family: Fami
         return f"rows of {', '.join(FLOATS)} can be edited, not of {first.dtype}: convert the checkpoint first"
     if first.offset < 0:
         return "its bytes are compressed: write the archive with numpy.savez instead of savez_compressed"
+    if any(tensors[key].strides for key in keys):
+        return "its rows are not adjacent in the file (torch saved a transposed tensor, or a part of one): save it after .contiguous()"
     if family.divided_by and not all(_neighbour(tensors, key, family.divided_by) for key in keys):
         return f"no {family.divided_by} is stored beside it, which its sums are divided by"
     for key in keys:

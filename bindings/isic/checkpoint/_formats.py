@@ -23,6 +23,7 @@ from .._isic import safetensors_layout
 Array = npt.NDArray[Any]
 Patch = Tuple[str, int, bytes, bytes]
 """A file, an offset in it, the bytes there, and what replaces them."""
+Place = Tuple[str, int, int, Tuple[int, ...]]
 
 NUMPY_NAMES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U64": "u8", "U32": "u4",
                "U16": "u2", "U8": "u1", "BOOL": "?"}
@@ -49,7 +50,7 @@ def numpy_type(dtype: str) -> np.dtype[Any]:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor in a file; its bytes are adjacent, little-endian and row-major."""
+    """A tensor in a file; its bytes are little-endian, adjacent and row-major unless it has strides."""
 
     key: str
     dtype: str
@@ -60,14 +61,23 @@ class Tensor:
     nbytes: int
     member: str = ""
     """Its name in the zip archive, if the file is one."""
+    strides: tuple[int, ...] = ()
+    """In elements, of what torch saved transposed or with gaps, which is read but not edited."""
 
     @property
-    def place(self) -> tuple[str, int, int]:
+    def place(self) -> Place:
         """Equal for two keys of one storage."""
-        return str(self.path), self.offset, self.nbytes
+        return str(self.path), self.offset, self.nbytes, self.strides
 
     def chunks(self) -> Iterator[bytes]:
-        """Its bytes, a few megabytes at a time."""
+        """Its bytes in row-major order, a few megabytes at a time; with strides at once."""
+        if self.strides:
+            size = self.nbytes // math.prod(self.shape)
+            whole = replace(self, nbytes=(1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides))) * size, strides=())
+            raw = np.frombuffer(b"".join(whole.chunks()), dtype=np.uint8)
+            steps = (*(stride * size for stride in self.strides), 1)
+            yield np.lib.stride_tricks.as_strided(raw, (*self.shape, size), steps, writeable=False).tobytes()
+            return
         if self.offset < 0:
             raise IoError(f"isic.checkpoint: expected {self.key} stored without compression (numpy.savez), got a compressed {self.path}")
         with open(self.path, "rb") as f:
@@ -264,7 +274,10 @@ def _views(node: Any, prefix: str) -> Iterator[tuple[str, _View]]:
 
 def _torch_tensor(path: Path, key: str, view: _View, folder: str, members: dict[str, zipfile.ZipInfo],
                   starts: dict[str, int]) -> Tensor | None:
-    """None for views that are not adjacent row-major values, and for types of torch's own."""
+    """None for types of torch's own, and for what lies outside of its storage."""
+    numbers = (view.offset, *view.shape, *view.strides)
+    if len(view.shape) != len(view.strides) or not all(isinstance(n, int) and n >= 0 for n in numbers):
+        return None
     try:
         _, dtype, number, _, _ = view.storage
         member = members[f"{folder}data/{number}"]
@@ -272,13 +285,15 @@ def _torch_tensor(path: Path, key: str, view: _View, folder: str, members: dict[
     except (IoError, KeyError, TypeError, ValueError):
         return None
     row_major = [math.prod(view.shape[i + 1:]) for i in range(len(view.shape))]
-    adjacent = all(n == 1 or stride == wanted for n, stride, wanted in zip(view.shape, view.strides, row_major))
     nbytes = math.prod(view.shape) * size
-    if not adjacent or member.compress_type != zipfile.ZIP_STORED or view.offset * size + nbytes > member.file_size:
+    adjacent = nbytes == 0 or all(n == 1 or stride == wanted for n, stride, wanted in zip(view.shape, view.strides, row_major))
+    end = nbytes if adjacent else (1 + sum((n - 1) * stride for n, stride in zip(view.shape, view.strides))) * size
+    if member.compress_type != zipfile.ZIP_STORED or view.offset * size + end > member.file_size:
         return None
     if member.filename not in starts:
         starts[member.filename] = _start(path, member)
-    return Tensor(key, dtype, view.shape, path, starts[member.filename] + view.offset * size, nbytes, member.filename)
+    return Tensor(key, dtype, view.shape, path, starts[member.filename] + view.offset * size, nbytes, member.filename,
+                  () if adjacent else view.strides)
 
 
 def checksum_patches(path: Path, name: str, patches: list[Patch]) -> list[Patch]:

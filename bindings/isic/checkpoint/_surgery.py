@@ -172,6 +172,10 @@ def _decided(tensors: dict[str, Tensor], book: Codebook, options: Options) -> Co
     for key in options.also:
         if key not in same and key not in book.keys:
             raise IsicValueError(f"isic.checkpoint: expected the same bytes in {key} as in {book.key} to edit it too, got others")
+    for key in (*same, *book.sums):
+        if tensors[key].strides:
+            raise IsicValueError(f"isic.checkpoint: expected adjacent rows in {key}, which is edited with {book.key}, got a transposed tensor, "
+                                 "or a part of one; save it after .contiguous()")
     return replace(book, twins=tuple(k for k in same if k in book.twins), copies=tuple(k for k in same if k in book.copies),
                    rule=options.rule or book.rule)
 
