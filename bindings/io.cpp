@@ -4,7 +4,9 @@
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include <pybind11/stl/filesystem.h>
@@ -13,6 +15,7 @@
 #include <isic/patch.hpp>
 #include <isic/safetensors.hpp>
 
+#include "layout.hpp"
 #include "module.hpp"
 #include "values.hpp"
 
@@ -71,11 +74,33 @@ py::array array_of_tensor(tensor t) {
     return py::array(type, std::vector<py::ssize_t>(kept->shape.begin(), kept->shape.end()), kept->bytes.data(), free);
 }
 
+/// The entry of a type's name, or the end.
+const numpy_name* find_type(std::string_view name) {
+    return std::ranges::find(numpy_names, name, [](const numpy_name& n) { return std::string_view(n.name); });
+}
+
+/// The name of the type that a tensor of torch has, and the tensor as one that numpy can take: its bytes, if numpy lacks the type.
+std::pair<std::string, py::object> plain_tensor(py::object t) {
+    t = t.attr("detach")();
+    const std::string name = py::str(t.attr("dtype")).cast<std::string>().substr(std::string_view("torch.").size());
+    if (const numpy_name* const known = find_type(name); known != std::end(numpy_names) && std::string_view(known->package) != "numpy") {
+        t = t.attr("contiguous")().attr("view")(loaded_torch().attr(t.attr("element_size")().cast<int>() == 2 ? "int16" : "uint8"));
+    }
+    return {name, t};
+}
+
 tensor tensor_of_array(const std::string& name, py::handle object) {
-    const py::module_ numpy = py::module_::import("numpy");
-    const py::array a = numpy.attr("asarray")(object, "order"_a = "C").cast<py::array>();
-    const auto type_name = py::str(a.dtype().attr("name")).cast<std::string>();
-    const auto known = std::ranges::find_if(numpy_names, [&](const numpy_name& n) { return type_name == n.name; });
+    std::string type_name;
+    py::object values = py::reinterpret_borrow<py::object>(object);
+    if (is_torch_tensor(object)) {
+        require_cpu("write_safetensors", fmt::format("'{}'", name), object);
+        std::tie(type_name, values) = plain_tensor(values);
+    }
+    const py::array a = py::module_::import("numpy").attr("asarray")(values, "order"_a = "C").cast<py::array>();
+    if (type_name.empty()) {
+        type_name = py::str(a.dtype().attr("name")).cast<std::string>();
+    }
+    const numpy_name* const known = find_type(type_name);
     if (known != std::end(numpy_names) && a.dtype().attr("isnative").cast<bool>()) {
         const auto* bytes = static_cast<const std::byte*>(a.data());
         return {known->type, {a.shape(), a.shape() + a.ndim()}, {bytes, bytes + a.nbytes()}};

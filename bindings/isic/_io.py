@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from . import _isic
 from ._errors import IoError, require_class
+from ._types import SupportsDLPack
 from ._values import Pairs, SelfImproveReport
 
 _FORMAT, _VERSION = "isic.pairs", "1"
@@ -21,11 +22,16 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArra
     return _isic.read_safetensors(path)
 
 
-def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, npt.ArrayLike], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes arrays as a safetensors file, replacing an old file only when the new one is complete. Raises IoError."""
+def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, npt.ArrayLike | SupportsDLPack],
+                      metadata: Mapping[str, str] | None = None) -> None:
+    """Writes arrays as a safetensors file, replacing an old file only when the new one is complete.
+
+    Tensors of torch, of bfloat16 and float8 too, are written as they are, whether autograd knows them or not. Raises IoError,
+    ValueError for other types, BackendError for memory of a GPU.
+    """
     if not isinstance(tensors, Mapping):
         raise TypeError(f"isic.write_safetensors: expected tensors to be arrays by name, got {type(tensors).__qualname__}")
-    _isic.write_safetensors(path, {name: np.asarray(values) for name, values in tensors.items()}, dict(metadata or {}))
+    _isic.write_safetensors(path, dict(tensors), dict(metadata or {}))
 
 
 def read_own(function: str, path: str | os.PathLike[str], form: str, version: str) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:

@@ -94,3 +94,27 @@ def test_same_bytes_as_numpy():
     isic.project_out(values, isic.span_of([[1.0], [2.0], [3.0]]))
     isic.project_out(tensor, isic.span_of([[1.0], [2.0], [3.0]]))
     assert tensor.numpy().tobytes() == values.tobytes()
+
+
+TYPES = [getattr(torch, name) for name in ("float64", "float32", "float16", "bfloat16", "int64", "uint8", "bool", "complex64", "float8_e4m3fn",
+                                           "float8_e5m2", "float8_e8m0fnu") if hasattr(torch, name)]
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_tensors_are_written_as_they_are(dtype, tmp_path):
+    load_file = pytest.importorskip("safetensors.torch", reason="safetensors is not installed").load_file
+    values = torch.arange(1, 13).reshape(3, 4).to(dtype)
+    tensors = {"whole": values, "transposed": values.t(), "column": values[:, 1], "one": values[0, 0], "none": values[:0]}
+    if dtype.is_floating_point and dtype.itemsize > 1:
+        tensors["parameter"] = torch.nn.Parameter(values.t())
+    isic.write_safetensors(tmp_path / "t", tensors)
+    again = load_file(tmp_path / "t")
+    for name, expected in tensors.items():
+        assert again[name].dtype == dtype and again[name].shape == expected.shape
+        assert again[name].tolist() == expected.tolist()
+
+
+def test_tensors_that_cannot_be_written(tmp_path):
+    with pytest.raises(isic.ValueError, match="'a' of bool, integers or floats .* got complex128"):
+        isic.write_safetensors(tmp_path / "t", {"a": torch.zeros(2, dtype=torch.complex128)})
+    assert not (tmp_path / "t").exists()
