@@ -75,7 +75,10 @@ void bind_metrics(py::module_& m) {
     m.def("nearest_codes", &python_nearest, "vectors"_a, "codes"_a, "rule"_a, "padding"_a, "threads"_a);
     py::class_<codebook_index>(m, "CodeIndex")
         .def(py::init(&make_index), "codes"_a, "rule"_a, "padding"_a)
-        .def("nearest", &look_up, "vectors"_a, "threads"_a);
+        .def("nearest", &look_up, "vectors"_a, "threads"_a)
+        .def("__repr__", [](const codebook_index& self) {
+            return fmt::format("{} x {} {}", self.book.rows, self.book.cols, detail::name_of(self.book.type));
+        });
     m.def("nearest_code_churn", &python_churn, "vectors"_a, "before"_a, "after"_a, "rule"_a, "padding"_a);
     m.def("collapsed_pairs", &python_collapsed, "codes"_a, "tolerance"_a, "padding"_a);
     m.def("fingerprint", [](py::handle codes) {

@@ -1,5 +1,12 @@
 #include <isic/edit.hpp>
+#include <isic/edit_file.hpp>
 #include <isic/projection.hpp>
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <tuple>
+#include <vector>
 
 #include "module.hpp"
 #include "options.hpp"
@@ -39,6 +46,33 @@ void apply(const edit& self, py::handle codes) {
     book.note_edit();
 }
 
+constexpr const char* pickled = "a pickled edit";
+using pickled_tensor = std::tuple<std::string, std::vector<index_t>, py::bytes>;  // type, shape, bytes
+
+/// What a file of it holds.
+py::tuple state_of_edit(const edit& self) {
+    const tensor_file file = detail::file_of_edit(pickled, self);
+    std::map<std::string, pickled_tensor> tensors;
+    for (const auto& [name, t] : file.tensors) {
+        tensors.emplace(name, pickled_tensor(detail::entry_of(t.type).safetensors, t.shape,
+                                             py::bytes(reinterpret_cast<const char*>(t.bytes.data()), t.bytes.size())));
+    }
+    return py::make_tuple(tensors, file.metadata);
+}
+
+edit edit_of_state(const std::map<std::string, pickled_tensor>& tensors, const std::map<std::string, std::string>& metadata) {
+    tensor_file file{{}, metadata};
+    for (const auto& [name, t] : tensors) {
+        const auto& [type_name, shape, bytes] = t;
+        const auto type = std::ranges::find(detail::dtypes, type_name, &detail::dtype_entry::safetensors);
+        detail::require<io_error>(type != detail::dtypes.end(), "edit::__setstate__", "types of safetensors", type_name);
+        const std::string_view text = bytes;
+        const auto* const first = reinterpret_cast<const std::byte*>(text.data());
+        file.tensors.emplace(name, tensor{type->type, shape, {first, first + text.size()}});
+    }
+    return detail::edit_of_file(pickled, file);
+}
+
 }  // namespace
 
 void bind_projection(py::module_& m) {
@@ -54,7 +88,10 @@ void bind_projection(py::module_& m) {
         .def("ids", [](const edit& e) { return array_of(std::vector<std::int64_t>(e.ids().begin(), e.ids().end())); })
         .def("summary", [](const edit& e) { return object_of(e.summary); })
         .def("removed", [](const edit& e) { return object_of(e.removed); })
-        .def("center", [](const edit& e) { return array_of(e.center); });
+        .def("center", [](const edit& e) { return array_of(e.center); })
+        .def(py::pickle(&state_of_edit, [](const py::tuple& state) {
+            return edit_of_state(state[0].cast<std::map<std::string, pickled_tensor>>(), state[1].cast<std::map<std::string, std::string>>());
+        }));
     m.def("project_out", &python_project_out);
     m.def("remap", &python_remap);
 }

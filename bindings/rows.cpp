@@ -204,12 +204,39 @@ void bind_adam_state(py::module_& m) {
                                   "State of `adam_rows` for codes of dtype: mean and square of the projected gradient [K, d], steps taken. Empty "
                                   "until the first step; yours to keep.");
     c.def(py::init([](const std::string& dtype) { return state_of<adam_row_state>("adam_row_state", dtype); }), "dtype"_a = "float32")
+        .def(py::pickle(
+            [](const adam_rows_state& s) {
+                return std::visit([&](const auto& v) { return py::make_tuple(type_of(s), array_of(v.mean), array_of(v.square), v.steps); }, s.value);
+            },
+            [](const py::tuple& parts) {
+                auto s = state_of<adam_row_state>("adam_row_state", parts[0].cast<std::string>());
+                std::visit([&](auto& v) {
+                    set_part("adam_row_state::mean", v.mean, parts[1]);
+                    set_part("adam_row_state::square", v.square, parts[2]);
+                    v.steps = parts[3].cast<index_t>();
+                }, s.value);
+                return s;
+            }))
         .def_property_readonly("dtype", [](const adam_rows_state& s) { return type_of(s); })
         .def_property("steps", [](const adam_rows_state& s) { return std::visit([](const auto& v) { return v.steps; }, s.value); },
                       [](adam_rows_state& s, index_t steps) { std::visit([&](auto& v) { v.steps = steps; }, s.value); })
         .def("__repr__", &adam_text);
     def_part(c, "mean", "adam_row_state::mean", [](auto& s) -> auto& { return s.mean; });
     def_part(c, "square", "adam_row_state::square", [](auto& s) -> auto& { return s.square; });
+}
+
+/// The bases whose directions are the rows of a state's array.
+row_bases bases_of_state(const py::tuple& parts) {
+    const doubles kept("row_basis", "directions", parts[0]);
+    const matrix_view<double> rows = kept.view();
+    subspace harm;
+    harm.basis = matrix<double>(rows.cols(), rows.rows());
+    for (index_t j = 0; j < rows.rows(); ++j) {
+        for (index_t i = 0; i < rows.cols(); ++i) {
+            harm.basis(i, j) = rows(j, i);
+        }
+    }
+    return row_bases(harm);
 }
 
 void set_counts(ema_rows_state& s, py::handle from) {
@@ -224,6 +251,16 @@ void bind_ema_state(py::module_& m) {
                                  "State of `ema_rows` for codes of dtype: decayed counts [K] and sums [K, d]. Empty until the first step; yours to "
                                  "keep.");
     c.def(py::init([](const std::string& dtype) { return state_of<ema_row_state>("ema_row_state", dtype); }), "dtype"_a = "float32")
+        .def(py::pickle(
+            [](const ema_rows_state& s) {
+                return std::visit([&](const auto& v) { return py::make_tuple(type_of(s), array_of(v.counts), array_of(v.sums)); }, s.value);
+            },
+            [](const py::tuple& parts) {
+                auto s = state_of<ema_row_state>("ema_row_state", parts[0].cast<std::string>());
+                set_counts(s, parts[1]);
+                std::visit([&](auto& v) { set_part("ema_row_state::sums", v.sums, parts[2]); }, s.value);
+                return s;
+            }))
         .def_property_readonly("dtype", [](const ema_rows_state& s) { return type_of(s); })
         .def_property("counts", [](const ema_rows_state& s) { return part_of(s, [](const auto& v) { return v.counts; }); }, &set_counts)
         .def("__repr__", &ema_text);
@@ -239,6 +276,7 @@ void bind_rows(py::module_& m) {
         .def(py::init([](py::handle harm) { return row_bases(subspace_of("row_basis", "harm", harm)); }), py::arg("harm").none(false))
         .def_property_readonly("rank", [](const row_bases& b) { return b.wide.rank(); }, "r.")
         .def_property_readonly("width", [](const row_bases& b) { return b.wide.width(); }, "d.")
+        .def(py::pickle([](const row_bases& b) { return py::make_tuple(array_of(b.wide.rows())); }, &bases_of_state))
         .def("__repr__", [](const row_bases& b) { return fmt::format("RowBasis(width={}, rank={})", b.wide.width(), b.wide.rank()); });
     bind_adam_state(m);
     bind_ema_state(m);

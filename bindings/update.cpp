@@ -62,11 +62,18 @@ void bind_update(py::module_& m) {
     ema.def(py::init<>())
         .def_property("counts", [](const ema_state& s) { return array_of(s.counts); },
                       [](ema_state& s, py::handle values) { s.counts = vector_of("ema_state::counts", "values", values); })
+        .def(py::pickle([](const ema_state& s) { return py::make_tuple(array_of(s.counts), array_of(s.sums)); },
+                        [](const py::tuple& parts) {
+                            return ema_state{vector_of("ema_state::counts", "values", parts[0]), doubles("ema_state::sums", "values", parts[1]).take()};
+                        }))
         .def("__repr__", [](const ema_state& s) { return state_text("EmaState", s.sums); });
     def_matrix(ema, "sums", "ema_state::sums", &ema_state::sums);
 
     py::class_<sgd_state> sgd(m, "SgdState", "State of `sgd_update`: velocity [K, d]. Empty until the first update; yours to keep.");
-    sgd.def(py::init<>()).def("__repr__", [](const sgd_state& s) { return state_text("SgdState", s.velocity); });
+    sgd.def(py::init<>())
+        .def(py::pickle([](const sgd_state& s) { return py::make_tuple(array_of(s.velocity)); },
+                        [](const py::tuple& parts) { return sgd_state{doubles("sgd_state::velocity", "values", parts[0]).take()}; }))
+        .def("__repr__", [](const sgd_state& s) { return state_text("SgdState", s.velocity); });
     def_matrix(sgd, "velocity", "sgd_state::velocity", &sgd_state::velocity);
 
     py::class_<adam_state> adam(m, "AdamState",
@@ -74,6 +81,11 @@ void bind_update(py::module_& m) {
                                 "update; yours to keep.");
     adam.def(py::init<>())
         .def_readwrite("steps", &adam_state::steps)
+        .def(py::pickle([](const adam_state& s) { return py::make_tuple(array_of(s.mean), array_of(s.square), s.steps); },
+                        [](const py::tuple& parts) {
+                            return adam_state{doubles("adam_state::mean", "values", parts[0]).take(),
+                                              doubles("adam_state::square", "values", parts[1]).take(), parts[2].cast<index_t>()};
+                        }))
         .def("__repr__", [](const adam_state& s) { return state_text("AdamState", s.mean); });
     def_matrix(adam, "mean", "adam_state::mean", &adam_state::mean);
     def_matrix(adam, "square", "adam_state::square", &adam_state::square);

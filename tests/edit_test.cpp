@@ -10,7 +10,6 @@
 #include <isic/projection.hpp>
 #include <isic/safetensors.hpp>
 
-#include "core/edit_file.hpp"
 #include "support/data.hpp"
 #include "support/errors.hpp"
 #include "support/files.hpp"

@@ -24,6 +24,8 @@ class Edit:
     [[0.0, 1.0], [0.0, 1.0]]
     >>> codes.tolist()
     [[2.0, 1.0], [0.0, 1.0]]
+
+    A copy of it, a pickled one too, knows no codebook, as one from a file.
     """
 
     def __init__(self, record: _isic.Edit, codes: Codes | None = None) -> None:
@@ -58,8 +60,11 @@ class Edit:
     def _codes_or(self, codes: Codes | None, function: str) -> Codes:
         chosen = self._codes if codes is None else codes
         if chosen is None:
-            raise TypeError(f"isic.Edit.{function}: expected a codebook, got none; an edit from a file knows no codebook, pass it")
+            raise TypeError(f"isic.Edit.{function}: expected a codebook, got none; an edit from a file, or a copy, knows no codebook, pass it")
         return chosen
+
+    def __reduce__(self) -> tuple[type[Edit], tuple[_isic.Edit]]:
+        return Edit, (self._record,)
 
     def __enter__(self) -> Edit:
         self._codes_or(None, "__enter__")

@@ -39,15 +39,28 @@ class CodeIndex:
 
     codes [K, d] is kept alive; it must stay unchanged while the index is used. Takes 4 to 8 K d bytes, and a copy of the
     codebook in float32 if it is stored narrower, in float64 if it is read normalised. rule, padding: as `nearest_codes`.
-    Raises as `nearest_codes`.
+    A deep copy, and what pickle makes, packs a copy of the codebook. Raises as `nearest_codes`.
 
     >>> index = isic.CodeIndex(np.eye(2))
+    >>> index
+    CodeIndex(2 x 2 f64, rule='plain')
     >>> index.nearest([[0.9, 0.2], [0.1, 0.2]])
     array([0, 1])
     """
 
     def __init__(self, codes: Codes, *, rule: Lookup = "plain", padding: Padding = None) -> None:
+        self._made_of = codes, rule, padding
         self._index = _isic.CodeIndex(codes, rule, padding)
+
+    def __getstate__(self) -> tuple[Codes, Lookup, Padding]:
+        return self._made_of
+
+    def __setstate__(self, made_of: tuple[Codes, Lookup, Padding]) -> None:
+        codes, rule, padding = made_of
+        self.__init__(codes, rule=rule, padding=padding)  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        return f"CodeIndex({self._index!r}, rule={self._made_of[1]!r})"
 
     def nearest(self, vectors: Floats, *, threads: int = 0) -> IdArray:
         """Ids of the nearest codes, [n]. vectors [n, d]; threads: as `nearest_codes`.

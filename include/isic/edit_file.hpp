@@ -5,8 +5,17 @@
 #include <filesystem>
 
 #include <isic/edit.hpp>
+#include <isic/io.hpp>
 
 namespace isic {
+namespace detail {
+
+/// The tensors and metadata that `save_edit` writes; `path` is only named in errors.
+tensor_file file_of_edit(const std::filesystem::path& path, const edit& e);
+/// The edit that they are. Errors: as `load_edit`.
+edit edit_of_file(const std::filesystem::path& path, const tensor_file& file);
+
+}  // namespace detail
 
 /// Writes an edit as a safetensors file (rows before and after in the codebook's own type, what was removed, the
 /// summary, fingerprints and a checksum), replacing an old file only when the new one is complete.

@@ -18,7 +18,6 @@
 #include <isic/safetensors.hpp>
 
 #include "byte_hash.hpp"
-#include "edit_file.hpp"
 #include "files.hpp"
 
 namespace isic {
@@ -243,17 +242,22 @@ private:
 };
 
 }  // namespace
+
+edit edit_of_file(const std::filesystem::path& path, const tensor_file& file) {
+    return edit_reader(path, file).run();
+}
+
 }  // namespace detail
 
 void save_edit(const std::filesystem::path& path, const edit& e) {
     const tensor_file file = detail::file_of_edit(path, e);
-    detail::edit_reader(path, file).run();
+    detail::edit_of_file(path, file);
     write_safetensors(path, file);
 }
 
 edit load_edit(const std::filesystem::path& path) {
     const tensor_file file = read_safetensors(path);
-    return detail::edit_reader(path, file).run();
+    return detail::edit_of_file(path, file);
 }
 
 }  // namespace isic

@@ -1,7 +1,9 @@
 """The primitives against independent float64 references of numpy."""
 
+import copy
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -344,6 +346,101 @@ def test_results_print_and_become_dictionaries(rng):
     assert json.loads(json.dumps(as_dict)) == as_dict
     again = isic.Subspace(np.array(as_dict["basis"]), np.array(as_dict["singular_values"]), as_dict["energy"], isic.RankChoice(2, "fixed"))
     assert isic.principal_angles(harm, again).max() < 1e-12
+
+
+def pickled(value):
+    return pickle.loads(pickle.dumps(value))
+
+
+COPIES = pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, pickled], ids=["copy", "deepcopy", "pickle"])
+
+
+@COPIES
+@pytest.mark.parametrize("name", ["EmaState", "SgdState", "AdamState", "EmaRowState", "AdamRowState"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_copied_states_go_on(name, dtype, again, rng):
+    codes, gradient = rng.standard_normal((2, 5, 4)).astype(dtype)
+    ids = [0, 1, 1, 4, 4]
+    step = {"EmaState": lambda c, s: isic.ema_update(c, s, isic.assign(gradient, ids, codes=5), decay=0.5),
+            "SgdState": lambda c, s: isic.sgd_update(c, gradient, s, momentum=0.5),
+            "AdamState": lambda c, s: isic.adam_update(c, gradient, s),
+            "EmaRowState": lambda c, s: isic.ema_rows(c, gradient, ids, s, decay=0.5),
+            "AdamRowState": lambda c, s: isic.adam_rows(c, gradient, s)}[name]
+    state = getattr(isic, name)(*[dtype] * name.endswith("RowState"))
+    for _ in range(2):  # empty at first
+        other, ours = again(state), codes.copy()
+        assert type(other) is type(state) and repr(other) == repr(state)
+        step(ours, other)
+        step(codes, state)
+        assert np.array_equal(ours, codes)
+    kept = again(state)
+    step(codes, state)
+    assert not all(np.array_equal(getattr(kept, part), getattr(state, part)) for part in dir(state) if part in ("counts", "velocity", "mean", "square"))
+
+
+@COPIES
+def test_copied_values(again, rng):
+    codes = rng.standard_normal((9, 4))
+    pairs = isic.DifferenceAccumulator(codes)
+    pairs.add([0, 1, 2], [3, 4, 5])
+    harm = isic.fit_subspace(pairs, rank=2)
+    for value in (harm, isic.FittedSubspace(harm, usage=pairs.usage), isic.code_harmfulness(pairs.usage), isic.Constraint(orthogonal_to=harm),
+                  isic.assign(codes, range(9), codes=9), isic.leakage(codes, harm), isic.wilson(1, 2)):
+        assert type(again(value)) is type(value) and again(value).to_dict() == value.to_dict()
+    basis = again(isic.RowBasis(harm))
+    assert repr(basis) == "RowBasis(width=4, rank=2)"
+    for dtype in ("float32", "float64"):
+        ours, expected = codes.astype(dtype), codes.astype(dtype)
+        isic.project_rows(ours, basis)
+        isic.project_rows(expected, isic.RowBasis(harm))
+        assert np.array_equal(ours, expected)
+
+
+@COPIES
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_copied_edits(again, dtype, rng):
+    codes = as_dtype(rng.standard_normal((9, 4)), dtype)
+    original, harm = codes.copy(), isic.span_of(rng.standard_normal((4, 1)))
+    edit = isic.project_out(codes, harm, center=[0.5, 0, 0, 0], strength=[0.0] + [1.0] * 8)
+    other = again(edit)
+    assert other.to_dict() == edit.to_dict() and repr(other) == repr(edit)
+    with pytest.raises(TypeError, match="a copy, knows no codebook, pass it"):
+        other.undo()
+    other.undo(codes)
+    assert codes.tobytes() == original.tobytes()
+    other.apply(codes)
+    edit.undo()
+    assert codes.tobytes() == original.tobytes()
+    empty = again(isic.Edit.between(codes, codes))
+    assert empty.ids.size == 0 and empty.rows == 9
+
+
+def test_a_pickled_edit_is_checked(rng):
+    codes = rng.standard_normal((9, 4))
+    tensors, metadata = isic.project_out(codes, isic.span_of(np.eye(4)[:, :1]), center=[0.5, 0, 0, 0])._record.__getstate__()
+
+    def make(*state):
+        isic._isic.Edit.__new__(isic._isic.Edit).__setstate__(state)
+
+    make(tensors, metadata)
+    for name, (kind, shape, values) in tensors.items():
+        with pytest.raises(isic.IoError, match="a pickled edit"):
+            make({**tensors, name: (kind, shape, values[:-1])}, metadata)
+    with pytest.raises(isic.IoError, match="a pickled edit: checksum"):
+        make(tensors, {**metadata, "fingerprint_after": "0" * 16})
+    with pytest.raises(isic.IoError, match="expected types of safetensors, got F5"):
+        make({**tensors, "ids": ("F5", [1], b"")}, metadata)
+
+
+@COPIES
+def test_copied_indexes(again, rng):
+    codes, vectors = rng.standard_normal((50, 4)).astype(np.float32), rng.standard_normal((20, 4))
+    index = isic.CodeIndex(codes, rule="l2_normalised", padding=[3])
+    assert repr(index) == "CodeIndex(50 x 4 f32, rule='l2_normalised')" == repr(again(index))
+    assert np.array_equal(again(index).nearest(vectors), index.nearest(vectors))
+    both = again({"codes": codes, "index": index})
+    if again is not copy.copy:
+        assert both["index"].__getstate__()[0] is both["codes"] is not codes  # one codebook, as before
 
 
 @pytest.mark.parametrize("array", ["float64", "int8", "bool", "uint16", "float16", "bfloat16"])
