@@ -430,7 +430,11 @@ id_array ids_of(std::string_view function, std::string_view name, py::handle obj
         const char* const fix = kind == 'b' ? "numpy.flatnonzero makes row numbers of a mask" : "token ids are made integers by astype(int)";
         detail::fail<value_error>(function, fmt::format("integers in {}", name), fmt::format("{}; {}", py::str(a.dtype()).cast<std::string>(), fix));
     }
-    // An id too large for int64 turns negative and is refused as an id.
+    if (a.dtype().kind() == 'u' && a.itemsize() == 8 && a.size() > 0) {
+        const auto largest = a.attr("max")().cast<std::uint64_t>();
+        detail::require<value_error>(largest <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()), function,
+                                     fmt::format("integers below 2^63 in {}", name), fmt::format("{}", largest));
+    }
     const auto values = a.attr("astype")("int64", "order"_a = "C").cast<py::array_t<std::int64_t, py::array::c_style>>();
     id_array out{{values.data(), values.data() + values.size()}, {}};
     out.shape.assign(values.shape(), values.shape() + values.ndim());

@@ -101,7 +101,7 @@ constraint constraint_of(std::string_view function, py::handle object) {
 }
 
 kernels::resources resources_of(std::string_view function, int threads) {
-    detail::require<value_error>(threads >= 0, function, "threads >= 1, or 0 for as many as pay", fmt::format("{}", threads));
+    detail::require_threads(function, threads);
     return {.threads = threads};
 }
 

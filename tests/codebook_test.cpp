@@ -143,6 +143,8 @@ TEST_CASE("nearest codes refuse what does not fit") {
     check_throws<isic::numeric_error>("nearest_codes", [&] { isic::nearest_codes(book, bad); }, {"codebook"});
     CHECK(isic::nearest_codes(isic::matrix<double>(0, 3), book).empty());
     check_throws<isic::numeric_error>("code_index", [&] { const isic::code_index index(bad); }, {"codebook"});
+    check_throws<isic::value_error>("nearest_codes", [&] { isic::nearest_codes(book, book, lookup::plain, {}, {.threads = -1}); }, {"threads >= 1", "got -1"});
+    check_throws<isic::value_error>("code_index::nearest", [&] { isic::code_index(book).nearest(book, {.threads = -7}); }, {"threads >= 1", "got -7"});
     check_throws<isic::shape_error>("code_index::nearest", [&] { isic::code_index(book).nearest(dice.matrix(2, 4)); }, {"3 columns", "got 4"});
 }
 

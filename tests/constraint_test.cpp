@@ -318,6 +318,7 @@ TEST_CASE("limits that do not fit are typed errors, and nothing is written") {
     const std::type_identity<isic::value_error> value;
     const std::type_identity<isic::numeric_error> numeric;
     refused(shape, {.locked = {true}}, {"locked", "got 1"});
+    refused(value, {.use = {.threads = -1}}, {"threads >= 1", "got -1"});
     refused(shape, {.orthogonal_to = subspace_of(isic_test::random_basis(dice, 5, 2))}, {"orthogonal_to", "got 5"});
     refused(value, {.orthogonal_to = subspace_of(1.01 * v)}, {"orthonormal"});
     refused(numeric, {.orthogonal_to = subspace_of(not_a_number * v)}, {"basis"});

@@ -192,6 +192,10 @@ TEST_CASE("a refused pair leaves the accumulator as it was") {
     check_throws<isic::value_error>("difference_accumulator::add", [&] { pairs.add(std::vector{1, 8}, std::vector{1, 2}); }, {"[0, 8)", "8 at position 1"});
     check_throws<isic::value_error>("difference_accumulator::add", [&] { pairs.add(std::vector{1, 2}, std::vector{1, -1}); }, {"-1 at position 1"});
     check_throws<isic::value_error>("difference_accumulator::add_safe", [&] { pairs.add_safe(std::vector{0, 9}); });
+    for (const std::uint64_t large : {std::uint64_t{1} << 63, ~std::uint64_t{0}}) {  // which int64 cannot hold
+        check_throws<isic::value_error>("difference_accumulator::add_safe", [&] { pairs.add_safe(std::vector{std::uint64_t{0}, large}); },
+                                        {fmt::format("got {} at position 1", large)});
+    }
     check_throws<isic::shape_error>("difference_accumulator::add_rows", [&] { pairs.add_rows(book, book); }, {"one of token ids"});
     isic::difference_accumulator<float> other_width(2);
     check_throws<isic::shape_error>("difference_accumulator::merge", [&] { pairs.merge(other_width); }, {"3 columns"});
@@ -208,6 +212,7 @@ TEST_CASE("a refused pair leaves the accumulator as it was") {
     isic::difference_accumulator rows(3);
     check_throws<isic::numeric_error>("difference_accumulator::add_rows", [&] { rows.add_rows(good, bad); }, {"safe", "row 1, column 2"});
     check_throws<isic::shape_error>("difference_accumulator::add_rows", [&] { rows.add_rows(good, dice.matrix(3, 3)); });
+    check_throws<isic::value_error>("difference_accumulator::add_rows", [&] { rows.add_rows(good, good, {.threads = -1}); }, {"threads >= 1", "got -1"});
     check_throws<isic::shape_error>("difference_accumulator::add_rows", [&] { rows.add_rows(dice.matrix(2, 4), dice.matrix(2, 4)); });
     check_throws<isic::shape_error>("difference_accumulator::add", [&] { rows.add(std::vector{0}, std::vector{0}); }, {"one of rows"});
     CHECK(rows.count() == 0);

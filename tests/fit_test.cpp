@@ -409,6 +409,7 @@ TEST_CASE("a fit refuses what it cannot use") {
     check_throws<isic::value_error>("fit_subspace", fit({.energy = 1.1}));
     check_throws<isic::value_error>("fit_subspace", fit({.energy = not_a_number}));
     check_throws<isic::value_error>("fit_subspace", fit({.sign_flips = -1}));
+    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(rows, {.use = {.threads = -1}}); }, {"threads >= 1", "got -1"});
     check_throws<isic::value_error>("fit_subspace", fit({.quantile = 1.0}));
     check_throws<isic::value_error>("fit_subspace", fit({.quantile = not_a_number}));
     check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(rows, {.center = isic::centering::safe_axis}); }, {"accumulator", "for the safe axis"});
@@ -418,6 +419,7 @@ TEST_CASE("a fit refuses what it cannot use") {
     zero.add_rows(dice.matrix(1, 3), isic::matrix<double>(1, 3));
     check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(zero, {.center = isic::centering::safe_axis}); }, {"only zeros"});
     check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(zero, {.rank = {.sign_flips = 10}}); }, {"only moments"});
+    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(zero, {.use = {.threads = -1}}); }, {"threads >= 1", "got -1"});
     isic::difference_accumulator flat(2);
     flat.add_rows(dice.matrix(1, 2), dice.matrix(1, 2));
     check_throws<isic::shape_error>("fit_subspace", [&] { isic::fit_subspace(flat, {.center = isic::centering::safe_axis}); }, {"d >= 3"});

@@ -1087,6 +1087,7 @@ TEST_CASE("wrong options are typed errors, thrown before anything is drawn or wr
         refused(value, [&](options& o) { o.tuning.epsilon = bad; }, "epsilon");
     }
     refused(value, [](options& o) { o.tuning.beta1 = 1; }, "beta1");
+    refused(value, [](options& o) { o.fit.use.threads = -1; }, "threads >= 1");
     refused(value, [](options& o) { o.tuning.beta2 = -0.1; }, "beta2");
     refused(value, [](options& o) { o.lock_above = not_a_number; }, "lock_above");
     refused(value, [](options& o) { o.ramp = {.low = 0.5, .high = 0.5}; }, "low");

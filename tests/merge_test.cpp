@@ -77,6 +77,7 @@ TEST_CASE("a merge refuses other widths, a rank over its budget and a senseless 
     check_throws<isic::shape_error>("merge", [&] { isic::merge(a, subspace_of(axis(5, {0}))); }, {"got 5"});
     check_throws<isic::value_error>("merge", [&] { isic::merge(a, b, 1e-8, 2); }, {"at most 2", "1 + 2"});
     check_throws<isic::value_error>("merge", [&] { isic::merge(isic::subspace{}, b, 1e-8, 1); }, {"at most 1"});
+    check_throws<isic::value_error>("merge", [&] { isic::merge(a, b, 1e-8, -1); }, {"max_rank >= 0", "got -1"});
     CHECK(isic::merge(a, b, 1e-8, 3).rank() == 3);
     for (const double tolerance : {-1e-9, 1.0, not_a_number}) {
         check_throws<isic::value_error>("merge", [&] { isic::merge(a, b, tolerance); });

@@ -703,6 +703,7 @@ TEST_CASE_TEMPLATE("what does not fit is refused and no byte is written", T, ISI
         refused(shape_error, harm, {.strength = std::vector<double>(static_cast<std::size_t>(size), 1.0)}, {"6 values of strength"});
     }
     refused(shape_error, harm, {.weights = std::vector<double>(3, 1.0)}, {"2 weights", "got 3"});
+    refused(value_error, harm, {.use = {.threads = -1}}, {"threads >= 1", "got -1"});
     refused(shape_error, harm, {.center = std::vector<double>(3, 1.0)}, {"4 values in the center", "got 3"});
     refused(numeric_error, harm, {.center = std::vector<double>{0, 0, infinity, 0}}, {"the center"});
     refused(shape_error, harm, {.target = matrix<double>(5, 4)}, {"6 target rows", "got 5"});

@@ -185,6 +185,7 @@ TEST_CASE("the inner loops refuse shapes, ids and options that do not fit, and w
     const std::vector<float> three(3);
     check_throws<isic::shape_error>("project_rows", [&] { isic::project_rows(got, isic::row_basis<float>(drawn(dice, 5, 2))); }, {"6", "5"});
     check_throws<isic::shape_error>("project_rows", [&] { isic::project_rows(got, basis, {.strength = three}); }, {"4", "3"});
+    check_throws<isic::value_error>("project_rows", [&] { isic::project_rows(got, basis, {.use = {.threads = -1}}); }, {"threads >= 1", "got -1"});
     check_throws<isic::shape_error>("project_rows", [&] { isic::project_rows(got, basis, {.center = three}); }, {"6", "3"});
     check_throws<isic::shape_error>("project_rows", [&] { isic::project_rows(got, basis, {.weights = three}); }, {"2", "3"});
     isic::adam_row_state<float> adam;
@@ -197,6 +198,8 @@ TEST_CASE("the inner loops refuse shapes, ids and options that do not fit, and w
     const auto ema_with = [&](const std::vector<int>& ids, double decay) {
         isic::ema_rows(got, dice.matrix<float>(2, 6), ids, ema, decay, {.orthogonal_to = basis});
     };
+    check_throws<isic::value_error>("adam_rows", [&] { isic::adam_rows(got, book, adam, {}, {.orthogonal_to = basis, .use = {.threads = -1}}); },
+                                    {"threads >= 1", "got -1"});
     check_throws<isic::value_error>("ema_rows", [&] { ema_with({0, 4}, 0.5); }, {"[0, 4)", "4 at position 1"});
     check_throws<isic::shape_error>("ema_rows", [&] { ema_with({0}, 0.5); });
     check_throws<isic::value_error>("ema_rows", [&] { ema_with({0, 1}, 1.0); }, {"decay in [0, 1)"});

@@ -68,7 +68,8 @@ def merge(first: Subspace, second: Subspace, *, tolerance: float = 1e-8, max_ran
     """The smallest subspace that contains both: rounds, or concepts. The first's columns come first, unchanged.
 
     Directions of `second` within `tolerance` (sine of the angle) of `first` add nothing. Raises ShapeError if the widths
-    differ, ValueError unless tolerance is in [0, 1), or if the merged rank exceeds max_rank (None: no limit but d).
+    differ, ValueError unless tolerance is in [0, 1) and max_rank >= 0, or if the merged rank exceeds max_rank (None: no
+    limit but d).
 
     >>> isic.merge(isic.span_of([[1.0], [0.0]]), isic.span_of([[1.0], [1.0]])).rank
     2

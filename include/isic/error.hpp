@@ -70,6 +70,13 @@ inline void require_range(std::string_view function, std::string_view name, doub
     }
 }
 
+/// Throws value_error for fewer threads than none.
+inline void require_threads(std::string_view function, int threads) {
+    if (threads < 0) {
+        fail<value_error>(function, "threads >= 1, or 0 for as many as pay", fmt::format("{}", threads));
+    }
+}
+
 inline void require_size(std::string_view function, std::string_view name, std::ptrdiff_t expected, std::ptrdiff_t got) {
     if (expected != got) {
         fail<shape_error>(function, fmt::format("{} {}", expected, name), fmt::format("{}", got));

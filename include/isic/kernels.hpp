@@ -78,7 +78,7 @@ private:
 
 /// What a kernel may use.
 struct resources {
-    int threads = 0;           ///< 0: every core when there is work for them, else one
+    int threads = 0;           ///< 0: every core when there is work for them, else one; the library refuses fewer, with value_error
     simd level = best_simd();  ///< results differ between levels, by rounding
     /// Where scratch memory comes from, asked by the calling thread only. With a `scratch_memory` that the caller keeps,
     /// a call of a shape seen before allocates nothing, unless it starts threads.

@@ -11,6 +11,7 @@
 #include <limits>
 #include <ranges>
 #include <span>
+#include <string>
 #include <string_view>
 #include <type_traits>
 #include <utility>
@@ -258,8 +259,9 @@ public:
         } else if constexpr (std::same_as<id, std::int32_t>) {
             narrow_ = std::ranges::data(ids);
         } else {
-            copy_.assign(std::ranges::begin(ids), std::ranges::end(ids));
+            copy_.assign(std::ranges::begin(ids), std::ranges::end(ids));  // ids of 2^63 and more become negative
             wide_ = copy_.data();
+            were_unsigned_ = std::is_unsigned_v<id>;
         }
     }
     id_list(const id_list&) = delete;
@@ -269,12 +271,17 @@ public:
     const std::int32_t* narrow() const { return narrow_; }  // null: those of `wide`
     const std::int64_t* wide() const { return wide_; }
     index_t operator[](index_t t) const { return wide_ != nullptr ? static_cast<index_t>(wide_[t]) : static_cast<index_t>(narrow_[t]); }
+    /// Id t as it was given.
+    std::string text(index_t t) const {
+        return were_unsigned_ ? fmt::format("{}", static_cast<std::uint64_t>(wide_[t])) : fmt::format("{}", (*this)[t]);
+    }
 
 private:
     std::size_t size_;
     const std::int64_t* wide_ = nullptr;
     const std::int32_t* narrow_ = nullptr;
     std::vector<std::int64_t> copy_;
+    bool were_unsigned_ = false;
 };
 
 /// x as T, rounded once to nearest. Eigen goes to half and bfloat16 through float and would round twice; rounding to an

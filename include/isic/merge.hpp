@@ -14,7 +14,7 @@ namespace isic {
 /// Directions of `second` within `tolerance` (sine of the angle) of `first` add nothing. The result's singular_values
 /// are one per column: first's, then the size of second's differences along each new column. A subspace of rank 0
 /// adds nothing, whatever its width if it is `subspace{}`. Errors: shape_error if the widths differ; value_error unless
-/// tolerance is in [0, 1), or if the merged rank exceeds max_rank (0: no limit but d).
+/// tolerance is in [0, 1) and max_rank >= 0, or if the merged rank exceeds max_rank (0: no limit but d).
 subspace merge(const subspace& first, const subspace& second, double tolerance = 1e-8, index_t max_rank = 0);
 
 /// Principal angles between two subspaces in radians, ascending, min(r1, r2) of them.

@@ -68,6 +68,7 @@ public:
     void nearest(std::string_view f, any_view vectors, std::span<index_t> ids, const kernels::resources& use) const {
         require_size(f, "columns in the vectors", codes_.cols, vectors.cols);
         require_size(f, "ids", vectors.rows, static_cast<index_t>(ids.size()));
+        require_threads(f, use.threads);
         require_finite(f, "the vectors", vectors);
         if (const auto* narrow = std::get_if<packed_as<float>>(&packed_); narrow != nullptr && !is_wide(vectors)) {
             narrow->nearest(vectors, rule_, ids.data(), use);

@@ -7,6 +7,7 @@
 namespace isic {
 
 void constraint::check(std::string_view function, index_t codes, index_t width) const {
+    detail::require_threads(function, use.threads);
     if (!locked.empty()) {
         detail::require_size(function, "values in constraint.locked", codes, static_cast<index_t>(locked.size()));
     }

@@ -145,6 +145,7 @@ void difference_moments::add_rows(any_view harmful, any_view safe, const kernels
     require_size(f, "columns in harmful", width_, harmful.cols);
     require_size(f, "columns in safe", width_, safe.cols);
     require_size(f, "safe rows", harmful.rows, safe.rows);
+    require_threads(f, use.threads);
     require_finite(f, "harmful", harmful);
     require_finite(f, "safe", safe);
     if (!safe_second_) {

@@ -103,6 +103,7 @@ subspace fit_many_rows(any_view rows, const fit_options& options) {
 subspace fit_subspace(any_view difference_rows, const fit_options& options) {
     require_not_empty("fit_subspace", "difference rows", difference_rows);
     rank_budget(options.rank, difference_rows.cols, "fit_subspace");
+    require_threads("fit_subspace", options.use.threads);
     const bool flips_signs = options.rank.fixed == 0 && options.rank.sign_flips > 0;
     if (options.center == centering::none && !flips_signs && difference_rows.rows >= difference_rows.cols) {
         return fit_many_rows(difference_rows, options);
@@ -149,6 +150,7 @@ subspace fit_subspace(any_view difference_rows, const fit_options& options) {
 subspace fit_subspace(const difference_moments& pairs, const fit_options& options) {
     require<shape_error>(pairs.count() > 0, "fit_subspace", "at least one pair", "an empty accumulator");
     rank_budget(options.rank, pairs.width(), "fit_subspace");
+    require_threads("fit_subspace", options.use.threads);
     require<value_error>(options.rank.sign_flips == 0, "fit_subspace", "difference rows for sign flips",
                                  "an accumulator, which keeps only moments");
     Eigen::MatrixXd gram = map(pairs.second_moment());

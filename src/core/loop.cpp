@@ -92,6 +92,7 @@ private:
         const any_span codes = model_.codebook();
         require_not_empty(f, "a codebook", codes);
         rank_budget(o.fit.rank, codes.cols, f);
+        require_threads(f, o.fit.use.threads);
         require<value_error>(o.rank_budget >= 0 && o.rank_budget <= codes.cols, f, fmt::format("rank_budget in [0, d = {}]", codes.cols),
                              fmt::format("{}", o.rank_budget));
         check_learning(f, codes.rows, codes.cols);

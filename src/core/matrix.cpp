@@ -121,7 +121,7 @@ void require_shares(std::string_view function, std::string_view name, std::span<
 void require_ids(std::string_view function, const id_list& ids, index_t codes) {
     for (index_t t = 0; t < ids.size(); ++t) {
         if (ids[t] < 0 || ids[t] >= codes) {
-            fail<value_error>(function, fmt::format("token ids in [0, {})", codes), fmt::format("{} at position {}", ids[t], t));
+            fail<value_error>(function, fmt::format("token ids in [0, {})", codes), fmt::format("{} at position {}", ids.text(t), t));
         }
     }
 }

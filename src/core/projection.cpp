@@ -104,6 +104,7 @@ private:
             require_finite(function_, "the targets", options_.target);
             require_apart(function_, codes_, options_.target);
         }
+        require_threads(function_, options_.use.threads);
         options_.strength.check(function_, "strength", codes_.rows);
         require_range(function_, "vanish_below", options_.vanish_below, 0.0, 1.0);
         is_padding_ = padding_mask(function_, options_.padding, codes_.rows);

@@ -42,6 +42,7 @@ void check(std::string_view function, matrix_span<T> codes, const row_constraint
         require_size(function, "columns in the basis", codes.cols(), limits.orthogonal_to.width());
     }
     require_optional(function, "values in locked", codes.rows(), limits.locked);
+    require_threads(function, limits.use.threads);
 }
 
 /// A state matrix made on first use, afterwards of the codebook's shape.
@@ -70,6 +71,7 @@ void ema_step_of(matrix_span<T> codes, matrix_view<T> vectors, const Id* ids, em
 template <real T>
 void project_rows(matrix_span<T> rows, const row_basis<T>& harm, const row_projection_options<T>& options) {
     constexpr std::string_view f = "project_rows";
+    require_threads(f, options.use.threads);
     if (rows.empty() || harm.rank() == 0) {
         return;
     }

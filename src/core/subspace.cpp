@@ -111,6 +111,7 @@ leakage_report leakage(any_view codes, const subspace& harm, std::span<const dou
                        const kernels::resources& use) {
     require_not_empty("leakage", "a codebook", codes);
     require_size("leakage", "rows in the basis", codes.cols, harm.width());
+    require_threads("leakage", use.threads);
     if (!center.empty()) {
         require_size("leakage", "values in the center", codes.cols, static_cast<index_t>(center.size()));
         require_finite("leakage", "the center", center);
