@@ -135,7 +135,7 @@ def save_subspace(path: str | os.PathLike[str], harm: Subspace | FittedSubspace,
 
     Tensors, float64: "basis" [d, r], "singular_values", and where known "harmfulness" [K] or [L, K], "targets" with a
     last dimension d, "usage.harmful" and "usage.safe" [K]; metadata: "format", "version", "energy", "rank", "decided_by".
-    Raises ShapeError if they do not fit together, ValueError if something is known twice, IoError.
+    C++ reads and writes the same. Raises ShapeError if they do not fit together, ValueError if something is known twice, IoError.
     """
     if isinstance(harm, FittedSubspace):
         if any(given is not None for given in (harmfulness, targets, usage)):
@@ -176,12 +176,14 @@ def _check_fit(function: str, fitted: FittedSubspace) -> None:
     fits = basis.ndim == 2 and (q is None or (q.ndim in (1, 2) and bool(((0 <= q) & (q <= 1)).all())))
     fits = fits and (t is None or (t.ndim in (2, 3) and t.shape[-1] == len(basis) and (q is None or t.shape[:-1] == q.shape)))
     u = fitted.usage
-    fits = fits and (u is None or np.shape(u.harmful) == np.shape(u.safe))
+    if u is not None:
+        codes = q.shape if q is not None else t.shape[:-1] if t is not None else np.shape(u.harmful)
+        fits = fits and len(codes) in (1, 2) and np.shape(u.harmful) == np.shape(u.safe) == codes
     if not fits or not all(np.isfinite(v).all() for v in (basis, q, t) if v is not None):
         shapes = ", ".join(f"{name} {v.shape}" for name, v in (("basis", basis), ("harmfulness", q), ("targets", t)) if v is not None)
         shapes += "" if u is None else f", usage {np.shape(u.harmful)} and {np.shape(u.safe)}"
         raise ShapeError(f"isic.{function}: expected a basis [d, r], harmfulness [K] in [0, 1] and targets [K, d], finite, and as many counts "
-                         f"of harmful use as of safe, got {shapes}")
+                         f"of harmful and of safe use, got {shapes}")
 
 
 FittedSubspace.__module__ = "isic"

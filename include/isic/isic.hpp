@@ -26,5 +26,6 @@
 #include <isic/rows.hpp>
 #include <isic/safetensors.hpp>
 #include <isic/subspace.hpp>
+#include <isic/subspace_file.hpp>
 #include <isic/update.hpp>
 #include <isic/version.hpp>

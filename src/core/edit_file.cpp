@@ -1,13 +1,9 @@
 #include <isic/edit_file.hpp>
 
-#include <algorithm>
-#include <charconv>
 #include <cstdint>
-#include <cstring>
 #include <span>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -18,7 +14,7 @@
 #include <isic/safetensors.hpp>
 
 #include "byte_hash.hpp"
-#include "files.hpp"
+#include "file_reader.hpp"
 
 namespace isic {
 namespace detail {
@@ -106,9 +102,9 @@ tensor_file file_of_edit(const std::filesystem::path& path, const edit& e) {
 namespace {
 
 /// Makes an edit of what a file holds, or says what is wrong with it.
-class edit_reader {
+class edit_reader : file_reader {
 public:
-    edit_reader(const std::filesystem::path& path, const tensor_file& file) : path_(path), file_(file) {}
+    edit_reader(const std::filesystem::path& path, const tensor_file& file) : file_reader(path, file, "an edit") {}
 
     edit run() const {
         require_text("format", edit_format);
@@ -120,16 +116,14 @@ public:
         edit_access::fingerprint_before(out) = hex("fingerprint_before");
         edit_access::fingerprint_after(out) = hex("fingerprint_after");
         const std::uint64_t expected = hex("checksum");
-        require("checksum", checksum(file_) == expected, fmt::format("{:016x}", expected), fmt::format("{:016x}", checksum(file_)));
+        require("checksum", checksum(file()) == expected, fmt::format("{:016x}", expected), fmt::format("{:016x}", checksum(file())));
         return out;
     }
 
 private:
-    static constexpr index_t any = -1;
-
     void read_rows_of(edit& out) const {
         const std::string& storage = text("storage");
-        const dtype type = storage_dtype(path_, storage);
+        const dtype type = storage_dtype(path(), storage);
         edit_access::storage(out) = storage;
         edit_access::rows(out) = size("codes");
         edit_access::cols(out) = size("width");
@@ -147,78 +141,15 @@ private:
     }
 
     void read_removed(edit& out) const {
-        const tensor& basis = tensor_of("removed.basis", dtype::f64, {any, any});
-        const index_t width = basis.shape[0], rank = basis.shape[1];
+        out.removed.basis = matrix_of("removed.basis", {any, any});
+        const index_t width = out.removed.width(), rank = out.removed.rank();
         require("removed.basis", rank == 0 ? width == 0 || width == out.cols() : width == out.cols() && rank <= width,
                 fmt::format("{0} rows and at most {0} columns", out.cols()), fmt::format("{} and {}", width, rank));
-        out.removed.basis = matrix<double>(width, rank);
-        if (!basis.bytes.empty()) {
-            std::memcpy(out.removed.basis.data(), basis.bytes.data(), basis.bytes.size());
-        }
         out.removed.singular_values = list_of<double>("removed.singular_values", {any});
-        out.removed.chosen.decided_by = rule();
+        out.removed.chosen.decided_by = rule("rank_rule");
         out.center = list_of<double>("center", {any});
         require("center", out.center.empty() || std::cmp_equal(out.center.size(), out.cols()),
                 fmt::format("0 or {} values", out.cols()), fmt::format("{}", out.center.size()));
-    }
-
-    void require(std::string_view name, bool ok, std::string_view expected, std::string_view got) const {
-        if (!ok) {
-            fail_file(path_, fmt::format("{}: expected {}, got {}", name, expected, got));
-        }
-    }
-
-    /// A tensor of this type and shape; a size of `any` fits all.
-    const tensor& tensor_of(const char* name, dtype type, const std::vector<index_t>& shape) const {
-        const auto found = file_.tensors.find(name);
-        require(name, found != file_.tensors.end(), describe(type, shape), "no such tensor");
-        const tensor& t = found->second;
-        const auto fits = [](index_t got, index_t want) { return want == any || got == want; };
-        require(name, t.type == type && std::ranges::equal(t.shape, shape, fits), describe(type, shape), describe(t.type, t.shape));
-        require_consistent(path_, name, t);
-        return t;
-    }
-
-    static std::string describe(dtype type, const std::vector<index_t>& shape) {
-        std::vector<std::string> sizes;
-        for (const index_t n : shape) {
-            sizes.push_back(n == any ? "any" : fmt::format("{}", n));
-        }
-        return fmt::format("{} [{}]", entry_of(type).safetensors, fmt::join(sizes, ", "));
-    }
-
-    template <class T>
-    std::vector<T> list_of(const char* name, const std::vector<index_t>& shape) const {
-        const tensor& t = tensor_of(name, dtype_of_type<T>::value, shape);
-        std::vector<T> out(t.bytes.size() / sizeof(T));
-        if (!out.empty()) {
-            std::memcpy(out.data(), t.bytes.data(), t.bytes.size());
-        }
-        return out;
-    }
-
-    const std::string& text(const char* key) const {
-        const auto found = file_.metadata.find(key);
-        require(key, found != file_.metadata.end(), "metadata of an edit", "none");
-        return found->second;
-    }
-
-    void require_text(const char* key, std::string_view expected) const {
-        require(key, text(key) == expected, fmt::format("'{}'", expected), fmt::format("'{}'", text(key)));
-    }
-
-    /// A number in text, read to the last character.
-    template <class T>
-    static bool parse(const std::string& digits, int base, T& out) {
-        const char* const end = digits.data() + digits.size();
-        const auto [last, code] = std::from_chars(digits.data(), end, out, base);
-        return code == std::errc() && last == end;
-    }
-
-    index_t size(const char* key) const {
-        index_t out = 0;
-        require(key, parse(text(key), 10, out) && out >= 0, "a size", fmt::format("'{}'", text(key)));
-        return out;
     }
 
     std::uint64_t hex(const char* key) const {
@@ -226,19 +157,6 @@ private:
         require(key, text(key).size() == 16 && parse(text(key), 16, out), "16 hexadecimal digits", fmt::format("'{}'", text(key)));
         return out;
     }
-
-    rank_rule rule() const {
-        for (const rank_rule r : {rank_rule::fixed, rank_rule::energy, rank_rule::gavish_donoho, rank_rule::sign_flip,
-                                  rank_rule::budget, rank_rule::data}) {
-            if (text("rank_rule") == to_string(r)) {
-                return r;
-            }
-        }
-        fail_file(path_, fmt::format("rank_rule: expected the name of a rule, got '{}'", text("rank_rule")));
-    }
-
-    const std::filesystem::path& path_;
-    const tensor_file& file_;
 };
 
 }  // namespace

@@ -29,7 +29,7 @@ FLOORS = [
     ["cuda/metrics", "cuda/rows"],
     ["generator", "lexicon"],
     ["loop"],
-    ["format", "edit_file", "cuda/loop"],
+    ["format", "edit_file", "subspace_file", "cuda/loop"],
     ["cuda"],
     ["isic"],
 ]

@@ -588,12 +588,34 @@ def test_subspace_files(rng, tmp_path):
     assert (tmp_path / "again").read_bytes() == (tmp_path / "s").read_bytes()
 
 
+def test_a_subspace_file_is_the_same_in_cpp(tmp_path):
+    """Byte for byte what tests/subspace_file_test.cpp writes and reads."""
+    header = (b'{"__metadata__":{"decided_by":"energy","energy":"0.9375","format":"isic.subspace","rank":"2","version":"1"},'
+              b'"basis":{"data_offsets":[0,48],"dtype":"F64","shape":[3,2]},'
+              b'"harmfulness":{"data_offsets":[48,80],"dtype":"F64","shape":[2,2]},'
+              b'"singular_values":{"data_offsets":[80,104],"dtype":"F64","shape":[3]},'
+              b'"targets":{"data_offsets":[104,200],"dtype":"F64","shape":[2,2,3]},'
+              b'"usage.harmful":{"data_offsets":[200,232],"dtype":"F64","shape":[2,2]},'
+              b'"usage.safe":{"data_offsets":[232,264],"dtype":"F64","shape":[2,2]}} ')
+    basis, sigma, q, t = np.eye(3)[:, 1:], np.array([3.0, 2, 1]), np.array([[0.25, 1], [0, 0.5]]), np.arange(12.0).reshape(2, 2, 3)
+    usage = isic.CodeUsage(8 * q, 8 - 8 * q)
+    content = len(header).to_bytes(8, "little") + header + b"".join(v.tobytes() for v in (basis, q, sigma, t, usage.harmful, usage.safe))
+    (tmp_path / "cpp").write_bytes(content)
+    back = isic.load_subspace(tmp_path / "cpp")
+    assert np.array_equal(back.subspace.basis, basis) and back.subspace.chosen == isic.RankChoice(2, "energy")
+    assert np.array_equal(back.harmfulness, q) and np.array_equal(back.targets, t) and np.array_equal(back.usage.safe, usage.safe)
+    isic.save_subspace(tmp_path / "own", isic.Subspace(basis, sigma, 0.9375, isic.RankChoice(2, "energy")), harmfulness=q, targets=t, usage=usage)
+    assert (tmp_path / "own").read_bytes() == content
+
+
 def test_what_is_known_of_codes_is_said_once_and_fits(tmp_path):
     known = isic.FittedSubspace(harm_of(8), harmfulness=np.ones(4))
     with pytest.raises(isic.ValueError, match="a FittedSubspace and keywords"):
         isic.save_subspace(tmp_path / "s", known, harmfulness=np.zeros(4))
     with pytest.raises(isic.ShapeError, match=r"usage \(1,\) and \(2,\)"):
         isic.save_subspace(tmp_path / "s", harm_of(8), usage=isic.CodeUsage([1.0], [2.0, 3.0]))
+    with pytest.raises(isic.ShapeError, match=r"harmfulness \(4,\), usage \(3,\) and \(3,\)"):
+        isic.save_subspace(tmp_path / "s", harm_of(8), harmfulness=np.ones(4), usage=isic.CodeUsage(np.ones(3), np.ones(3)))
     assert not (tmp_path / "s").exists()
 
 
