@@ -62,13 +62,43 @@ TEST_CASE("merged singular values belong to the columns they stand for") {
     const auto second = isic::fit_subspace(isic_test::from_dense(second_rows), {.rank = {.fixed = 1}});
     const auto both = isic::merge(first, second);
     REQUIRE(both.singular_values.size() == 2);
-    CHECK(both.singular_values[0] == first.singular_values[0]);
+    CHECK(both.singular_values[0] == doctest::Approx(first.singular_values[0]).epsilon(0.01));
     CHECK(both.singular_values[1] == doctest::Approx(second.singular_values[0]).epsilon(0.01));
     const auto weights = isic::spectral_weights(both, 5);
     CHECK(weights[0] > weights[1]);
     CHECK(weights[1] > 0.1);  // 9 % of the energy; by the first's own second value it would be near 0
     CHECK(both.energy == doctest::Approx((first_rows.squaredNorm() * first.energy + second_rows.squaredNorm() * second.energy) /
                                          (first_rows.squaredNorm() + second_rows.squaredNorm())).epsilon(0.01));
+}
+
+TEST_CASE("a merge counts what both hold of the directions that they share") {
+    isic_test::random dice(22);
+    // Of rank 3, so that the fits hold all of them; the third direction of the one is the first of the other.
+    const dense q = isic_test::random_basis(dice, 9, 5);
+    const dense first_rows = to_dense(dice.matrix(40, 3)) * q.leftCols(3).transpose();
+    const dense second_rows = 2 * to_dense(dice.matrix(40, 3)) * q.rightCols(3).transpose();
+    const auto fit = [](const dense& rows, index_t rank) { return isic::fit_subspace(isic_test::from_dense(rows), {.rank = {.fixed = rank}}); };
+    const auto both = isic::merge(fit(first_rows, 3), fit(second_rows, 3));
+    REQUIRE(both.rank() == 5);
+    CHECK(both.energy == doctest::Approx(1));
+    const dense v = to_dense(both.basis);
+    for (index_t j = 0; j < 5; ++j) {
+        const double along = (first_rows * v.col(j)).squaredNorm() + (second_rows * v.col(j)).squaredNorm();
+        CHECK(both.singular_values[static_cast<std::size_t>(j)] == doctest::Approx(std::sqrt(along)));
+    }
+    // Where a basis leaves something out, merging it with itself leaves out the same share.
+    for (const index_t rank : {1, 2, 3}) {
+        const auto part = fit(first_rows, rank);
+        const auto twice = isic::merge(part, part);
+        CHECK(twice.energy == doctest::Approx(part.energy));
+        CHECK(isic::merge(twice, part).energy == doctest::Approx(part.energy));
+        const auto weights = isic::spectral_weights(part, 2);
+        const auto again = isic::spectral_weights(twice, 2);
+        for (std::size_t i = 0; i < weights.size(); ++i) {
+            CHECK(again[i] == doctest::Approx(weights[i]));
+        }
+    }
+    CHECK(isic::merge(fit(first_rows, 1), fit(first_rows, 3)).energy <= 1);
 }
 
 TEST_CASE("a merge refuses other widths, a rank over its budget and a senseless tolerance") {

@@ -67,7 +67,9 @@ def span_of(directions: Floats) -> Subspace:
 def merge(first: Subspace, second: Subspace, *, tolerance: float = 1e-8, max_rank: int | None = None) -> Subspace:
     """The smallest subspace that contains both: rounds, or concepts. The first's columns come first, unchanged.
 
-    Directions of `second` within `tolerance` (sine of the angle) of `first` add nothing. Raises ShapeError if the widths
+    Directions of `second` within `tolerance` (sine of the angle) of `first` add nothing. The singular values are one per
+    column, the size along it of both's differences, as far as these lie in their own bases; the energy is the share that they
+    are of all squared singular values of both: merged with itself, a subspace keeps its energy. Raises ShapeError if the widths
     differ, ValueError unless tolerance is in [0, 1) and max_rank >= 0, or if the merged rank exceeds max_rank (None: no
     limit but d).
 

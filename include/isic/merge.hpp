@@ -12,8 +12,9 @@ namespace isic {
 /// The smallest subspace that contains both: rounds, or concepts. The first's columns come first, unchanged.
 ///
 /// Directions of `second` within `tolerance` (sine of the angle) of `first` add nothing. The result's singular_values
-/// are one per column: first's, then the size of second's differences along each new column. A subspace of rank 0
-/// adds nothing, whatever its width if it is `subspace{}`. Errors: shape_error if the widths differ; value_error unless
+/// are one per column: the size along it of both's differences, as far as these lie in their own bases; its energy is the
+/// share that they are of all squared singular values of both: merged with itself, a subspace keeps its energy. A subspace
+/// of rank 0 adds nothing, whatever its width if it is `subspace{}`. Errors: shape_error if the widths differ; value_error unless
 /// tolerance is in [0, 1) and max_rank >= 0, or if the merged rank exceeds max_rank (0: no limit but d).
 subspace merge(const subspace& first, const subspace& second, double tolerance = 1e-8, index_t max_rank = 0);
 

@@ -52,14 +52,13 @@ subspace merge(const subspace& first, const subspace& second, double tolerance, 
     const auto known = [](const subspace& s) { return static_cast<index_t>(s.singular_values.size()) >= s.rank(); };
     out.singular_values.clear();
     if (known(first) && known(second)) {
-        out.singular_values.assign(first.singular_values.begin(), first.singular_values.begin() + first.rank());
         const Eigen::Map<const detail::vector> sigma(second.singular_values.data(), second.rank());
-        for (index_t j = 0; j < rest.cols(); ++j) {
-            out.singular_values.push_back((sigma.asDiagonal() * (b.transpose() * rest.col(j))).norm());
-        }
         double held = 0;
-        for (const double s : out.singular_values) {
-            held += s * s;
+        for (index_t j = 0; j < v.cols(); ++j) {
+            const double of_first = j < first.rank() ? first.singular_values[static_cast<std::size_t>(j)] : 0.0;
+            const double of_second = (sigma.asDiagonal() * (b.transpose() * v.col(j))).norm();
+            out.singular_values.push_back(std::hypot(of_first, of_second));
+            held += out.singular_values.back() * out.singular_values.back();
         }
         const double total = detail::total_energy(first) + detail::total_energy(second);
         out.energy = total > 0 ? std::min(1.0, held / total) : 0.0;

@@ -102,6 +102,7 @@ def test_merge_and_angles(rng):
     assert angle_between(both.basis, b.basis) < 1e-12
     cosines = np.linalg.svd(a.basis.T @ b.basis, compute_uv=False)
     assert np.allclose(isic.principal_angles(a, b), np.arccos(cosines))
+    assert both.energy == pytest.approx(1) and isic.merge(a, a).energy == pytest.approx(1)
     with pytest.raises(isic.ValueError, match="at most 4"):
         isic.merge(a, b, max_rank=4)
 
