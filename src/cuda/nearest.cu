@@ -1,5 +1,7 @@
 // Nearest codes by ||q - c||^2 in float64: of the group that the scores found, or, where they leave it open, of all codes,
 // without a matrix of distances: tiles of queries against tiles of codes.
+#include <cfloat>
+
 #include "rows.cuh"
 
 namespace isic::cuda {
@@ -171,6 +173,39 @@ __global__ void __launch_bounds__(side* side) search_open_kernel(look_up l) {
     }
 }
 
+/// Whether distances decided, and not what float64 makes of squares too large or too small for it.
+__device__ bool is_decided(const look_up& l, index_t query, index_t k, double distance) {
+    const index_t width = l.codes.rows.cols;
+    if (distance == INFINITY || distance >= static_cast<double>(width) * DBL_MIN) {
+        return distance < INFINITY;
+    }
+    index_t equal = 0;
+    while (equal < width && scaled_value(l.queries, query, equal) == scaled_value(l.codes, k, equal)) {
+        ++equal;
+    }
+    return equal == width;
+}
+
+/// The nearest of all codes by distances scaled by a power of two, so that their squares fit float64. One thread looks at all:
+/// such values are hardly ever there.
+__device__ std::int64_t nearest_scaled(const look_up& l, index_t query, bool all_far) {
+    const double before = all_far ? 0x1p-600 : 1;  // the differences may not fit either
+    const double after = all_far ? 1 : 0x1p600;
+    double nearest = INFINITY;
+    std::int64_t id = INT64_MAX;
+    for (index_t k = 0; k < l.codes.rows.rows; ++k) {
+        double sum = 0;
+        for (index_t c = 0; c < l.codes.rows.cols; ++c) {
+            sum = add_square(sum, (scaled_value(l.queries, query, c) * before - scaled_value(l.codes, k, c) * before) * after);
+        }
+        if (may_win(l, k) && better(sum, k, nearest, id)) {
+            nearest = sum;
+            id = k;
+        }
+    }
+    return id;
+}
+
 __global__ void join_splits_kernel(look_up l) {
     const open_work work(l);
     const index_t i = thread_number();
@@ -185,7 +220,10 @@ __global__ void join_splits_kernel(look_up l) {
             nearest = split;
         }
     }
-    l.ids[l.open[i]] = l.best_ids[nearest * work.queries + i];
+    const index_t query = l.open[i];
+    const double distance = l.best[nearest * work.queries + i];
+    const std::int64_t id = l.best_ids[nearest * work.queries + i];
+    l.ids[query] = is_decided(l, query, id, distance) ? id : nearest_scaled(l, query, distance == INFINITY);
 }
 
 }  // namespace

@@ -81,7 +81,10 @@ TEST_CASE("values whose scores overflow float32 are told apart in float64") {
         check_as_on_cpu(gpu, r.matrix<float>(70, d, 3e37), r.matrix<float>(150, d, 3e37));
         check_as_on_cpu(gpu, r.matrix<double>(70, d, 1e150), r.matrix<double>(150, d, 1e150));
         check_as_on_cpu(gpu, r.matrix<double>(20, d, 1e-150), r.matrix<double>(30, d, 1e-150));
-        check_as_on_cpu(gpu, r.matrix<double>(20, d, 1e200), r.matrix<double>(30, d, 1e200));  // not even in float64: the lowest id
+        check_as_on_cpu(gpu, r.matrix<double>(20, d, 1e200), r.matrix<double>(30, d, 1e200));  // where squares do not fit float64
+        check_as_on_cpu(gpu, r.matrix<double>(20, d, 1e-200), r.matrix<double>(30, d, 1e-200));
+        const auto small = r.matrix<double>(30, d, 1e-200);
+        check_as_on_cpu(gpu, small, small);
         auto with_giant = r.matrix<float>(150, d);
         std::ranges::fill(with_giant.row(149), 1e20F);
         check_as_on_cpu(gpu, r.matrix<float>(70, d), with_giant);

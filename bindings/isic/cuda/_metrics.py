@@ -12,8 +12,7 @@ def nearest_codes(gpu: Backend, vectors: DeviceLike, codes: DeviceLike, *, rule:
     """Ids of the nearest codes, [n] of int64 on the device, as `isic.nearest_codes`; no matrix of distances is made.
 
     vectors [n, d], codes [K, d] of any dtype. Scores in float32 find the candidates, distances in float64 decide between those
-    that they cannot tell apart; codes whose squared distances do not fit it are equals, which the CPU still tells apart. Waits
-    while it looks for NaN; memory 4 (n + K) d bytes. Raises as on the CPU, CudaError.
+    that they cannot tell apart. Waits while it looks for NaN; memory 4 (n + K) d bytes. Raises as on the CPU, CudaError.
 
     >>> gpu = isic.cuda.Backend()
     >>> isic.cuda.nearest_codes(gpu, isic.cuda.upload(gpu, [[0.9, 0.2]]), isic.cuda.upload(gpu, np.eye(2))).copy_to_host()

@@ -52,8 +52,8 @@ private:
 /// to the lowest id. No matrix of distances is made.
 ///
 /// vectors [n x d], codes [K x d] of any storage; rows in `padding` never win. Scores in float32 find the candidates; distances
-/// in float64 decide between those that they cannot tell apart; codes whose squared distances do not fit it are equals, which the
-/// CPU still tells apart. Waits while it looks for NaN; memory 4 (n + K) d bytes. Cost O(n K d). Errors: as on the CPU; cuda_error.
+/// in float64 decide between those that they cannot tell apart. Waits while it looks for NaN; memory 4 (n + K) d bytes. Cost
+/// O(n K d). Errors: as on the CPU; cuda_error.
 template <device_matrix_like Z, device_matrix_like C>
 device_matrix<std::int64_t> nearest_codes(const cuda_backend& gpu, const Z& vectors, const C& codes, lookup rule = lookup::plain,
                                           std::span<const index_t> padding = {}) {
