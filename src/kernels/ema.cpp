@@ -2,6 +2,8 @@
 // adding vectors as they come; else vectors are sorted by code, and a code's sum lives as long as its row is worked on.
 #include "targets.hpp"
 
+#include <algorithm>
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ema.cpp"
 #include <hwy/foreach_target.h>
@@ -62,6 +64,16 @@ HWY_INLINE void add_row(const T* from, T* to, index_t width) {
     }
 }
 
+template <class T>
+HWY_INLINE void prefetch_row(const T* row, index_t width) {
+    for (index_t k = 0; k < width; k += 64 / static_cast<index_t>(sizeof(T))) {
+        hwy::Prefetch(row + k);
+    }
+}
+
+/// How many vectors ahead what lies anywhere is fetched.
+constexpr index_t vectors_ahead = 3;
+
 /// Adds the vectors of the codes [begin, end) to their sums, in their order. Width 0: known when it runs.
 template <index_t Width, class T, class Id>
 void scatter(const ema_rows<T>& all, const Id* ids, index_t n, index_t begin, index_t end) {
@@ -72,6 +84,9 @@ void scatter(const ema_rows<T>& all, const Id* ids, index_t n, index_t begin, in
     }
     for (index_t i = 0; i < n; ++i) {
         const auto k = static_cast<index_t>(ids[i]);
+        if constexpr (Width == 0) {  // wide sums do not stay in L1
+            prefetch_row(a.batch + static_cast<index_t>(ids[std::min(i + vectors_ahead, n - 1)]) * width, width);
+        }
         if (k >= begin && k < end) {
             add_row(a.vectors + i * a.vectors_stride, a.batch + k * width, width);
         }
@@ -153,12 +168,11 @@ void finish(const ema_rows<T>& all, const directions<T>& forbidden, [[maybe_unus
         T* const x = a.order != nullptr ? space : a.batch + k * a.width;
         if (a.order != nullptr) {
             clear_row(x, a.width);
+            const index_t next = std::min(k + 1, end - 1);
+            prefetch_row(a.sums + next * a.sums_stride, a.width);
+            prefetch_row(a.codes + next * a.stride, a.width);
             for (index_t i = a.starts[k]; i < a.starts[k + 1]; ++i) {
-                const index_t later = i + 2 < a.starts[end] ? i + 2 : i;  // rows lie anywhere
-                const T* const next = a.vectors + a.order[later] * a.vectors_stride;
-                for (index_t at = 0; at < a.width; at += 64 / static_cast<index_t>(sizeof(T))) {
-                    hwy::Prefetch(next + at);
-                }
+                prefetch_row(a.vectors + a.order[std::min(i + vectors_ahead, a.starts[end] - 1)] * a.vectors_stride, a.width);
                 add_row(a.vectors + a.order[i] * a.vectors_stride, x, a.width);
             }
         }
