@@ -29,11 +29,10 @@ std::uint64_t fingerprint(any_view codes);
 
 /// A codebook packed for many look-ups: what `nearest_codes` makes for one call.
 ///
-/// The codebook [K x d] must stay where it is, unchanged, while the index is used. Takes 4 to 5 K d bytes, 26 K
-/// more where codes are sorted, and a copy of the codebook in float32 if it is stored narrower, in float64 if it is read
-/// normalised. Rows listed in `padding` never win
-/// and may hold anything. Errors: shape_error if the codebook is empty, value_error on padding ids or if all rows are
-/// padding, numeric_error on NaN or infinity.
+/// The codebook [K x d] must stay where it is, unchanged, while the index is used. Takes 4 to 5 K d bytes, 26 K more where
+/// codes are sorted, and a copy of the codebook in float32 if it is stored narrower, in float64 if it is read normalised. Rows
+/// listed in `padding` never win and may hold anything. Errors: shape_error if the codebook is empty, value_error on padding
+/// ids or if all rows are padding, numeric_error on NaN or infinity.
 class code_index {
 public:
     /// Packs it. Cost O(K d); O(K d log K) where d <= 8 and K >= 1024: codes are then sorted by place, so that most of them
@@ -72,9 +71,9 @@ private:
 ///
 /// vectors [n x d], codes [K x d]; rows listed in `padding` never win and may hold anything. Cost O(n K d), less in
 /// narrow codebooks, and to pack the codes, which a `code_index` does once. Fast products in bytes or float32 find the
-/// candidates; float64 distances decide between those that they cannot tell apart, scaled where their squares do not fit float64. Errors:
-/// shape_error if the codebook is empty or the widths differ, value_error on padding ids or if all rows are padding,
-/// numeric_error on NaN or infinity.
+/// candidates; float64 distances decide between those that they cannot tell apart, scaled where their squares do not fit
+/// float64. Errors: shape_error if the codebook is empty or the widths differ, value_error on padding ids or if all rows are
+/// padding, numeric_error on NaN or infinity.
 template <matrix_like Z, matrix_like C>
 std::vector<index_t> nearest_codes(const Z& vectors, const C& codes, lookup rule = lookup::plain,
                                    std::span<const index_t> padding = {}, const kernels::resources& use = {}) {

@@ -64,13 +64,6 @@ HWY_INLINE void add_row(const T* from, T* to, index_t width) {
     }
 }
 
-template <class T>
-HWY_INLINE void prefetch_row(const T* row, index_t width) {
-    for (index_t k = 0; k < width; k += 64 / static_cast<index_t>(sizeof(T))) {
-        hwy::Prefetch(row + k);
-    }
-}
-
 /// How many vectors ahead what lies anywhere is fetched.
 constexpr index_t vectors_ahead = 3;
 

@@ -2,10 +2,9 @@
 /// A look-up by one thread: a search or scores leave a few codes for a vector, and distances in float64 decide.
 #pragma once
 
-#include <hwy/cache_control.h>
-
 #include "distances.hpp"
 #include "places.hpp"
+#include "rows.hpp"
 
 namespace isic::kernels {
 
@@ -369,11 +368,10 @@ private:
 
     /// Brings the codes at the places p, p + lanes, ... into the cache.
     void fetch_column(index_t p) const {
-        constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
         for (index_t v = 0; v < shape.vectors; ++v) {
             const index_t place = p + v * shape.lanes;
-            for (index_t j = 0; rows.may_win(place) && j < rows.width; j += line) {
-                hwy::Prefetch(rows.row(place) + j);
+            if (rows.may_win(place)) {
+                prefetch_row(rows.row(place), rows.width);
             }
         }
     }

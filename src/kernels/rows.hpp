@@ -2,9 +2,19 @@
 /// What the kernels are told about rows and directions.
 #pragma once
 
+#include <hwy/cache_control.h>
+
 #include <isic/kernels.hpp>
 
 namespace isic::kernels {
+
+/// Brings a row into the cache.
+template <class T>
+HWY_INLINE void prefetch_row(const T* row, index_t width) {
+    for (index_t k = 0; k < width; k += 64 / static_cast<index_t>(sizeof(T))) {
+        hwy::Prefetch(row + k);
+    }
+}
 
 /// Directions that are taken out of rows, c <- c + s sum_j w_j (t . v_j - c . v_j) v_j.
 template <class T>
