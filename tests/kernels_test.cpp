@@ -237,6 +237,9 @@ TEST_CASE_TEMPLATE("kernels: project", T, float, double) {
                 check_project<T>(n, d, 1, level, false);
                 check_project<T>(n, d, 3, level, true);
             }
+            for (const index_t r : {1, 2, 4, 8, 11}) {  // as many rows as steps are apart, and some more or fewer
+                check_project<T>(n, 40, r, level, n % 2 == 0);
+            }
         }
     }
 }
@@ -281,7 +284,8 @@ TEST_CASE_TEMPLATE("kernels: rows project to the same bytes wherever in a cache 
     const auto same = [](T a, T b) { return std::isnan(a) ? std::isnan(b) : std::memcmp(&a, &b, sizeof(T)) == 0; };
     for (const simd level : levels()) {
         for (const auto& [n, d, r] :
-             {std::tuple{1, 128, 1}, {2, 128, 2}, {9, 256, 1}, {12, 256, 2}, {7, 192, 2}, {5, 1024, 1}, {16500, 256, 3}}) {
+             {std::tuple{1, 128, 1}, {2, 128, 2}, {9, 256, 1}, {12, 256, 2}, {7, 192, 2}, {5, 1024, 1}, {3, 128, 4}, {11, 256, 4},
+              {13, 512, 3}, {10, 256, 8}, {7, 4096, 4}, {16500, 256, 3}}) {
             const index_t count = n;
             const index_t width = d;
             CAPTURE(count);

@@ -8,7 +8,7 @@
 #define HWY_TARGET_INCLUDE "adam.cpp"
 #include <hwy/foreach_target.h>
 
-#include "vectors-inl.hpp"
+#include "blocks-inl.hpp"
 
 #ifndef ISIC_KERNELS_ADAM
 #define ISIC_KERNELS_ADAM
@@ -240,28 +240,6 @@ void adam_narrow(const adam_rows<T>& a, const adam_step<T>& step, const narrow_p
     }
 }
 
-/// Takes the directions out of `count` rows, `room` values apart, two at once: what lies behind an odd one is changed too.
-template <class T>
-HWY_INLINE void take_out_of_rows(const directions<T>& v, T* rows, index_t room, index_t count) {
-    for (index_t first = 0; first < v.rank; first += 8) {
-        with_together(v, first, [&](auto together) HWY_ATTR {
-            constexpr std::size_t r = together();
-            T factor[most_rows * r];
-            for (index_t i = 0; i < count; i += 2) {
-                const T* const pair[2] = {rows + i * room, rows + (i + 1) * room};
-                store_products<2, r>(pair, pair, v, first, factor + i * static_cast<index_t>(r));
-            }
-            for (index_t i = 0; i < count * static_cast<index_t>(r); ++i) {
-                factor[i] = -factor[i];
-            }
-            for (index_t i = 0; i < count; i += 2) {
-                T* const pair[2] = {rows + i * room, rows + (i + 1) * room};
-                add_multiples<2, r>(pair, v, first, factor + i * static_cast<index_t>(r));
-            }
-        });
-    }
-}
-
 /// Wide rows in blocks, each step for all rows of one, so that the processor works on several. block: even. x: memory for a
 /// block, rows `room` values apart.
 template <class T>
@@ -272,6 +250,10 @@ void adam_wide(const adam_rows<T>& a, const adam_step<T>& step, const directions
     constexpr index_t n = lanes<decltype(d)>;
     const moments<decltype(d)> moment(d, step);
     const adam_rows<T> at = a;  // a copy that stores cannot change
+    T* steps[most_rows];
+    for (index_t i = 0; i < block; ++i) {
+        steps[i] = x + i * room;
+    }
     for (index_t start = begin; start < end; start += block) {
         index_t rows[most_rows];
         index_t count = 0;
@@ -288,7 +270,7 @@ void adam_wide(const adam_rows<T>& a, const adam_step<T>& step, const directions
                 store_some(d, load_some(d, gradient + k, at.width - k), x + i * room + k, at.width - k);
             }
         }
-        take_out_of_rows(forbidden, x, room, count);
+        take_out(forbidden, row_block<T>{steps, nullptr, count});
         for (index_t i = 0; i < count; ++i) {
             T* const mean = at.mean + rows[i] * at.state_stride;
             T* const square = at.square + rows[i] * at.state_stride;
@@ -304,7 +286,7 @@ void adam_wide(const adam_rows<T>& a, const adam_step<T>& step, const directions
                 store_some(d, s, x + i * room + k, left);
             }
         }
-        take_out_of_rows(forbidden, x, room, count);
+        take_out(forbidden, row_block<T>{steps, nullptr, count});
         for (index_t i = 0; i < count; ++i) {
             T* const code = at.codes + rows[i] * at.stride;
             for (index_t k = 0; k < at.width; k += n) {

@@ -8,7 +8,7 @@
 #define HWY_TARGET_INCLUDE "ema.cpp"
 #include <hwy/foreach_target.h>
 
-#include "vectors-inl.hpp"
+#include "blocks-inl.hpp"
 
 #ifndef ISIC_KERNELS_EMA
 #define ISIC_KERNELS_EMA
@@ -31,7 +31,10 @@ struct ema_rows {
     const index_t* starts;  ///< where the vectors of a code begin in `order`; [K + 1]
     const index_t* order;   ///< null: their sums are in `batch`
     T* batch;               ///< [K x d]
+    index_t block;          ///< codes
 };
+
+constexpr index_t most_rows = 16;  ///< of a block
 
 }  // namespace isic::kernels
 
@@ -146,7 +149,17 @@ index_t finish_packed(const ema_rows<float>& all, const narrow_projection<float>
 
 #endif
 
-/// Updates the codes [begin, end). space: memory for a row.
+/// The sum of the vectors of code k, in `x`.
+template <class T>
+HWY_INLINE void add_vectors_of(const ema_rows<T>& a, index_t k, index_t last, T* x) {
+    clear_row(x, a.width);
+    for (index_t i = a.starts[k]; i < a.starts[k + 1]; ++i) {
+        prefetch_row(a.vectors + a.order[std::min(i + vectors_ahead, last)] * a.vectors_stride, a.width);
+        add_row(a.vectors + a.order[i] * a.vectors_stride, x, a.width);
+    }
+}
+
+/// Updates the codes [begin, end) in blocks. space: memory for a block.
 template <class T>
 void finish(const ema_rows<T>& all, const directions<T>& forbidden, [[maybe_unused]] const narrow_projection<T>& p,
             index_t begin, index_t end, T* space) {
@@ -157,31 +170,35 @@ void finish(const ema_rows<T>& all, const directions<T>& forbidden, [[maybe_unus
     const hn::ScalableTag<T> d;
     const auto decay = hn::Set(d, a.decay);
     const auto rest = hn::Set(d, T(1) - a.decay);
-    for (index_t k = begin; k < end; ++k) {
-        T* const x = a.order != nullptr ? space : a.batch + k * a.width;
-        if (a.order != nullptr) {
-            clear_row(x, a.width);
-            const index_t next = std::min(k + 1, end - 1);
-            prefetch_row(a.sums + next * a.sums_stride, a.width);
-            prefetch_row(a.codes + next * a.stride, a.width);
-            for (index_t i = a.starts[k]; i < a.starts[k + 1]; ++i) {
-                prefetch_row(a.vectors + a.order[std::min(i + vectors_ahead, a.starts[end] - 1)] * a.vectors_stride, a.width);
-                add_row(a.vectors + a.order[i] * a.vectors_stride, x, a.width);
+    for (index_t start = begin; start < end; start += a.block) {
+        T* steps[most_rows];
+        T* codes[most_rows];
+        index_t count = 0;
+        for (index_t k = start; k < std::min(start + a.block, end); ++k) {
+            T* const sum = a.sums + k * a.sums_stride;
+            T* const code = a.codes + k * a.stride;
+            T* const x = a.order == nullptr ? a.batch + k * a.width : space + (k - start) * a.width;
+            if (a.order != nullptr) {
+                const index_t next = std::min(k + 1, end - 1) - k;
+                prefetch_row(sum + next * a.sums_stride, a.width);
+                prefetch_row(code + next * a.stride, a.width);
+                add_vectors_of(a, k, a.starts[end] - 1, x);
+            }
+            const T each = next_count(a, k);
+            for (index_t i = 0; i < a.width; i += lanes<decltype(d)>) {
+                const index_t left = a.width - i;
+                const auto s = hn::MulAdd(rest, load_some(d, x + i, left), hn::Mul(decay, load_some(d, sum + i, left)));
+                store_some(d, s, sum + i, left);
+                store_some(d, hn::Sub(hn::Div(s, hn::Set(d, each)), load_some(d, code + i, left)), x + i, left);
+            }
+            if (moves(a, k, each)) {
+                steps[count] = x;
+                codes[count++] = code;
             }
         }
-        T* const sum = a.sums + k * a.sums_stride;
-        T* const code = a.codes + k * a.stride;
-        const T count = next_count(a, k);
-        const auto each = hn::Set(d, count);
-        for (index_t i = 0; i < a.width; i += lanes<decltype(d)>) {
-            const index_t left = a.width - i;
-            const auto s = hn::MulAdd(rest, load_some(d, x + i, left), hn::Mul(decay, load_some(d, sum + i, left)));
-            store_some(d, s, sum + i, left);
-            store_some(d, hn::Sub(hn::Div(s, each), load_some(d, code + i, left)), x + i, left);
-        }
-        if (moves(a, k, count)) {
-            take_out_of_row(forbidden, x);
-            add_row(x, code, a.width);
+        take_out(forbidden, row_block<T>{steps, nullptr, count});
+        for (index_t i = 0; i < count; ++i) {
+            add_row(steps[i], codes[i], a.width);
         }
     }
 }
@@ -256,8 +273,8 @@ void ema(T* codes, index_t stride, T* counts, T* sums, index_t sums_stride, inde
     const index_t* const starts = sort_by_code(ids, n, count, !fits, space);
     const double bytes = (4 * values + static_cast<double>(n) * static_cast<double>(d)) * sizeof(T);
     const row_ranges ranges(count, threads_for(use, bytes, 4 * values * static_cast<double>(step.rank)));
-    const index_t room = (d + 31) / 16 * 16;
-    space.rows.resize(static_cast<std::size_t>(room * ranges.count()));
+    const index_t block = std::clamp<index_t>(2048 / (d * static_cast<index_t>(sizeof(T))), 2, most_rows);
+    space.rows.resize(static_cast<std::size_t>(block * d * ranges.count()));
     if (fits) {
         space.sums.resize(static_cast<std::size_t>(count * d));
     }
@@ -273,7 +290,8 @@ void ema(T* codes, index_t stride, T* counts, T* sums, index_t sums_stride, inde
                            step.locked,
                            starts,
                            fits ? nullptr : space.order.data(),
-                           space.sums.data()};
+                           space.sums.data(),
+                           block};
     const packed_directions<T> forbidden(step.basis, step.rank, d, nullptr, nullptr, use);
     const narrow_projection<T> form =
         d <= narrow ? narrow_form(projection<T>{.basis = step.basis, .rank = step.rank}, d) : narrow_projection<T>();
@@ -283,7 +301,7 @@ void ema(T* codes, index_t stride, T* counts, T* sums, index_t sums_stride, inde
         if (fits) {
             add_vectors(rows, ids, n, begin, end);
         }
-        run(rows, forbidden.view(), form, begin, end, space.rows.data() + i * room);
+        run(rows, forbidden.view(), form, begin, end, space.rows.data() + i * block * d);
     });
 }
 

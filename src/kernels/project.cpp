@@ -2,12 +2,14 @@
 // take two sweeps over a row that the first one brings into the L1 cache.
 #include "targets.hpp"
 
+#include <algorithm>
 #include <cstdint>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "project.cpp"
 #include <hwy/foreach_target.h>
 
+#include "blocks-inl.hpp"
 #include "lines-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -138,44 +140,8 @@ void project_narrow(const narrow_projection<T>& p, const strong_rows<T>& c, inde
     }
 }
 
-constexpr index_t most_rows = 16;                 ///< of a block
+constexpr index_t most_rows = 64;                 ///< of a block
 constexpr index_t many_bytes = index_t{1} << 24;  ///< of rows that come from memory
-
-/// A block of rows. Of `each` rows first all products are summed, then all differences.
-template <class T>
-struct row_block {
-    T* rows[most_rows];
-    T strength[most_rows];
-    index_t count;  ///< even
-    index_t each;
-    index_t ahead;  ///< values from a row to the one that is brought into the cache meanwhile
-};
-
-/// Takes `R` directions out of a block of rows, two at once.
-template <std::size_t R, class T>
-HWY_NOINLINE void take_out(const directions<T>& v, index_t first, const row_block<T>& c) {
-    constexpr index_t r = static_cast<index_t>(R);
-    const index_t turns = (v.rank + 7) / 8;
-    T factor[most_rows * R];
-    for (index_t begin = 0; begin < c.count; begin += c.each) {
-        const index_t end = begin + c.each < c.count ? begin + c.each : c.count;
-        for (index_t m = begin; m < end; m += 2) {
-            const T* const row[2] = {c.rows[m], c.rows[m + 1]};
-            const index_t far = turns == 1 || m / 2 % turns == first / 8 ? c.ahead : 0;  // each turn brings its share
-            const T* const later[2] = {row[0] + far, row[1] + far};
-            store_products<2, R>(row, later, v, first, factor + m * r);
-        }
-        for (index_t m = begin; m < end; ++m) {
-            for (index_t j = 0; j < r; ++j) {
-                T& f = factor[m * r + j];
-                f = (v.offset[first + j] - f) * (c.strength[m] * v.weight[first + j]);
-            }
-        }
-        for (index_t m = begin; m < end; m += 2) {
-            add_multiples<2, R>({c.rows[m], c.rows[m + 1]}, v, first, factor + m * r);
-        }
-    }
-}
 
 /// Values from the cache line in which rows begin to them, if they are best taken line by line: where a vector is a line, and
 /// the memory decides. -1 otherwise.
@@ -187,51 +153,44 @@ index_t lead_of(const strong_rows<T>& c, index_t count, index_t rank) {
     const bool can = n * sizeof(T) == line && place % sizeof(T) == 0 && c.stride == c.width && c.width % (2 * n) == 0 &&
                      c.width >= 8 * n && c.strength == nullptr && c.uniform != 0;
     const bool from_memory = count * c.width * static_cast<index_t>(sizeof(T)) >= many_bytes;
-    const bool pays = rank <= 4 && (from_memory || place > 0);
+    const bool pays = rank <= 8 && (from_memory || place > 0);
     return can && pays ? static_cast<index_t>(place / sizeof(T)) : -1;
 }
 
 template <std::size_t R, class T>
-HWY_NOINLINE void take_out_by_lines(const directions<T>& v, const strong_rows<T>& c, index_t begin, index_t end) {
+HWY_NOINLINE void take_out_of_lines(const directions<T>& v, const strong_rows<T>& c, index_t begin, index_t end) {
     lines_of_rows<R, T>(v, c, begin, end).run((end - begin) * v.width * static_cast<index_t>(sizeof(T)) >= many_bytes);
 }
 
 template <class T>
 void project_by_lines(const directions<T>& v, const strong_rows<T>& c, index_t begin, index_t end) {
-    switch (together(v.rank)) {
-        case 1: return take_out_by_lines<1>(v, c, begin, end);
-        case 2: return take_out_by_lines<2>(v, c, begin, end);
-        default: return take_out_by_lines<4>(v, c, begin, end);
-    }
+    with_together(v, 0, [&](auto together) HWY_ATTR { take_out_of_lines<together()>(v, c, begin, end); });
 }
 
-/// Wide rows in blocks that stay in the L1 cache while eight directions after the other are taken out.
+template <std::size_t R, class T>
+HWY_NOINLINE void take_out_of_block(const directions<T>& v, index_t first, const row_block<T>& rows) {
+    block_of_rows<R, T>(v, first, rows).run();
+}
+
+/// Wide rows in blocks, which stay in the L1 cache while eight directions after the other are taken out.
 template <class T>
 void project_wide(const directions<T>& v, const strong_rows<T>& c, index_t begin, index_t end) {
-    const index_t bytes = c.width * static_cast<index_t>(sizeof(T));
-    const index_t fit = 16384 / bytes / 2 * 2;
-    const index_t block = fit < 2 ? 2 : fit > most_rows ? most_rows : fit;
-    // Where memory decides, loads and stores take turns. Otherwise the sums over lanes of one pair must not hold up the next.
-    const bool is_memory_bound = v.rank <= 4 && bytes >= 1024 && (end - begin) * bytes >= many_bytes;
-    const index_t next = is_memory_bound ? 4 : block;
+    const index_t fit = (index_t{1} << 18) / (c.width * static_cast<index_t>(sizeof(T)));
+    const index_t block = v.rank <= 8 ? most_rows : std::clamp<index_t>(fit, 8, most_rows);
+    T* rows[most_rows];
+    T strength[most_rows];
     for (index_t start = begin; start < end; start += block) {
-        row_block<T> some;
-        some.count = 0;
-        for (index_t i = start; i < (start + block < end ? start + block : end); ++i) {
+        index_t count = 0;
+        for (index_t i = start; i < std::min(start + block, end); ++i) {
             if (c.at(i) != 0) {
-                some.rows[some.count] = c.row(i);
-                some.strength[some.count++] = c.at(i);
+                rows[count] = c.row(i);
+                strength[count++] = c.at(i);
             }
         }
-        if (some.count % 2 == 1) {  // the last row is done twice at once
-            some.rows[some.count] = some.rows[some.count - 1];
-            some.strength[some.count] = some.strength[some.count - 1];
-            ++some.count;
-        }
-        some.each = is_memory_bound ? 2 : some.count;
-        some.ahead = start + block + next <= end ? next * c.stride : 0;
+        const index_t next = v.rank <= 8 ? 4 : block;
+        const row_block<T> some{rows, strength, count, start + block + next <= end ? next * c.stride : 0};
         for (index_t first = 0; first < v.rank; first += 8) {
-            with_together(v, first, [&](auto together) HWY_ATTR { take_out<together()>(v, first, some); });
+            with_together(v, first, [&](auto together) HWY_ATTR { take_out_of_block<together()>(v, first, some); });
         }
     }
 }

@@ -8,6 +8,7 @@
 #define ISIC_KERNELS_VECTORS_INL
 #endif
 
+#include <algorithm>
 #include <cstddef>
 #include <type_traits>
 
@@ -201,28 +202,65 @@ HWY_INLINE constexpr index_t together(index_t rank) {
     return rank <= 2 ? rank : rank <= 4 ? 4 : 8;
 }
 
-/// sum[i R + j] += x_i b_j.
-template <std::size_t Rows, std::size_t R, class V, class D, class T>
-HWY_INLINE void add_products(D d, const V (&x)[Rows], const T* b, V (&sum)[Rows * R]) {
+/// Rows of a step: as many as have room in the registers for their sums of products with `R` directions and as many factors.
+template <std::size_t R>
+constexpr std::size_t rows_together = HWY_TARGET == HWY_SCALAR || R < (HWY_TARGET == HWY_AVX2 ? 4 : 8) ? 2 : 1;
+
+/// Sums of a product: a multiply-add must not wait for the one before.
+template <std::size_t R>
+constexpr std::size_t chains_of = R >= 4 ? 1 : 2;
+
+constexpr index_t most_lag = 4;
+
+/// Calls measure(i) for steps [0, count) and move(i) some steps later, or both at once: the later, the less that waits, but
+/// the rows between should stay in L1. bytes: of the rows of a step.
+template <class Rows>
+HWY_INLINE void in_steps(Rows& rows, index_t count, index_t bytes) {
+    if (HWY_TARGET == HWY_SCALAR) {  // which has not the registers for both at once
+        for (index_t i = 0; i < count; ++i) {
+            rows.measure(i);
+            rows.move(i);
+        }
+        return;
+    }
+    const index_t lag = std::min(count, std::clamp<index_t>(8192 / bytes, 1, most_lag));
+    for (index_t i = 0; i < lag; ++i) {
+        rows.measure(i);
+    }
+    for (index_t i = lag; i < count; ++i) {
+        rows.measure_and_move(i, i - lag);
+    }
+    for (index_t i = count - lag; i < count; ++i) {
+        rows.move(i);
+    }
+}
+
+/// x_i += sum_j factor[i R + j] b_j if it `Moves`, sum[i R + j] += y_i b_j if it `Measures`. Both share the loads of b.
+template <bool Moves, bool Measures, std::size_t Rows, std::size_t R, class V, class D, class T>
+HWY_INLINE void advance(D d, V (&x)[Rows], const V (&factor)[Rows * R], const V (&y)[Rows], V (&sum)[Rows * R],
+                        const T* b) {
     HWY_UNROLL(8)
     for (std::size_t j = 0; j < R; ++j) {
         const V direction = in_register(hn::LoadU(d, b + j * static_cast<std::size_t>(lanes<D>)));
-        HWY_UNROLL(8)
+        HWY_UNROLL(2)
         for (std::size_t i = 0; i < Rows; ++i) {
-            sum[i * R + j] = hn::MulAdd(x[i], direction, sum[i * R + j]);
+            if constexpr (Measures) {
+                sum[i * R + j] = hn::MulAdd(y[i], direction, sum[i * R + j]);
+            }
+            if constexpr (Moves) {
+                x[i] = hn::MulAdd(factor[i * R + j], direction, x[i]);
+            }
         }
     }
 }
 
-/// x_i += sum_j factor[i R + j] b_j.
-template <std::size_t Rows, std::size_t R, class V, class D, class T>
-HWY_INLINE void add_directions(D d, V (&x)[Rows], const T* b, const V (&factor)[Rows * R]) {
-    HWY_UNROLL(8)
-    for (std::size_t j = 0; j < R; ++j) {
-        const V direction = in_register(hn::LoadU(d, b + j * static_cast<std::size_t>(lanes<D>)));
-        HWY_UNROLL(8)
-        for (std::size_t i = 0; i < Rows; ++i) {
-            x[i] = hn::MulAdd(factor[i * R + j], direction, x[i]);
+/// Sums of products with directions from `first` on to what the rows move by, f <- (t . v_j - f) s_i w_j for f[i R + j].
+template <std::size_t Rows, std::size_t R, class T>
+HWY_INLINE void sums_to_factors(const directions<T>& v, std::size_t first, const T (&strength)[Rows], T* f) {
+    for (std::size_t i = 0; i < Rows; ++i) {
+        for (std::size_t j = 0; j < R; ++j) {
+            T& at = f[i * R + j];
+            at = (v.offset[first + j] - at) * (strength[i] * v.weight[first + j]);
         }
     }
 }
@@ -234,94 +272,6 @@ HWY_INLINE const T* packed_from(const directions<T>& v, index_t first) {
     return v.packed + first * ((v.width + n - 1) / n * n);
 }
 
-/// to[i R + j] = row_i . v_j for `R` directions from `first` on. Brings `ahead[i]` into the cache, a row that comes
-/// later.
-template <std::size_t Rows, std::size_t R, class T>
-HWY_INLINE void store_products(const T* const (&row)[Rows], const T* const (&ahead)[Rows], const directions<T>& v,
-                               index_t first, T* to) {
-    const hn::ScalableTag<T> d;
-    using V = hn::Vec<decltype(d)>;
-    constexpr index_t n = lanes<decltype(d)>;
-    constexpr std::size_t chains = Rows * R >= 8 ? 1 : 2;  // a multiply-add must not wait for the one before
-    constexpr index_t step = n * static_cast<index_t>(chains);
-    const index_t width = v.width;
-    const T* b = packed_from(v, first);
-    V sum[chains][Rows * R];
-    HWY_UNROLL(2)
-    for (std::size_t c = 0; c < chains; ++c) {
-        HWY_UNROLL(16)
-        for (std::size_t i = 0; i < Rows * R; ++i) {
-            sum[c][i] = hn::Zero(d);
-        }
-    }
-    V x[Rows];
-    index_t k = 0;
-    for (; k + step <= width; k += step) {
-        HWY_UNROLL(2)
-        for (std::size_t c = 0; c < chains; ++c) {
-            HWY_UNROLL(8)
-            for (std::size_t i = 0; i < Rows; ++i) {
-                hwy::Prefetch(ahead[i] + k + static_cast<index_t>(c) * n);
-                x[i] = hn::LoadU(d, row[i] + k + static_cast<index_t>(c) * n);
-            }
-            add_products<Rows, R>(d, x, b, sum[c]);
-            b += static_cast<index_t>(R) * n;
-        }
-    }
-    for (; k < width; k += n) {
-        for (std::size_t i = 0; i < Rows; ++i) {
-            x[i] = load_some(d, row[i] + k, width - k);
-        }
-        add_products<Rows, R>(d, x, b, sum[0]);
-        b += static_cast<index_t>(R) * n;
-    }
-    if constexpr (chains == 2) {
-        HWY_UNROLL(16)
-        for (std::size_t i = 0; i < Rows * R; ++i) {
-            sum[0][i] = hn::Add(sum[0][i], sum[1][i]);
-        }
-    }
-    store_sums(d, sum[0], to);
-}
-
-/// row_i += sum_j factor[i R + j] v_j for `R` directions from `first` on. The rows may be one row.
-template <std::size_t Rows, std::size_t R, class T>
-HWY_INLINE void add_multiples(T* const (&row)[Rows], const directions<T>& v, index_t first, const T* factor) {
-    const hn::ScalableTag<T> d;
-    using V = hn::Vec<decltype(d)>;
-    constexpr index_t n = lanes<decltype(d)>;
-    const index_t width = v.width;
-    const T* b = packed_from(v, first);
-    V f[Rows * R];
-    HWY_UNROLL(16)
-    for (std::size_t i = 0; i < Rows * R; ++i) {
-        f[i] = hn::Set(d, factor[i]);
-    }
-    V x[Rows];
-    index_t k = 0;
-    for (; k + n <= width; k += n) {
-        HWY_UNROLL(8)
-        for (std::size_t i = 0; i < Rows; ++i) {
-            x[i] = hn::LoadU(d, row[i] + k);
-        }
-        add_directions<Rows, R>(d, x, b, f);
-        b += static_cast<index_t>(R) * n;
-        HWY_UNROLL(8)
-        for (std::size_t i = 0; i < Rows; ++i) {
-            hn::StoreU(x[i], d, row[i] + k);
-        }
-    }
-    if (k < width) {
-        for (std::size_t i = 0; i < Rows; ++i) {
-            x[i] = load_some(d, row[i] + k, width - k);
-        }
-        add_directions<Rows, R>(d, x, b, f);
-        for (std::size_t i = 0; i < Rows; ++i) {
-            store_some(d, x[i], row[i] + k, width - k);
-        }
-    }
-}
-
 /// Calls body(R) with the constant number of directions that are taken out together from `first` on.
 template <class T, class Body>
 HWY_INLINE void with_together(const directions<T>& v, index_t first, const Body& body) {
@@ -330,21 +280,6 @@ HWY_INLINE void with_together(const directions<T>& v, index_t first, const Body&
         case 2: return body(std::integral_constant<std::size_t, 2>());
         case 4: return body(std::integral_constant<std::size_t, 4>());
         default: return body(std::integral_constant<std::size_t, 8>());
-    }
-}
-
-/// row <- row - row V V^T. Weights and targets of the directions are not used.
-template <class T>
-HWY_INLINE void take_out_of_row(const directions<T>& v, T* row) {
-    for (index_t first = 0; first < v.rank; first += 8) {
-        with_together(v, first, [&](auto together) HWY_ATTR {
-            T factor[8] = {};
-            store_products<1, together()>({row}, {row}, v, first, factor);
-            for (T& f : factor) {
-                f = -f;
-            }
-            add_multiples<1, together()>({row}, v, first, factor);
-        });
     }
 }
 
