@@ -861,11 +861,37 @@ TEST_CASE("kernels: adam forgets moments before they are denormal") {
             std::vector<float> codes(at(d), 1.0f);
             const std::vector<float> gradient(at(d), 0.0f);
             std::vector<float> mean(at(d), 1e-30f);
+            mean[0] = -1e-30f;
             std::vector<float> square(at(d), 1e-30f);
             kernels::adam(codes.data(), d, gradient.data(), d, mean.data(), square.data(), d, 1, d,
                           kernels::adam_step<float>{}, resources{.threads = 1, .level = level});
             CHECK(mean == gradient);
             CHECK(square == gradient);
+        }
+    }
+}
+
+TEST_CASE_TEMPLATE("kernels: adam does not move where the square of a gradient is infinite, and elsewhere as ever", T, float, double) {
+    const T huge = std::sqrt(std::numeric_limits<T>::max()) * 100;
+    for (const simd level : levels()) {
+        for (const index_t d : {4, 5, 8, 40}) {
+            constexpr index_t n = 40;
+            std::vector<T> gradient(at(n * d), T(0.5));
+            gradient[at(7 * d + 1)] = huge;
+            gradient[at(39 * d + 3)] = -huge;
+            std::vector<T> codes(at(n * d), T(1));
+            std::vector<T> mean(at(n * d));
+            std::vector<T> square(at(n * d));
+            kernels::adam(codes.data(), d, gradient.data(), d, mean.data(), square.data(), d, n, d, kernels::adam_step<T>{},
+                          resources{.threads = 1, .level = level});
+            const T moved = codes[0];
+            CHECK(moved < 1);
+            bool right = true;
+            for (std::size_t i = 0; i < codes.size(); ++i) {
+                right = right && codes[i] == (std::abs(gradient[i]) == huge ? T(1) : moved);
+            }
+            CHECK(right);
+            CHECK(std::isinf(square[at(7 * d + 1)]));
         }
     }
 }

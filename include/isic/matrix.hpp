@@ -20,6 +20,7 @@
 #include <Eigen/Core>
 
 #include <isic/error.hpp>
+#include <isic/kernels.hpp>
 
 namespace isic {
 
@@ -90,7 +91,7 @@ private:
 template <class T>
 using matrix_view = matrix_span<const T>;
 
-/// An owning, contiguous, row-major matrix.
+/// An owning, contiguous, row-major matrix that begins with a cache line.
 template <scalar T>
 class matrix {
 public:
@@ -127,7 +128,7 @@ private:
 
     index_t rows_ = 0;
     index_t cols_ = 0;
-    std::vector<T> values_;
+    kernels::detail::buffer<T> values_;
 };
 
 namespace detail {

@@ -2,6 +2,7 @@
 #include "targets.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #undef HWY_TARGET_INCLUDE
@@ -37,7 +38,7 @@ constexpr index_t most_rows = 16;  ///< of a block
 HWY_BEFORE_NAMESPACE();
 namespace isic::kernels::HWY_NAMESPACE {
 
-/// The arithmetic of one vector.
+/// The arithmetic of one vector. A step is `scale` times m / (sqrt(v) + epsilon), both factors with the biases in them.
 template <class D, class T = hn::TFromD<D>>
 struct moments {
     using V = hn::Vec<D>;
@@ -48,38 +49,30 @@ struct moments {
           rest1(hn::Set(d, T(1) - step.beta1)),
           beta2(hn::Set(d, step.beta2)),
           rest2(hn::Set(d, T(1) - step.beta2)),
-          scale(hn::Set(d, -step.rate / step.unbias_mean)),
-          unbias(hn::Set(d, T(1) / step.unbias_square)),
-          epsilon(hn::Set(d, step.epsilon)),
-          tiny(hn::Set(d, sizeof(T) == sizeof(float) ? T(1e-30) : T(1e-290))) {}
+          epsilon(hn::Set(d, step.epsilon * std::sqrt(step.unbias_square))),
+          scale(-step.rate / step.unbias_mean * std::sqrt(step.unbias_square)) {}
 
-    /// New moments and the step they ask for.
+    /// New moments, and m / (sqrt(v) + epsilon); NaN where v is infinite, see `settle`.
     HWY_INLINE V next(V g, V& m, V& v) const {
-        m = hn::MulAdd(rest1, g, hn::Mul(beta1, m));
-        v = hn::MulAdd(hn::Mul(rest2, g), g, hn::Mul(beta2, v));
-        m = hn::IfThenZeroElse(hn::Lt(hn::Abs(m), tiny), m);
-        v = hn::IfThenZeroElse(hn::Lt(v, tiny), v);
-        return over_root(hn::Mul(scale, m), hn::Mul(v, unbias));
-    }
-
-    /// x / (sqrt(y) + epsilon).
-    HWY_INLINE V over_root(V x, V y) const {
+        m = forget(hn::MulAdd(rest1, g, hn::Mul(beta1, m)));
+        v = forget(hn::MulAdd(hn::Mul(rest2, g), g, hn::Mul(beta2, v)));
 #if HWY_TARGET == HWY_AVX3
-        // From estimates of 14 bits and a Newton step each, to 2 units in the last place: a root and a division take as long
-        // as all else together.
+        // From an estimate of 14 bits and a Newton step, to 2 units in the last place: the processor divides meanwhile, but
+        // has no time for a root too.
         if constexpr (sizeof(T) == sizeof(float)) {
-            const V large = hn::Max(y, hn::Set(d, 1e-36F));
+            const V large = hn::Max(v, hn::Set(d, 1e-36F));
             const V estimate = hn::ApproximateReciprocalSqrt(large);
             const V root = hn::Mul(large, estimate);
             const V rest = hn::NegMulAdd(root, hn::Mul(estimate, hn::Set(d, 0.5F)), hn::Set(d, 0.5F));
-            const V divisor = hn::Add(hn::MulAdd(root, rest, root), epsilon);
-            const V inverse = hn::ApproximateReciprocal(divisor);
-            const V left = hn::NegMulAdd(divisor, inverse, hn::Set(d, 1.0F));
-            const V quotient = hn::Mul(x, hn::MulAdd(inverse, left, inverse));
-            return hn::IfThenZeroElse(hn::Eq(y, hn::Set(d, std::numeric_limits<T>::infinity())), quotient);
+            return hn::Div(m, hn::Add(hn::MulAdd(root, rest, root), epsilon));
         }
 #endif
-        return hn::Div(x, hn::Add(hn::Sqrt(y), epsilon));
+        return hn::Div(m, hn::Add(hn::Sqrt(v), epsilon));
+    }
+
+    /// Zero where v is infinite, else the step.
+    HWY_INLINE V settle(V step, V v) const {
+        return hn::IfThenZeroElse(hn::Eq(v, hn::Set(d, std::numeric_limits<T>::infinity())), step);
     }
 
     D d;
@@ -87,10 +80,15 @@ struct moments {
     V rest1;
     V beta2;
     V rest2;
-    V scale;
-    V unbias;
     V epsilon;
-    V tiny;
+    T scale;
+
+private:
+    /// Zero in place of what would soon be denormal: rounded off beside a number that no larger one notices.
+    HWY_INLINE V forget(V x) const {
+        const V beside = hn::Set(d, sizeof(T) == sizeof(float) ? T(0x1.8p-75) : T(0x1.8p-910));
+        return hn::Sub(hn::Add(x, beside), beside);
+    }
 };
 
 /// Narrow rows in registers; Width 0: known when it runs.
@@ -157,7 +155,7 @@ void adam_narrow(const adam_rows<T>& a, const adam_step<T>& step, const narrow_p
         }
         T steps[narrow];
         for (index_t i = 0; i < parts; ++i) {
-            x[i] = moment.next(x[i], m[i], v[i]);
+            x[i] = moment.settle(moment.next(x[i], m[i], v[i]), v[i]);
             store_some(d, m[i], mean + i * n, width - i * n);
             store_some(d, v[i], square + i * n, width - i * n);
             hn::StoreU(x[i], d, steps + i * n);
@@ -166,7 +164,7 @@ void adam_narrow(const adam_rows<T>& a, const adam_step<T>& step, const narrow_p
             take_out(steps, x);
         }
         for (index_t i = 0; i < parts; ++i) {
-            store_some(d, hn::Add(old[i], x[i]), code + i * n, width - i * n);
+            store_some(d, hn::MulAdd(hn::Set(d, moment.scale), x[i], old[i]), code + i * n, width - i * n);
         }
     }
 }
@@ -182,7 +180,8 @@ index_t adam_packed(const adam_rows<float>& a, const adam_step<float>& step, con
     constexpr index_t n = lanes<decltype(d)>;
     constexpr index_t rows = n / Width;
     const moments<decltype(d)> moment(d, step);
-    const packed_matrix<Width> matrix(p.matrix);
+    const packed_matrix<Width> less(0.0F, -1.0F, p.matrix);
+    const packed_matrix<Width> scaled(moment.scale, -moment.scale, p.matrix);
     const adam_rows<float> at = a;  // a copy that stores cannot change
     const auto is_free = [&](index_t k) {
         return step.locked == nullptr || std::all_of(step.locked + k, step.locked + k + rows, [](auto x) { return x == 0; });
@@ -202,19 +201,26 @@ index_t adam_packed(const adam_rows<float>& a, const adam_step<float>& step, con
             hwy::Prefetch(at.square + later);
             hwy::Prefetch(at.codes + later);
             const V g = hn::LoadU(d, at.gradient + first);
-            x[count] = matrix.less(g, g);
+            x[count] = less.plus(g, g);
         }
+        V all = hn::Zero(d);  // not finite if any square is not
         for (index_t i = 0; i < count; ++i) {
             const index_t first = k * Width + i * n;
             V m = hn::LoadU(d, at.mean + first);
             V v = hn::LoadU(d, at.square + first);
             x[i] = moment.next(x[i], m, v);
+            all = hn::Add(all, v);
             hn::StoreU(m, d, at.mean + first);
             hn::StoreU(v, d, at.square + first);
         }
+        if (!hn::AllTrue(d, hn::Lt(all, hn::Set(d, std::numeric_limits<float>::infinity())))) {
+            for (index_t i = 0; i < count; ++i) {
+                x[i] = moment.settle(x[i], hn::LoadU(d, at.square + k * Width + i * n));
+            }
+        }
         for (index_t i = 0; i < count; ++i) {
             const index_t first = k * Width + i * n;
-            hn::StoreU(hn::Add(hn::LoadU(d, at.codes + first), matrix.less(x[i], x[i])), d, at.codes + first);
+            hn::StoreU(scaled.plus(hn::LoadU(d, at.codes + first), x[i]), d, at.codes + first);
         }
         k += count * rows;
         if (count < block && k + rows <= end) {
@@ -280,7 +286,7 @@ void adam_wide(const adam_rows<T>& a, const adam_step<T>& step, const directions
                 const index_t left = at.width - k;
                 V m = load_some(d, mean + k, left);
                 V v = load_some(d, square + k, left);
-                const V s = moment.next(load_some(d, x + i * room + k, left), m, v);
+                const V s = moment.settle(moment.next(load_some(d, x + i * room + k, left), m, v), v);
                 store_some(d, m, mean + k, left);
                 store_some(d, v, square + k, left);
                 store_some(d, s, x + i * room + k, left);
@@ -292,7 +298,8 @@ void adam_wide(const adam_rows<T>& a, const adam_step<T>& step, const directions
             for (index_t k = 0; k < at.width; k += n) {
                 hwy::Prefetch(code + more * at.stride + k);
                 const index_t left = at.width - k;
-                store_some(d, hn::Add(load_some(d, code + k, left), load_some(d, x + i * room + k, left)), code + k, left);
+                const V by = load_some(d, x + i * room + k, left);
+                store_some(d, hn::MulAdd(hn::Set(d, moment.scale), by, load_some(d, code + k, left)), code + k, left);
             }
         }
     }

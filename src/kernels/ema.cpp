@@ -121,7 +121,7 @@ index_t finish_packed(const ema_rows<float>& all, const narrow_projection<float>
     using V = hn::Vec<decltype(d)>;
     constexpr index_t n = lanes<decltype(d)>;
     constexpr index_t rows = n / Width;
-    const packed_matrix<Width> matrix(p.matrix);
+    const packed_matrix<Width> harmless(1.0F, -1.0F, p.matrix);
     const V decay = hn::Set(d, a.decay);
     const V rest = hn::Set(d, 1.0F - a.decay);
     V is_row[rows];  // 1 in the lanes of row i
@@ -141,7 +141,7 @@ index_t finish_packed(const ema_rows<float>& all, const narrow_projection<float>
         const V sum = hn::MulAdd(rest, hn::LoadU(d, a.batch + first), hn::Mul(decay, hn::LoadU(d, a.sums + first)));
         hn::StoreU(sum, d, a.sums + first);
         const V step = hn::Sub(hn::Div(sum, each), old);
-        const V moved = hn::Add(old, matrix.less(step, step));
+        const V moved = harmless.plus(old, step);
         hn::StoreU(hn::IfThenElse(hn::Eq(each, hn::Zero(d)), old, moved), d, a.codes + first);
     }
     return k - begin;

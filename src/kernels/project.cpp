@@ -115,10 +115,10 @@ index_t project_packed(const narrow_projection<float>& p, const strong_rows<floa
             return two{hn::DupEven(rest), hn::DupOdd(rest)};
         });
     }
-    const packed_matrix<Width> matrix(p.matrix);
+    const packed_matrix<Width> less(0.0F, -1.0F, p.matrix);
     const V target = tile_lanes([&](index_t lane) { return p.target[lane % Width]; });
     return by_strength(hn::Set(d, 1.0F),
-                       [&](V x, V y) HWY_ATTR { return two{matrix.less(target, x), matrix.less(target, y)}; });
+                       [&](V x, V y) HWY_ATTR { return two{less.plus(target, x), less.plus(target, y)}; });
 }
 
 #endif

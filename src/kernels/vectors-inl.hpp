@@ -144,33 +144,34 @@ HWY_INLINE hn::Vec<hn::ScalableTag<float>> tile_lanes(const Value& value) {
     return hn::LoadU(d, entry);
 }
 
-/// A matrix [Width x Width] that is multiplied with rows of 4 or 8 floats side by side in a vector.
+/// A matrix a I + b M [Width x Width] that is multiplied with rows of 4 or 8 floats side by side in a vector.
 template <index_t Width>
 class packed_matrix {
 public:
     using V = hn::Vec<hn::ScalableTag<float>>;
 
-    HWY_INLINE explicit packed_matrix(const float (&m)[narrow][narrow]) {
+    HWY_INLINE packed_matrix(float a, float b, const float (&m)[narrow][narrow]) {
         // What a lane multiplies the value with that lies `apart`, an exclusive or, from it in its row.
         for (index_t apart = 0; apart < Width; ++apart) {
-            entries_[apart] = tile_lanes([&](index_t lane) { return m[(lane % Width) ^ apart][lane % Width]; });
+            const float diagonal = apart == 0 ? a : 0.0F;
+            entries_[apart] = tile_lanes([&](index_t lane) { return diagonal + b * m[(lane % Width) ^ apart][lane % Width]; });
         }
     }
 
-    /// from - x M. Two sums, so that neither waits for the other.
-    HWY_INLINE V less(V from, V x) const {
-        V even = hn::NegMulAdd(x, entries_[0], from);
+    /// from + x (a I + b M). Two sums, so that neither waits for the other.
+    HWY_INLINE V plus(V from, V x) const {
+        V even = hn::MulAdd(x, entries_[0], from);
         V odd = hn::Mul(hn::Shuffle2301(x), entries_[1]);
-        even = hn::NegMulAdd(hn::Shuffle1032(x), entries_[2], even);
+        even = hn::MulAdd(hn::Shuffle1032(x), entries_[2], even);
         odd = hn::MulAdd(hn::Shuffle0123(x), entries_[3], odd);
         if constexpr (Width == 8) {
             const V y = hn::SwapAdjacentBlocks(x);
-            even = hn::NegMulAdd(y, entries_[4], even);
+            even = hn::MulAdd(y, entries_[4], even);
             odd = hn::MulAdd(hn::Shuffle2301(y), entries_[5], odd);
-            even = hn::NegMulAdd(hn::Shuffle1032(y), entries_[6], even);
+            even = hn::MulAdd(hn::Shuffle1032(y), entries_[6], even);
             odd = hn::MulAdd(hn::Shuffle0123(y), entries_[7], odd);
         }
-        return hn::Sub(even, odd);
+        return hn::Add(even, odd);
     }
 
 private:
