@@ -244,6 +244,32 @@ TEST_CASE_TEMPLATE("kernels: project", T, float, double) {
     }
 }
 
+TEST_CASE_TEMPLATE("kernels: rows of strength 0 keep their bytes", T, float, double) {
+    for (const simd level : levels()) {
+        for (const index_t d : {4, 7, 8, 40}) {
+            constexpr index_t n = 70;
+            std::vector<T> rows(at(n * d), T(1));
+            std::vector<T> strength(at(n), T(1));
+            for (const index_t i : {0, 3, 64, 69}) {
+                strength[at(i)] = 0;
+                rows[at(i * d)] = T(-0.0);
+                rows[at(i * d + 1)] = std::numeric_limits<T>::quiet_NaN();
+            }
+            const std::vector<T> before = rows;
+            const std::vector<T> basis = orthonormal<T>(3, d);
+            kernels::project(rows.data(), n, d, d, {.basis = basis.data(), .rank = 3, .strength = strength.data()},
+                             resources{.threads = 1, .level = level});
+            bool right = true;
+            for (index_t i = 0; i < n; ++i) {
+                const auto bytes = at(d) * sizeof(T);
+                const bool same = std::memcmp(rows.data() + i * d, before.data() + i * d, bytes) == 0;
+                right = right && same == (strength[at(i)] == 0);
+            }
+            CHECK(right);
+        }
+    }
+}
+
 TEST_CASE("kernels: project rows of four and eight floats without gaps") {
     for (const simd level : levels()) {
         for (const index_t d : {4, 8}) {

@@ -210,7 +210,7 @@ struct ema_workspace {
     std::vector<index_t> starts;  ///< of the codes in `order`
     std::vector<index_t> order;   ///< vectors by code
     detail::buffer<T> sums;       ///< [K x d], where they fit the cache
-    detail::buffer<T> rows;       ///< a row per thread
+    detail::buffer<T> rows;       ///< some rows per thread
 };
 
 /// n_k <- a n_k + (1 - a) N_k, s_k <- a s_k + (1 - a) sum of the vectors of code k, then c <- c + P (s_k / n_k - c) where

@@ -220,7 +220,7 @@ index_t adam_packed(const adam_rows<float>& a, const adam_step<float>& step, con
         }
         for (index_t i = 0; i < count; ++i) {
             const index_t first = k * Width + i * n;
-            hn::StoreU(scaled.plus(hn::LoadU(d, at.codes + first), x[i]), d, at.codes + first);
+            hn::StoreU(hn::Add(hn::LoadU(d, at.codes + first), scaled.times(x[i])), d, at.codes + first);
         }
         k += count * rows;
         if (count < block && k + rows <= end) {

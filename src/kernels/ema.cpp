@@ -67,24 +67,45 @@ HWY_INLINE void add_row(const T* from, T* to, index_t width) {
     }
 }
 
-/// How many vectors ahead what lies anywhere is fetched.
-constexpr index_t vectors_ahead = 3;
+/// The same for rows of `Width` values, a power of two of them.
+template <index_t Width, class T>
+HWY_INLINE void add_narrow_row(const T* from, T* to) {
+    const hn::CappedTag<T, static_cast<std::size_t>(Width)> d;
+    for (index_t k = 0; k < Width; k += lanes<decltype(d)>) {
+        hn::StoreU(hn::Add(hn::LoadU(d, to + k), hn::LoadU(d, from + k)), d, to + k);
+    }
+}
+
+/// Rows that are so many bytes, 1 to 16: how far ahead of its use a row is fetched.
+template <class T>
+HWY_INLINE index_t rows_ahead(index_t bytes, index_t width) {
+    return std::clamp<index_t>(bytes / (width * static_cast<index_t>(sizeof(T))), 1, 16);
+}
 
 /// Adds the vectors of the codes [begin, end) to their sums, in their order. Width 0: known when it runs.
 template <index_t Width, class T, class Id>
 void scatter(const ema_rows<T>& all, const Id* ids, index_t n, index_t begin, index_t end) {
     const ema_rows<T> a = all;  // a copy that stores cannot change
     const index_t width = Width == 0 ? a.width : Width;
-    for (index_t k = begin; k < end; ++k) {
-        clear_row(a.batch + k * width, width);
-    }
+    const index_t next_sum = rows_ahead<T>(3072, width);
+    const index_t next = rows_ahead<T>(8192, width);
+    const bool is_long = width * static_cast<index_t>(sizeof(T)) >= 512;
+    std::fill(a.batch + begin * width, a.batch + end * width, T(0));
     for (index_t i = 0; i < n; ++i) {
         const auto k = static_cast<index_t>(ids[i]);
         if constexpr (Width == 0) {  // wide sums do not stay in L1
-            prefetch_row(a.batch + static_cast<index_t>(ids[std::min(i + vectors_ahead, n - 1)]) * width, width);
+            prefetch_row(a.batch + static_cast<index_t>(ids[std::min(i + next_sum, n - 1)]) * width, width);
+            if (is_long) {
+                prefetch_row_once(a.vectors + std::min(i + next, n - 1) * a.vectors_stride, width);
+            }
         }
-        if (k >= begin && k < end) {
+        if (k < begin || k >= end) {
+            continue;
+        }
+        if constexpr (Width == 0) {
             add_row(a.vectors + i * a.vectors_stride, a.batch + k * width, width);
+        } else {
+            add_narrow_row<Width>(a.vectors + i * a.vectors_stride, a.batch + k * width);
         }
     }
 }
@@ -141,7 +162,7 @@ index_t finish_packed(const ema_rows<float>& all, const narrow_projection<float>
         const V sum = hn::MulAdd(rest, hn::LoadU(d, a.batch + first), hn::Mul(decay, hn::LoadU(d, a.sums + first)));
         hn::StoreU(sum, d, a.sums + first);
         const V step = hn::Sub(hn::Div(sum, each), old);
-        const V moved = harmless.plus(old, step);
+        const V moved = hn::Add(old, harmless.times(step));
         hn::StoreU(hn::IfThenElse(hn::Eq(each, hn::Zero(d)), old, moved), d, a.codes + first);
     }
     return k - begin;
@@ -152,9 +173,10 @@ index_t finish_packed(const ema_rows<float>& all, const narrow_projection<float>
 /// The sum of the vectors of code k, in `x`.
 template <class T>
 HWY_INLINE void add_vectors_of(const ema_rows<T>& a, index_t k, index_t last, T* x) {
+    const index_t next = rows_ahead<T>(3072, a.width);
     clear_row(x, a.width);
     for (index_t i = a.starts[k]; i < a.starts[k + 1]; ++i) {
-        prefetch_row(a.vectors + a.order[std::min(i + vectors_ahead, last)] * a.vectors_stride, a.width);
+        prefetch_row(a.vectors + a.order[std::min(i + next, last)] * a.vectors_stride, a.width);
         add_row(a.vectors + a.order[i] * a.vectors_stride, x, a.width);
     }
 }

@@ -1,5 +1,5 @@
-// Rows less a subspace. The narrow ones (d <= 8) multiply by the d x d matrix, whose rows stay in registers; the others
-// take two sweeps over a row that the first one brings into the L1 cache.
+// Rows less a subspace. The narrow ones (d <= 8) multiply by the d x d matrix, whose rows stay in registers; of the others
+// some are moved while the products of later ones with the subspace are summed.
 #include "targets.hpp"
 
 #include <algorithm>
@@ -143,8 +143,8 @@ void project_narrow(const narrow_projection<T>& p, const strong_rows<T>& c, inde
 constexpr index_t most_rows = 64;                 ///< of a block
 constexpr index_t many_bytes = index_t{1} << 24;  ///< of rows that come from memory
 
-/// Values from the cache line in which rows begin to them, if they are best taken line by line: where a vector is a line, and
-/// the memory decides. -1 otherwise.
+/// Values from the cache line in which rows begin to them, if they are best taken line by line: where a vector is a line,
+/// and rows do not begin with one or come from memory. -1 otherwise.
 template <class T>
 index_t lead_of(const strong_rows<T>& c, index_t count, index_t rank) {
     constexpr index_t n = lanes<hn::ScalableTag<T>>;
@@ -172,7 +172,7 @@ HWY_NOINLINE void take_out_of_block(const directions<T>& v, index_t first, const
     block_of_rows<R, T>(v, first, rows).run();
 }
 
-/// Wide rows in blocks, which stay in the L1 cache while eight directions after the other are taken out.
+/// Wide rows in blocks, which stay in the cache while eight directions after the other are taken out.
 template <class T>
 void project_wide(const directions<T>& v, const strong_rows<T>& c, index_t begin, index_t end) {
     const index_t fit = (index_t{1} << 18) / (c.width * static_cast<index_t>(sizeof(T)));

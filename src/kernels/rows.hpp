@@ -16,6 +16,18 @@ HWY_INLINE void prefetch_row(const T* row, index_t width) {
     }
 }
 
+/// Brings a row that is read but once into the nearest cache, and no other: it leaves the others what they hold.
+template <class T>
+HWY_INLINE void prefetch_row_once(const T* row, index_t width) {
+#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
+    for (index_t k = 0; k < width; k += 64 / static_cast<index_t>(sizeof(T))) {
+        __builtin_prefetch(row + k, 0, 0);
+    }
+#else
+    prefetch_row(row, width);
+#endif
+}
+
 /// Directions that are taken out of rows, c <- c + s sum_j w_j (t . v_j - c . v_j) v_j.
 template <class T>
 struct directions {

@@ -154,13 +154,20 @@ public:
         // What a lane multiplies the value with that lies `apart`, an exclusive or, from it in its row.
         for (index_t apart = 0; apart < Width; ++apart) {
             const float diagonal = apart == 0 ? a : 0.0F;
-            entries_[apart] = tile_lanes([&](index_t lane) { return diagonal + b * m[(lane % Width) ^ apart][lane % Width]; });
+            entries_[apart] =
+                tile_lanes([&](index_t lane) { return diagonal + b * m[(lane % Width) ^ apart][lane % Width]; });
         }
     }
 
-    /// from + x (a I + b M). Two sums, so that neither waits for the other.
-    HWY_INLINE V plus(V from, V x) const {
-        V even = hn::MulAdd(x, entries_[0], from);
+    /// x (a I + b M).
+    HWY_INLINE V times(V x) const { return rest(hn::Mul(x, entries_[0]), x); }
+
+    /// from + x (a I + b M), rounded several times.
+    HWY_INLINE V plus(V from, V x) const { return rest(hn::MulAdd(x, entries_[0], from), x); }
+
+private:
+    /// All but the first product. Two sums, so that neither waits for the other.
+    HWY_INLINE V rest(V even, V x) const {
         V odd = hn::Mul(hn::Shuffle2301(x), entries_[1]);
         even = hn::MulAdd(hn::Shuffle1032(x), entries_[2], even);
         odd = hn::MulAdd(hn::Shuffle0123(x), entries_[3], odd);
@@ -174,7 +181,6 @@ public:
         return hn::Add(even, odd);
     }
 
-private:
     V entries_[Width];
 };
 
