@@ -256,6 +256,7 @@ void add_turned_rows(const gram_rows<T>& rows, index_t begin, index_t end, doubl
     const auto row = [&](index_t i) HWY_ATTR {
         return widen<Minus>(rows.data + i * rows.stride, Minus ? rows.minus + i * rows.minus_stride : nullptr, rows.width);
     };
+    constexpr index_t rows_ahead = 256;  // a prefetch past the end does nothing
     turned_products all;
     wide sum = hn::Zero(d);
     for (index_t start = begin; start < end; start += gram_block) {  // sums of sums: less is rounded
@@ -266,6 +267,10 @@ void add_turned_rows(const gram_rows<T>& rows, index_t begin, index_t end, doubl
         wide odd_sum = hn::Zero(d);
         index_t i = start;
         for (; i + 2 <= stop; i += 2) {
+            hwy::Prefetch(rows.data + (i + rows_ahead) * rows.stride);
+            if constexpr (Minus) {
+                hwy::Prefetch(rows.minus + (i + rows_ahead) * rows.minus_stride);
+            }
             const wide x = row(i);
             const wide y = row(i + 1);
             even.add(x, by);
