@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from goals import GOALS, Goal
+from goals import AVX512, GOALS, Goal
 
 LIBRARIES = ["numpy", "torch", "faiss", "sklearn", "Eigen"]
 Row = dict[str, Any]
@@ -77,7 +77,8 @@ def short_of(row: Row, goal: Goal) -> list[list[str]]:
     if goal.share and row["limit_share"] is not None and row["limit_share"] < goal.share:
         lines.append([row["case"], row["limit"], percent(row["limit_share"]), percent(goal.share)])
     for prefix, wished in goal.peers.items():
-        name = fastest(row, prefix, equals_only=True) or fastest(row, prefix, equals_only=False)
+        some = {**row, "peers": {n: p for n, p in row["peers"].items() if n.endswith(AVX512) == prefix.endswith(AVX512)}}
+        name = fastest(some, prefix, equals_only=True) or fastest(some, prefix, equals_only=False)
         if name and row["peers"][name]["ratio"] < wished:
             lines.append([row["case"], name, times(row["peers"][name]["ratio"]), times(wished)])
     return lines
