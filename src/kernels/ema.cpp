@@ -44,14 +44,6 @@ HWY_BEFORE_NAMESPACE();
 namespace isic::kernels::HWY_NAMESPACE {
 
 template <class T>
-HWY_INLINE void clear_row(T* row, index_t width) {
-    const hn::ScalableTag<T> d;
-    for (index_t k = 0; k < width; k += lanes<decltype(d)>) {
-        store_some(d, hn::Zero(d), row + k, width - k);
-    }
-}
-
-template <class T>
 HWY_INLINE void add_row(const T* from, T* to, index_t width) {
     const hn::ScalableTag<T> d;
     constexpr index_t n = lanes<decltype(d)>;
@@ -170,11 +162,10 @@ index_t finish_packed(const ema_rows<float>& all, const narrow_projection<float>
 
 #endif
 
-/// The sum of the vectors of code k, in `x`.
+/// The sum of the vectors of code k, in `x`. Fetches the vector `next` places ahead in the order, at most `last`.
 template <class T>
-HWY_INLINE void add_vectors_of(const ema_rows<T>& a, index_t k, index_t last, T* x) {
-    const index_t next = rows_ahead<T>(3072, a.width);
-    clear_row(x, a.width);
+HWY_INLINE void add_vectors_of(const ema_rows<T>& a, index_t k, index_t next, index_t last, T* x) {
+    std::fill(x, x + a.width, T(0));
     for (index_t i = a.starts[k]; i < a.starts[k + 1]; ++i) {
         prefetch_row(a.vectors + a.order[std::min(i + next, last)] * a.vectors_stride, a.width);
         add_row(a.vectors + a.order[i] * a.vectors_stride, x, a.width);
@@ -192,6 +183,7 @@ void finish(const ema_rows<T>& all, const directions<T>& forbidden, [[maybe_unus
     const hn::ScalableTag<T> d;
     const auto decay = hn::Set(d, a.decay);
     const auto rest = hn::Set(d, T(1) - a.decay);
+    const index_t next_vector = rows_ahead<T>(3072, a.width);
     for (index_t start = begin; start < end; start += a.block) {
         T* steps[most_rows];
         T* codes[most_rows];
@@ -204,7 +196,7 @@ void finish(const ema_rows<T>& all, const directions<T>& forbidden, [[maybe_unus
                 const index_t next = std::min(k + 1, end - 1) - k;
                 prefetch_row(sum + next * a.sums_stride, a.width);
                 prefetch_row(code + next * a.stride, a.width);
-                add_vectors_of(a, k, a.starts[end] - 1, x);
+                add_vectors_of(a, k, next_vector, a.starts[end] - 1, x);
             }
             const T each = next_count(a, k);
             for (index_t i = 0; i < a.width; i += lanes<decltype(d)>) {
