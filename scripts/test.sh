@@ -188,7 +188,7 @@ part_cuda() {
     CUDACXX=$nvcc configure_gcc -DISIC_CUDA=ON -DISIC_PYTHON=ON -DISIC_BENCHMARKS=ON -DISIC_SANITIZE=address,undefined \
         -DISIC_CUDA_WHEELS="$root/$venv" -DCMAKE_CUDA_ARCHITECTURES="80-real;90" -DPython_EXECUTABLE="$root/$venv/bin/python" \
         -Dpybind11_DIR="$("$venv/bin/python" -m pybind11 --cmakedir)"
-    cmake --build build/test-gcc --target isic_cuda_programs
+    cmake --build build/test-gcc --target isic_cuda_programs isic_cuda_race_tests
     run_tests build/test-gcc -L cuda
     grep -ah '^\[isic\] SKIPPED' build/test-gcc/Testing/Temporary/LastTest.log || true
 }

@@ -10,6 +10,9 @@
 #ifndef ISIC_KERNEL_SHIM  // the tests' shim has all this, and runs kernels on the CPU
 #include <cuda_runtime.h>
 
+/// Declares `T name` in shared memory. For templates, where GCC, which compiles kernels for the tests, forgets attributes of variables.
+#define ISIC_SHARED(T, name) __shared__ T name
+
 /// Declares `T* name`, the dynamic shared memory of the block.
 #define ISIC_DYN_SHARED(T, name)                                                \
     extern __shared__ __align__(16) unsigned char isic_dynamic_shared_memory[]; \

@@ -4,6 +4,15 @@
 namespace isic::cuda {
 namespace {
 
+/// Sets a flag as other threads may at the same time: volatile accesses are relaxed atomic ones. Who finds it set leaves it, or the
+/// stores of all threads would queue up at one address.
+template <class T>
+__device__ void set_flag(volatile T* flag) {
+    if (*flag == 0) {
+        *flag = 1;
+    }
+}
+
 __global__ void look_at_rows_kernel(rows_in m, const std::uint8_t* skip, findings* found) {
     const index_t at = thread_number();
     if (at >= m.rows * m.cols || (skip != nullptr && skip[at / m.cols] != 0)) {
@@ -12,8 +21,8 @@ __global__ void look_at_rows_kernel(rows_in m, const std::uint8_t* skip, finding
     const double x = value_at(m, at / m.cols, at % m.cols);
     if (!is_finite(x)) {
         note(&found->not_finite, static_cast<std::uint64_t>(at));
-    } else if (x != 0 && found->any == 0) {  // else all threads' stores would queue up at one address
-        found->any = 1;                      // whoever comes last writes the same
+    } else if (x != 0) {
+        set_flag(&found->any);
     }
 }
 

@@ -14,7 +14,8 @@ index_t partials(index_t rows) {
 /// The part's rows are shared by the block's warps; each warp adds up its own, the first thread adds the warps' sums.
 template <class Part, class Row, class Join>
 __device__ void reduce_rows(index_t rows, Part* parts, Row row_of, Join join) {
-    __shared__ Part sums[warps_per_partial];
+    using warp_sums = Part[warps_per_partial];
+    ISIC_SHARED(warp_sums, sums);
     const int warp = static_cast<int>(threadIdx.x) / warp_lanes;
     const index_t first = static_cast<index_t>(blockIdx.x) * rows_per_partial;
     Part mine{};

@@ -45,19 +45,18 @@ __device__ double move_toward_goal(const projection_arguments& a, index_t k, con
     return sqrt(warp_sum(square));
 }
 
+/// Here and below a lane has columns of its own: what it reads of a row is what it has written.
 template <class T>
 __device__ double read_row(const projection_arguments& a, index_t k, double* old) {
     const T* row = static_cast<const T*>(a.codes.data) + k * a.codes.stride;
     for (index_t c = lane(); c < a.codes.cols; c += warp_lanes) {
         old[c] = widen(row[c]);
     }
-    __syncwarp();
     const double stored_norm = norm_of(old, a.codes.cols);
     if (a.normalised && stored_norm > 0) {
         for (index_t c = lane(); c < a.codes.cols; c += warp_lanes) {
             old[c] /= stored_norm;
         }
-        __syncwarp();
     }
     return stored_norm;
 }

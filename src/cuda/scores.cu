@@ -146,8 +146,10 @@ constexpr int queries_per_thread = 4;
 /// codes goes through shared memory.
 template <int Width>
 __global__ void __launch_bounds__(threads_per_block, Width <= 8 ? 3 : 2) narrow_scores_kernel(score_arguments a) {
-    __shared__ pack<float> codes[Width][panel_rows / 4];
-    __shared__ pack<float> half_norms[panel_rows / 4];
+    using row_of_panel = pack<float>[panel_rows / 4];
+    using panel = row_of_panel[Width];
+    ISIC_SHARED(panel, codes);
+    ISIC_SHARED(row_of_panel, half_norms);
     const index_t first_query = static_cast<index_t>(blockIdx.x) * queries_per_thread * threads_per_block + threadIdx.x;
     const index_t queries = a.queries.count * panel_rows;
     float z[queries_per_thread][Width];

@@ -3,10 +3,12 @@
 
   mutants.py BUILD_DIR            all; BUILD_DIR has been configured with -DISIC_CUDA=ON and built
   mutants.py BUILD_DIR 3 7        only these
+  mutants.py BUILD_DIR barriers   every kernel without one of its barriers; the tests that are watched for races must notice
 
 Each needs a build of one file and a run of the tests, about half a minute. Sources are put back in the end.
 """
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -113,13 +115,38 @@ MUTANTS = [
 EQUIVALENT = {}
 
 
+BARRIER = re.compile(r"__sync(?:threads|warp)\(\);")
+
+
+def listed(n):
+    """What is wrong, the file, and its text with the bug."""
+    what, name, text, bug = MUTANTS[n]
+    path = SOURCES / name
+    before = path.read_text()
+    if before.count(text) < 1:
+        sys.exit(f"{n}: {name} does not hold the text to replace: {text!r}")
+    return what, path, before.replace(text, bug, 1)
+
+
+def without_barriers():
+    for path in sorted(SOURCES.glob("*.cu*")):
+        text = path.read_text()
+        for barrier in BARRIER.finditer(text):
+            line = text.count("\n", 0, barrier.start()) + 1
+            yield f"no {barrier.group()[:-1]} in {path.name}:{line}", path, text[: barrier.start()] + ";" + text[barrier.end() :]
+
+
 def run(command):
     return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
 
 
-def noticed(build):
+def build_of(build, program):
+    return run(["cmake", "--build", str(build), "--target", program]).returncode == 0
+
+
+def noticed_by_tests(build):
     """How the tests noticed, or nothing."""
-    if run(["cmake", "--build", str(build), "--target", "isic_cuda_stand_in_tests"]).returncode != 0:
+    if not build_of(build, "isic_cuda_stand_in_tests"):
         return "does not compile"
     for part in ("--test-case-exclude=" + SLOW, "--test-case=" + SLOW):
         try:
@@ -136,27 +163,39 @@ def noticed(build):
     return found[0].strip()[-150:] if found else f"exit status {tests.returncode}"
 
 
+def noticed_as_race(build):
+    """The first race that is found, or nothing."""
+    if not build_of(build, "isic_cuda_race_tests"):
+        return "does not compile"
+    with subprocess.Popen([str(build / "tests" / "cuda" / "isic_cuda_race_tests")], stdout=subprocess.PIPE, text=True, errors="replace") as tests:
+        for line in tests.stdout:
+            if ": race: " in line:
+                tests.kill()
+                return line.split(": race: ")[1].strip()
+    return ""
+
+
 def main():
     build = pathlib.Path(sys.argv[1]).resolve()
-    chosen = [int(n) for n in sys.argv[2:]] or range(len(MUTANTS))
+    if sys.argv[2:] == ["barriers"]:
+        noticed, planted = noticed_as_race, list(without_barriers())
+    else:
+        noticed, planted = noticed_by_tests, [listed(n) for n in [int(n) for n in sys.argv[2:]] or range(len(MUTANTS))]
     if noticed(build):
         sys.exit("the tests fail before anything is planted")
     missed = 0
-    for n in chosen:
-        what, name, text, bug = MUTANTS[n]
-        path = SOURCES / name
+    for what, path, bug in planted:
         before = path.read_text()
-        if before.count(text) < 1:
-            sys.exit(f"{n}: {name} does not hold the text to replace: {text!r}")
         try:
-            path.write_text(before.replace(text, bug, 1))
+            path.write_text(bug)
             how = noticed(build)
         finally:
             path.write_text(before)
-        verdict = "noticed " if how and how != "does not compile" else "equal   " if n in EQUIVALENT else "MISSED  "
-        missed += verdict == "MISSED  "
-        print(f"{verdict}{n:3d} {what}: {how or EQUIVALENT.get(n, '')}", flush=True)
-    print(f"{len(list(chosen))} planted, {missed} missed")
+        seen = how not in ("", "does not compile")
+        verdict = "noticed" if seen else "equal  " if what in EQUIVALENT else "MISSED "
+        missed += verdict == "MISSED "
+        print(f"{verdict} {what}: {how or EQUIVALENT.get(what, '')}", flush=True)
+    print(f"{len(planted)} planted, {missed} missed")
     sys.exit(1 if missed else 0)
 
 

@@ -13,7 +13,6 @@ namespace detail {
 namespace {
 
 constexpr std::size_t page = 4096;
-constexpr std::size_t region_bytes = std::size_t(64) << 30;  // addresses, not memory
 constexpr std::size_t alignment = 16;
 constexpr unsigned char canary = 0xA5;
 constexpr unsigned char nan_byte = 0xFF;
@@ -41,6 +40,7 @@ struct world {
     std::recursive_mutex lock;
     memory heap;
     std::shared_ptr<stream> default_stream = std::make_shared<stream>();
+    past host;  // what the host has waited for
     int sticky_error = 0;
     std::vector<std::function<void()>> at_reset;
 };
@@ -60,7 +60,7 @@ std::size_t span_bytes(index_t rows, index_t cols, index_t ld, std::size_t eleme
 // ---- Memory
 
 memory::memory() {
-    void* region = mmap(nullptr, region_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* region = mmap(nullptr, addresses, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (region == MAP_FAILED) {
         throw std::bad_alloc();
     }
@@ -70,7 +70,7 @@ memory::memory() {
 void* memory::allocate(std::size_t bytes, memory_kind kind, int device) {
     const std::size_t padded = round_up(std::max<std::size_t>(bytes, 1), alignment);
     const std::size_t page_bytes = round_up(padded, page);
-    if (top_ + page_bytes + 2 * page > region_bytes) {
+    if (top_ + page_bytes + 2 * page > addresses) {
         return nullptr;
     }
     top_ += page;  // the guard page
@@ -93,6 +93,7 @@ void memory::release(const void* data) {
     }
     const allocation a = found->second;
     live_.erase(found);
+    races::release(a.data, a.bytes);
     mprotect(a.pages, a.page_bytes, PROT_READ | PROT_WRITE);
     check_canaries(a);
     madvise(a.pages, a.page_bytes, MADV_DONTNEED);
@@ -223,6 +224,29 @@ position end_of(const std::shared_ptr<stream>& s) {
     return {s, s->enqueued};
 }
 
+void join(past& into, const past& other) {
+    for (const auto& [stream, tasks] : other) {
+        into[stream] = std::max(into[stream], tasks);
+    }
+}
+
+// What has happened when these tasks are done.
+const past& past_of(const position& done) {
+    static const past nothing;
+    return done.tasks == 0 ? nothing : *done.on->pasts[done.tasks - 1];
+}
+
+// Of the task that comes next on a stream.
+std::shared_ptr<const past> next_past(const std::shared_ptr<stream>& on, const task& next) {
+    past p = past_of(end_of(on));
+    join(p, the_world().host);
+    for (const position& before : next.after) {
+        join(p, past_of(before));
+    }
+    p[on->number] = on->enqueued + 1;
+    return std::make_shared<const past>(std::move(p));
+}
+
 // The default stream and blocking streams wait for each other.
 void add_default_stream_order(const std::shared_ptr<stream>& to, task& work) {
     const auto& default_stream = the_world().default_stream;
@@ -237,16 +261,20 @@ void add_default_stream_order(const std::shared_ptr<stream>& to, task& work) {
     }
 }
 
-void run(const task& work) {
-    if (sticky_error() != 0 && !work.always) {
-        return;
+// The next one of a stream; what it comes after has been done.
+void run(stream& on, const task& work) {
+    const std::uint64_t number = on.finished + 1;
+    if (sticky_error() == 0 || work.always) {
+        races::begin_task(on.number, number, on.pasts[number - 1]);
+        try {
+            work.run();
+        } catch (const std::exception& e) {  // a kernel that went wrong
+            violation(e.what());
+            set_sticky_error(cudaErrorLaunchFailure);
+        }
+        races::end_task();
     }
-    try {
-        work.run();
-    } catch (const std::exception& e) {  // a kernel that went wrong
-        violation(e.what());
-        set_sticky_error(cudaErrorLaunchFailure);
-    }
+    on.finished = number;
 }
 
 void run_next(stream& on) {
@@ -255,8 +283,7 @@ void run_next(stream& on) {
     for (const position& before : next.after) {
         run_until(before);
     }
-    run(next);
-    ++on.finished;
+    run(on, next);
 }
 
 bool is_default_stream(const void* handle) {
@@ -288,15 +315,21 @@ void remove_stream(const void* handle) {
     streams().remove(handle);
 }
 
-void run_every_stream() {
-    run_all(the_world().default_stream);
+std::uint64_t new_stream_number() {
+    static std::uint64_t last = 0;
+    return ++last;
+}
+
+void wait_for_every_stream() {
+    wait_for_all(the_world().default_stream);
     for (const auto& [handle, s] : streams()) {
-        run_all(s);
+        wait_for_all(s);
     }
 }
 
 void submit(const std::shared_ptr<stream>& to, task work) {
     add_default_stream_order(to, work);
+    to->pasts.push_back(next_past(to, work));
     to->pending.push_back(std::move(work));
     ++to->enqueued;
     if (!control().deferred) {
@@ -318,15 +351,25 @@ void run_all(const std::shared_ptr<stream>& on) {
     run_until(end_of(on));
 }
 
+void wait_until(const position& until) {
+    run_until(until);
+    join(the_world().host, past_of(until));
+}
+
+void wait_for_all(const std::shared_ptr<stream>& on) {
+    wait_until(end_of(on));
+}
+
 void drop_pending(stream& on) {
     const memory_access access;
     while (!on.pending.empty()) {
         const task next = std::move(on.pending.front());
         on.pending.pop_front();
         if (next.always) {
-            run(next);
+            run(on, next);
+        } else {
+            ++on.finished;
         }
-        ++on.finished;
     }
 }
 
@@ -419,6 +462,7 @@ void reset() {
     detail::streams().clear();
     w.default_stream = std::make_shared<detail::stream>();
     w.heap.release_all();
+    w.host.clear();
     w.sticky_error = 0;
     for (const auto& clear : w.at_reset) {
         clear();

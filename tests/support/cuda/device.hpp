@@ -16,6 +16,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "races.hpp"
 #include "stand_in.hpp"
 
 namespace stand_in::detail {
@@ -48,6 +49,10 @@ public:
 
     /// The allocation that p points into or at the end of.
     allocation* find(const void* p);
+
+    /// Addresses that are, were or will be this memory's.
+    const char* first_address() const { return region_; }
+    static constexpr std::size_t addresses = std::size_t(64) << 30;
 
     /// Device memory is accessible between these two.
     void open();
@@ -97,8 +102,12 @@ struct task {
     bool always = false;  // done even when pending work is dropped: a free, an event
 };
 
+std::uint64_t new_stream_number();
+
 struct stream {
+    std::uint64_t number = new_stream_number();
     std::deque<task> pending;
+    std::vector<std::shared_ptr<const past>> pasts;  // of every task that was enqueued; each holds itself too
     std::uint64_t enqueued = 0;
     std::uint64_t finished = 0;
     bool blocking = true;  // ordered with the default stream
@@ -114,7 +123,11 @@ void remove_stream(const void* handle);
 void submit(const std::shared_ptr<stream>& to, task work);
 void run_until(const position& until);
 void run_all(const std::shared_ptr<stream>& on);
-void run_every_stream();
+
+/// The same for a host that waits: what it does from then on comes after.
+void wait_until(const position& until);
+void wait_for_all(const std::shared_ptr<stream>& on);
+void wait_for_every_stream();
 void drop_pending(stream& on);
 void drop_every_stream();
 
@@ -260,7 +273,7 @@ public:
     Status submit_and_wait(std::function<void()> work) {
         submit(std::move(work));
         if (ok()) {
-            run_all(stream_);
+            wait_for_all(stream_);
         }
         return status_;
     }

@@ -42,6 +42,7 @@
 
 #include "device.hpp"
 #include "fields.hpp"
+#include "races.hpp"
 
 #if defined(__SANITIZE_ADDRESS__)
 #define ISIC_SHIM_ASAN 1
@@ -76,6 +77,11 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 
+/// Declares `T name` in shared memory, in a template: the section of a variable is forgotten there (GCC bug 41091).
+#define ISIC_SHARED(T, name)                              \
+    static ::kernel_shim::shared_variable<T> name##_kept; \
+    T& name = name##_kept.value()
+
 /// Declares `T* name`, the dynamic shared memory of the block.
 #define ISIC_DYN_SHARED(T, name) T* const name = static_cast<T*>(::kernel_shim::current().shared_memory())
 
@@ -96,7 +102,7 @@ inline constexpr std::size_t stack_bytes = 128 * 1024;
 inline constexpr std::size_t most_threads = 1024;
 
 inline std::mt19937& random() {
-    static std::mt19937 generator(12345);
+    static thread_local std::mt19937 generator(12345);
     return generator;
 }
 
@@ -108,6 +114,32 @@ inline void seed(unsigned value) {
 inline std::size_t random_below(std::size_t n) {
     return random()() % n;
 }
+
+// ---- Shared memory
+
+inline std::vector<std::pair<char*, std::size_t>>& shared_variables() {
+    static thread_local std::vector<std::pair<char*, std::size_t>> all;
+    return all;
+}
+
+// Filled with NaN, so that nothing of the last block is taken for this one's.
+inline void poison(char* p, std::size_t bytes) {
+    std::memset(p, 0xFF, bytes);
+}
+
+// Made by the first thread that comes by: the first block finds it empty.
+template <class T>
+class shared_variable {
+public:
+    shared_variable() {
+        shared_variables().emplace_back(bytes_, sizeof(T));
+        stand_in::races::add_shared(bytes_, sizeof(T));
+    }
+    T& value() { return reinterpret_cast<T&>(bytes_); }
+
+private:
+    alignas(T) char bytes_[sizeof(T)];
+};
 
 // ---- Fibers
 
@@ -135,7 +167,7 @@ private:
 
 // Addresses for the stacks of one block; memory is used as far as the stacks are.
 inline char* stack_of(std::size_t number) {
-    static char* const all = [] {
+    static thread_local char* const all = [] {
         void* p = mmap(nullptr, most_threads * stack_bytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED) {
@@ -194,6 +226,9 @@ struct fiber {
 
 enum class waits_for { nothing, barrier, warp };
 
+// The one function of a warp that orders memory.
+inline constexpr std::string_view warp_barrier = "__syncwarp";
+
 // Where a function was called. Not std::source_location, which clang 14 does not have.
 struct place {
     const char* file = "";
@@ -247,6 +282,7 @@ private:
     void poison_shared_memory();
     void start_threads();
     thread* next_thread(bool fresh_only);
+    void switch_to(thread& t);
     fiber& idle_fiber();
     static void make_fiber(fiber& f, char* stack);
     void resume(fiber& f);
@@ -282,7 +318,7 @@ private:
 };
 
 inline block*& current_block() {
-    static block* b = nullptr;
+    static thread_local block* b = nullptr;
     return b;
 }
 
@@ -312,23 +348,26 @@ inline void block::start_threads() {
     at_barrier_ = 0;
 }
 
-// With NaN, so that nothing of the last block is taken for this one's.
 inline void block::poison_shared_memory() {
     if (!shared_.empty()) {
-        std::memset(shared_.data(), 0xFF, shared_.size() * sizeof(std::max_align_t));
+        poison(reinterpret_cast<char*>(shared_.data()), shared_.size() * sizeof(std::max_align_t));
     }
-    char* const first = __start_isic_shared;
-    if (first != nullptr) {
-        std::memset(first, 0xFF, static_cast<std::size_t>(__stop_isic_shared - first));
+    if (char* const first = __start_isic_shared; first != nullptr) {
+        poison(first, static_cast<std::size_t>(__stop_isic_shared - first));
+    }
+    for (const auto& [p, bytes] : shared_variables()) {
+        poison(p, bytes);
     }
 }
 
 inline void block::run(uint3 index) {
     index_ = index;
+    stand_in::races::end_block();
     poison_shared_memory();
     start_threads();
+    stand_in::races::begin_block(threads_.size(), shared_.data(), shared_.size() * sizeof(std::max_align_t));
     while (thread* t = next_thread(false)) {
-        running_ = t;
+        switch_to(*t);
         fiber& f = t->on == nullptr ? idle_fiber() : *t->on;
         t->on = &f;
         resume(f);
@@ -359,6 +398,11 @@ inline thread* block::next_thread(bool fresh_only) {
         return take_at(fresh_, choice);
     }
     return fresh_only ? nullptr : take_at(ready_, choice - fresh_.size());
+}
+
+inline void block::switch_to(thread& t) {
+    running_ = &t;
+    stand_in::races::run_thread(t.linear);
 }
 
 inline fiber& block::idle_fiber() {
@@ -419,7 +463,7 @@ inline void block::run_threads() {
         if (next == nullptr) {
             return;
         }
-        running_ = next;
+        switch_to(*next);
     } while (true);
 }
 
@@ -450,6 +494,7 @@ inline void block::complete_barrier() {
         passed_predicates_ += t.predicate ? 1 : 0;
         release(t);
     }
+    stand_in::races::pass_barrier();
 }
 
 inline thread& block::lane_of_running_warp(int lane) {
@@ -490,6 +535,9 @@ inline void block::complete_warp(unsigned mask) {
         if (names(mask, lane)) {
             exchange(lane_of_running_warp(lane), mask);
         }
+    }
+    if (running().at.function == warp_barrier) {
+        stand_in::races::pass_sync(mask);
     }
     for (int lane = 0; lane < lanes; ++lane) {
         if (names(mask, lane)) {
@@ -653,7 +701,7 @@ inline int __syncthreads_and(int predicate, kernel_shim::place at = ISIC_SHIM_CA
     return kernel_shim::current().passed_predicates() == 0 ? 1 : 0;
 }
 inline void __syncwarp(unsigned mask = 0xffffffffu, kernel_shim::place at = ISIC_SHIM_CALLER) {
-    kernel_shim::vote({"__syncwarp", at}, mask, false);
+    kernel_shim::vote({kernel_shim::warp_barrier, at}, mask, false);
 }
 
 template <class T>
@@ -702,31 +750,37 @@ inline void __threadfence_block() {}
 template <class T>
     requires kernel_shim::atomic_integer<T> || kernel_shim::one_of<T, float, double>
 T atomicAdd(T* p, std::type_identity_t<T> value) {
+    const stand_in::races::atomically all;
     return std::exchange(*p, static_cast<T>(*p + value));
 }
 template <class T>
     requires kernel_shim::atomic_integer<T> || kernel_shim::one_of<T, long long>
 T atomicMin(T* p, std::type_identity_t<T> value) {
+    const stand_in::races::atomically all;
     return std::exchange(*p, std::min(*p, value));
 }
 template <class T>
     requires kernel_shim::atomic_integer<T> || kernel_shim::one_of<T, long long>
 T atomicMax(T* p, std::type_identity_t<T> value) {
+    const stand_in::races::atomically all;
     return std::exchange(*p, std::max(*p, value));
 }
 template <class T>
     requires kernel_shim::atomic_integer<T> || kernel_shim::one_of<T, float>
 T atomicExch(T* p, std::type_identity_t<T> value) {
+    const stand_in::races::atomically all;
     return std::exchange(*p, value);
 }
 template <class T>
     requires kernel_shim::atomic_integer<T>
 T atomicOr(T* p, std::type_identity_t<T> value) {
+    const stand_in::races::atomically all;
     return std::exchange(*p, *p | value);
 }
 template <class T>
     requires kernel_shim::atomic_integer<T> || kernel_shim::one_of<T, unsigned short>
 T atomicCAS(T* p, std::type_identity_t<T> expected, std::type_identity_t<T> value) {
+    const stand_in::races::atomically all;
     return std::exchange(*p, *p == expected ? value : *p);
 }
 

@@ -248,6 +248,7 @@ cudaError_t is_done(const position& until) {
         run_until({until.on, until.on->finished + 1});
         return fail(cudaErrorNotReady);
     }
+    wait_until(until);
     return after_waiting();
 }
 
@@ -436,7 +437,7 @@ cudaError_t CUDARTAPI cudaDeviceSynchronize(void) {
         drop_every_stream();
         return call.status();
     }
-    run_every_stream();
+    wait_for_every_stream();
     return after_waiting();
 }
 
@@ -478,7 +479,7 @@ cudaError_t CUDARTAPI cudaStreamSynchronize(cudaStream_t handle) {
         drop_pending(*on);
         return call.status();
     }
-    run_all(on);
+    wait_for_all(on);
     return after_waiting();
 }
 
@@ -552,7 +553,7 @@ cudaError_t CUDARTAPI cudaEventSynchronize(cudaEvent_t handle) {
         drop_pending(*waited_for->at.on);
         return call.status();
     }
-    run_until(waited_for->at);
+    wait_until(waited_for->at);
     return after_waiting();
 }
 
@@ -625,7 +626,7 @@ cudaError_t CUDARTAPI cudaFree(void* p) {
     if (p == nullptr) {
         return call.status();
     }
-    run_every_stream();  // the real one waits as well
+    wait_for_every_stream();  // the real one waits as well
     if (!give_back(call, p, memory_kind::device)) {
         return fail(cudaErrorInvalidValue);
     }
