@@ -59,6 +59,16 @@ eigen_pairs by_syevd(const std::shared_ptr<state>& s, double* a, index_t d, inde
     return {Eigen::Map<const Eigen::VectorXd>(ascending.data(), d).reverse(), vectors.rowwise().reverse()};
 }
 
+/// Nothing promises orthonormal columns where values are zero, and NaN is no failure to cuSOLVER.
+void require_orthonormal_pairs(const eigen_pairs& pairs) {
+    const index_t n = pairs.vectors.cols();
+    const double off = (pairs.vectors.transpose() * pairs.vectors - Eigen::MatrixXd::Identity(n, n)).norm();
+    if (!(off <= 1e-9)) {
+        throw cuda_error(fmt::format("isic::{}: cusolverDnDgesvdj gave directions that are not orthonormal, off by {}", caller, off),
+                         cuda_failure::not_converged, "cuSOLVER", 0);
+    }
+}
+
 eigen_pairs by_jacobi(const std::shared_ptr<state>& s, double* a, index_t d, index_t wanted) {
     gesvdjInfo_t raw = nullptr;
     check(cusolverDnCreateGesvdjInfo(&raw), caller, "cusolverDnCreateGesvdjInfo");
@@ -79,7 +89,9 @@ eigen_pairs by_jacobi(const std::shared_ptr<state>& s, double* a, index_t d, ind
           caller, "cusolverDnDgesvdj");
     check_device_info(*s, info, "cusolverDnDgesvdj");
     const std::vector<double> descending = to_host(*s, values.data(), d);
-    return {Eigen::Map<const Eigen::VectorXd>(descending.data(), d), columns_to_host(*s, left.data(), d, 0, wanted)};
+    eigen_pairs pairs{Eigen::Map<const Eigen::VectorXd>(descending.data(), d), columns_to_host(*s, left.data(), d, 0, wanted)};
+    require_orthonormal_pairs(pairs);
+    return pairs;
 }
 
 /// Subspace iteration with Rayleigh-Ritz; all matrices column-major on the device.

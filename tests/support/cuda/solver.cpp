@@ -231,6 +231,7 @@ cusolverStatus_t gesvdj(const char* function, cusolverDnHandle_t handle, const s
     call.typed_workspace(work, work_size, svd_workspace(problem));
     call.info(info);
     const int forced = forced_info("gesvdj");
+    const bool spoilt = control().gesvdj_gives_nan;
     return call.submit([=] {
         scribble(work, static_cast<std::size_t>(work_size) * sizeof(T));
         const dense matrix = read(a, m, n, lda);
@@ -239,7 +240,10 @@ cusolverStatus_t gesvdj(const char* function, cusolverDnHandle_t handle, const s
         const bool square = !problem.economic;
         const svd_result found = forced == 0 ? svd(matrix, square) : all_nan_svd(m, n, square ? m : k, square ? n : k);
         write(found.values, s);
-        if (vectors) {
+        if (vectors && spoilt) {
+            fill_nan(u, m, square ? m : k, ldu);
+            fill_nan(v, n, square ? n : k, ldv);
+        } else if (vectors) {
             write(found.u, u, ldu);
             write(found.v, v, ldv);
         }

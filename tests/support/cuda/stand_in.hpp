@@ -50,6 +50,7 @@ struct state {
     std::map<std::string, int> calls;     ///< by entry point, without _v2; "launch": kernels
     std::map<std::string, fault> faults;  ///< by the same names
     std::map<std::string, int> info;      ///< by routine ("syevd"): what it writes to devInfo
+    bool gesvdj_gives_nan = false;        ///< for vectors, and says that it converged
     std::vector<std::string> violations;  ///< what was done wrong
 };
 
