@@ -84,11 +84,13 @@ __device__ __forceinline__ void add_steps(const rows_out& codes, Group& g, Moves
     });
 }
 
+template <class A>
+constexpr A tiny = std::is_same_v<A, double> ? A(1e-290) : A(1e-30F);
+
 /// Moments would soon be denormal, which some devices are slow with and the CPU's loops cut off as well.
 template <class A>
 __device__ A without_tiny(A x) {
-    constexpr A tiny = std::is_same_v<A, double> ? A(1e-290) : A(1e-30F);
-    return std::fabs(x) < tiny ? A(0) : x;
+    return std::fabs(x) < tiny<A> ? A(0) : x;
 }
 
 /// The new moments, and the step in place of the gradient.
@@ -154,7 +156,8 @@ __global__ void __launch_bounds__(threads_per_block, 1) ema_kernel(ema_formula<A
     Group g(shared, a.directions, slab);
     const rows_in sums{a.sums, std::is_same_v<A, double> ? storage::f64 : storage::f32, a.codes.rows, a.codes.cols, a.codes.cols};
     for_all_rows(g, a.codes.rows, [&](index_t) {
-        const auto moves = [&](int, index_t row) { return row < a.codes.rows && a.counts[row] > 0 && !is_locked(a.locked, row, a.codes.rows); };
+        // A count that faded away has no digits left and no reciprocal; its row stays where its last vectors left it.
+        const auto moves = [&](int, index_t row) { return row < a.codes.rows && a.counts[row] > tiny<A> && !is_locked(a.locked, row, a.codes.rows); };
         with_packs_of<Group, A>(sums, [&](auto rows) {
             g.for_each([&](int r, index_t row, index_t column, pack<A>& x) {
                 x = rows.load(row, column);

@@ -254,6 +254,28 @@ TEST_CASE_TEMPLATE("ema_rows on a device does what ema_update does in float64, t
     }
 }
 
+TEST_CASE_TEMPLATE("a code whose count has faded away stays where it is", T, float, double) {
+    isic::cuda_backend gpu;
+    isic_test::random r(69);
+    for (const index_t d : {8, 40, 41}) {
+        CAPTURE(d);
+        const auto codes = r.matrix<T>(3, d);
+        isic::matrix<T> counts(1, 3, std::numeric_limits<T>::denorm_min());
+        counts(0, 1) = std::numeric_limits<T>::min() / 8;
+        counts(0, 2) = 1;
+        auto sums = codes;
+        for (index_t k = 0; k < 3; ++k) {
+            std::ranges::for_each(sums.row(k), [&](T& x) { x *= counts(0, k); });
+        }
+        auto device = isic::upload(gpu, codes);
+        isic::device_ema_row_state<T> state{isic::upload(gpu, counts), isic::upload(gpu, sums)};
+        const isic::device_row_basis<T> none;
+        isic::ema_rows(gpu, device, isic::device_matrix<T>(gpu, 0, d), isic::upload_ids(gpu, std::vector<std::int32_t>()), state, 0.5,
+                       {.orthogonal_to = none});
+        CHECK(roundings_off(isic::download(gpu, device), isic::detail::to_double(codes.view())) < 4);
+    }
+}
+
 TEST_CASE("codes without vectors fade, ids that are none and no vectors at all are left out") {
     isic::cuda_backend gpu;
     isic_test::random r(67);
