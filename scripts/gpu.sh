@@ -106,12 +106,12 @@ tests() {
     ! grep -q '<skipped' "$OUT/tests-$1.xml"
 }
 
-# sanitizer TOOL OPTIONS...: all but memcheck look at isic's kernels only, not at the libraries'.
+# sanitizer TOOL OPTIONS...: all but memcheck look at isic's kernels only, not at the libraries', which take a while to load.
 sanitizer() {
     local tool=$1
     shift
     if [ "$tool" != memcheck ] && compute-sanitizer --help | grep -q -e --kernel-name; then set -- "$@" --kernel-name kns=isic; fi
-    compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 99 "$@" "$BUILD/tests/cuda/isic_cuda_gpu_tests"
+    compute-sanitizer --tool "$tool" --launch-timeout 60 --report-api-errors no --error-exitcode 99 "$@" "$BUILD/tests/cuda/isic_cuda_gpu_tests"
 }
 
 bench() {
@@ -129,6 +129,7 @@ export -f environment python_can_be_built configure build tests sanitizer bench 
 
 step environment 30 may environment
 step configure 60 must configure || finish
+python_can_be_built 2>/dev/null || steps+=("isic.cuda is not built: numpy, pybind11, pytest or Python's headers are not there")
 step build 240 must build || finish
 step cpu-tests 90 must tests cpu
 step gpu-tests 120 must tests gpu
