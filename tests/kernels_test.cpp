@@ -972,7 +972,7 @@ void check_ema(index_t codes, index_t n, index_t d, index_t r, simd level, index
             count = 0.75 * static_cast<double>(weights[at(k)]) + 0.25 * count;
             std::vector<double> move(at(d));
             for (index_t j = 0; j < d; ++j) {
-                sum[at(j)] = 0.75 * start(k, j) + 0.25 * sum[at(j)];
+                sum[at(j)] = count == 0 ? 0.0 : 0.75 * start(k, j) + 0.25 * sum[at(j)];
                 move[at(j)] = sum[at(j)] / count - book(k, j);
             }
             worst = std::max({worst, distance(sums, k, sum), std::abs(count - static_cast<double>(totals[at(k)]))});

@@ -159,6 +159,34 @@ TEST_CASE_TEMPLATE("ema_rows does what ema_update does in float64, for both kind
     }
 }
 
+// Denormal counts and sums have lost their digits: their quotient is anything.
+TEST_CASE_TEMPLATE("a code that nothing has been assigned to for long stays, until something is", T, float, double) {
+    isic_test::random dice(8);
+    const isic::row_basis<T> none;
+    const T count = 2 * isic::kernels::faded_count<T>;
+    for (const index_t width : {4, 8, 40}) {
+        CAPTURE(width);
+        const auto book = dice.matrix<T>(20, width);
+        isic::ema_row_state<T> state;
+        state.counts.assign(20, count);
+        state.sums = book;
+        for (index_t k = 0; k < 20; ++k) {
+            std::ranges::for_each(state.sums.row(k), [&](T& x) { x *= count; });
+        }
+        auto got = book;
+        for (int step = 0; step < 300; ++step) {
+            isic::ema_rows(got, isic::matrix<T>(0, width), std::vector<int>(), state, 0.5, {.orthogonal_to = none});
+        }
+        CHECK(largest_gap(to_dense(got), to_dense(book)) < 4 * tolerance<T>(to_dense(book)));
+        CHECK(std::ranges::all_of(state.counts, [](T n) { return n == 0; }));
+        CHECK(to_dense(state.sums).isZero(0));
+        const auto vectors = dice.matrix<T>(1, width);
+        isic::ema_rows(got, vectors, std::vector<int>{7}, state, 0.5, {.orthogonal_to = none});
+        CHECK(largest_gap(to_dense(got).row(7), to_dense(vectors)) < 4 * tolerance<T>(to_dense(vectors)));
+        CHECK(bytes_of(got.row(8)) != bytes_of(got.row(7)));
+    }
+}
+
 TEST_CASE("locked rows keep their bytes in every inner loop") {
     isic_test::random dice(6);
     const isic::row_basis<float> none;

@@ -271,6 +271,20 @@ TEST_CASE("a moving average of one batch again and again goes to that batch's me
     CHECK(largest_difference(to_dense(codes), mean) < 1e-9);
 }
 
+TEST_CASE("a moving average that has faded away leaves its code where it was") {
+    isic_test::random dice(9);
+    const auto before = dice.matrix(3, 4);
+    auto codes = before;
+    const auto batch = isic::assign(isic::matrix<double>(0, 4), std::vector<int>(), 3);
+    isic::ema_state state;
+    for (int i = 0; i < 1200; ++i) {  // 2^-1074 is the least number
+        isic::ema_update(codes, state, batch, 0.5);
+    }
+    CHECK(largest_difference(to_dense(codes), to_dense(before)) < 1e-14);
+    CHECK(state.counts == std::vector<double>(3, 0.0));
+    CHECK(to_dense(state.sums).isZero(0));
+}
+
 TEST_CASE_TEMPLATE("gradient descent with momentum agrees with plain loops", T, ISIC_STORAGE) {
     for (const auto& [codes, width, rank] : update_shapes) {
         for (const double momentum : {0.0, 0.9}) {

@@ -69,7 +69,8 @@ def ema_rows(codes: Rows, vectors: Rows, ids: Ids, state: EmaRowState, *, decay:
     c <- c + P (s / n - c).
 
     codes [K, d] of float32 or float64; vectors and state of the same dtype. An empty state starts at one count of the
-    present row per code. locked rows do not move, their state goes on; orthogonal_to, threads: as `adam_rows`. Raises
+    present row per code; a code whose count has faded below 1e-30 (float64: 1e-290) stays, its count and sum become 0.
+    locked rows do not move, their state goes on; orthogonal_to, threads: as `adam_rows`. Raises
     ShapeError, ValueError unless decay is in [0, 1) and ids in [0, K), or as `adam_rows`; nothing is written then.
 
     >>> codes, state = np.ones((2, 2)), isic.EmaRowState("float64")

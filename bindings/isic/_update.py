@@ -41,8 +41,8 @@ def ridge_update(codes: Codes, batch: Assignments, *, weight: float, constraint:
 def ema_update(codes: Codes, state: EmaState, batch: Assignments, *, decay: float, constraint: Constraint | None = None) -> UpdateSummary:
     """Exponential moving averages in place: n <- a n + (1 - a) n_b, s <- a s + (1 - a) s_b, step s / n - c.
 
-    codes [K, d]; an empty state starts at one count of the present row per code. Raises ValueError unless decay is in
-    [0, 1); ShapeError and NumericError before anything is written.
+    codes [K, d]; an empty state starts at one count of the present row per code; a code whose count has faded below 1e-290
+    stays, its count and sum become 0. Raises ValueError unless decay is in [0, 1); ShapeError and NumericError before anything is written.
     """
     return _isic.ema_update(codes, state, batch, decay, constraint)
 

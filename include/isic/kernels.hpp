@@ -213,8 +213,12 @@ struct ema_workspace {
     detail::buffer<T> rows;       ///< some rows per thread
 };
 
+/// Counts of moving averages below this are 0, and so are the sums: nearly denormal, they would soon have no digits left.
+template <class T>
+inline constexpr T faded_count = sizeof(T) == sizeof(float) ? T(1e-30) : T(1e-290);
+
 /// n_k <- a n_k + (1 - a) N_k, s_k <- a s_k + (1 - a) sum of the vectors of code k, then c <- c + P (s_k / n_k - c) where
-/// n_k > 0. codes and sums [K x d], counts [K], vectors [n x d] with ids [n] in [0, K).
+/// n_k > 0. codes and sums [K x d], counts [K], vectors [n x d] with ids [n] in [0, K). n_k < `faded_count`: both are 0.
 ///
 /// The bytes do not depend on the number of threads. T: float, double; Id: std::int32_t, std::int64_t.
 template <class T, class Id>

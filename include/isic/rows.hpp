@@ -110,7 +110,8 @@ void adam_rows(C&& codes, const G& gradient, adam_row_state<scalar_of<C>>& state
     detail::adam_rows(as_span(codes), detail::view_of(gradient), state, options, limits);
 }
 
-/// `ema_update` of codes [K x d] by vectors [n x d] of the same storage, assigned to the codes ids [n].
+/// `ema_update` of codes [K x d] by vectors [n x d] of the same storage, assigned to the codes ids [n]. A code that has had no
+/// vectors for so long that its count is below 1e-30 (of float64: 1e-290) stays, its count and sum are 0.
 ///
 /// Errors: shape_error, value_error on the decay or on an id outside [0, K).
 template <mutable_matrix_like C, matrix_like Z, token_ids R>

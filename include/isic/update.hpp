@@ -87,7 +87,8 @@ update_summary ridge_update(C&& codes, const assignments& batch, double lambda, 
     return detail::ridge_update(as_span(codes), batch, lambda, limits);
 }
 
-/// Exponential moving averages: n <- a n + (1 - a) n_b, s <- a s + (1 - a) s_b, step s / n - c. Codes with n = 0 stay.
+/// Exponential moving averages: n <- a n + (1 - a) n_b, s <- a s + (1 - a) s_b, step s / n - c. Codes with n = 0 stay; below
+/// 1e-290 n counts as 0, and s goes with it.
 ///
 /// An empty state starts at one count of the present row per code, so the first step is small. Errors: value_error
 /// unless decay is in [0, 1); shape and numeric errors before anything is written.

@@ -5,6 +5,8 @@
 #include <initializer_list>
 #include <span>
 
+#include <isic/kernels.hpp>
+
 #include "constraint.hpp"
 #include "orthonormal.hpp"
 #include "row_blocks.hpp"
@@ -153,10 +155,12 @@ update_summary ema_update(any_span codes, ema_state& state, const assignments& b
         double& n = state.counts[static_cast<std::size_t>(k)];
         n = decay * n + (1 - decay) * batch.counts[static_cast<std::size_t>(k)];
         auto sum = map(state.sums).row(k);
-        sum = decay * sum + (1 - decay) * map(batch.sums).row(k);
-        if (n <= 0) {
+        if (n < kernels::faded_count<double>) {
+            n = 0;
+            sum.setZero();
             return false;
         }
+        sum = decay * sum + (1 - decay) * map(batch.sums).row(k);
         step = sum.transpose() / n - row;
         return true;
     });

@@ -119,9 +119,16 @@ HWY_INLINE T next_count(const ema_rows<T>& a, index_t k) {
     return count;
 }
 
+/// What a code is left with that has faded away.
 template <class T>
-HWY_INLINE bool moves(const ema_rows<T>& a, index_t k, T count) {
-    return count > 0 && (a.locked == nullptr || a.locked[k] == 0);
+void forget(const ema_rows<T>& a, index_t k) {
+    a.counts[k] = 0;
+    std::fill_n(a.sums + k * a.sums_stride, a.width, T(0));
+}
+
+template <class T>
+HWY_INLINE bool is_locked(const ema_rows<T>& a, index_t k) {
+    return a.locked != nullptr && a.locked[k] != 0;
 }
 
 #if HWY_TARGET != HWY_SCALAR
@@ -143,11 +150,19 @@ index_t finish_packed(const ema_rows<float>& all, const narrow_projection<float>
     }
     index_t k = begin;
     for (; k + rows <= end; k += rows) {
-        V each = hn::Zero(d);  // 0: the row stays
+        V each = hn::Zero(d);
         HWY_UNROLL(8)
         for (index_t i = 0; i < rows; ++i) {
-            const float count = next_count(a, k + i);
-            each = hn::MulAdd(is_row[i], hn::Set(d, moves(a, k + i, count) ? count : 0.0F), each);
+            each = hn::MulAdd(is_row[i], hn::Set(d, next_count(a, k + i)), each);
+        }
+        auto stays = hn::Not(hn::Ge(each, hn::Set(d, faded_count<float>)));
+        for (index_t i = k; !hn::AllFalse(d, stays) && i < k + rows; ++i) {
+            if (a.counts[i] < faded_count<float>) {
+                forget(a, i);
+            }
+        }
+        for (index_t i = 0; a.locked != nullptr && i < rows; ++i) {
+            stays = is_locked(a, k + i) ? hn::Or(stays, hn::Ne(is_row[i], hn::Zero(d))) : stays;
         }
         const index_t first = k * Width;
         const V old = hn::LoadU(d, a.codes + first);
@@ -155,7 +170,7 @@ index_t finish_packed(const ema_rows<float>& all, const narrow_projection<float>
         hn::StoreU(sum, d, a.sums + first);
         const V step = hn::Sub(hn::Div(sum, each), old);
         const V moved = hn::Add(old, harmless.times(step));
-        hn::StoreU(hn::IfThenElse(hn::Eq(each, hn::Zero(d)), old, moved), d, a.codes + first);
+        hn::StoreU(hn::IfThenElse(stays, old, moved), d, a.codes + first);
     }
     return k - begin;
 }
@@ -199,13 +214,16 @@ void finish(const ema_rows<T>& all, const directions<T>& forbidden, [[maybe_unus
                 add_vectors_of(a, k, next_vector, a.starts[end] - 1, x);
             }
             const T each = next_count(a, k);
+            if (each < faded_count<T>) {
+                forget(a, k);
+            }
             for (index_t i = 0; i < a.width; i += lanes<decltype(d)>) {
                 const index_t left = a.width - i;
                 const auto s = hn::MulAdd(rest, load_some(d, x + i, left), hn::Mul(decay, load_some(d, sum + i, left)));
                 store_some(d, s, sum + i, left);
                 store_some(d, hn::Sub(hn::Div(s, hn::Set(d, each)), load_some(d, code + i, left)), x + i, left);
             }
-            if (moves(a, k, each)) {
+            if (each >= faded_count<T> && !is_locked(a, k)) {
                 steps[count] = x;
                 codes[count++] = code;
             }
