@@ -4,34 +4,104 @@
 namespace isic::cuda {
 namespace {
 
-__global__ void subtract_rows_kernel(rows_in harmful, rows_in safe, index_t first, double* out, findings* found) {
-    const index_t at = thread_number();
-    if (at >= harmful.rows * harmful.cols) {
-        return;
+constexpr int difference_side = 32;
+constexpr int rows_side_by_side = threads_per_block / difference_side;
+constexpr int rows_per_thread = static_cast<int>(rows_per_difference_part) / rows_side_by_side;
+
+/// Writes the differences of a part of the rows and adds their sums to sums[part], in a fixed order. A thread keeps to its column; what
+/// it reads is on its way before it writes or notes anything, for which later loads would wait. Of a difference that is not finite
+/// replaced(row, column, difference) is written.
+template <class Difference, class Replaced>
+__device__ __forceinline__ void put_differences(index_t rows, index_t cols, double* out, double* sums,
+                                                Difference difference, Replaced replaced) {
+    __shared__ double parts[rows_side_by_side][difference_side];
+    const int x = static_cast<int>(threadIdx.x) % difference_side;
+    const int y = static_cast<int>(threadIdx.x) / difference_side;
+    const index_t column = static_cast<index_t>(blockIdx.y) * difference_side + x;
+    const index_t first = static_cast<index_t>(blockIdx.x) * rows_per_difference_part + y;
+    const index_t last = rows - 1;
+    const index_t last_column = cols - 1;
+    double value[rows_per_thread];
+#pragma unroll
+    for (int i = 0; i < rows_per_thread; ++i) {  // without a branch: what is outside reads what is at the edge
+        const index_t row = first + i * rows_side_by_side;
+        value[i] = difference(row < last ? row : last, column < last_column ? column : last_column);
     }
-    const double subtracted = safe.data == nullptr ? 0.0 : value_at(safe, at / safe.cols, at % safe.cols);
-    const double difference = value_at(harmful, at / harmful.cols, at % harmful.cols) - subtracted;
-    const bool fine = is_finite(difference);
-    out[at] = fine ? difference : 0.0;
-    if (!fine) {
-        note(&found->not_finite, static_cast<std::uint64_t>(first * harmful.cols + at));
+    double sum = 0;
+#pragma unroll
+    for (int i = 0; i < rows_per_thread; ++i) {
+        if (const index_t row = first + i * rows_side_by_side; row < rows && column < cols) {
+            const double put = is_finite(value[i]) ? value[i] : replaced(row, column, value[i]);
+            out[row * cols + column] = put;
+            sum += put;
+        }
+    }
+    parts[y][x] = sum;
+    __syncthreads();
+    if (y == 0 && column < cols) {
+        for (int part = 1; part < rows_side_by_side; ++part) {
+            sum += parts[part][x];
+        }
+        sums[blockIdx.x * cols + column] += sum;
     }
 }
 
-__global__ void subtract_codes_kernel(rows_in codes, ids_in harmful, ids_in safe, index_t first, index_t n, double* out, findings* found) {
-    const index_t at = thread_number();
-    if (at >= n * codes.cols) {
-        return;
+/// Values stored as T. A choice by storage between two loads would make the second wait.
+template <class T>
+struct stored_as {
+    rows_in m;
+    __device__ double operator()(index_t i, index_t j) const {
+        return widen(static_cast<const T*>(m.data)[i * m.stride + j]);
     }
-    const index_t t = first + at / codes.cols;
-    const std::int64_t h = id_at(harmful, t);
-    const std::int64_t s = id_at(safe, t);
-    const bool fine = h >= 0 && h < codes.rows && s >= 0 && s < codes.rows;
-    const index_t column = at % codes.cols;
-    out[at] = fine ? value_at(codes, h, column) - value_at(codes, s, column) : 0.0;
-    if (!fine) {
-        note(&found->bad_id, static_cast<std::uint64_t>(t));
-    }
+};
+struct stored_as_any {
+    rows_in m;
+    __device__ double operator()(index_t i, index_t j) const { return value_at(m, i, j); }
+};
+
+struct zeros {
+    __device__ double operator()(index_t, index_t) const { return 0; }
+};
+
+template <class Harmful, class Safe>
+__global__ void __launch_bounds__(threads_per_block, 4)
+    subtract_rows_kernel(Harmful harmful, Safe safe, index_t first, double* out, double* sums, findings* found) {
+    const index_t cols = harmful.m.cols;
+    put_differences(
+        harmful.m.rows, cols, out, sums,
+        [&](index_t row, index_t column) { return harmful(row, column) - safe(row, column); },
+        [&](index_t row, index_t column, double) {
+            note(&found->not_finite, static_cast<std::uint64_t>((first + row) * cols + column));
+            return 0.0;
+        });
+}
+
+__global__ void __launch_bounds__(threads_per_block, 4)
+    subtract_codes_kernel(rows_in codes, ids_in harmful, ids_in safe, index_t first, index_t n, double* out,
+                          double* sums, findings* found) {
+    const auto id_of = [&](const ids_in& ids, index_t row) {
+        const std::int64_t id = id_at(ids, first + row);
+        return id >= 0 && id < codes.rows ? id : -1;
+    };
+    put_differences(
+        n, codes.cols, out, sums,
+        [&](index_t row, index_t column) {
+            const index_t h = id_of(harmful, row);
+            const index_t s = id_of(safe, row);
+            return h >= 0 && s >= 0 ? value_at(codes, h, column) - value_at(codes, s, column) : NAN;
+        },
+        [&](index_t row, index_t, double difference) {
+            if (id_of(harmful, row) >= 0 && id_of(safe, row) >= 0) {
+                return difference;
+            }
+            note(&found->bad_id, static_cast<std::uint64_t>(first + row));
+            return 0.0;
+        });
+}
+
+dim3 difference_blocks(index_t rows, index_t cols) {
+    return dim3(static_cast<unsigned>((rows + rows_per_difference_part - 1) / rows_per_difference_part),
+                static_cast<unsigned>((cols + difference_side - 1) / difference_side));
 }
 
 __global__ void weigh_codes_kernel(rows_in codes, const unsigned long long* counts, double* out) {
@@ -57,15 +127,26 @@ cudaError_t mirror_lower(double* a, index_t n, cudaStream_t stream) {
     return launch(mirror_lower_kernel, blocks_for(n * n), dim3(threads_per_block), 0, stream, a, n);
 }
 
-cudaError_t subtract_rows(rows_in harmful, rows_in safe, index_t first, double* out, findings* found, cudaStream_t stream) {
-    return launch(subtract_rows_kernel, blocks_for(harmful.rows * harmful.cols), dim3(threads_per_block), 0, stream, harmful, safe, first,
-                  out, found);
+cudaError_t subtract_rows(rows_in harmful, rows_in safe, index_t first, double* out, double* sums, findings* found,
+                          cudaStream_t stream) {
+    const dim3 grid = difference_blocks(harmful.rows, harmful.cols);
+    const auto run = [&]<class Harmful, class Safe>(Harmful from, Safe what) {
+        return launch(subtract_rows_kernel<Harmful, Safe>, grid, dim3(threads_per_block), 0, stream, from, what, first,
+                      out, sums, found);
+    };
+    if (safe.data != nullptr && harmful.type != safe.type) {
+        return run(stored_as_any{harmful}, stored_as_any{safe});
+    }
+    return with_storage(harmful.type, [&]<class T>(T) {
+        return safe.data == nullptr ? run(stored_as<T>{harmful}, zeros{})
+                                    : run(stored_as<T>{harmful}, stored_as<T>{safe});
+    });
 }
 
-cudaError_t subtract_codes(rows_in codes, ids_in harmful, ids_in safe, index_t first, index_t n, double* out, findings* found,
-                           cudaStream_t stream) {
-    return launch(subtract_codes_kernel, blocks_for(n * codes.cols), dim3(threads_per_block), 0, stream, codes, harmful, safe, first, n,
-                  out, found);
+cudaError_t subtract_codes(rows_in codes, ids_in harmful, ids_in safe, index_t first, index_t n, double* out,
+                           double* sums, findings* found, cudaStream_t stream) {
+    return launch(subtract_codes_kernel, difference_blocks(n, codes.cols), dim3(threads_per_block), 0, stream, codes,
+                  harmful, safe, first, n, out, sums, found);
 }
 
 cudaError_t weigh_codes(rows_in codes, const unsigned long long* counts, double* out, cudaStream_t stream) {

@@ -13,6 +13,7 @@ namespace isic::cuda {
 namespace {
 
 constexpr index_t chunk_rows = 4096;  // of float64 differences: up to a width of 1000 they stay in the second-level cache
+constexpr index_t sum_parts = chunk_rows / rows_per_difference_part;
 constexpr std::string_view who = "device_accumulator";
 
 using isic::detail::require;
@@ -43,7 +44,7 @@ matrix<double> symmetric_to_host(state& s, const double* lower, index_t d) {
 
 }  // namespace
 
-/// All sums are float64; matrices hold their lower triangle, column-major.
+/// All sums are float64; matrices hold their lower triangle, column-major; sums of rows are in parts, [sum_parts x d].
 struct moments::parts {
     std::shared_ptr<state> s;
     index_t d;
@@ -56,7 +57,6 @@ struct moments::parts {
     scratch<double> sum;
     scratch<double> safe_second;
     scratch<double> safe_sum;
-    scratch<double> ones;
     scratch<double> chunk;
     scratch<unsigned long long> harmful_counts;
     scratch<unsigned long long> safe_counts;
@@ -65,9 +65,7 @@ struct moments::parts {
     parts(std::shared_ptr<state> owner, index_t width) : s(std::move(owner)), d(width) {
         require<shape_error>(d >= 1, who, "a width >= 1", fmt::format("{}", d));
         second = zeros<double>(d * d);
-        sum = zeros<double>(d);
-        const std::vector<double> one(static_cast<std::size_t>(chunk_rows), 1.0);
-        ones = to_device<double>(s, one);
+        sum = zeros<double>(sum_parts * d);
         chunk = scratch<double>(s, chunk_rows * d);
         found = nothing(s);
     }
@@ -79,16 +77,23 @@ struct moments::parts {
         return out;
     }
 
-    /// gram += X X^T, and total += X 1, for n columns of X [d x n] in the chunk. Column-major X is row-major rows.
-    void add_chunk(index_t n, const scratch<double>& gram, const scratch<double>& total) {
+    /// gram += X X^T for n columns of X [d x n] in the chunk. Column-major X is row-major rows.
+    void add_chunk(index_t n, const scratch<double>& gram) {
         const double one = 1;
         const int width = static_cast<int>(d);
         check(cublasDsyrk_v2(s->blas(), CUBLAS_FILL_MODE_LOWER, CUBLAS_OP_N, width, static_cast<int>(n), &one, chunk.data(), width, &one,
                              gram.data(), width),
               who, "cublasDsyrk");
-        check(cublasDgemv_v2(s->blas(), CUBLAS_OP_N, width, static_cast<int>(n), &one, chunk.data(), width, ones.data(), 1, &one, total.data(),
-                             1),
-              who, "cublasDgemv");
+    }
+
+    /// The sum of the parts; waits.
+    std::vector<double> total(const scratch<double>& sums) const {
+        std::vector<double> out = to_host(*s, sums.data(), sum_parts * d);
+        for (std::size_t at = static_cast<std::size_t>(d); at < out.size(); ++at) {
+            out[at % static_cast<std::size_t>(d)] += out[at];
+        }
+        out.resize(static_cast<std::size_t>(d));
+        return out;
     }
 
     /// Throws what the kernels found in anything added so far. Waits.
@@ -111,7 +116,7 @@ struct moments::parts {
 
 moments::moments(std::shared_ptr<state> owner, index_t width, bool keep_safe) : parts_(std::make_unique<parts>(std::move(owner), width)) {
     parts_->keep_safe = keep_safe;
-    parts_->safe_sum = parts_->zeros<double>(width);
+    parts_->safe_sum = parts_->zeros<double>(sum_parts * width);
     if (keep_safe) {
         parts_->safe_second = parts_->zeros<double>(width * width);
     }
@@ -141,12 +146,16 @@ void moments::add_rows(rows_in harmful, rows_in safe) {
     const on_device guard(p.s->device());
     for (index_t first = 0; first < harmful.rows; first += chunk_rows) {
         const index_t n = std::min(chunk_rows, harmful.rows - first);
-        check(subtract_rows(part_of(harmful, first, n), part_of(safe, first, n), first, p.chunk.data(), p.found.data(), p.s->stream()), who,
-              "subtract_rows");
-        p.add_chunk(n, p.second, p.sum);
+        const auto subtract = [&](rows_in from, rows_in what, const scratch<double>& sums) {
+            check(subtract_rows(part_of(from, first, n), part_of(what, first, n), first, p.chunk.data(), sums.data(),
+                                p.found.data(), p.s->stream()),
+                  who, "subtract_rows");
+        };
+        subtract(harmful, safe, p.sum);
+        p.add_chunk(n, p.second);
         if (p.keep_safe) {
-            check(widen_rows(part_of(safe, first, n), nullptr, n, false, p.chunk.data(), p.s->stream()), who, "widen_rows");
-            p.add_chunk(n, p.safe_second, p.safe_sum);
+            subtract(safe, {nullptr, safe.type, safe.rows, safe.cols, safe.stride}, p.safe_sum);
+            p.add_chunk(n, p.safe_second);
         }
     }
     p.count += harmful.rows;
@@ -163,8 +172,10 @@ void moments::add_ids(ids_in harmful, ids_in safe) {
     const on_device guard(p.s->device());
     for (index_t first = 0; first < harmful.size; first += chunk_rows) {
         const index_t n = std::min(chunk_rows, harmful.size - first);
-        check(subtract_codes(p.codes, harmful, safe, first, n, p.chunk.data(), p.found.data(), p.s->stream()), who, "subtract_codes");
-        p.add_chunk(n, p.second, p.sum);
+        check(subtract_codes(p.codes, harmful, safe, first, n, p.chunk.data(), p.sum.data(), p.found.data(),
+                             p.s->stream()),
+              who, "subtract_codes");
+        p.add_chunk(n, p.second);
     }
     check(count_codes(harmful, p.codes.rows, p.harmful_counts.data(), p.s->stream()), who, "count_codes");
     check(count_codes(safe, p.codes.rows, p.safe_counts.data(), p.s->stream()), who, "count_codes");
@@ -198,10 +209,10 @@ void moments::merge(const moments& other) {
         }
     };
     add(p.second, o.second, p.d * p.d);
-    add(p.sum, o.sum, p.d);
+    add(p.sum, o.sum, sum_parts * p.d);
     if (p.keep_safe) {
         add(p.safe_second, o.safe_second, p.d * p.d);
-        add(p.safe_sum, o.safe_sum, p.d);
+        add(p.safe_sum, o.safe_sum, sum_parts * p.d);
     }
     if (p.has_codes) {
         check(add_counts(o.harmful_counts.data(), p.codes.rows, p.harmful_counts.data(), p.s->stream()), who, "add_counts");
@@ -225,7 +236,7 @@ matrix<double> moments::second_moment() const {
 
 std::vector<double> moments::mean() const {
     parts_->settle();
-    std::vector<double> out = to_host(*parts_->s, parts_->sum.data(), parts_->d);
+    std::vector<double> out = parts_->total(parts_->sum);
     std::ranges::for_each(out, [&](double& x) { x /= std::max(1.0, static_cast<double>(parts_->count)); });
     return out;
 }
@@ -260,7 +271,7 @@ std::vector<double> moments::safe_mean() const {
         out = to_host(*p.s, sum.data(), p.d);
     } else {
         require<value_error>(p.keep_safe || p.safe_rows == 0, who, "keep_safe_moment for the mean of the safe rows", "an accumulator without");
-        out = to_host(*p.s, p.safe_sum.data(), p.d);
+        out = p.total(p.safe_sum);
     }
     std::ranges::for_each(out, [&](double& x) { x /= std::max(1.0, total); });
     return out;
@@ -274,12 +285,11 @@ matrix<double> moments::safe_second_moment() const {
         return symmetric_to_host(*p.s, p.safe_second.data(), p.d);
     }
     const scratch<double> gram = p.zeros<double>(p.d * p.d);
-    const scratch<double> unused = p.zeros<double>(p.d);
     const on_device guard(p.s->device());
     for (index_t first = 0; first < p.codes.rows; first += chunk_rows) {
         const index_t n = std::min(chunk_rows, p.codes.rows - first);
         check(weigh_codes(part_of(p.codes, first, n), p.safe_counts.data() + first, p.chunk.data(), p.s->stream()), who, "weigh_codes");
-        p.add_chunk(n, gram, unused);
+        p.add_chunk(n, gram);
     }
     return symmetric_to_host(*p.s, gram.data(), p.d);
 }

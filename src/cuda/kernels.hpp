@@ -54,12 +54,16 @@ cudaError_t hash_rows(rows_in m, unsigned long long* hash, cudaStream_t stream);
 
 // differences.cu
 
-/// out = harmful - safe, [n x d] float64, safe.data null: zero; NaN and infinity are found, counting rows
-/// from `first`, and left out as 0.
-cudaError_t subtract_rows(rows_in harmful, rows_in safe, index_t first, double* out, findings* found, cudaStream_t stream);
-/// out row t = codes[harmful[first + t]] - codes[safe[first + t]], t < n; bad ids are found and give a row of zeros.
-cudaError_t subtract_codes(rows_in codes, ids_in harmful, ids_in safe, index_t first, index_t n, double* out, findings* found,
-                           cudaStream_t stream);
+/// Rows whose differences are added up together.
+constexpr index_t rows_per_difference_part = 64;
+
+/// out = harmful - safe, [n x d] float64, safe.data null: zero; sums [ceil(n / rows_per_difference_part) x d] += the sums over each
+/// part's rows. NaN and infinity are found, counting rows from `first`, and left out as 0.
+cudaError_t subtract_rows(rows_in harmful, rows_in safe, index_t first, double* out, double* sums, findings* found,
+                          cudaStream_t stream);
+/// out row t = codes[harmful[first + t]] - codes[safe[first + t]], t < n, and their sums; bad ids are found and give a row of zeros.
+cudaError_t subtract_codes(rows_in codes, ids_in harmful, ids_in safe, index_t first, index_t n, double* out,
+                           double* sums, findings* found, cudaStream_t stream);
 /// out row k = sqrt(counts[k]) * codes[k], [K x d] float64: its Gram matrix is the counted codes' second moment.
 cudaError_t weigh_codes(rows_in codes, const unsigned long long* counts, double* out, cudaStream_t stream);
 
