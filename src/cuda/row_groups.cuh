@@ -70,26 +70,55 @@ __device__ inline double quotient(double x, double y) {
     return x / y;
 }
 
+/// The square root, in float to a last place or two: no branch for what is denormal, which counts as zero.
+__device__ inline float root(float x) {
+#ifdef ISIC_KERNEL_SHIM
+    return std::sqrt(x);
+#else
+    float y;
+    asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}
+__device__ inline double root(double x) {
+    return std::sqrt(x);
+}
+
 /// As many values of T as a pack has.
 template <class T, int Size>
 struct alignas(sizeof(T) * Size) stored_pack {
     T at[Size];
 };
 
-/// Rows of T, read and written in packs; what lies outside reads as 0 and is not written.
-template <class A, class T, bool Aligned, class M>
-struct packed_rows {
+/// Whether every pack of T begins where one may be read in one go.
+template <class A, class T, class M>
+__host__ __device__ bool is_aligned(const M& m) {
+    constexpr int size = pack<A>::size;
+    return reinterpret_cast<std::uintptr_t>(m.data) % (size * sizeof(T)) == 0 && m.stride % size == 0 &&
+           m.cols % size == 0;
+}
+
+/// A lane's packs of a group's rows, read and written as T; what lies outside reads as 0 and is not written. Where row 0 and pack 0 of
+/// the lane lie is worked out once.
+template <class Group, class T, bool Aligned>
+class lane_packs {
+public:
+    using A = typename Group::arithmetic;
     static constexpr int size = pack<A>::size;
     using stored = stored_pack<T, size>;
 
-    const M& m;
+    __device__ __forceinline__ lane_packs(const rows_out& m, index_t row)
+        : start_(static_cast<T*>(m.data) + row * m.stride + lane() % Group::lanes * size),
+          stride_(m.stride),
+          rows_(m.rows - row),
+          cols_(m.cols - lane() % Group::lanes * size) {}
 
-    __device__ __forceinline__ pack<A> load(index_t row, index_t column) const {
+    __device__ __forceinline__ pack<A> load(int r, index_t p) const {
         pack<A> out{};
-        if (row >= m.rows || column >= m.cols) {
+        if (!is_inside(r, p)) {
             return out;
         }
-        const T* from = static_cast<const T*>(m.data) + row * m.stride + column;
+        const T* from = place(r, p);
         if constexpr (Aligned) {
             const stored values = *reinterpret_cast<const stored*>(from);
             for (int i = 0; i < size; ++i) {
@@ -97,17 +126,17 @@ struct packed_rows {
             }
         } else {
             for (int i = 0; i < size; ++i) {
-                out.at[i] = column + i < m.cols ? to_arithmetic(from[i]) : A(0);
+                out.at[i] = p * step + i < cols_ ? to_arithmetic(from[i]) : A(0);
             }
         }
         return out;
     }
 
-    __device__ __forceinline__ void store(index_t row, index_t column, const pack<A>& values) const {
-        if (row >= m.rows || column >= m.cols) {
+    __device__ __forceinline__ void store(int r, index_t p, const pack<A>& values) const {
+        if (!is_inside(r, p)) {
             return;
         }
-        T* to = static_cast<T*>(m.data) + row * m.stride + column;
+        T* to = place(r, p);
         if constexpr (Aligned) {
             stored out;
             for (int i = 0; i < size; ++i) {
@@ -115,41 +144,51 @@ struct packed_rows {
             }
             *reinterpret_cast<stored*>(to) = out;
         } else {
-            for (int i = 0; i < size && column + i < m.cols; ++i) {
+            for (int i = 0; i < size && p * step + i < cols_; ++i) {
                 to[i] = to_storage<T>(values.at[i]);
             }
         }
     }
+
+private:
+    static constexpr int step = Group::lanes * size;
+
+    __device__ __forceinline__ bool is_inside(int r, index_t p) const { return r < rows_ && p * step < cols_; }
+    __device__ __forceinline__ T* place(int r, index_t p) const { return start_ + r * stride_ + p * step; }
+
+    T* start_;
+    index_t stride_;
+    index_t rows_;  // from the group's first
+    index_t cols_;  // from the lane's first
 };
 
-/// Whether every pack of T begins where one may be read in one go.
-template <class A, class T, class M>
-__host__ __device__ bool is_aligned(const M& m) {
-    constexpr int size = pack<A>::size;
-    return reinterpret_cast<std::uintptr_t>(m.data) % (size * sizeof(T)) == 0 && m.stride % size == 0 && m.cols % size == 0;
+__device__ inline rows_out unconst(const rows_in& m) {
+    return {const_cast<void*>(m.data), m.type, m.rows, m.cols, m.stride};
+}
+__device__ inline const rows_out& unconst(const rows_out& m) {
+    return m;
 }
 
-/// f(packed_rows) of rows of T. The branch is outside of the loops over a row, so that its loads do not wait for each other.
-template <class Group, class T, class M, class F>
-__device__ __forceinline__ void with_packs_of(const M& m, F f) {
-    using A = typename Group::arithmetic;
-    if (Group::only_aligned || is_aligned<A, T>(m)) {
-        f(packed_rows<A, T, true, M>{m});
+/// f(lane_packs) of a group's rows of T. The branch is outside of the loops over a row, so that its loads do not wait for each other.
+template <class T, class Group, class M, class F>
+__device__ __forceinline__ void with_packs_of(const Group& g, const M& m, F f) {
+    if (Group::only_aligned || is_aligned<typename Group::arithmetic, T>(m)) {
+        f(lane_packs<Group, T, true>(unconst(m), g.first_row()));
     } else if constexpr (!Group::only_aligned) {
-        f(packed_rows<A, T, false, M>{m});
+        f(lane_packs<Group, T, false>(unconst(m), g.first_row()));
     }
 }
 
 /// The same of any storage whose arithmetic is the group's.
 template <class Group, class M, class F>
-__device__ __forceinline__ void with_packs(const M& m, F f) {
+__device__ __forceinline__ void with_packs(const Group& g, const M& m, F f) {
     if constexpr (std::is_same_v<typename Group::arithmetic, double>) {
-        with_packs_of<Group, double>(m, f);
+        with_packs_of<double>(g, m, f);
     } else {
         switch (m.type) {
-            case storage::f32: with_packs_of<Group, float>(m, f); break;
-            case storage::f16: with_packs_of<Group, half_bits>(m, f); break;
-            default: with_packs_of<Group, bfloat_bits>(m, f); break;
+            case storage::f32: with_packs_of<float>(g, m, f); break;
+            case storage::f16: with_packs_of<half_bits>(g, m, f); break;
+            default: with_packs_of<bfloat_bits>(g, m, f); break;
         }
     }
 }
@@ -194,13 +233,16 @@ struct group_launch {
 
 /// A few rows in the registers of a group of lanes, a pack of each per lane `Packs` times. All directions, or a slab of them,
 /// are in shared memory, and what is read of one serves all rows.
-template <class A, int Lanes, int Packs>
+template <class A, int Lanes, int Packs, int Rows>
 class rows_in_registers {
 public:
     using arithmetic = A;
     static constexpr bool only_aligned = Lanes == warp_lanes;  ///< else twice the code, which is long
     static constexpr int lanes = Lanes;
-    static constexpr int rows = Lanes < 4 ? Lanes : Packs * pack<A>::size > 16 ? 2 : 4;
+    static constexpr int blocks = Packs > 2    ? 1
+                                  : Packs == 2 ? 2
+                                               : 3;  ///< on a processor at the same time, without spilling registers
+    static constexpr int rows = Rows;
     static constexpr int width = Lanes * Packs * pack<A>::size;  ///< of the widest row
 
     static group_launch launch_for(const directions_in<A>& v) {
@@ -217,14 +259,34 @@ public:
     /// The rows of this group in the block's tile begin with this one.
     __device__ __forceinline__ void begin(index_t first) { first_ = first; }
 
-    /// f(r, row, column, pack) of all packs of this lane, r < rows.
+    __device__ __forceinline__ index_t first_row() const { return first_; }
+
+    /// f(r, p, pack) of all packs of this lane, r < rows.
     template <class F>
     __device__ __forceinline__ void for_each(F f) {
 #pragma unroll
         for (int r = 0; r < rows; ++r) {
 #pragma unroll
             for (int p = 0; p < Packs; ++p) {
-                f(r, first_ + r, static_cast<index_t>((p * Lanes + lane() % Lanes) * pack<A>::size), x_[r][p]);
+                f(r, p, x_[r][p]);
+            }
+        }
+    }
+
+    /// f(r, p, pack, load(r, p)) of all packs. Some are loaded before the first of them is stored: later loads would wait for that.
+    template <class Load, class F>
+    __device__ __forceinline__ void for_each_with(Load load, F f) {
+        constexpr int ahead = Packs > 1 ? 4 : 2;  // more would cost a block on the processor
+#pragma unroll
+        for (int first = 0; first < rows * Packs; first += ahead) {
+            decltype(load(0, 0)) loaded[ahead];
+#pragma unroll
+            for (int i = 0; i < ahead; ++i) {
+                loaded[i] = load((first + i) / Packs, (first + i) % Packs);
+            }
+#pragma unroll
+            for (int i = 0; i < ahead; ++i) {
+                f((first + i) / Packs, (first + i) % Packs, x_[(first + i) / Packs][(first + i) % Packs], loaded[i]);
             }
         }
     }
@@ -331,6 +393,7 @@ public:
     using arithmetic = A;
     static constexpr bool only_aligned = false;
     static constexpr int lanes = warp_lanes;
+    static constexpr int blocks = 3;
     static constexpr int rows = 1;
 
     static group_launch launch_for(const directions_in<A>& v) {
@@ -344,12 +407,18 @@ public:
         : v_(v), x_(reinterpret_cast<pack<A>*>(shared + static_cast<index_t>(threadIdx.x) / warp_lanes * room_for(v.width))) {}
 
     __device__ __forceinline__ void begin(index_t first) { row_ = first; }
+    __device__ __forceinline__ index_t first_row() const { return row_; }
 
     template <class F>
     __device__ __forceinline__ void for_each(F f) {
-        for (index_t p = lane(); p * size < v_.width; p += warp_lanes) {
-            f(0, row_, p * size, x_[p]);  // a lane keeps to its own packs
+        for (index_t p = 0; column_of(p) < v_.width; ++p) {
+            f(0, p, x_[p * warp_lanes + lane()]);  // a lane keeps to its own packs
         }
+    }
+
+    template <class Load, class F>
+    __device__ __forceinline__ void for_each_with(Load load, F f) {
+        for_each([&](int r, index_t p, pack<A>& x) { f(r, p, x, load(r, p)); });
     }
 
     template <class F>
@@ -357,15 +426,15 @@ public:
         for (index_t j = 0; j < v_.rank; ++j) {
             const A* direction = v_.directions + j * v_.width;
             A sum = 0;
-            for_each([&](int, index_t, index_t column, const pack<A>& x) {
-                for (int i = 0; i < size && column + i < v_.width; ++i) {
-                    sum += x.at[i] * direction[column + i];
+            for_each([&](int, index_t p, const pack<A>& x) {
+                for (int i = 0; i < size && column_of(p) + i < v_.width; ++i) {
+                    sum += x.at[i] * direction[column_of(p) + i];
                 }
             });
             const A c = coefficient(warp_sum(sum), j, 0);
-            for_each([&](int, index_t, index_t column, pack<A>& x) {
-                for (int i = 0; i < size && column + i < v_.width; ++i) {
-                    x.at[i] += c * direction[column + i];
+            for_each([&](int, index_t p, pack<A>& x) {
+                for (int i = 0; i < size && column_of(p) + i < v_.width; ++i) {
+                    x.at[i] += c * direction[column_of(p) + i];
                 }
             });
         }
@@ -375,24 +444,25 @@ private:
     static constexpr int size = pack<A>::size;
 
     __host__ __device__ static index_t room_for(index_t width) { return (width + size - 1) / size * size; }
+    __device__ static index_t column_of(index_t p) { return (p * warp_lanes + lane()) * size; }
 
     directions_in<A> v_;
     pack<A>* x_;
     index_t row_ = 0;
 };
 
-/// f(std::type_identity<Group>) of the group that holds rows of a width best. float64 has one group for all widths: few use it,
-/// and each group is long to compile.
-template <class A, class F>
+/// f(std::type_identity<Group>) of the group that holds rows of a width best, `Rows` of them up to a width of 256. float64 has one group
+/// for all widths: few use it, and each group is long to compile.
+template <class A, int Rows, class F>
 cudaError_t with_group(index_t width, bool aligned, F f) {
     if constexpr (std::is_same_v<A, double>) {
         return f(std::type_identity<row_in_shared_memory<A>>{});
     } else {
         const index_t wide = aligned ? width : width + widest_row;  // what cannot be read in packs goes where all widths may
-        return width <= 8     ? f(std::type_identity<rows_in_registers<A, 2, 1>>{})
-               : width <= 32  ? f(std::type_identity<rows_in_registers<A, 8, 1>>{})
-               : wide <= 256  ? f(std::type_identity<rows_in_registers<A, 32, 2>>{})
-               : wide <= 1024 ? f(std::type_identity<rows_in_registers<A, 32, 8>>{})
+        return width <= 8     ? f(std::type_identity<rows_in_registers<A, 2, 1, 2>>{})
+               : width <= 32  ? f(std::type_identity<rows_in_registers<A, 8, 1, 4>>{})
+               : wide <= 256  ? f(std::type_identity<rows_in_registers<A, 32, 2, Rows>>{})
+               : wide <= 1024 ? f(std::type_identity<rows_in_registers<A, 32, 8, 2>>{})
                               : f(std::type_identity<row_in_shared_memory<A>>{});
     }
 }

@@ -32,7 +32,8 @@ __device__ void project_center(const directions_in<A>& v, const A* center, A* of
 }
 
 template <class A, class Group>
-__global__ void __launch_bounds__(threads_per_block, 1) project_kernel(project_formula<A> a, index_t slab, index_t group_values) {
+__global__ void __launch_bounds__(threads_per_block, Group::blocks)
+    project_kernel(project_formula<A> a, index_t slab, index_t group_values) {
     ISIC_DYN_SHARED(A, shared);
     A* const offsets = shared + group_values;
     project_center(a.directions, a.center, offsets);
@@ -41,17 +42,21 @@ __global__ void __launch_bounds__(threads_per_block, 1) project_kernel(project_f
         const auto strength_of = [&](int r) {
             return first + r >= a.rows.rows ? A(0) : a.strength == nullptr ? a.uniform : a.strength[first + r];
         };
-        with_packs<Group>(a.rows, [&](auto rows) {
-            g.for_each([&](int, index_t row, index_t column, pack<A>& x) { x = rows.load(row, column); });
-        });
+        bool moves[Group::rows];
+#pragma unroll
+        for (int r = 0; r < Group::rows; ++r) {
+            moves[r] = strength_of(r) != 0;  // else its bytes stay, NaN too
+        }
+        with_packs(g, a.rows,
+                   [&](auto rows) { g.for_each([&](int r, index_t p, pack<A>& x) { x = rows.load(r, p); }); });
         g.add_directions([&](A product, index_t j, int r) {
             const A weight = a.weights == nullptr ? A(1) : a.weights[j];
             return strength_of(r) * weight * (offsets[j] - product);
         });
-        with_packs<Group>(a.rows, [&](auto rows) {
-            g.for_each([&](int r, index_t row, index_t column, const pack<A>& x) {
-                if (strength_of(r) != 0) {  // else its bytes stay, NaN too
-                    rows.store(row, column, x);
+        with_packs(g, a.rows, [&](auto rows) {
+            g.for_each([&](int r, index_t p, const pack<A>& x) {
+                if (moves[r]) {
+                    rows.store(r, p, x);
                 }
             });
         });
@@ -64,23 +69,32 @@ __device__ __forceinline__ void take_out_of(Group& g) {
     g.add_directions([](auto product, index_t, int) { return -product; });
 }
 
-__device__ inline bool is_locked(const std::uint8_t* locked, index_t row, index_t rows) {
-    return locked != nullptr && row < rows && locked[row] != 0;
-}
+/// Which of a group's rows may change.
+template <class Group>
+struct free_rows {
+    bool may_move[Group::rows];
+
+    __device__ __forceinline__ free_rows(const std::uint8_t* locked, index_t first, index_t count) {
+#pragma unroll
+        for (int r = 0; r < Group::rows; ++r) {
+            may_move[r] = first + r < count && (locked == nullptr || locked[first + r] == 0);
+        }
+    }
+};
 
 /// Codes of rows that are not held back get their steps.
-template <class Group, class Moves>
-__device__ __forceinline__ void add_steps(const rows_out& codes, Group& g, Moves moves) {
-    with_packs<Group>(codes, [&](auto rows) {
-        g.for_each([&](int r, index_t row, index_t column, const auto& step) {
-            if (moves(r, row)) {
-                auto x = rows.load(row, column);
-                for (int i = 0; i < step.size; ++i) {
-                    x.at[i] += step.at[i];
-                }
-                rows.store(row, column, x);
-            }
-        });
+template <class Group>
+__device__ __forceinline__ void add_steps(const rows_out& codes, Group& g, const bool (&moves)[Group::rows]) {
+    with_packs(g, codes, [&](auto rows) {
+        g.for_each_with([&](int r, index_t p) { return rows.load(r, p); },
+                        [&](int r, index_t p, const auto& step, auto x) {
+                            for (int i = 0; i < step.size; ++i) {
+                                x.at[i] += step.at[i];
+                            }
+                            if (moves[r]) {
+                                rows.store(r, p, x);
+                            }
+                        });
     });
 }
 
@@ -93,6 +107,12 @@ __device__ A without_tiny(A x) {
     return std::fabs(x) < tiny<A> ? A(0) : x;
 }
 
+template <class A>
+struct adam_moments {
+    pack<A> mean;
+    pack<A> square;
+};
+
 /// The new moments, and the step in place of the gradient.
 template <class A>
 __device__ __forceinline__ void adam_step(const adam_formula<A>& a, pack<A>& x, pack<A>& mean, pack<A>& square) {
@@ -100,34 +120,34 @@ __device__ __forceinline__ void adam_step(const adam_formula<A>& a, pack<A>& x, 
         const A g = x.at[i];
         mean.at[i] = without_tiny(a.beta1 * mean.at[i] + (1 - a.beta1) * g);
         square.at[i] = without_tiny(a.beta2 * square.at[i] + (1 - a.beta2) * g * g);
-        x.at[i] = quotient(a.scale * mean.at[i], std::sqrt(square.at[i] * a.unbias) + a.epsilon);
+        x.at[i] = quotient(a.scale * mean.at[i], root(square.at[i] * a.unbias) + a.epsilon);
     }
 }
 
 template <class A, class Group>
-__global__ void __launch_bounds__(threads_per_block, 1) adam_kernel(adam_formula<A> a, index_t slab, index_t) {
+__global__ void __launch_bounds__(threads_per_block, Group::blocks)
+    adam_kernel(adam_formula<A> a, index_t slab, index_t) {
     ISIC_DYN_SHARED(A, shared);
     Group g(shared, a.directions, slab);
-    const auto moves = [&](int, index_t row) { return !is_locked(a.locked, row, a.codes.rows); };
-    for_all_rows(g, a.codes.rows, [&](index_t) {
-        with_packs<Group>(a.gradient, [&](auto gradient) {
-            g.for_each([&](int, index_t row, index_t column, pack<A>& x) { x = gradient.load(row, column); });
+    for_all_rows(g, a.codes.rows, [&](index_t first) {
+        const free_rows<Group> free(a.locked, first, a.codes.rows);
+        with_packs(g, a.gradient,
+                   [&](auto gradient) { g.for_each([&](int r, index_t p, pack<A>& x) { x = gradient.load(r, p); }); });
+        take_out_of(g);
+        with_packs_of<A>(g, a.mean, [&](auto means) {
+            // memory of isic's own too, of the same shape: aligned alike
+            const decltype(means) squares(a.square, first);
+            g.for_each_with([&](int r, index_t p) { return adam_moments<A>{means.load(r, p), squares.load(r, p)}; },
+                            [&](int r, index_t p, pack<A>& x, adam_moments<A> old) {
+                                adam_step(a, x, old.mean, old.square);
+                                if (free.may_move[r]) {
+                                    means.store(r, p, old.mean);
+                                    squares.store(r, p, old.square);
+                                }
+                            });
         });
         take_out_of(g);
-        with_packs_of<Group, A>(a.mean, [&](auto means) {
-            const decltype(means) squares{a.square};  // memory of isic's own too, of the same shape: aligned alike
-            g.for_each([&](int r, index_t row, index_t column, pack<A>& x) {
-                pack<A> mean = means.load(row, column);
-                pack<A> square = squares.load(row, column);
-                adam_step(a, x, mean, square);
-                if (moves(r, row)) {
-                    means.store(row, column, mean);
-                    squares.store(row, column, square);
-                }
-            });
-        });
-        take_out_of(g);
-        add_steps(a.codes, g, moves);
+        add_steps(a.codes, g, free.may_move);
     });
 }
 
@@ -151,32 +171,38 @@ __global__ void decay_kernel(ema_formula<A> a) {
 }
 
 template <class A, class Group>
-__global__ void __launch_bounds__(threads_per_block, 1) ema_kernel(ema_formula<A> a, index_t slab, index_t) {
+__global__ void __launch_bounds__(threads_per_block, Group::blocks)
+    ema_kernel(ema_formula<A> a, index_t slab, index_t) {
     ISIC_DYN_SHARED(A, shared);
     Group g(shared, a.directions, slab);
     const rows_in sums{a.sums, std::is_same_v<A, double> ? storage::f64 : storage::f32, a.codes.rows, a.codes.cols, a.codes.cols};
-    for_all_rows(g, a.codes.rows, [&](index_t) {
-        // A count that faded away has no digits left and no reciprocal; its row stays where its last vectors left it.
-        const auto moves = [&](int, index_t row) { return row < a.codes.rows && a.counts[row] > tiny<A> && !is_locked(a.locked, row, a.codes.rows); };
-        with_packs_of<Group, A>(sums, [&](auto rows) {
-            g.for_each([&](int r, index_t row, index_t column, pack<A>& x) {
-                x = rows.load(row, column);
-                const A share = moves(r, row) ? quotient(A(1), a.counts[row]) : A(0);
+    for_all_rows(g, a.codes.rows, [&](index_t first) {
+        free_rows<Group> free(a.locked, first, a.codes.rows);
+        A share[Group::rows];
+#pragma unroll
+        for (int r = 0; r < Group::rows; ++r) {
+            const A count = first + r < a.codes.rows ? a.counts[first + r] : A(0);
+            free.may_move[r] = free.may_move[r] && count > 0;
+            share[r] = count > 0 ? quotient(A(1), count) : A(0);
+        }
+        with_packs_of<A>(g, sums, [&](auto rows) {
+            g.for_each([&](int r, index_t p, pack<A>& x) {
+                x = rows.load(r, p);
                 for (int i = 0; i < pack<A>::size; ++i) {
-                    x.at[i] *= share;
+                    x.at[i] *= share[r];
                 }
             });
         });
-        with_packs<Group>(a.codes, [&](auto rows) {
-            g.for_each([&](int, index_t row, index_t column, pack<A>& x) {
-                const pack<A> old = rows.load(row, column);
+        with_packs(g, a.codes, [&](auto rows) {
+            g.for_each([&](int r, index_t p, pack<A>& x) {
+                const pack<A> old = rows.load(r, p);
                 for (int i = 0; i < pack<A>::size; ++i) {
                     x.at[i] -= old.at[i];
                 }
             });
         });
         take_out_of(g);
-        add_steps(a.codes, g, moves);
+        add_steps(a.codes, g, free.may_move);
     });
 }
 
@@ -191,17 +217,15 @@ __global__ void start_ema_kernel(rows_in codes, A* counts, A* sums) {
     }
 }
 
-constexpr index_t blocks_per_processor = 4;
-
-/// Launches kernel_of(group) with as many blocks as keep the device busy; each stages the directions once.
-template <class A, class Arguments, class KernelOf>
-cudaError_t launch_formula(const Arguments& a, index_t count, index_t own_values, bool aligned, int processors, cudaStream_t stream,
-                           KernelOf kernel_of) {
-    return with_group<A>(a.directions.width, aligned, [&]<class Group>(std::type_identity<Group> group) {
+/// Launches kernel_of(group) with as many blocks as the device holds at a time, so that none is left over; each stages the directions once.
+template <class A, int Rows, class Arguments, class KernelOf>
+cudaError_t launch_formula(const Arguments& a, index_t count, index_t own_values, bool aligned, int processors,
+                           cudaStream_t stream, KernelOf kernel_of) {
+    return with_group<A, Rows>(a.directions.width, aligned, [&]<class Group>(std::type_identity<Group> group) {
         const group_launch l = Group::launch_for(a.directions);
         const index_t rows = l.threads / Group::lanes * Group::rows;
         const index_t tiles = (count + rows - 1) / rows;
-        const index_t most = blocks_per_processor * processors;
+        const index_t most = Group::blocks * processors;
         const std::size_t bytes = (l.shared + static_cast<std::size_t>(own_values)) * sizeof(A);
         return launch(kernel_of(group), dim3(static_cast<unsigned>(tiles < most ? tiles : most)), dim3(static_cast<unsigned>(l.threads)), bytes,
                       stream, a, l.slab, static_cast<index_t>(l.shared));
@@ -212,15 +236,16 @@ cudaError_t launch_formula(const Arguments& a, index_t count, index_t own_values
 
 template <class A>
 cudaError_t project_by_formula(const project_formula<A>& a, int processors, cudaStream_t stream) {
-    return launch_formula<A>(a, a.rows.rows, a.directions.rank, may_read_packs<A>(a.rows), processors, stream,
-                             []<class Group>(std::type_identity<Group>) { return project_kernel<A, Group>; });
+    // What is read of a direction serves all rows of a group: with 4 of them that would take as long as the rows' own way to and fro.
+    return launch_formula<A, 8>(a, a.rows.rows, a.directions.rank, may_read_packs<A>(a.rows), processors, stream,
+                                []<class Group>(std::type_identity<Group>) { return project_kernel<A, Group>; });
 }
 
 template <class A>
 cudaError_t adam_by_formula(const adam_formula<A>& a, int processors, cudaStream_t stream) {
     const bool aligned = may_read_packs<A>(a.codes) && may_read_packs<A>(a.gradient) && may_read_packs<A>(a.mean) && may_read_packs<A>(a.square);
-    return launch_formula<A>(a, a.codes.rows, 0, aligned, processors, stream,
-                             []<class Group>(std::type_identity<Group>) { return adam_kernel<A, Group>; });
+    return launch_formula<A, 4>(a, a.codes.rows, 0, aligned, processors, stream,
+                                []<class Group>(std::type_identity<Group>) { return adam_kernel<A, Group>; });
 }
 
 template <class A>
@@ -229,8 +254,9 @@ cudaError_t ema_by_formula(const ema_formula<A>& a, int processors, cudaStream_t
     if (const cudaError_t status = launch(decay_kernel<A>, blocks, dim3(threads_per_block), 0, stream, a); status != cudaSuccess) {
         return status;
     }
-    return launch_formula<A>(a, a.codes.rows, 0, may_read_packs<A>(a.codes), processors, stream,  // the sums are like rows without gaps
-                             []<class Group>(std::type_identity<Group>) { return ema_kernel<A, Group>; });
+    return launch_formula<A, 4>(a, a.codes.rows, 0, may_read_packs<A>(a.codes), processors,
+                                stream,  // the sums are like rows without gaps
+                                []<class Group>(std::type_identity<Group>) { return ema_kernel<A, Group>; });
 }
 
 template <class A>
