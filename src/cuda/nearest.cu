@@ -2,7 +2,7 @@
 // without a matrix of distances: tiles of queries against tiles of codes.
 #include <cfloat>
 
-#include "rows.cuh"
+#include "row_groups.cuh"
 
 namespace isic::cuda {
 namespace {
@@ -27,9 +27,15 @@ __device__ double add_square(double sum, double step) {
 }
 
 __device__ double squared_distance(const look_up& l, index_t query, index_t k) {
+    const scaled_row q(l.queries, query);
+    const scaled_row code(l.codes, k);
     double sum = 0;
-    for (index_t c = 0; c < l.codes.rows.cols; ++c) {
-        sum = add_square(sum, scaled_value(l.queries, query, c) - scaled_value(l.codes, k, c));
+    for (index_t c = 0; c < l.codes.rows.cols; c += 4) {
+        const auto a = q.load(c);
+        const auto b = code.load(c);
+        for (int j = 0; j < 4; ++j) {
+            sum = add_square(sum, a.at[j] - b.at[j]);  // both 0 behind the last column
+        }
     }
     return sum;
 }

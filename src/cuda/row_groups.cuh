@@ -98,6 +98,47 @@ __host__ __device__ bool is_aligned(const M& m) {
            m.cols % size == 0;
 }
 
+/// A row that one thread goes through, divided by its norm if asked: four values are read in one go where that may be, for the threads
+/// of a warp are in as many lines of the cache.
+class scaled_row {
+public:
+    struct four {
+        double at[4];
+    };
+
+    __device__ scaled_row(const scaled_rows& m, index_t i)
+        : rows_(m.rows),
+          i_(i),
+          norm_(m.norms != nullptr ? m.norms[i] : 0.0),
+          packed_(m.rows.type == storage::f32 && is_aligned<float, float>(m.rows)) {}
+
+    /// Columns [column, column + 4); behind the last one, 0.
+    __device__ __forceinline__ four load(index_t column) const {
+        four out{};
+        if (packed_ && column < rows_.cols) {
+            const float* from = static_cast<const float*>(rows_.data) + i_ * rows_.stride + column;
+            const auto values = *reinterpret_cast<const pack<float>*>(from);
+            for (int j = 0; j < 4; ++j) {
+                out.at[j] = widen(values.at[j]);
+            }
+        } else {
+            for (int j = 0; j < 4 && column + j < rows_.cols; ++j) {
+                out.at[j] = value_at(rows_, i_, column + j);
+            }
+        }
+        for (int j = 0; j < 4 && norm_ > 0; ++j) {
+            out.at[j] /= norm_;
+        }
+        return out;
+    }
+
+private:
+    const rows_in& rows_;
+    index_t i_;
+    double norm_;
+    bool packed_;
+};
+
 /// A lane's packs of a group's rows, read and written as T; what lies outside reads as 0 and is not written. Where row 0 and pack 0 of
 /// the lane lie is worked out once.
 template <class Group, class T, bool Aligned>

@@ -54,16 +54,36 @@ __global__ void finish_center_kernel(const double* sums, index_t parts, index_t 
     center[column] = std::fabs(mean) <= largest_float ? mean : 0.0F;
 }
 
-/// Puts sign * (row - center) into a panel; returns its square, infinite where it is not a float32.
-__device__ double pack_row(const scaled_rows& m, index_t i, bool empty, const float* center, float sign, int place, index_t width, float* values) {
+/// What was packed of a row.
+struct packed_row {
+    double square;  ///< infinite where it is not a float32
+    bool finite;
+};
+
+/// Puts sign * (row - center) into a panel, and zeros behind its last column.
+__device__ packed_row pack_row(const scaled_rows& m, index_t i, const float* center, float sign, int place,
+                               index_t width, float* values) {
     float* const to = values + i / panel_rows * width * panel_rows + place;
-    double square = 0;
-    for (index_t c = 0; c < width; ++c) {
-        const float x = empty || c >= m.rows.cols ? 0.0F : static_cast<float>(scaled_value(m, i, c) - static_cast<double>(center[c]));
-        to[c * panel_rows] = sign * x;
-        square += static_cast<double>(x) * static_cast<double>(x);
+    const scaled_row row(m, i);
+    packed_row out{0, true};
+    for (index_t c = 0; c < width; c += 4) {
+        const auto x = row.load(c);
+        for (int j = 0; j < 4; ++j) {
+            const float off =
+                c + j < m.rows.cols ? static_cast<float>(x.at[j] - static_cast<double>(center[c + j])) : 0.0F;
+            to[(c + j) * panel_rows] = sign * off;
+            out.square += static_cast<double>(off) * static_cast<double>(off);
+            out.finite = out.finite && is_finite(x.at[j]);
+        }
     }
-    return square;
+    return out;
+}
+
+__device__ void pack_zeros(index_t i, int place, index_t width, float* values) {
+    float* const to = values + i / panel_rows * width * panel_rows + place;
+    for (index_t c = 0; c < width; ++c) {
+        to[c * panel_rows] = 0;
+    }
 }
 
 /// A thread for each row of the panels.
@@ -73,15 +93,19 @@ __global__ void pack_codes_kernel(scaled_rows m, const std::uint8_t* skip, const
         return;
     }
     const bool empty = k >= m.rows.rows || (skip != nullptr && skip[k] != 0);
-    const double square = pack_row(m, k, empty, center, 1.0F, place_in_panel(static_cast<int>(k % panel_rows)), to.width, to.values);
-    const double half = square / 2;
-    to.half_norms[k] = empty ? INFINITY : half < static_cast<double>(largest_float) ? static_cast<float>(half) : largest_float;
-    if (!empty) {
-        const double norm = is_finite(square) ? sqrt(square) * (1 + 1e-9) : INFINITY;
-        unsigned long long bits = 0;
-        memcpy(&bits, &norm, sizeof bits);
-        atomicMax(to.largest_norm, bits);
+    const int place = place_in_panel(static_cast<int>(k % panel_rows));
+    if (empty) {
+        pack_zeros(k, place, to.width, to.values);
+        to.half_norms[k] = INFINITY;
+        return;
     }
+    const double square = pack_row(m, k, center, 1.0F, place, to.width, to.values).square;
+    const double half = square / 2;
+    to.half_norms[k] = half < static_cast<double>(largest_float) ? static_cast<float>(half) : largest_float;
+    const double norm = is_finite(square) ? sqrt(square) * (1 + 1e-9) : INFINITY;
+    unsigned long long bits = 0;
+    memcpy(&bits, &norm, sizeof bits);
+    atomicMax(to.largest_norm, bits);
 }
 
 /// How far the score of a vector may be off, by rounding in float32 (of the packed values, the products and the sum) and of the
@@ -102,16 +126,17 @@ __global__ void pack_queries_kernel(scaled_rows m, const float* center, const un
     if (i >= to.count * panel_rows) {
         return;
     }
-    bool finite = true;
-    for (index_t c = 0; i < m.rows.rows && c < m.rows.cols; ++c) {
-        finite = finite && is_finite(scaled_value(m, i, c));
+    const int place = static_cast<int>(i % panel_rows);
+    const packed_row packed =
+        i < m.rows.rows ? pack_row(m, i, center, -1.0F, place, to.width, to.values) : packed_row{0, true};
+    if (i >= m.rows.rows || !packed.finite) {
+        pack_zeros(i, place, to.width, to.values);
     }
-    const double square = pack_row(m, i, i >= m.rows.rows || !finite, center, -1.0F, static_cast<int>(i % panel_rows), to.width, to.values);
     const unsigned long long bits = *largest_norm;
     double largest = 0;
     memcpy(&largest, &bits, sizeof largest);
-    const double norm = is_finite(square) ? sqrt(square) * (1 + 1e-6) : INFINITY;
-    to.margins[i] = finite ? 2 * score_error(norm, largest, m.rows.cols) : NAN;
+    const double norm = is_finite(packed.square) ? sqrt(packed.square) * (1 + 1e-6) : INFINITY;
+    to.margins[i] = packed.finite ? 2 * score_error(norm, largest, m.rows.cols) : NAN;
 }
 
 // Scores
