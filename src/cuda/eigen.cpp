@@ -4,6 +4,9 @@
 #include <cmath>
 #include <limits>
 
+#include <Eigen/Cholesky>
+
+#include "core/eigen.hpp"
 #include "kernels.hpp"
 
 namespace isic::cuda {
@@ -12,8 +15,9 @@ namespace {
 constexpr std::string_view caller = "fit_subspace";
 constexpr index_t jacobi_width = 32;      // up to here one kernel of Jacobi sweeps beats a tridiagonalisation
 constexpr index_t randomised_width = 256;  // from here a few products beat it, if few directions are wanted
-constexpr index_t spare_columns = 8;
-constexpr int most_iterations = 40;
+constexpr index_t few_directions = 64;     // and the host soon solves what is left of the problem
+constexpr int most_iterations = 12;
+constexpr int most_products = 16;  // in one iteration
 
 using isic::detail::eigen_pairs;
 
@@ -94,40 +98,64 @@ eigen_pairs by_jacobi(const std::shared_ptr<state>& s, double* a, index_t d, ind
     return pairs;
 }
 
-/// Subspace iteration with Rayleigh-Ritz; all matrices column-major on the device.
+/// Combinations of columns Y that are orthonormal, from Y^T Y. Columns that hardly leave the span of others are combined away.
+Eigen::MatrixXd orthonormalising(const Eigen::MatrixXd& gram) {
+    const Eigen::VectorXd squares = gram.diagonal();
+    const Eigen::VectorXd scale = (squares.array() > 0).select(squares.array().sqrt().inverse(), 1.0);
+    const Eigen::MatrixXd scaled = scale.asDiagonal() * gram * scale.asDiagonal();
+    const Eigen::LLT<Eigen::MatrixXd> factor(scaled);
+    if (factor.info() == Eigen::Success && factor.matrixLLT().diagonal().minCoeff() > 1e-6) {
+        const Eigen::MatrixXd identity = Eigen::MatrixXd::Identity(gram.rows(), gram.cols());
+        return scale.asDiagonal() * factor.matrixU().solve(identity);
+    }
+    const eigen_pairs pairs = isic::detail::full_eigen(scaled);
+    const auto kept = (pairs.values.array() > 1e-9 * pairs.values[0]).count();
+    return scale.asDiagonal() * pairs.vectors.leftCols(kept) *
+           pairs.values.head(kept).cwiseSqrt().cwiseInverse().asDiagonal();
+}
+
+/// Subspace iteration with Rayleigh-Ritz on the host; between two of these a Chebyshev polynomial of the matrix makes what is wanted
+/// grow beside the rest, whose eigenvalues are below the block's last. All matrices are column-major on the device.
 class subspace_iteration {
 public:
     subspace_iteration(const std::shared_ptr<state>& s, const double* a, index_t d, index_t wanted)
-        : s_(s), a_(a), d_(d), block_(std::min(d, wanted + spare_columns)), wanted_(wanted), q_(s, d * block_), image_(s, d * block_),
-          ritz_(s, d * block_), small_(s, block_ * block_), reflectors_(s, block_) {
+        : s_(s),
+          a_(a),
+          d_(d),
+          block_(std::min(d, wanted + std::clamp<index_t>(wanted / 2, 8, 32))),
+          wanted_(wanted),
+          columns_(s, 2 * d * block_),
+          ritz_(s, d * block_),
+          images_(s, d * block_),
+          small_(s, 2 * block_ * block_) {
         std::vector<double> start(static_cast<std::size_t>(d * block_));
         for (std::size_t i = 0; i < start.size(); ++i) {
             start[i] = isic::detail::symmetric_uniform(0, i);
         }
-        copy_to_device(*s_, q_.data(), bytes(), start.data(), bytes(), bytes(), 1);
+        copy_to_device(*s_, columns_.data(), bytes(), start.data(), bytes(), bytes(), 1);
     }
 
     /// Empty if the residual does not become small.
     std::optional<eigen_pairs> run() {
         double last = std::numeric_limits<double>::infinity();
         for (int i = 0; i < most_iterations; ++i) {
-            orthonormalise();
-            product(CUBLAS_OP_N, d_, block_, d_, a_, d_, q_.data(), d_, image_.data());          // A Q
-            product(CUBLAS_OP_T, block_, block_, d_, q_.data(), d_, image_.data(), d_, small_.data());  // Q^T A Q
-            const std::vector<double> ascending = syevd(s_, small_.data(), block_);
-            product(CUBLAS_OP_N, d_, block_, block_, q_.data(), d_, small_.data(), block_, ritz_.data());  // vectors, ascending
-            const Eigen::MatrixXd vectors = leading(ritz_);
-            product(CUBLAS_OP_N, d_, block_, block_, image_.data(), d_, small_.data(), block_, ritz_.data());  // A times vectors
-            const Eigen::VectorXd values = Eigen::Map<const Eigen::VectorXd>(ascending.data(), block_).reverse().head(wanted_);
-            const double residual = (leading(ritz_) - vectors * values.asDiagonal()).norm();
-            if (residual <= 1e-12 * std::max(values[0], std::numeric_limits<double>::min())) {
-                return eigen_pairs{values, vectors};
+            const Eigen::VectorXd values = rayleigh_ritz();
+            if (values.size() < wanted_) {
+                return std::nullopt;
             }
-            if (i >= 4 && residual * std::pow(residual / last, most_iterations - i) > 1e-12 * values[0]) {
+            const Eigen::MatrixXd vectors = columns_to_host(*s_, ritz_.data(), d_, 0, wanted_);
+            const Eigen::MatrixXd off =
+                columns_to_host(*s_, images_.data(), d_, 0, wanted_) - vectors * values.head(wanted_).asDiagonal();
+            const double residual = off.norm() / std::max(values[0], std::numeric_limits<double>::min());
+            if (residual <= 1e-12) {
+                return eigen_pairs{values.head(wanted_), vectors};
+            }
+            if (!std::isfinite(residual) ||
+                (i >= 4 && residual * std::pow(residual / last, most_iterations - i) > 1e-12)) {
                 return std::nullopt;  // at this pace it takes too long
             }
             last = residual;
-            copy_on_device(*s_, q_.data(), bytes(), ritz_.data(), bytes(), bytes(), 1);
+            filter(values, residual);
         }
         return std::nullopt;
     }
@@ -135,55 +163,71 @@ public:
 private:
     std::size_t bytes() const { return static_cast<std::size_t>(d_ * block_) * sizeof(double); }
 
-    /// The last `wanted` columns, reversed: the leading pairs come first. Waits.
-    Eigen::MatrixXd leading(const scratch<double>& m) const {
-        return columns_to_host(*s_, m.data(), d_, block_ - wanted_, wanted_).rowwise().reverse();
+    /// Ritz vectors of the columns and what the matrix makes of them; returns their values, descending. Waits.
+    Eigen::VectorXd rayleigh_ritz() {
+        double* const image = columns_.data() + d_ * block_;
+        product(CUBLAS_OP_N, d_, block_, d_, 1, a_, columns_.data(), 0, image);
+        product(CUBLAS_OP_T, block_, 2 * block_, d_, 1, columns_.data(), columns_.data(), 0,
+                small_.data());  // Y^T [Y, A Y]
+        const Eigen::MatrixXd both = columns_to_host(*s_, small_.data(), block_, 0, 2 * block_);
+        const Eigen::MatrixXd basis = orthonormalising(both.leftCols(block_));
+        if (basis.cols() < wanted_) {
+            return {};
+        }
+        const eigen_pairs pairs = isic::detail::full_eigen(basis.transpose() * both.rightCols(block_) * basis);
+        const Eigen::MatrixXd combinations = basis * pairs.vectors;
+        const index_t kept = combinations.cols();
+        const std::size_t small_bytes = static_cast<std::size_t>(block_ * kept) * sizeof(double);
+        copy_to_device(*s_, small_.data(), small_bytes, combinations.data(), small_bytes, small_bytes, 1);
+        product(CUBLAS_OP_N, d_, kept, block_, 1, columns_.data(), small_.data(), 0, ritz_.data());
+        product(CUBLAS_OP_N, d_, kept, block_, 1, image, small_.data(), 0, images_.data());
+        block_ = kept;
+        return pairs.values;
     }
 
-    /// out [m x n] = op(a) b, depth k.
-    void product(cublasOperation_t op, index_t m, index_t n, index_t k, const double* a, index_t lda, const double* b, index_t ldb,
-                 double* out) {
-        const double one = 1;
-        const double zero = 0;
-        check(cublasDgemm_v2(s_->blas(), op, CUBLAS_OP_N, as_int(m), as_int(n), as_int(k), &one, a, as_int(lda), b, as_int(ldb), &zero, out,
-                             as_int(m)),
+    /// columns <- T(2 A / b - 1) ritz, T a Chebyshev polynomial, which is at most 1 in size below b. Of a degree at which what is still
+    /// in a vector of the leading ones does not outgrow it.
+    void filter(const Eigen::VectorXd& values, double residual) {
+        const double b = std::max(values[block_ - 1], 1e-14 * values[0]);
+        const double growth = std::min(1e12, 1e6 / std::min(1.0, residual));
+        const double degree = std::log(2 * growth) / std::acosh(2 * values[0] / b - 1);  // infinite where all are alike
+        double* before = ritz_.data();
+        double* now = columns_.data();
+        copy_on_device(*s_, now, bytes(), before, bytes(), bytes(), 1);
+        product(CUBLAS_OP_N, d_, block_, d_, 2 / b, a_, before, -1, now);
+        for (int i = 2; i <= most_products && i <= degree; ++i) {
+            const double minus_two = -2;
+            product(CUBLAS_OP_N, d_, block_, d_, 4 / b, a_, now, -1, before);
+            check(cublasDaxpy_v2(s_->blas(), as_int(d_ * block_), &minus_two, now, 1, before, 1), caller,
+                  "cublasDaxpy");
+            std::swap(before, now);
+        }
+        if (now != columns_.data()) {
+            copy_on_device(*s_, columns_.data(), bytes(), now, bytes(), bytes(), 1);
+        }
+    }
+
+    /// out [m x n] = alpha op(a) b + beta out, depth k; none has gaps.
+    void product(cublasOperation_t op, index_t m, index_t n, index_t k, double alpha, const double* a, const double* b,
+                 double beta, double* out) {
+        check(cublasDgemm_v2(s_->blas(), op, CUBLAS_OP_N, as_int(m), as_int(n), as_int(k), &alpha, a,
+                             as_int(op == CUBLAS_OP_N ? m : k), b, as_int(k), &beta, out, as_int(m)),
               caller, "cublasDgemm");
-    }
-
-    /// q <- the Q of its QR factorisation.
-    void orthonormalise() {
-        const int rows = as_int(d_);
-        const int cols = as_int(block_);
-        int factor_size = 0;
-        int form_size = 0;
-        check(cusolverDnDgeqrf_bufferSize(s_->solver(), rows, cols, q_.data(), rows, &factor_size), caller, "cusolverDnDgeqrf_bufferSize");
-        check(cusolverDnDorgqr_bufferSize(s_->solver(), rows, cols, cols, q_.data(), rows, reflectors_.data(), &form_size), caller,
-              "cusolverDnDorgqr_bufferSize");
-        const int size = std::max(factor_size, form_size);
-        const scratch<double> work(s_, size);
-        const scratch<int> info(s_, 1);
-        check(cusolverDnDgeqrf(s_->solver(), rows, cols, q_.data(), rows, reflectors_.data(), work.data(), size, info.data()), caller,
-              "cusolverDnDgeqrf");
-        check_device_info(*s_, info, "cusolverDnDgeqrf");
-        check(cusolverDnDorgqr(s_->solver(), rows, cols, cols, q_.data(), rows, reflectors_.data(), work.data(), size, info.data()), caller,
-              "cusolverDnDorgqr");
-        check_device_info(*s_, info, "cusolverDnDorgqr");
     }
 
     std::shared_ptr<state> s_;
     const double* a_;
     index_t d_;
-    index_t block_;
+    index_t block_;  // columns; fewer where these turned out to depend on each other
     index_t wanted_;
-    scratch<double> q_;
-    scratch<double> image_;
+    scratch<double> columns_;  // Y, and A Y behind them
     scratch<double> ritz_;
+    scratch<double> images_;
     scratch<double> small_;
-    scratch<double> reflectors_;
 };
 
 eigen_solver chosen(eigen_solver solver, index_t d, index_t wanted, bool all_values) {
-    const bool few = !all_values && wanted <= d / 8;
+    const bool few = !all_values && wanted <= d / 8 && wanted <= few_directions;
     if (solver == eigen_solver::randomised) {
         isic::detail::require<value_error>(!all_values, caller, "rank rules that need few values (Gavish-Donoho needs all) for eigen_solver::randomised",
                                            "one that needs all");

@@ -180,8 +180,8 @@ TEST_CASE("inner loops and an index: every failing call is one typed error and l
 TEST_CASE("solvers that do not converge or refuse an argument") {
     isic_test::random r(44);
     const auto rows = r.matrix(30, 6);
-    for (const auto& [solver, routine] : {std::pair{isic::eigen_solver::syevd, "syevd"}, {isic::eigen_solver::jacobi, "gesvdj"},
-                                          {isic::eigen_solver::randomised, "geqrf"}}) {
+    for (const auto& [solver, routine] :
+         {std::pair{isic::eigen_solver::syevd, "syevd"}, {isic::eigen_solver::jacobi, "gesvdj"}}) {
         for (const int info : {7, -3}) {
             CAPTURE(routine);
             begin(true);

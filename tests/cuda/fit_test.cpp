@@ -106,6 +106,21 @@ TEST_CASE("every solver finds the CPU's subspace, and says its name") {
     check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(gpu, device, {.solver = isic::eigen_solver::randomised}); }, {"Gavish-Donoho"});
 }
 
+TEST_CASE(
+    "the randomised solver finds directions of a spectrum that falls slowly, and of fewer rows than it has columns") {
+    isic::cuda_backend gpu;
+    isic_test::random r(8);
+    for (const auto& [n, by, wanted] :
+         {std::tuple<index_t, double, index_t>{512, 0.99, 12}, {20, 1.0, 12}, {12, 0.9, 12}}) {
+        CAPTURE(n);
+        const auto rows = isic_test::decaying(r, n, 256, by);
+        const isic::rank_options fixed{.fixed = wanted};
+        const auto found = isic::fit_subspace(gpu, isic::upload(gpu, rows), {.rank = fixed});
+        CHECK(found.solver == isic::eigen_solver::randomised);
+        check_same(found, isic::fit_subspace(rows, {.rank = fixed}));
+    }
+}
+
 TEST_CASE("a spectrum without a gap sends the randomised solver to syevd") {
     isic::cuda_backend gpu;
     isic::matrix<double> rows(40, 40);

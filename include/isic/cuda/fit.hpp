@@ -17,7 +17,7 @@ enum class eigen_solver {
     automatic,   ///< jacobi up to width 32, randomised where the rules ask for few directions of many; else, and where they fail, syevd
     syevd,       ///< cuSOLVER's divide and conquer: all values
     jacobi,      ///< cuSOLVER's gesvdj of the symmetric matrix: all values, best for small widths
-    randomised   ///< block subspace iteration for the leading values only, to a residual of 1e-12 of the largest
+    randomised   ///< block subspace iteration with Chebyshev polynomials for the leading values only, to a residual of 1e-12 of the largest
 };
 
 /// The solver's name as it appears in reports.
