@@ -308,7 +308,7 @@ struct memory_source {
     void* (*allocate)(void* context, std::size_t bytes);
     void (*release)(void* context, void* memory, std::size_t bytes);
 };
-/// order and starts for sum_by_code, by Thrust.
+/// order and starts for sum_by_code.
 cudaError_t sort_by_code(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts, memory_source source,
                          cudaStream_t stream);
 
