@@ -30,6 +30,24 @@ void require_codes(rows_in codes) {
     require<shape_error>(codes.rows > 0 && codes.cols > 0, looking_up, "a codebook with rows and columns", fmt::format("{} x {}", codes.rows, codes.cols));
 }
 
+/// Arrays in one piece of memory: asking for seven and giving them back takes as long as all launches of a small look-up.
+class memory_plan {
+public:
+    /// Room for n values of T; the function finds them in the memory.
+    template <class T>
+    auto room_for(index_t n) {
+        const std::size_t at = bytes_;
+        bytes_ += (static_cast<std::size_t>(n) * sizeof(T) + alignment - 1) / alignment * alignment;
+        return [at](const scratch<std::byte>& memory) { return reinterpret_cast<T*>(memory.data() + at); };
+    }
+    index_t bytes() const { return static_cast<index_t>(bytes_); }
+
+private:
+    static constexpr std::size_t alignment = 256;  // as of what an allocator gives
+
+    std::size_t bytes_ = 0;
+};
+
 /// Norms that rows are divided by; none without a need.
 scratch<double> norms_of(const std::shared_ptr<state>& s, rows_in m, lookup rule) {
     if (rule == lookup::plain) {
@@ -65,29 +83,43 @@ public:
         const on_device guard(s_->device());
         const scratch<double> norms = norms_of(s_, vectors, rule_);
         const scaled_rows queries{vectors, norms.data()};
-        const index_t padded_queries = panels_of(vectors.rows) * panel_rows;
-        const scratch<float> values(s_, padded_queries * padded(codes_.cols));
-        const scratch<double> margins(s_, padded_queries);
-        const query_panels packed{values.data(), margins.data(), panels_of(vectors.rows), padded(codes_.cols)};
-        check(pack_queries(queries, center_.data(), largest_norm_.data(), packed, s_->stream()), looking_up, "pack_queries");
-        const index_t panels_per_split = panels_per_split_for(packed.count);
+        const index_t n = vectors.rows;
+        const index_t padded_queries = panels_of(n) * panel_rows;
+        const index_t panels_per_split = panels_per_split_for(panels_of(n));
         const index_t splits = (panels_of(codes_.rows) + panels_per_split - 1) / panels_per_split;
-        const scratch<found_scores> found(s_, splits * padded_queries);
-        check(least_scores({packed, panels(), panels_per_split, found.data()}, splits, s_->stream()), looking_up, "least_scores");
-        settle({.queries = queries,
-                .codes = {codes_, norms_.data()},
-                .padding = padding_.data(),
-                .first = first_,
-                .found = found.data(),
-                .splits = splits,
-                .padded_queries = padded_queries,
-                .margins = margins.data(),
-                .open = nullptr,
-                .open_count = nullptr,
-                .blocks = std::min<index_t>(4 * s_->processors(), tiles_of(vectors.rows) * tiles_of(codes_.rows)),
-                .best = nullptr,
-                .best_ids = nullptr,
-                .ids = ids});
+        const index_t blocks = std::min<index_t>(4 * s_->processors(), tiles_of(n) * tiles_of(codes_.rows));
+        const index_t parts = std::max(n, blocks * nearest_tile);
+        memory_plan plan;
+        const auto values = plan.room_for<float>(padded_queries * padded(codes_.cols));
+        const auto margins = plan.room_for<double>(padded_queries);
+        const auto found = plan.room_for<found_scores>(splits * padded_queries);
+        const auto open = plan.room_for<std::int64_t>(n);
+        const auto open_count = plan.room_for<unsigned long long>(1);
+        const auto best = plan.room_for<double>(parts);
+        const auto best_ids = plan.room_for<std::int64_t>(parts);
+        const scratch<std::byte> memory(s_, plan.bytes());
+        const query_panels packed{values(memory), margins(memory), panels_of(n), padded(codes_.cols)};
+        check(pack_queries(queries, center_.data(), largest_norm_.data(), packed, s_->stream()), looking_up,
+              "pack_queries");
+        check(least_scores({packed, panels(), panels_per_split, found(memory)}, splits, s_->stream()), looking_up,
+              "least_scores");
+        fill_bytes(*s_, open_count(memory), 0, sizeof(unsigned long long));
+        check(nearest_codes({.queries = queries,
+                             .codes = {codes_, norms_.data()},
+                             .padding = padding_.data(),
+                             .first = first_,
+                             .found = found(memory),
+                             .splits = splits,
+                             .padded_queries = padded_queries,
+                             .margins = margins(memory),
+                             .open = open(memory),
+                             .open_count = open_count(memory),
+                             .blocks = blocks,
+                             .best = best(memory),
+                             .best_ids = best_ids(memory),
+                             .ids = ids},
+                            s_->stream()),
+              looking_up, "nearest_codes");
     }
 
 private:
@@ -112,21 +144,6 @@ private:
         const scaled_rows codes{codes_, norms_.data()};
         check(center_of_rows(codes, padding_.data(), winners, sums.data(), center_.data(), s_->stream()), looking_up, "center_of_rows");
         check(pack_codes(codes, padding_.data(), center_.data(), panels(), s_->stream()), looking_up, "pack_codes");
-    }
-
-    void settle(look_up l) const {
-        const index_t n = l.queries.rows.rows;
-        const index_t parts = std::max(n, l.blocks * nearest_tile);
-        const scratch<std::int64_t> open(s_, n);
-        const scratch<unsigned long long> open_count(s_, 1);
-        const scratch<double> best(s_, parts);
-        const scratch<std::int64_t> best_ids(s_, parts);
-        fill_bytes(*s_, open_count.data(), 0, open_count.bytes());
-        l.open = open.data();
-        l.open_count = open_count.data();
-        l.best = best.data();
-        l.best_ids = best_ids.data();
-        check(nearest_codes(l, s_->stream()), looking_up, "nearest_codes");
     }
 
     std::shared_ptr<state> s_;
