@@ -14,7 +14,8 @@ constexpr int rows_per_thread = static_cast<int>(rows_per_difference_part) / row
 template <class Difference, class Replaced>
 __device__ __forceinline__ void put_differences(index_t rows, index_t cols, double* out, double* sums,
                                                 Difference difference, Replaced replaced) {
-    __shared__ double parts[rows_side_by_side][difference_side];
+    using sums_of_part = double[rows_side_by_side][difference_side];
+    ISIC_SHARED(sums_of_part, parts);
     const int x = static_cast<int>(threadIdx.x) % difference_side;
     const int y = static_cast<int>(threadIdx.x) / difference_side;
     const index_t column = static_cast<index_t>(blockIdx.y) * difference_side + x;

@@ -104,7 +104,8 @@ __device__ void load_tile(double (*to)[tile], const scaled_rows& m, index_t firs
     }
 }
 
-/// A tile of open queries against the codes [first_code, end_code).
+/// A tile of open queries against the codes [first_code, end_code). A block's next tile has codes too, and barriers between reading them
+/// and writing what was found.
 __device__ void search_tile(const look_up& l, index_t open, index_t first_query, index_t first_code, index_t end_code, double* nearest,
                             std::int64_t* nearest_ids) {
     __shared__ double queries[depth][tile];
@@ -163,7 +164,6 @@ __device__ void search_tile(const look_up& l, index_t open, index_t first_query,
             }
         }
     }
-    __syncthreads();  // before the next tile's
 }
 
 /// How many queries are open is known on the device only: as many blocks as it holds share what there is to do.

@@ -151,7 +151,14 @@ __global__ void __launch_bounds__(threads_per_block, Group::blocks)
     });
 }
 
-/// Counts and sums after the new vectors, which are added in their order; a thread for each value.
+/// The new count of code k; 0 where it has faded: near to denormal, count and sum would soon have no digits left.
+template <class A>
+__device__ A next_count(const ema_formula<A>& a, index_t k) {
+    const A count = a.decay * a.counts[k] + (1 - a.decay) * static_cast<A>(a.starts[k + 1] - a.starts[k]);
+    return count < tiny<A> ? A(0) : count;
+}
+
+/// Sums after the new vectors, which are added in their order; a thread for each value. The counts stay what they were.
 template <class A>
 __global__ void decay_kernel(ema_formula<A> a) {
     const index_t at = thread_number();
@@ -164,10 +171,7 @@ __global__ void decay_kernel(ema_formula<A> a) {
     for (std::int64_t t = a.starts[k]; t < a.starts[k + 1]; ++t) {
         sum += static_cast<A>(value_at(a.vectors, a.order[t], c));
     }
-    a.sums[at] = a.decay * a.sums[at] + (1 - a.decay) * sum;
-    if (c == 0) {
-        a.counts[k] = a.decay * a.counts[k] + (1 - a.decay) * static_cast<A>(a.starts[k + 1] - a.starts[k]);
-    }
+    a.sums[at] = next_count(a, k) == 0 ? A(0) : a.decay * a.sums[at] + (1 - a.decay) * sum;
 }
 
 template <class A, class Group>
@@ -179,11 +183,19 @@ __global__ void __launch_bounds__(threads_per_block, Group::blocks)
     for_all_rows(g, a.codes.rows, [&](index_t first) {
         free_rows<Group> free(a.locked, first, a.codes.rows);
         A share[Group::rows];
+        A count[Group::rows];
 #pragma unroll
         for (int r = 0; r < Group::rows; ++r) {
-            const A count = first + r < a.codes.rows ? a.counts[first + r] : A(0);
-            free.may_move[r] = free.may_move[r] && count > 0;
-            share[r] = count > 0 ? quotient(A(1), count) : A(0);
+            count[r] = first + r < a.codes.rows ? next_count(a, first + r) : A(0);
+            free.may_move[r] = free.may_move[r] && count[r] > 0;
+            share[r] = count[r] > 0 ? quotient(A(1), count[r]) : A(0);
+        }
+        __syncwarp();  // all lanes have read the old counts
+#pragma unroll
+        for (int r = 0; r < Group::rows; ++r) {
+            if (lane() % Group::lanes == 0 && first + r < a.codes.rows) {
+                a.counts[first + r] = count[r];
+            }
         }
         with_packs_of<A>(g, sums, [&](auto rows) {
             g.for_each([&](int r, index_t p, pack<A>& x) {

@@ -4,7 +4,7 @@
 namespace isic::cuda {
 namespace {
 
-/// A row's working values, in shared memory.
+/// A row's working values, in shared memory. A lane has columns of its own: what it reads of step and fresh it has written.
 struct working_row {
     double* step;          // [d]
     double* fresh;         // [d]
@@ -27,13 +27,14 @@ __device__ bool ridge_step(const update_arguments& a, index_t k, double* step) {
 
 template <class T>
 __device__ bool ema_step(const update_arguments& a, index_t k, double* step) {
-    const double n = a.decay * a.state_counts[k] + (1 - a.decay) * a.counts[k];
+    const double decayed = a.decay * a.state_counts[k] + (1 - a.decay) * a.counts[k];
+    const double n = decayed < 1e-290 ? 0.0 : decayed;  // it has faded: count and sum would soon have no digits left
     __syncwarp();
     if (lane() == 0) {
         a.state_counts[k] = n;
     }
     for (index_t c = lane(); c < a.codes.cols; c += warp_lanes) {
-        const double sum = a.decay * value_at(a.first, k, c) + (1 - a.decay) * a.sums[k * a.codes.cols + c];
+        const double sum = n == 0 ? 0.0 : a.decay * value_at(a.first, k, c) + (1 - a.decay) * a.sums[k * a.codes.cols + c];
         put(a.first, k, c, sum);
         step[c] = n > 0 ? sum / n - old_at<T>(a, k, c) : 0.0;
     }
@@ -54,7 +55,6 @@ __device__ bool adam_step(const update_arguments& a, index_t k, working_row r) {
     for (index_t c = lane(); c < a.codes.cols; c += warp_lanes) {
         r.step[c] = value_at(a.gradient, k, c);
     }
-    __syncwarp();
     take_out(r.step, a.limits.orthogonal_to, r.coefficients);
     bool any = false;
     for (index_t c = lane(); c < a.codes.cols; c += warp_lanes) {
@@ -90,26 +90,22 @@ __device__ void constrain(const update_arguments& a, index_t k, working_row r) {
         old_square += old * old;
         r.fresh[c] = old + r.step[c];
     }
-    __syncwarp();
     if (a.limits.keep_norms) {
         const double norm = norm_of(r.fresh, d);
         const double scale = norm > 0 ? sqrt(warp_sum(old_square)) / norm : 1.0;
         for (index_t c = lane(); c < d; c += warp_lanes) {
             r.fresh[c] *= scale;
         }
-        __syncwarp();
     }
     if (is_finite(a.limits.within)) {
         const double* anchor = a.limits.anchor + k * d;
         for (index_t c = lane(); c < d; c += warp_lanes) {
             r.step[c] = r.fresh[c] - anchor[c];
         }
-        __syncwarp();
         const double distance = norm_of(r.step, d);
         for (index_t c = lane(); distance > a.limits.within && c < d; c += warp_lanes) {
             r.fresh[c] = anchor[c] + r.step[c] * (a.limits.within / distance);
         }
-        __syncwarp();
     }
 }
 
@@ -157,7 +153,6 @@ __global__ void update_rows_kernel(update_arguments a) {
     double* mine = memory + static_cast<index_t>(threadIdx.x) / warp_lanes * (2 * d + a.limits.orthogonal_to.rank);
     const working_row r{mine, mine + d, mine + 2 * d};
     const bool moves = step_of<T>(a, k, r);
-    __syncwarp();
     if (!moves || (a.limits.locked != nullptr && a.limits.locked[k] != 0)) {
         return;
     }

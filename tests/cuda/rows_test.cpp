@@ -273,6 +273,13 @@ TEST_CASE_TEMPLATE("a code whose count has faded away stays where it is", T, flo
         isic::ema_rows(gpu, device, isic::device_matrix<T>(gpu, 0, d), isic::upload_ids(gpu, std::vector<std::int32_t>()), state, 0.5,
                        {.orthogonal_to = none});
         CHECK(roundings_off(isic::download(gpu, device), isic::detail::to_double(codes.view())) < 4);
+        const auto left = isic::download(gpu, state.counts);
+        CHECK(left(0, 0) == 0);
+        CHECK(left(0, 1) == 0);
+        CHECK(left(0, 2) == T(0.5));
+        const auto kept = isic::download(gpu, state.sums);
+        CHECK(std::ranges::all_of(kept.row(1), [](T x) { return x == 0; }));
+        CHECK(kept(2, 0) == sums(2, 0) / 2);
     }
 }
 

@@ -133,6 +133,21 @@ TEST_CASE_TEMPLATE("SGD and Adam steps with every limit are the CPU's", T, ISIC_
     CHECK(bytes_of(found) != bytes_of(codes));
 }
 
+TEST_CASE("a moving average that has faded away leaves its code where it was") {
+    isic::cuda_backend gpu;
+    isic_test::random r(35);
+    const auto codes = r.matrix<float>(5, 9);
+    auto device = isic::upload(gpu, codes);
+    isic::device_ema_state state;
+    const auto none = isic::assign(gpu, isic::device_matrix<float>(gpu, 0, 9), isic::upload_ids(gpu, std::vector<std::int32_t>()), 5);
+    for (int step = 0; step < 1200; ++step) {  // 2^-1074 is the least number
+        isic::ema_update(gpu, device, state, none, 0.5);
+    }
+    CHECK(isic_test::bytes_on(gpu, device) == bytes_of(codes));
+    CHECK(isic_test::bytes_on(gpu, state.counts) == bytes_of(isic::matrix<double>(1, 5, 0.0)));
+    CHECK(isic_test::bytes_on(gpu, state.sums) == bytes_of(isic::matrix<double>(5, 9, 0.0)));
+}
+
 TEST_CASE("state in float32 stays within its rounding of float64") {
     isic::cuda_backend gpu;
     problem p(34);
