@@ -123,7 +123,7 @@ bench() {
     "$program" >"$OUT/bench.jsonl"
 }
 
-peers() { python3 benchmarks/cuda/peers.py >"$OUT/peers.jsonl"; }
+peers() { PYTHONPATH=$BUILD/tests/cuda/python_gpu:${PYTHONPATH:-} python3 benchmarks/cuda/peers.py >"$OUT/peers.jsonl"; }  # isic.cuda too
 
 export -f environment python_can_be_built configure build tests sanitizer bench peers
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""The cases of isic_cuda_bench done by torch and CuPy on the same device. One JSON object a line; table.py shows them.
+"""The cases of isic_cuda_bench done by torch, by CuPy and by isic.cuda on the same device and numbers. One JSON object a line;
+table.py shows them.
 
   peers.py           times everything on the CUDA device
   peers.py --small   smaller cases
-  peers.py --cpu     tiny cases on the CPU, without CuPy: whether this script works
+  peers.py --cpu     tiny cases on the CPU, without CuPy and by isic's CPU functions: whether this script works
 
 `ms` is the median of CUDA events, after warming up, of inputs that are rotated past the cache where the case is about memory.
 `error` is relative to the same in float64 (Frobenius norm; of a subspace, the norm of the difference of the projectors; of
@@ -12,6 +13,7 @@ copies and multiply-adds by its float32 matrix product.
 """
 import argparse
 import contextlib
+import functools
 import json
 import statistics
 import time
@@ -25,12 +27,32 @@ def emit(**line):
     print(json.dumps(line), flush=True)
 
 
+class Isic:
+    """The functions and classes of isic.cuda on torch's stream, or those of isic."""
+
+    def __init__(self, device):
+        import isic
+
+        self.span_of = isic.span_of
+        if device.type == "cuda":
+            self._module, self._first, self.adam_state = isic.cuda, [isic.cuda.Backend.of(torch.empty(1, device=device))], isic.cuda.AdamState
+        else:
+            self._module, self._first, self.adam_state = isic, [], isic.AdamRowState
+
+    def __getattr__(self, name):
+        return functools.partial(getattr(self._module, name), *self._first)
+
+
 class Bench:
     def __init__(self, device):
         self.device = torch.device(device)
         self.cuda = self.device.type == "cuda"
         self.bytes_per_ms = self.flop_per_ms = None
-        self.cupy = None
+        self.cupy = self.isic = None
+        try:
+            self.isic = Isic(self.device)
+        except Exception as error:  # not built, or its libraries are not there
+            emit(case="environment", name="isic", failed=f"{type(error).__name__}: {error}"[:200])
         if self.cuda:
             try:
                 import cupy
@@ -158,17 +180,58 @@ def project_in_place(bench, rows, width, rank):
     case = f"project in place {rows}x{width} rank {rank}"
     source = bench.random(rows, width)
     data = source.clone()
-    basis = torch.linalg.qr(bench.random(width, rank))[0].contiguous()
+    exact = torch.linalg.qr(bench.random(width, rank).double())[0].contiguous()
+    basis = exact.float()
     floor = bench.floor(8 * rows * width, 4 * rows * width * rank)
+    truth = source.double() - (source.double() @ exact) @ exact.T
 
-    def error(_, truth=source.double() - (source.double() @ basis.double()) @ basis.double().T):
+    def error(_):
         return relative(source - (source @ basis) @ basis.T, truth)
 
     bench.run(case, "torch float32", lambda: data.addmm_(data @ basis, basis.T, alpha=-1), error, floor_ms=floor)
+    if bench.isic:
+        harm = bench.isic.RowBasis(bench.isic.span_of(exact.cpu().numpy()))
+        done = source.clone()
+        bench.isic.project_rows(done, harm)
+        off = float(relative(done, truth))
+        bench.run(case, "isic project_rows, Python", lambda: bench.isic.project_rows(data, harm), lambda _: off, floor_ms=floor)
+
+
+def adam(bench, rows, width, rank):
+    """A step of Adam that leaves a subspace alone."""
+    case = f"adam {rows}x{width} rank {rank}"
+    start, gradient = bench.random(rows, width), bench.random(rows, width)
+    exact = torch.linalg.qr(bench.random(width, rank).double())[0].contiguous()
+    floor = bench.floor(28 * rows * width, 8 * rows * width * rank)
+
+    def step(codes, gradient, mean, square, basis):
+        gradient = gradient - (gradient @ basis) @ basis.T
+        mean.mul_(0.9).add_(gradient, alpha=0.1)
+        square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+        move = mean / 0.1 / ((square / 0.001).sqrt_().add_(1e-8))
+        codes.sub_(0.1 * (move - (move @ basis) @ basis.T))
+        return codes
+
+    def first_step(dtype):
+        moments = [torch.zeros_like(start, dtype=dtype) for _ in range(2)]
+        return step(start.to(dtype, copy=True), gradient.to(dtype), *moments, exact.to(dtype))
+
+    truth = first_step(torch.float64)
+    codes, mean, square, basis = start.clone(), torch.zeros_like(start), torch.zeros_like(start), exact.float()
+    off = float(relative(first_step(torch.float32), truth))
+    bench.run(case, "torch float32", lambda: step(codes, gradient, mean, square, basis), lambda _: off, floor_ms=floor)
+    if bench.isic:
+        harm = bench.isic.RowBasis(bench.isic.span_of(exact.cpu().numpy()))
+        state = bench.isic.adam_state()
+        done = start.clone()
+        bench.isic.adam_rows(done, gradient, state, rate=0.1, orthogonal_to=harm)
+        isic_off = float(relative(done, truth))
+        work = functools.partial(bench.isic.adam_rows, done, gradient, state, rate=0.1, orthogonal_to=harm)
+        bench.run(case, "isic adam_rows, Python", work, lambda _: isic_off, floor_ms=floor)
 
 
 def gram(bench, rows, width):
-    """The Gram matrix of a tall matrix; returns it in float64."""
+    """The Gram matrix of a tall matrix; returns it in float64, and isic's sums that it comes from."""
     case = f"gram {rows}x{width}"
     data = bench.random(rows, width) * (0.99 ** torch.arange(width, device=bench.device))
     truth = sum(part.double().T @ part.double() for part in data.split(65536))
@@ -191,10 +254,39 @@ def gram(bench, rows, width):
     if bench.cupy:
         theirs = bench.cupy.from_dlpack(data)
         bench.run(case, "cupy float32", bench.in_cupy(lambda: theirs.T @ theirs), error, floor_ms=floor)
-    return truth
+        syrk = bench.cupy.cublas.syrk
+
+        def by_ssyrk():
+            return syrk("T", theirs, out=bench.cupy.zeros((width, width), dtype="float32"))
+
+        def by_dsyrk():
+            total = bench.cupy.zeros((width, width))
+            for first in range(0, rows, 4096):
+                syrk("T", theirs[first : first + 4096].astype("float64"), out=total, beta=1.0)
+            return total
+
+        def error_of_triangle(result):
+            return error(result + result.T - torch.diag(result.diagonal()))
+
+        bench.run(case, "cublas ssyrk", bench.in_cupy(by_ssyrk), error_of_triangle, floor_ms=floor)
+        bench.run(case, "cublas dsyrk, 4096 rows", bench.in_cupy(by_dsyrk), error_of_triangle, floor_ms=floor)
+    if bench.isic is None:
+        return truth, None
+    zeros = torch.zeros_like(data)
+
+    def by_isic():
+        sums = bench.isic.DifferenceAccumulator(width=width)
+        sums.add_rows(data, zeros)
+        return sums
+
+    def error_of_sums(sums):
+        return error(torch.from_numpy(sums.second_moment()).to(bench.device))
+
+    bench.run(case, "isic float64 chunks, Python", by_isic, error_of_sums, floor_ms=floor)
+    return truth, by_isic()
 
 
-def top(bench, gram_matrix, rank):
+def top(bench, gram_matrix, sums, rank):
     """The leading eigenvectors of a Gram matrix."""
     case = f"top {rank} of {gram_matrix.shape[0]}"
     matrix = gram_matrix.float()
@@ -215,6 +307,10 @@ def top(bench, gram_matrix, rank):
     if bench.cupy:
         theirs = bench.cupy.from_dlpack(matrix)
         bench.run(case, "cupy eigh", bench.in_cupy(lambda: bench.cupy.linalg.eigh(theirs)[1][:, -rank:]), error)
+    if sums is not None:
+        fit = functools.partial(bench.isic.fit_subspace, sums, rank=rank)
+        name = f"isic {getattr(fit(), 'solver', 'eigen')}, Python"
+        bench.run(case, name, fit, lambda found: error(torch.from_numpy(found.basis).to(bench.device)))
 
 
 def nearest(bench, queries, codes, width):
@@ -242,6 +338,9 @@ def nearest(bench, queries, codes, width):
         theirs, their_codes, their_norms = (bench.cupy.from_dlpack(x) for x in (q, c, half_norms))
         work = bench.in_cupy(lambda: (their_norms[None, :] - theirs @ their_codes.T).argmin(axis=1))
         bench.run(case, "cupy float32", work, error, floor_ms=floor)
+    if bench.isic:
+        index = bench.isic.CodeIndex(c)
+        bench.run(case, "isic CodeIndex, Python", lambda: torch.from_dlpack(index.nearest(q)), error, floor_ms=floor)
 
 
 def main():
@@ -255,14 +354,16 @@ def main():
         rates(bench, 1 << 16, 64)
         project(bench, 256, 64, 8)
         project_in_place(bench, 256, 64, 8)
-        top(bench, gram(bench, 512, 96), 8)
+        adam(bench, 256, 64, 8)
+        top(bench, *gram(bench, 512, 96), 8)
         nearest(bench, 128, 64, 8)
         return
     rates(bench, 1 << (26 if arguments.small else 28), 4096 if arguments.small else 8192)
     project(bench, 262144, 256, 16)
     project_in_place(bench, 262144, 256, 16)
     project_in_place(bench, 16384, 8, 4)
-    top(bench, gram(bench, 100_000 if arguments.small else 1_000_000, 1024), RANK)
+    adam(bench, 262144, 256, 16)
+    top(bench, *gram(bench, 100_000 if arguments.small else 1_000_000, 1024), RANK)
     nearest(bench, 65536, 16384, 8)
     nearest(bench, 65536, 16384, 256)
 

@@ -96,9 +96,10 @@ def ema_rows(gpu: Backend, codes: DeviceLike, vectors: DeviceLike, ids: DeviceLi
     """`ema_update` in place, as `isic.ema_rows`, by vectors [n, d] assigned to the codes ids [n]: n <- a n + (1 - a) n_b,
     s <- a s + (1 - a) s_b, c <- c + P (s / n - c).
 
-    An empty state starts at one count of the present row per code. locked rows do not move, their state goes on. Vectors
-    whose ids are outside [0, K) are left out; sums are added in the order of the vectors, the same in every run. dtypes,
-    orthogonal_to, errors: as `adam_rows`; ValueError unless decay is in [0, 1).
+    An empty state starts at one count of the present row per code; a code whose count has faded below 1e-30 (float64: 1e-290)
+    stays, its count and sum become 0. locked rows do not move, their state goes on. Vectors whose ids are outside [0, K) are
+    left out; sums are added in the order of the vectors, the same in every run. dtypes, orthogonal_to, errors: as `adam_rows`;
+    ValueError unless decay is in [0, 1).
 
     >>> gpu, state = isic.cuda.Backend(), isic.cuda.EmaRowState("float64")
     >>> codes = isic.cuda.upload(gpu, np.ones((2, 2)))

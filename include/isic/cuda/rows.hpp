@@ -113,8 +113,9 @@ void adam_rows(const cuda_backend& gpu, C&& codes, const G& gradient, device_ada
 /// A step of exponential moving averages on codes [K x d] by vectors [n x d] of the same arithmetic, assigned to the codes
 /// ids [n]: n <- a n + (1 - a) n_b, s <- a s + (1 - a) s_b, c <- c + P (s / n - c). Locked rows do not move, their state goes on.
 ///
-/// An empty state starts at one count of the present row per code. The sums are added in the order of the vectors: the same
-/// bytes in every run. To look for ids outside [0, K) would wait: their vectors are left out. Asynchronous; memory 16 n bytes.
+/// An empty state starts at one count of the present row per code; a code whose count has faded below 1e-30 (of float64: 1e-290)
+/// stays, its count and sum become 0. The sums are added in the order of the vectors: the same
+/// bytes in every run. To look for ids outside [0, K) would wait: their vectors are left out. Asynchronous; memory 32 n bytes.
 /// Errors: shape_error, value_error on the decay, overlapping memory or d > 4096; cuda_error.
 template <mutable_device_matrix_like C, device_matrix_like Z, device_matrix_like I, real A>
     requires std::same_as<A, arithmetic_of<typename std::remove_cvref_t<C>::value_type>> && std::same_as<A, arithmetic_of<typename Z::value_type>>
