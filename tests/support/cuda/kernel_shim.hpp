@@ -160,7 +160,7 @@ public:
     std::size_t from_bytes() const { return from_bytes_; }
 
 private:
-    void* fake_stack_ = nullptr;
+    [[maybe_unused]] void* fake_stack_ = nullptr;
     const void* from_stack_ = nullptr;
     std::size_t from_bytes_ = 0;
 };

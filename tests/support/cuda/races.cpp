@@ -492,6 +492,8 @@ void __tsan_func_exit();
 void __tsan_func_exit() {}
 void __tsan_vptr_update(void**, void*);
 void __tsan_vptr_update(void**, void*) {}
+void __tsan_vptr_read(void**);
+void __tsan_vptr_read(void**) {}
 
 // Counts of references and the like, in memory that is not watched.
 unsigned char __tsan_atomic8_load(const unsigned char* p, int);
