@@ -280,9 +280,7 @@ public:
     using arithmetic = A;
     static constexpr bool only_aligned = Lanes == warp_lanes;  ///< else twice the code, which is long
     static constexpr int lanes = Lanes;
-    static constexpr int blocks = Packs > 2    ? 1
-                                  : Packs == 2 ? 2
-                                               : 3;  ///< on a processor at the same time, without spilling registers
+    static constexpr int blocks = Packs > 2 ? 1 : Packs == 2 ? 2 : 3;  ///< on a processor at a time, none of whose registers spill
     static constexpr int rows = Rows;
     static constexpr int width = Lanes * Packs * pack<A>::size;  ///< of the widest row
 
