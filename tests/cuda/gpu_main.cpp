@@ -9,28 +9,19 @@
 
 #include <isic/cuda/backend.hpp>
 
+#include "support/listener.hpp"
+
 namespace {
 
 unsigned cases_run = 0;
 int assertions_run = 0;
 
-struct counter : doctest::IReporter {
-    explicit counter(const doctest::ContextOptions&) {}
-    void report_query(const doctest::QueryData&) override {}
-    void test_run_start() override {}
+struct counter : isic_test::listener {
+    using listener::listener;
     void test_run_end(const doctest::TestRunStats& stats) override {
         cases_run = stats.numTestCasesPassingFilters;
         assertions_run = stats.numAsserts;
     }
-    void test_case_start(const doctest::TestCaseData&) override {}
-    void test_case_reenter(const doctest::TestCaseData&) override {}
-    void test_case_end(const doctest::CurrentTestCaseStats&) override {}
-    void test_case_exception(const doctest::TestCaseException&) override {}
-    void subcase_start(const doctest::SubcaseSignature&) override {}
-    void subcase_end() override {}
-    void log_assert(const doctest::AssertData&) override {}
-    void log_message(const doctest::MessageData&) override {}
-    void test_case_skipped(const doctest::TestCaseData&) override {}
 };
 REGISTER_LISTENER("counter", 1, counter);
 

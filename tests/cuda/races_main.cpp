@@ -6,6 +6,7 @@
 #include <string>
 
 #include "support/cuda/races.hpp"
+#include "support/listener.hpp"
 
 namespace {
 
@@ -13,13 +14,10 @@ int races = 0;
 unsigned cases_run = 0;
 
 // Says which test a race was found in.
-struct race_reporter : doctest::IReporter {
-    explicit race_reporter(const doctest::ContextOptions&) {}
-    void report_query(const doctest::QueryData&) override {}
-    void test_run_start() override {}
+struct race_reporter : isic_test::listener {
+    using listener::listener;
     void test_run_end(const doctest::TestRunStats& stats) override { cases_run = stats.numTestCasesPassingFilters; }
     void test_case_start(const doctest::TestCaseData& about) override { name_ = about.m_name; }
-    void test_case_reenter(const doctest::TestCaseData&) override {}
     void test_case_end(const doctest::CurrentTestCaseStats&) override {
         for (const std::string& race : stand_in::races::take_found()) {
             std::printf("%s: %s\n", name_, race.c_str());
@@ -27,12 +25,6 @@ struct race_reporter : doctest::IReporter {
             ++races;
         }
     }
-    void test_case_exception(const doctest::TestCaseException&) override {}
-    void subcase_start(const doctest::SubcaseSignature&) override {}
-    void subcase_end() override {}
-    void log_assert(const doctest::AssertData&) override {}
-    void log_message(const doctest::MessageData&) override {}
-    void test_case_skipped(const doctest::TestCaseData&) override {}
 
 private:
     const char* name_ = "";
