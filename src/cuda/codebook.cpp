@@ -36,8 +36,8 @@ public:
     /// Room for n values of T; the function finds them in the memory.
     template <class T>
     auto room_for(index_t n) {
-        const std::size_t at = bytes_;
-        bytes_ += (static_cast<std::size_t>(n) * sizeof(T) + alignment - 1) / alignment * alignment;
+        const std::size_t at = (bytes_ + alignment - 1) / alignment * alignment;
+        bytes_ = at + static_cast<std::size_t>(n) * sizeof(T);
         return [at](const scratch<std::byte>& memory) { return reinterpret_cast<T*>(memory.data() + at); };
     }
     index_t bytes() const { return static_cast<index_t>(bytes_); }
@@ -90,13 +90,13 @@ public:
         const index_t blocks = std::min<index_t>(4 * s_->processors(), tiles_of(n) * tiles_of(codes_.rows));
         const index_t parts = std::max(n, blocks * nearest_tile);
         memory_plan plan;
-        const auto values = plan.room_for<float>(padded_queries * padded(codes_.cols));
         const auto margins = plan.room_for<double>(padded_queries);
         const auto found = plan.room_for<found_scores>(splits * padded_queries);
         const auto open = plan.room_for<std::int64_t>(n);
         const auto open_count = plan.room_for<unsigned long long>(1);
         const auto best = plan.room_for<double>(parts);
         const auto best_ids = plan.room_for<std::int64_t>(parts);
+        const auto values = plan.room_for<float>(padded_queries * padded(codes_.cols));
         const scratch<std::byte> memory(s_, plan.bytes());
         const query_panels packed{values(memory), margins(memory), panels_of(n), padded(codes_.cols)};
         check(pack_queries(queries, center_.data(), largest_norm_.data(), packed, s_->stream()), looking_up,

@@ -98,20 +98,17 @@ eigen_pairs by_jacobi(const std::shared_ptr<state>& s, double* a, index_t d, ind
     return pairs;
 }
 
-/// Combinations of columns Y that are orthonormal, from Y^T Y. Columns that hardly leave the span of others are combined away.
+/// Combinations of columns Y that are orthonormal, from Y^T Y; empty if a column hardly leaves the span of others.
 Eigen::MatrixXd orthonormalising(const Eigen::MatrixXd& gram) {
     const Eigen::VectorXd squares = gram.diagonal();
     const Eigen::VectorXd scale = (squares.array() > 0).select(squares.array().sqrt().inverse(), 1.0);
     const Eigen::MatrixXd scaled = scale.asDiagonal() * gram * scale.asDiagonal();
     const Eigen::LLT<Eigen::MatrixXd> factor(scaled);
-    if (factor.info() == Eigen::Success && factor.matrixLLT().diagonal().minCoeff() > 1e-6) {
-        const Eigen::MatrixXd identity = Eigen::MatrixXd::Identity(gram.rows(), gram.cols());
-        return scale.asDiagonal() * factor.matrixU().solve(identity);
+    if (factor.info() != Eigen::Success || !(factor.matrixLLT().diagonal().minCoeff() > 1e-6)) {
+        return {};
     }
-    const eigen_pairs pairs = isic::detail::full_eigen(scaled);
-    const auto kept = (pairs.values.array() > 1e-9 * pairs.values[0]).count();
-    return scale.asDiagonal() * pairs.vectors.leftCols(kept) *
-           pairs.values.head(kept).cwiseSqrt().cwiseInverse().asDiagonal();
+    const Eigen::MatrixXd identity = Eigen::MatrixXd::Identity(gram.rows(), gram.cols());
+    return scale.asDiagonal() * factor.matrixU().solve(identity);
 }
 
 /// Subspace iteration with Rayleigh-Ritz on the host; between two of these a Chebyshev polynomial of the matrix makes what is wanted
@@ -140,7 +137,7 @@ public:
         double last = std::numeric_limits<double>::infinity();
         for (int i = 0; i < most_iterations; ++i) {
             const Eigen::VectorXd values = rayleigh_ritz();
-            if (values.size() < wanted_) {
+            if (values.size() == 0) {
                 return std::nullopt;
             }
             const Eigen::MatrixXd vectors = columns_to_host(*s_, ritz_.data(), d_, 0, wanted_);
@@ -163,7 +160,8 @@ public:
 private:
     std::size_t bytes() const { return static_cast<std::size_t>(d_ * block_) * sizeof(double); }
 
-    /// Ritz vectors of the columns and what the matrix makes of them; returns their values, descending. Waits.
+    /// Ritz vectors of the columns and what the matrix makes of them; returns their values, descending; none of columns that hardly
+    /// leave the span of others. Waits.
     Eigen::VectorXd rayleigh_ritz() {
         double* const image = columns_.data() + d_ * block_;
         product(CUBLAS_OP_N, d_, block_, d_, 1, a_, columns_.data(), 0, image);
@@ -171,17 +169,15 @@ private:
                 small_.data());  // Y^T [Y, A Y]
         const Eigen::MatrixXd both = columns_to_host(*s_, small_.data(), block_, 0, 2 * block_);
         const Eigen::MatrixXd basis = orthonormalising(both.leftCols(block_));
-        if (basis.cols() < wanted_) {
+        if (basis.size() == 0) {
             return {};
         }
         const eigen_pairs pairs = isic::detail::full_eigen(basis.transpose() * both.rightCols(block_) * basis);
         const Eigen::MatrixXd combinations = basis * pairs.vectors;
-        const index_t kept = combinations.cols();
-        const std::size_t small_bytes = static_cast<std::size_t>(block_ * kept) * sizeof(double);
+        const std::size_t small_bytes = static_cast<std::size_t>(block_ * block_) * sizeof(double);
         copy_to_device(*s_, small_.data(), small_bytes, combinations.data(), small_bytes, small_bytes, 1);
-        product(CUBLAS_OP_N, d_, kept, block_, 1, columns_.data(), small_.data(), 0, ritz_.data());
-        product(CUBLAS_OP_N, d_, kept, block_, 1, image, small_.data(), 0, images_.data());
-        block_ = kept;
+        product(CUBLAS_OP_N, d_, block_, block_, 1, columns_.data(), small_.data(), 0, ritz_.data());
+        product(CUBLAS_OP_N, d_, block_, block_, 1, image, small_.data(), 0, images_.data());
         return pairs.values;
     }
 
@@ -218,7 +214,7 @@ private:
     std::shared_ptr<state> s_;
     const double* a_;
     index_t d_;
-    index_t block_;  // columns; fewer where these turned out to depend on each other
+    index_t block_;  // columns
     index_t wanted_;
     scratch<double> columns_;  // Y, and A Y behind them
     scratch<double> ritz_;

@@ -27,7 +27,7 @@ TEST_CASE_TEMPLATE("an index finds the CPU's codes, whatever the width, over mor
     isic::cuda_backend gpu;
     isic_test::random r(71);
     for (const auto& [n, K, d] : {std::tuple<index_t, index_t, index_t>{1, 1, 1}, {130, 129, 3}, {150, 300, 4}, {70, 1000, 8}, {129, 260, 9},
-                                  {60, 400, 16}, {140, 270, 17}, {20, 2400, 3}, {12, 2500, 8}, {9, 2400, 17}, {65, 140, 31}, {33, 500, 33}, {20, 150, 100}, {9, 300, 256}}) {
+                                  {60, 400, 16}, {140, 270, 17}, {20, 2400, 3}, {12, 2500, 8}, {9, 2400, 17}, {200, 1200, 20}, {65, 140, 31}, {33, 500, 33}, {20, 150, 100}, {9, 300, 256}}) {
         CAPTURE(n);
         CAPTURE(d);
         check_as_on_cpu(gpu, r.matrix<T>(n, d), r.matrix<T>(K, d));
