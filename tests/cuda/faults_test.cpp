@@ -2,6 +2,8 @@
 #ifdef ISIC_STAND_IN
 #include <functional>
 
+#include <cuda_runtime_api.h>
+
 #include <isic/fit.hpp>
 #include <kernels.hpp>
 
@@ -222,6 +224,27 @@ TEST_CASE("where Jacobi does not converge, the automatic solver is syevd") {
         }
         CHECK_MESSAGE(stand_in::quiescent(), stand_in::report());
     }
+    stand_in::reset();
+}
+
+TEST_CASE("a backend works on its device, whichever is the current one") {
+    begin(true);
+    stand_in::control().devices = 2;
+    {
+        isic::cuda_backend gpu({.device = 1});
+        isic_test::random r(48);
+        const auto rows = r.matrix<float>(30, 6);
+        const auto device = isic::upload(gpu, rows);
+        cudaPointerAttributes where{};
+        REQUIRE(cudaPointerGetAttributes(&where, device.data()) == cudaSuccess);
+        CHECK(where.device == 1);
+        const auto found = isic::fit_subspace(gpu, device, {.rank = {.fixed = 1}});
+        CHECK(isic_test::largest_difference(found.harm.basis, isic::fit_subspace(rows, {.rank = {.fixed = 1}}).basis) < 1e-9);
+        int current = -1;
+        CHECK(cudaGetDevice(&current) == cudaSuccess);
+        CHECK(current == 0);
+    }
+    CHECK_MESSAGE(stand_in::quiescent(), stand_in::report());
     stand_in::reset();
 }
 

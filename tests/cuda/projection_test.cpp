@@ -145,15 +145,19 @@ TEST_CASE_TEMPLATE("rows that vanish: every policy as on the CPU", T, float, Eig
             codes(k, j) = static_cast<T>(static_cast<float>(codes(k, j)) * 0.01F);
         }
     }
-    for (const index_t k : {8, 9}) {  // nothing to remove: nearest safe rows
+    for (const index_t k : {8, 9, 10}) {  // nothing to remove: nearest safe rows
         codes(k, 0) = static_cast<T>(0.0F);
+    }
+    std::vector<index_t> padding{10};  // would be the nearest of two
+    for (const index_t j : {1, 2, 3}) {
+        codes(10, j) = codes(4, j);
     }
     for (const auto policy : {isic::vanished_rows::nearest_safe, isic::vanished_rows::skip, isic::vanished_rows::zero}) {
         isic::matrix<T> expected = codes;
-        const auto on_cpu = isic::project_out(expected, harm, {.vanished = policy});
+        const auto on_cpu = isic::project_out(expected, harm, {.padding = padding, .vanished = policy});
         REQUIRE(on_cpu.summary.vanished == 3);
         auto device = isic::upload(gpu, codes);
-        const auto done = isic::project_out(gpu, device, harm, {.vanished = policy});
+        const auto done = isic::project_out(gpu, device, harm, {.padding = padding, .vanished = policy});
         CHECK(done.summary().vanished == 3);
         CHECK(done.ids() == on_cpu.ids());
         CHECK(isic_test::ulps_apart(expected, isic::download(gpu, device)) <= (sizeof(T) == 8 ? 16.0 : 1.0));
@@ -163,6 +167,32 @@ TEST_CASE_TEMPLATE("rows that vanish: every policy as on the CPU", T, float, Eig
     auto device = isic::upload(gpu, codes);
     check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(gpu, device, harm, {.vanished = isic::vanished_rows::error}); }, {"3 rows", "first 4"});
     CHECK(isic_test::bytes_on(gpu, device) == bytes_of(codes));
+}
+
+TEST_CASE("rows that are nearly harm alone are cleaned twice: once leaves what rounding left of a large part") {
+    isic::cuda_backend gpu;
+    isic_test::random r(15);
+    const isic::subspace harm = directions(r, 40, 3);
+    auto codes = r.matrix(20, 40);
+    for (index_t k = 0; k < 20; ++k) {
+        for (index_t j = 0; j < 40; ++j) {
+            codes(k, j) += 1e8 * (harm.basis(j, 0) - harm.basis(j, 2));
+        }
+    }
+    auto device = isic::upload(gpu, codes);
+    isic::project_out(gpu, device, harm, {.vanish_below = 0});
+    CHECK(isic::leakage(gpu, device, harm).largest < 1e-14);  // after the first pass 1e-8
+}
+
+TEST_CASE_TEMPLATE("rows are rounded once", T, Eigen::half, Eigen::bfloat16) {
+    isic::cuda_backend gpu;
+    const auto harm = isic::span_of(isic_test::from_rows<double>({{1}, {0}}));
+    // Just above the middle of two values, and in float32 the middle itself, which goes to the lower one.
+    const double above_middle = 1 + isic_test::unit<T> + 0x1p-40;
+    const std::vector<double> center{2 * above_middle + 1, 0};
+    auto device = isic::upload(gpu, isic::matrix<T>(1, 2, static_cast<T>(-1.0F)));
+    isic::project_out(gpu, device, harm, {.strength = 0.5, .center = center});
+    CHECK(static_cast<double>(isic::download(gpu, device)(0, 0)) == 1 + 2 * isic_test::unit<T>);
 }
 
 TEST_CASE("what is refused leaves the codebook as it was") {
