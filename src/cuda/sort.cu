@@ -37,10 +37,12 @@ cudaError_t make_keys(ids_in ids, index_t codes, std::int64_t* order, std::int64
     return launch(make_keys_kernel, blocks_for(ids.size), dim3(threads_per_block), 0, stream, ids, codes, order, keys);
 }
 
+}  // namespace
+
 #ifdef ISIC_KERNEL_SHIM
 
-cudaError_t queue_sort(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts,
-                       memory_source, cudaStream_t stream) {
+cudaError_t sort_by_code(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts,
+                         memory_source, cudaStream_t stream) {
     const cudaError_t status = make_keys(ids, codes, order, keys, stream);
     if (status == cudaSuccess) {
         stand_in::enqueue(stream, [=] {
@@ -52,6 +54,8 @@ cudaError_t queue_sort(ids_in ids, index_t codes, std::int64_t* order, std::int6
 }
 
 #else
+
+namespace {
 
 /// Temporary memory comes from where all other does.
 class working_bytes {
@@ -69,9 +73,11 @@ private:
     void* memory_;
 };
 
+}  // namespace
+
 /// Thrust would sort by all 64 bits, of which every eight are a pass; ids have as many as the number of codes.
-cudaError_t queue_sort(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts,
-                       memory_source source, cudaStream_t stream) {
+cudaError_t sort_by_code(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts,
+                         memory_source source, cudaStream_t stream) {
     const index_t n = ids.size;
     const int bits = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(codes)));
     const working_bytes unsorted(source, 2 * static_cast<std::size_t>(n) * sizeof(std::int64_t));
@@ -102,12 +108,5 @@ cudaError_t queue_sort(ids_in ids, index_t codes, std::int64_t* order, std::int6
 }
 
 #endif
-
-}  // namespace
-
-cudaError_t sort_by_code(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts, memory_source source,
-                         cudaStream_t stream) {
-    return queue_sort(ids, codes, order, keys, starts, source, stream);
-}
 
 }  // namespace isic::cuda
