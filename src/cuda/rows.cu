@@ -98,9 +98,6 @@ __device__ __forceinline__ void add_steps(const rows_out& codes, Group& g, const
     });
 }
 
-template <class A>
-constexpr A tiny = std::is_same_v<A, double> ? A(1e-290) : A(1e-30F);
-
 /// Moments would soon be denormal, which some devices are slow with and the CPU's loops cut off as well.
 template <class A>
 __device__ A without_tiny(A x) {
@@ -151,7 +148,7 @@ __global__ void __launch_bounds__(threads_per_block, Group::blocks)
     });
 }
 
-/// The new count of code k; 0 where it has faded: near to denormal, count and sum would soon have no digits left.
+/// The new count of code k; 0 where it has faded.
 template <class A>
 __device__ A next_count(const ema_formula<A>& a, index_t k) {
     const A count = a.decay * a.counts[k] + (1 - a.decay) * static_cast<A>(a.starts[k + 1] - a.starts[k]);

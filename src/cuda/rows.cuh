@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels.hpp"
 #include "launch.cuh"
@@ -235,6 +236,10 @@ __device__ inline void take_out(double* x, const basis_in& basis, double* coeffi
         __syncwarp();
     }
 }
+
+/// What is smaller would soon be denormal, and has no digits left then: moments, counts and sums become 0 before.
+template <class A>
+constexpr A tiny = std::is_same_v<A, double> ? A(1e-290) : A(1e-30F);
 
 /// ||x|| in every lane.
 __device__ inline double norm_of(const double* x, index_t width) {

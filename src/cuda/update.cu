@@ -28,7 +28,7 @@ __device__ bool ridge_step(const update_arguments& a, index_t k, double* step) {
 template <class T>
 __device__ bool ema_step(const update_arguments& a, index_t k, double* step) {
     const double decayed = a.decay * a.state_counts[k] + (1 - a.decay) * a.counts[k];
-    const double n = decayed < 1e-290 ? 0.0 : decayed;  // it has faded: count and sum would soon have no digits left
+    const double n = decayed < tiny<double> ? 0.0 : decayed;  // it has faded
     __syncwarp();
     if (lane() == 0) {
         a.state_counts[k] = n;

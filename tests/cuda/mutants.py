@@ -107,7 +107,7 @@ MUTANTS = [
     ("locked rows move in inner loops", "rows.cu", "locked[first + r] == 0", "locked[first + r] <= 1"),
     ("the count is not decayed", "rows.cu", "const A count = a.decay * a.counts[k] +", "const A count = a.counts[k] +"),
     ("counts fade to denormals", "rows.cu", "return count < tiny<A> ? A(0) : count;", "return count;"),
-    ("counts of ema_update fade to denormals", "update.cu", "decayed < 1e-290 ? 0.0 : decayed", "decayed"),
+    ("counts of ema_update fade to denormals", "update.cu", "decayed < tiny<double> ? 0.0 : decayed", "decayed"),
     ("Adam's moments are of the whole gradient", "update.cu", "    take_out(r.step, a.limits.orthogonal_to, r.coefficients);\n    bool any = false;", "    bool any = false;"),
     ("the step is not projected", "update.cu", "    take_out(r.step, a.limits.orthogonal_to, r.coefficients);\n    double old_square", "    double old_square"),
     ("locked rows move", "update.cu", "if (!moves || (a.limits.locked != nullptr && a.limits.locked[k] != 0))", "if (!moves)"),

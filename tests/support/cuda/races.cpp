@@ -334,9 +334,16 @@ inline void touch(const void* p, std::size_t bytes, kind how, const void* code) 
     }
 }
 
-void start_clocks(std::size_t of_threads) {
-    w.threads.assign(of_threads, clocks{});
-    for (std::size_t i = 0; i < of_threads; ++i) {
+// So many threads that know nothing of each other, with shared memory of their own; nobody's block.
+void enter(const void* shared, std::size_t shared_bytes, std::size_t threads) {
+    w.dynamic_shared = {static_cast<const char*>(shared), shared_bytes};
+    w.in_block = false;
+    w.now.block = ++w.last_block;
+    w.now.epoch = 0;
+    w.now.thread = 0;
+    w.lane_clocks.clear();
+    w.threads.assign(threads, clocks{});
+    for (std::size_t i = 0; i < threads; ++i) {
         w.threads[i][i % lanes] = 1;
     }
 }
@@ -349,8 +356,7 @@ void begin_task(std::uint64_t stream, std::uint64_t number, std::shared_ptr<cons
     w.now.task = static_cast<std::uint32_t>(w.tasks.size() - 1);
     w.last_asked = 0;
     w.last_answer = false;
-    begin_block(1, nullptr, 0);
-    w.in_block = false;
+    enter(nullptr, 0, 1);
 }
 
 void end_task() {
@@ -362,18 +368,12 @@ void add_shared(const void* p, std::size_t bytes) {
 }
 
 void end_block() {
-    begin_block(1, w.dynamic_shared.first, w.dynamic_shared.second);
-    w.in_block = false;
+    enter(w.dynamic_shared.first, w.dynamic_shared.second, 1);
 }
 
 void begin_block(std::size_t threads, const void* shared, std::size_t shared_bytes) {
-    w.dynamic_shared = {static_cast<const char*>(shared), shared_bytes};
+    enter(shared, shared_bytes, threads);
     w.in_block = true;
-    w.now.block = ++w.last_block;
-    w.now.epoch = 0;
-    w.now.thread = 0;
-    w.lane_clocks.clear();
-    start_clocks(threads);
 }
 
 void run_thread(int linear) {
