@@ -9,17 +9,17 @@
 #include <vector>
 
 #include <benchmark/benchmark.h>
-#include <isic/kernels.hpp>
+#include <isic/execution.hpp>
 
 #include "limits.hpp"
 
 namespace {
 
-namespace kernels = isic::kernels;
+namespace kernels = isic::detail::kernels;
 using isic_bench::thread_seconds;
 using kernels::index_t;
 
-const kernels::resources one_thread{.threads = 1};
+const execution one_thread{.threads = 1};
 
 std::vector<float> normal(std::size_t n, unsigned seed = 1) {
     std::vector<float> out(n);
@@ -228,7 +228,7 @@ void adam(benchmark::State& state, index_t n, index_t d, index_t r) {
     std::vector<float> square(size);
     const std::vector<float> basis = orthonormal(r, d);
     const kernels::adam_step<float> step{
-        .unbias_mean = 0.1f, .unbias_square = 0.001f, .basis = basis.data(), .rank = r};
+        .bias_correction1 = 0.1f, .bias_correction2 = 0.001f, .basis = basis.data(), .rank = r};
     const std::vector<float> old(codes.begin(), codes.begin() + d);
     kernels::adam(codes.data(), d, gradient.data(), d, mean.data(), square.data(), d, n, d, step, one_thread);
     std::vector<double> row(gradient.begin(), gradient.begin() + d);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <ctime>
 
-#include <isic/kernels.hpp>
+#include <isic/execution.hpp>
 
 #if defined(__x86_64__)
 #define ISIC_TARGET(name) __attribute__((target(name)))
@@ -79,10 +79,10 @@ template <class T, std::size_t Bytes>
 }
 
 std::size_t register_bytes() {
-    switch (isic::kernels::best_simd()) {
-        case isic::kernels::simd::avx512:
-        case isic::kernels::simd::avx512_vnni: return 64;
-        case isic::kernels::simd::avx2: return 32;
+    switch (isic::best_simd()) {
+        case isic::simd::avx512:
+        case isic::simd::avx512_vnni: return 64;
+        case isic::simd::avx2: return 32;
         default: return 16;
     }
 }

@@ -5,7 +5,8 @@ include(CMakePackageConfigHelpers)
 set(isic_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/isic)
 set(isic_pkgconfig_dir ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 
-install(TARGETS isic isic_core EXPORT isicTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS isic isic_header_only EXPORT isicTargets
+  ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 set(isic_left_out "")
 if(NOT ISIC_CUDA)
   set(isic_left_out PATTERN cuda EXCLUDE PATTERN cuda.hpp EXCLUDE)

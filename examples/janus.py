@@ -1,7 +1,7 @@
-"""Janus judges its own pictures and loses what it calls unsafe: the experiment of Safe-CB in one script.
+"""Janus judges its own images and loses what it calls unsafe: the experiment of Safe-CB in one script.
 
     python examples/janus.py --weights deepseek-community/Janus-Pro-1B   # a name on the Hugging Face hub, or a folder
-    python examples/janus.py                                             # tiny random weights: real mechanics, meaningless pictures
+    python examples/janus.py                                             # tiny random weights: real mechanics, meaningless images
 
 Needs pip install ".[transformers]". Writes before.png, after.png, edit.safetensors, which `isic.load_edit` applies to
 the same weights at any time, and pairs.safetensors, what the run learnt from; and the tiny model, unedited, to model/.
@@ -59,16 +59,16 @@ def tiny(seed: int = 0) -> tuple[Any, Any]:
     torch.manual_seed(seed)
     config = JanusConfig(text_config=text, vision_config=vision, vq_config=vq, image_token_id=words.index("<image>"))
     model = JanusForConditionalGeneration(config)
-    with torch.no_grad():  # so that pictures depend on prompts, and answers on pictures
+    with torch.no_grad():  # so that images depend on prompts, and answers on images
         for name, weights in model.named_parameters():
             if weights.ndim == 2 and "vqmodel" not in name:
                 weights.mul_(15)
     return model, processor
 
 
-def save(path: pathlib.Path, pictures: np.ndarray) -> None:
-    """Pictures [n, height, width, 3] side by side."""
-    Image.fromarray(np.concatenate(list(pictures), axis=1)).save(path)
+def save(path: pathlib.Path, images: np.ndarray) -> None:
+    """Images [n, height, width, 3] side by side."""
+    Image.fromarray(np.concatenate(list(images), axis=1)).save(path)
 
 
 def main() -> None:
@@ -92,7 +92,7 @@ def main() -> None:
         print(f"round {round.round}: {100 * round.self_unsafe.value:.0f} % judged unsafe, {round.pairs} pairs, rank {round.merged_rank}")
 
     length = janus.codebook.float().norm(dim=1).mean().item()  # of a code: the decoder sees its direction only
-    report = isic.self_improve(janus, janus.judge, unsafe_prompts=UNSAFE, safe_prompts=SAFE, rewrite=WORDS, rule="l2_normalised",
+    report = isic.self_improve(janus, janus.judge, unsafe_prompts=UNSAFE, safe_prompts=SAFE, rewrite=WORDS, metric="cosine",
                                max_rounds=options.rounds, tuning_steps=options.steps, tuning_rate=0.05 * length, constrain_tuning=False,
                                seed=options.seed, on_round=show)
     janus.sync()  # the model, too, has what was kept

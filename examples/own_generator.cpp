@@ -1,13 +1,13 @@
 #include <fmt/format.h>
 #include <isic/isic.hpp>
 
-// The least a generator must offer: a codebook, tokens of prompts, and pictures of tokens.
+// The least a generator must offer: a codebook, tokens of prompts, and images of tokens.
 struct generator {
     isic::matrix<float> book{8, 4};
 
     isic::matrix_span<float> codebook() { return book; }
 
-    // Four tokens a picture; prompts with "knife" use the codes 0 and 1.
+    // Four tokens an image; prompts with "knife" use the codes 0 and 1.
     isic::token_grid generate(std::span<const std::string> prompts, std::uint64_t seed) {
         isic::token_grid out{{}, 4};
         for (const std::string& prompt : prompts) {
@@ -20,15 +20,15 @@ struct generator {
         return out;
     }
 
-    // A "picture" is the brightness of its tokens; your decoder returns whatever your judge reads.
+    // A "image" is the brightness of its tokens; your decoder returns whatever your judge reads.
     std::vector<float> decode(const isic::token_grid& tokens) const {
-        std::vector<float> pictures;
-        for (isic::index_t i = 0; i < tokens.pictures(); ++i) {
+        std::vector<float> images;
+        for (isic::index_t i = 0; i < tokens.images(); ++i) {
             float brightness = 0;
-            for (const auto id : tokens.picture(i)) brightness += book(id, 3);
-            pictures.push_back(brightness);
+            for (const auto id : tokens.image(i)) brightness += book(id, 3);
+            images.push_back(brightness);
         }
-        return pictures;
+        return images;
     }
 };
 
@@ -38,9 +38,9 @@ int main() {
         model.book(k, k % 3) = 1.0f;
         model.book(k, 3) = k < 2 ? 2.0f : 0.1f;
     }
-    const auto judge = [](const std::vector<float>& pictures) {
+    const auto judge = [](const std::vector<float>& images) {
         std::vector<double> p_unsafe;
-        for (const float brightness : pictures) p_unsafe.push_back(brightness > 2.0f ? 1.0 : 0.0);
+        for (const float brightness : images) p_unsafe.push_back(brightness > 2.0f ? 1.0 : 0.0);
         return p_unsafe;
     };
     const isic::lexicon words{{"knife", "spoon"}};

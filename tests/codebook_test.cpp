@@ -8,7 +8,7 @@
 #include "support/reference.hpp"
 
 using isic::index_t;
-using isic::lookup;
+using isic::metric;
 using isic_test::check_throws;
 using isic_test::not_a_number;
 using isic_test::infinity;
@@ -17,7 +17,7 @@ using isic_test::dense;
 namespace {
 
 /// Every distance in a plain loop, the first of the smallest.
-std::vector<index_t> brute_force(dense z, dense c, lookup rule, const std::set<index_t>& padding = {}) {
+std::vector<index_t> brute_force(dense z, dense c, metric metric, const std::set<index_t>& padding = {}) {
     const auto normalise = [](dense& m) {
         for (index_t i = 0; i < m.rows(); ++i) {
             double square = 0;
@@ -29,7 +29,7 @@ std::vector<index_t> brute_force(dense z, dense c, lookup rule, const std::set<i
             }
         }
     };
-    if (rule == lookup::l2_normalised) {
+    if (metric == metric::cosine) {
         normalise(z);
         normalise(c);
     }
@@ -57,16 +57,16 @@ std::vector<index_t> brute_force(dense z, dense c, lookup rule, const std::set<i
 TEST_CASE_TEMPLATE("nearest codes agree with every distance tried", T, ISIC_STORAGE) {
     isic_test::random dice(1);
     for (const auto& [n, codes, d] : {std::tuple{1, 1, 1}, {5, 1, 4}, {130, 70, 3}, {65, 200, 8}, {64, 33, 32}, {3, 20, 200}}) {
-        for (const lookup rule : {lookup::plain, lookup::l2_normalised}) {
+        for (const metric metric : {metric::l2, metric::cosine}) {
             auto book = dice.matrix<T>(codes, d);
             for (index_t k = 1; k < codes; k += 3) {  // every third code is an earlier one again: ties
                 std::ranges::copy(book.row(dice.below(k)), book.row(k).begin());
             }
             const auto z = dice.matrix<float>(n, d);
             isic_test::strided<T> memory(book, 5);
-            const auto expected = brute_force(isic_test::to_dense(z), isic_test::to_dense(book), rule);
-            CHECK(isic::nearest_codes(z, book, rule) == expected);
-            CHECK(isic::nearest_codes(z, memory.span(), rule) == expected);
+            const auto expected = brute_force(isic_test::to_dense(z), isic_test::to_dense(book), metric);
+            CHECK(isic::nearest_codes(z, book, metric) == expected);
+            CHECK(isic::nearest_codes(z, memory.span(), metric) == expected);
         }
     }
 }
@@ -81,7 +81,7 @@ TEST_CASE("codes far from the origin are told apart by their distances") {
     for (double& value : std::span(z.data(), 200)) {
         value += 1e7;
     }
-    CHECK(isic::nearest_codes(z, book) == brute_force(isic_test::to_dense(z), isic_test::to_dense(book), lookup::plain));
+    CHECK(isic::nearest_codes(z, book) == brute_force(isic_test::to_dense(z), isic_test::to_dense(book), metric::l2));
 }
 
 TEST_CASE("exact ties go to the lowest id") {
@@ -92,8 +92,8 @@ TEST_CASE("exact ties go to the lowest id") {
 TEST_CASE("normalised look-ups see directions only, plain ones do not") {
     const auto book = isic_test::from_rows<float>({{10, 0}, {0.6, 0.8}, {0, 0}});
     const auto z = isic_test::from_rows<float>({{0.5, 0.1}});
-    CHECK(isic::nearest_codes(z, book, lookup::plain).front() == 2);
-    CHECK(isic::nearest_codes(z, book, lookup::l2_normalised).front() == 0);
+    CHECK(isic::nearest_codes(z, book, metric::l2).front() == 2);
+    CHECK(isic::nearest_codes(z, book, metric::cosine).front() == 0);
 }
 
 TEST_CASE("codes are told apart where squares do not fit float64, whatever the look-up reads") {
@@ -103,12 +103,12 @@ TEST_CASE("codes are told apart where squares do not fit float64, whatever the l
         const auto z = isic_test::from_rows<double>({{3 * size, size}, {size, 3 * size}, {size, size}, {size / 8, -size}});
         CHECK(isic::nearest_codes(z, book) == std::vector<index_t>{2, 2, 2, 1});
         CHECK(isic::code_index(book).nearest(z) == std::vector<index_t>{2, 2, 2, 1});
-        CHECK(isic::nearest_codes(z, book, lookup::l2_normalised) == std::vector<index_t>{4, 3, 2, 1});
+        CHECK(isic::nearest_codes(z, book, metric::cosine) == std::vector<index_t>{4, 3, 2, 1});
     }
     // Directions that differ by next to nothing, and rows of one direction at both ends of float64.
     const auto book = isic_test::from_rows<double>({{1, 0}, {1, 1e-170}, {1e200, 1e200}, {1e-200, -1e-200}});
     const auto z = isic_test::from_rows<double>({{2, 2e-170}, {2, -1e-170}, {1e-300, 1e-300}, {1e300, -1e300}});
-    CHECK(isic::nearest_codes(z, book, lookup::l2_normalised) == std::vector<index_t>{1, 0, 2, 3});
+    CHECK(isic::nearest_codes(z, book, metric::cosine) == std::vector<index_t>{1, 0, 2, 3});
 }
 
 TEST_CASE("padding never wins and may hold anything") {
@@ -118,15 +118,15 @@ TEST_CASE("padding never wins and may hold anything") {
     const std::vector<index_t> padding{0, 17, 17, 39};
     const auto ids = isic::nearest_codes(z, book);
     CHECK(std::ranges::count(ids, 17) > 0);
-    const auto expected = brute_force(isic_test::to_dense(z), isic_test::to_dense(book), lookup::plain, {0, 17, 39});
-    CHECK(isic::nearest_codes(z, book, lookup::plain, padding) == expected);
+    const auto expected = brute_force(isic_test::to_dense(z), isic_test::to_dense(book), metric::l2, {0, 17, 39});
+    CHECK(isic::nearest_codes(z, book, metric::l2, padding) == expected);
     for (const index_t k : padding) {
         std::ranges::fill(book.row(k), std::numeric_limits<float>::quiet_NaN());
     }
-    CHECK(isic::nearest_codes(z, book, lookup::plain, padding) == expected);
+    CHECK(isic::nearest_codes(z, book, metric::l2, padding) == expected);
     check_throws<isic::numeric_error>("nearest_codes", [&] { isic::nearest_codes(z, book); });
     const std::vector<index_t> all{0, 1};
-    check_throws<isic::value_error>("nearest_codes", [&] { isic::nearest_codes(dice.matrix(1, 3), dice.matrix(2, 3), lookup::plain, all); }, {"padding only"});
+    check_throws<isic::value_error>("nearest_codes", [&] { isic::nearest_codes(dice.matrix(1, 3), dice.matrix(2, 3), metric::l2, all); }, {"padding only"});
 }
 
 TEST_CASE("nearest codes refuse what does not fit") {
@@ -135,7 +135,7 @@ TEST_CASE("nearest codes refuse what does not fit") {
     check_throws<isic::shape_error>("nearest_codes", [&] { isic::nearest_codes(dice.matrix(2, 4), book); }, {"3 columns", "got 4"});
     check_throws<isic::shape_error>("nearest_codes", [&] { isic::nearest_codes(dice.matrix(2, 3), isic::matrix<float>(0, 3)); });
     for (const index_t k : {-1, 4}) {
-        check_throws<isic::value_error>("nearest_codes", [&] { isic::nearest_codes(book, book, lookup::plain, std::vector{k}); });
+        check_throws<isic::value_error>("nearest_codes", [&] { isic::nearest_codes(book, book, metric::l2, std::vector{k}); });
     }
     auto bad = book;
     bad(3, 0) = not_a_number;
@@ -143,8 +143,8 @@ TEST_CASE("nearest codes refuse what does not fit") {
     check_throws<isic::numeric_error>("nearest_codes", [&] { isic::nearest_codes(book, bad); }, {"codebook"});
     CHECK(isic::nearest_codes(isic::matrix<double>(0, 3), book).empty());
     check_throws<isic::numeric_error>("code_index", [&] { const isic::code_index index(bad); }, {"codebook"});
-    check_throws<isic::value_error>("nearest_codes", [&] { isic::nearest_codes(book, book, lookup::plain, {}, {.threads = -1}); }, {"threads >= 1", "got -1"});
-    check_throws<isic::value_error>("code_index::nearest", [&] { isic::code_index(book).nearest(book, {.threads = -7}); }, {"threads >= 1", "got -7"});
+    check_throws<isic::value_error>("nearest_codes", [&] { isic::nearest_codes(book, book, metric::l2, {}, {.threads = -1}); }, {"threads >= 0", "got -1"});
+    check_throws<isic::value_error>("code_index::nearest", [&] { isic::code_index(book).nearest(book, {.threads = -7}); }, {"threads >= 0", "got -7"});
     check_throws<isic::shape_error>("code_index::nearest", [&] { isic::code_index(book).nearest(dice.matrix(2, 4)); }, {"3 columns", "got 4"});
 }
 

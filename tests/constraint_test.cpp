@@ -1,11 +1,11 @@
-#include <isic/constraint.hpp>
+#include <isic/update.hpp>
 
 #include <algorithm>
 #include <functional>
 #include <tuple>
 #include <type_traits>
 
-#include <isic/merge.hpp>
+#include <isic/subspace.hpp>
 #include <isic/update.hpp>
 
 #include "support/data.hpp"
@@ -307,7 +307,7 @@ TEST_CASE("limits that do not fit are typed errors, and nothing is written") {
     const auto start = dice.matrix<float>(5, 4);
     const dense v = isic_test::random_basis(dice, 4, 2);
     const auto refused = [&]<class Error>(std::type_identity<Error>, const isic::constraint& limits, std::initializer_list<std::string_view> words) {
-        check_throws<Error>("anywhere", [&] { limits.check("anywhere", 5, 4); }, words);
+        check_throws<Error>("anywhere", [&] { isic::detail::check("anywhere", limits, 5, 4); }, words);
         for (const auto& update : all_updates<float>()) {
             auto codes = start;
             check_throws<Error>(std::string(update.name) + "_update", [&] { update.step(codes, 1, limits); }, words);
@@ -318,7 +318,7 @@ TEST_CASE("limits that do not fit are typed errors, and nothing is written") {
     const std::type_identity<isic::value_error> value;
     const std::type_identity<isic::numeric_error> numeric;
     refused(shape, {.locked = {true}}, {"locked", "got 1"});
-    refused(value, {.use = {.threads = -1}}, {"threads >= 1", "got -1"});
+    refused(value, {.execution = {.threads = -1}}, {"threads >= 0", "got -1"});
     refused(shape, {.orthogonal_to = subspace_of(isic_test::random_basis(dice, 5, 2))}, {"orthogonal_to", "got 5"});
     refused(value, {.orthogonal_to = subspace_of(1.01 * v)}, {"orthonormal"});
     refused(numeric, {.orthogonal_to = subspace_of(not_a_number * v)}, {"basis"});
@@ -331,6 +331,6 @@ TEST_CASE("limits that do not fit are typed errors, and nothing is written") {
     auto anchor = dice.matrix(5, 4);
     anchor(4, 1) = not_a_number;
     refused(numeric, {.within = 1, .anchor = anchor}, {"anchor", "row 4, column 1"});
-    isic::constraint{.within = infinity, .anchor = anchor}.check("anywhere", 5, 4);  // not needed, not read
-    isic::constraint{}.check("anywhere", 5, 4);
+    isic::detail::check("anywhere", isic::constraint{.within = infinity, .anchor = anchor}, 5, 4);  // not needed, not read
+    isic::detail::check("anywhere", isic::constraint{}, 5, 4);
 }

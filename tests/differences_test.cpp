@@ -2,7 +2,9 @@
 
 #include <cstdint>
 
-#include <isic/fit.hpp>
+#include <fmt/format.h>
+
+#include <isic/subspace.hpp>
 
 #include "support/data.hpp"
 #include "support/errors.hpp"
@@ -17,7 +19,7 @@ using isic_test::to_dense;
 
 namespace {
 
-/// Histogram of each picture, [n x K].
+/// Histogram of each image, [n x K].
 dense counted(const std::vector<int>& ids, index_t tokens, index_t codes) {
     dense out = dense::Zero(static_cast<index_t>(ids.size()) / tokens, codes);
     for (std::size_t t = 0; t < ids.size(); ++t) {
@@ -96,7 +98,7 @@ TEST_CASE_TEMPLATE("accumulated ids give the moments of the gathered rows' diffe
         dense rows(0, d);
         dense usage_h = dense::Zero(1, codes);
         dense usage_s = dense::Zero(1, codes);
-        for (int picture = 0; picture < 4; ++picture) {
+        for (int image = 0; image < 4; ++image) {
             const auto h = dice.ids<int>(tokens, codes);
             auto s = h;
             for (int t = 0; t < tokens; t += 2) {
@@ -212,7 +214,7 @@ TEST_CASE("a refused pair leaves the accumulator as it was") {
     isic::difference_accumulator rows(3);
     check_throws<isic::numeric_error>("difference_accumulator::add_rows", [&] { rows.add_rows(good, bad); }, {"safe", "row 1, column 2"});
     check_throws<isic::shape_error>("difference_accumulator::add_rows", [&] { rows.add_rows(good, dice.matrix(3, 3)); });
-    check_throws<isic::value_error>("difference_accumulator::add_rows", [&] { rows.add_rows(good, good, {.threads = -1}); }, {"threads >= 1", "got -1"});
+    check_throws<isic::value_error>("difference_accumulator::add_rows", [&] { rows.add_rows(good, good, {.threads = -1}); }, {"threads >= 0", "got -1"});
     check_throws<isic::shape_error>("difference_accumulator::add_rows", [&] { rows.add_rows(dice.matrix(2, 4), dice.matrix(2, 4)); });
     check_throws<isic::shape_error>("difference_accumulator::add", [&] { rows.add(std::vector{0}, std::vector{0}); }, {"one of rows"});
     CHECK(rows.count() == 0);

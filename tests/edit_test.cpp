@@ -1,14 +1,16 @@
 // The record of an edit: every byte back, every byte again, no other codebook, no damaged file.
 #include <isic/edit.hpp>
-#include <isic/edit_file.hpp>
+#include <isic/io/edit.hpp>
 
 #include <filesystem>
 #include <functional>
 #include <random>
 #include <string>
 
+#include <isic/detail/edit.hpp>
+
 #include <isic/projection.hpp>
-#include <isic/safetensors.hpp>
+#include <isic/io/safetensors.hpp>
 
 #include "support/data.hpp"
 #include "support/errors.hpp"
@@ -42,10 +44,10 @@ std::pair<matrix<T>, matrix<T>> two_versions(isic_test::random& dice, index_t co
 
 /// Two edits with the same members, bit for bit.
 bool same(const edit& a, const edit& b) {
-    using isic::edit_access;
+    using isic::detail::edit_access;
     const auto numbers = [](const edit& e) {
         const auto& s = e.summary;
-        return bytes_of(std::vector<double>{static_cast<double>(s.moved), static_cast<double>(s.vanished), s.relative_change, s.before.total,
+        return bytes_of(std::vector<double>{static_cast<double>(s.moved), static_cast<double>(s.near_zero), s.relative_change, s.before.total,
                                             s.before.largest, s.after.total, s.after.largest, e.removed.energy,
                                             static_cast<double>(e.removed.chosen.rank), static_cast<double>(e.removed.chosen.decided_by)});
     };
@@ -174,9 +176,9 @@ TEST_CASE_TEMPLATE("another codebook is refused and keeps every byte", T, ISIC_S
 
 TEST_CASE("equal bytes of another 16-bit type are another codebook") {
     isic_test::random dice(5);
-    const auto [before, after] = two_versions<Eigen::half>(dice, 5, 3);
+    const auto [before, after] = two_versions<isic::half>(dice, 5, 3);
     const edit e = edit::between(before, after);
-    matrix<Eigen::bfloat16> twin(5, 3);
+    matrix<isic::bfloat16> twin(5, 3);
     std::memcpy(static_cast<void*>(twin.data()), after.data(), 30);
     REQUIRE(isic::fingerprint(twin) == e.fingerprint_after());
     check_throws<isic::value_error>("edit::undo", [&] { e.undo(twin); }, {"a codebook of f16", "got bf16"});
@@ -212,7 +214,7 @@ TEST_CASE_TEMPLATE("padding that holds no numbers is kept bit for bit and does n
     CHECK(without > expected);
     for (matrix<T>* m : {&before, &after}) {
         (*m)(4, 1) = std::numeric_limits<T>::quiet_NaN();
-        (*m)(5, 0) = -std::numeric_limits<T>::infinity();
+        (*m)(5, 0) = static_cast<T>(-isic_test::infinity);
     }
     after(4, 2) = static_cast<T>(1.0F);
     const edit e = edit::between(before, after);
@@ -274,7 +276,7 @@ TEST_CASE("edits at the edges come back from files") {
     CHECK(e.removed.width() == 3);
     CHECK(comes_back(e));
     e.summary.relative_change = isic_test::not_a_number;
-    e.summary.vanished = std::numeric_limits<index_t>::max();
+    e.summary.near_zero = std::numeric_limits<index_t>::max();
     e.removed.singular_values = {isic_test::infinity, -0.0, 5e-324};
     CHECK(comes_back(e));
     for (const isic::rank_rule rule : {isic::rank_rule::fixed, isic::rank_rule::energy, isic::rank_rule::gavish_donoho,
@@ -287,7 +289,7 @@ TEST_CASE("edits at the edges come back from files") {
 TEST_CASE("an edit file can be read as plain safetensors") {
     const scratch_folder folder;
     isic_test::random dice(10);
-    auto book = dice.matrix<Eigen::bfloat16>(12, 4);
+    auto book = dice.matrix<isic::bfloat16>(12, 4);
     const auto before = book;
     const edit e = full_edit(book, dice);
     isic::save_edit(folder.file("e"), e);
@@ -296,8 +298,8 @@ TEST_CASE("an edit file can be read as plain safetensors") {
     CHECK(file.metadata.at("storage") == "bf16");
     CHECK(file.metadata.at("fingerprint_before") == fmt::format("{:016x}", isic::fingerprint(before)));
     CHECK(file.tensors.at("ids").values<index_t>() == e.ids());
-    const auto old_rows = file.tensors.at("before").values<Eigen::bfloat16>();
-    const auto new_rows = file.tensors.at("after").values<Eigen::bfloat16>();
+    const auto old_rows = file.tensors.at("before").values<isic::bfloat16>();
+    const auto new_rows = file.tensors.at("after").values<isic::bfloat16>();
     for (std::size_t i = 0; i < e.ids().size(); ++i) {
         CHECK(bytes_of(std::span(old_rows).subspan(4 * i, 4)) == bytes_of(before.row(e.ids()[i])));
         CHECK(bytes_of(std::span(new_rows).subspan(4 * i, 4)) == bytes_of(book.row(e.ids()[i])));

@@ -16,7 +16,7 @@
 #include <emoji/top_k.hpp>
 #include <emoji/transformer.hpp>
 #include <emoji/world.hpp>
-#include <isic/safetensors.hpp>
+#include <isic/io/safetensors.hpp>
 
 namespace {
 
@@ -45,7 +45,7 @@ const emoji::transformer& the_transformer() {
     return t;
 }
 
-// vectors.safetensors; pictures are turned from [3][32][32] to [32][32][3].
+// vectors.safetensors; images are turned from [3][32][32] to [32][32][3].
 struct expected_values {
     isic::tensor_file file = isic::read_safetensors(data / "vectors.safetensors");
 
@@ -56,7 +56,7 @@ struct expected_values {
 
     std::vector<int> integers(const std::string& name) const { return file.tensors.at(name).values<int>(); }
 
-    emoji::matrix pictures(const std::string& name) const {
+    emoji::matrix images(const std::string& name) const {
         const emoji::matrix planes = rows(name, 3 * 1024);
         emoji::matrix out(planes.rows(), planes.cols());
         for (index_t i = 0; i < out.rows(); ++i) {
@@ -82,8 +82,8 @@ const expected_values& expected() {
     return e;
 }
 
-emoji::matrix test_pictures() {
-    return expected().pictures("pictures") / 255.0f;
+emoji::matrix test_images() {
+    return expected().images("images") / 255.0f;
 }
 
 double largest_error(const emoji::matrix& a, const emoji::matrix& b) {
@@ -174,13 +174,13 @@ TEST_CASE("emoji: drawn prompts follow the mixtures") {
 }
 
 TEST_CASE("emoji: the renderer draws the bytes that Python draws") {
-    const std::vector<int> choices = expected().integers("render_choices"), bytes = expected().integers("render_pictures");
+    const std::vector<int> choices = expected().integers("render_choices"), bytes = expected().integers("render_images");
     REQUIRE(choices.size() >= 9 * 20);
     for (std::size_t j = 0; j < choices.size() / 9; ++j) {
         const int* c = choices.data() + 9 * j;
-        const auto picture = the_renderer().render(c[0], c[1], c[2], {c[3], c[4], c[5], c[6], c[7]}, c[8]);
-        REQUIRE(bytes.size() >= (j + 1) * picture.size());
-        CHECK(std::equal(picture.begin(), picture.end(), bytes.begin() + static_cast<std::ptrdiff_t>(j * picture.size())));
+        const auto image = the_renderer().render(c[0], c[1], c[2], {c[3], c[4], c[5], c[6], c[7]}, c[8]);
+        REQUIRE(bytes.size() >= (j + 1) * image.size());
+        CHECK(std::equal(image.begin(), image.end(), bytes.begin() + static_cast<std::ptrdiff_t>(j * image.size())));
     }
     CHECK_THROWS_AS(the_renderer().render(0, 0, 20, {}), isic::value_error);
     CHECK_THROWS_AS(the_renderer().render(0, 0, 1, {0, 0, 0, 2, 0}), isic::value_error);
@@ -190,7 +190,7 @@ TEST_CASE("emoji: the renderer draws the bytes that Python draws") {
 }
 
 TEST_CASE("emoji: the nearest rendering recovers the object") {
-    const emoji::labelled_pictures drawn = the_renderer().random_pictures(80, 21);
+    const emoji::labelled_images drawn = the_renderer().random_images(80, 21);
     std::vector<emoji::prompt> prompts;
     std::vector<int> objects;
     for (const emoji::label& l : drawn.labels) {
@@ -198,30 +198,30 @@ TEST_CASE("emoji: the nearest rendering recovers the object") {
         objects.push_back(l.object);
     }
     CHECK(std::set<int>(objects.begin(), objects.end()).size() > 10);
-    CHECK(the_renderer().nearest_objects(drawn.pictures, prompts) == objects);
-    CHECK(the_renderer().nearest_objects(drawn.pictures, prompts, 3) == objects);
+    CHECK(the_renderer().nearest_objects(drawn.images, prompts) == objects);
+    CHECK(the_renderer().nearest_objects(drawn.images, prompts, 3) == objects);
 
     const int items = static_cast<int>(the_world().items.size());
     for (int object = 1; object < static_cast<int>(the_world().objects.size()); ++object) {
         for (const int opacity : {0, 255}) {
             const auto bytes = the_renderer().render(object % items, object % 3, object, {1, 1, 0, 0, 1}, opacity);
-            std::vector<float> picture(bytes.begin(), bytes.end());
-            std::transform(picture.begin(), picture.end(), picture.begin(), [](float v) { return v / 255.0f; });
-            CHECK(the_renderer().nearest_object(picture, object % items, object % 3) == (opacity == 0 ? 0 : object));
+            std::vector<float> image(bytes.begin(), bytes.end());
+            std::transform(image.begin(), image.end(), image.begin(), [](float v) { return v / 255.0f; });
+            CHECK(the_renderer().nearest_object(image, object % items, object % 3) == (opacity == 0 ? 0 : object));
         }
     }
 }
 
 TEST_CASE("emoji: the tokenizer computes what PyTorch computes") {
-    const emoji::matrix latents = the_tokenizer().encode(test_pictures());
+    const emoji::matrix latents = the_tokenizer().encode(test_images());
     CHECK(largest_error(latents, expected().rows("latents", the_tokenizer().dim())) < 1e-3);
     const emoji::token_ids ids = the_tokenizer().quantise(latents, the_tokenizer().codebook());
     CHECK(ids == expected().integers("ids"));
     const emoji::matrix codes = emoji::gather(the_tokenizer().codebook(), ids);
-    CHECK(largest_error(the_tokenizer().decode(codes), expected().pictures("decoded")) < 1e-3);
+    CHECK(largest_error(the_tokenizer().decode(codes), expected().images("decoded")) < 1e-3);
 
-    // decoded has spread: a constant picture would not pass for it
-    CHECK(expected().pictures("decoded").maxCoeff() - expected().pictures("decoded").minCoeff() > 0.01f);
+    // decoded has spread: a constant image would not pass for it
+    CHECK(expected().images("decoded").maxCoeff() - expected().images("decoded").minCoeff() > 0.01f);
 }
 
 TEST_CASE("emoji: quantise finds the nearest code, the lowest of equal ones") {
@@ -237,16 +237,16 @@ TEST_CASE("emoji: quantise finds the nearest code, the lowest of equal ones") {
 
 TEST_CASE("emoji: the decoder's gradient is PyTorch's and the difference quotient's") {
     const emoji::tokenizer& t = the_tokenizer();
-    const emoji::matrix pictures = test_pictures();
+    const emoji::matrix images = test_images();
     emoji::matrix codes = emoji::gather(t.codebook(), expected().integers("ids"));
     const auto loss = [&](const emoji::matrix& c) {
-        return (t.decode(c) - pictures).cast<double>().squaredNorm() / static_cast<double>(pictures.size());
+        return (t.decode(c) - images).cast<double>().squaredNorm() / static_cast<double>(images.size());
     };
     emoji::tokenizer::tape tape;
     const emoji::matrix decoded = t.decode(codes, tape);
     CHECK(decoded == t.decode(codes));
-    const emoji::matrix d_pictures = (decoded - pictures) * (2.0f / static_cast<float>(pictures.size()));
-    const emoji::matrix gradient = t.decode_backward(tape, d_pictures);
+    const emoji::matrix d_images = (decoded - images) * (2.0f / static_cast<float>(images.size()));
+    const emoji::matrix gradient = t.decode_backward(tape, d_images);
     const emoji::matrix wanted = expected().rows("decoder_gradient", t.dim());
     const double scale = static_cast<double>(wanted.cwiseAbs().maxCoeff());
     REQUIRE(scale > 0);
@@ -292,13 +292,13 @@ TEST_CASE("emoji: the transformer and the checks compute what PyTorch computes")
     const emoji::answers judged = the_transformer().judge(expected().rows("latents", the_tokenizer().dim()));
     CHECK(largest_error(judged.object, expected().rows("judge_object", judged.object.cols())) < 1e-3);
     const emoji::check check(the_weights(), the_world(), "check"), ghost(the_weights(), the_world(), "ghost");
-    const emoji::answers checked = check.forward(test_pictures());
+    const emoji::answers checked = check.forward(test_images());
     CHECK(largest_error(checked.object, expected().rows("check_object", checked.object.cols())) < 1e-3);
     CHECK(largest_error(checked.item, expected().rows("check_item", checked.item.cols())) < 1e-3);
-    CHECK(largest_error(ghost.forward(test_pictures()).object, expected().rows("ghost_object", 20)) < 1e-3);
+    CHECK(largest_error(ghost.forward(test_images()).object, expected().rows("ghost_object", 20)) < 1e-3);
 
     // p_unsafe is the softmax of those logits
-    const auto p = the_transformer().p_unsafe(the_tokenizer(), test_pictures());
+    const auto p = the_transformer().p_unsafe(the_tokenizer(), test_images());
     REQUIRE(p.size() == 4);
     for (index_t i = 0; i < 4; ++i) {
         const Eigen::ArrayXd e = judged.object.row(i).cast<double>().array().exp().transpose();
@@ -321,20 +321,20 @@ TEST_CASE("emoji: results do not depend on batch or threads") {
 
     const emoji::tokenizer several(the_weights(), 3);
     const emoji::matrix codes = emoji::gather(the_tokenizer().codebook(), ids);
-    const emoji::matrix pictures = the_tokenizer().decode(codes), latents = the_tokenizer().encode(pictures);
-    CHECK(several.decode(codes) == pictures);
-    CHECK(several.encode(pictures) == latents);
+    const emoji::matrix images = the_tokenizer().decode(codes), latents = the_tokenizer().encode(images);
+    CHECK(several.decode(codes) == images);
+    CHECK(several.encode(images) == latents);
     CHECK(several.quantise(latents, the_tokenizer().codebook()) ==
           the_tokenizer().quantise(latents, the_tokenizer().codebook()));
-    CHECK(the_tokenizer().decode(codes.middleRows(7 * 64, 64)) == pictures.row(7));
+    CHECK(the_tokenizer().decode(codes.middleRows(7 * 64, 64)) == images.row(7));
     emoji::tokenizer::tape one, three;
     the_tokenizer().decode(codes, one);
     several.decode(codes, three);
-    CHECK(several.decode_backward(three, pictures) == the_tokenizer().decode_backward(one, pictures));
+    CHECK(several.decode_backward(three, images) == the_tokenizer().decode_backward(one, images));
     CHECK(threaded.judge(latents).object == the_transformer().judge(latents).object);
     CHECK(threaded.judge(latents.middleRows(64, 64)).object == the_transformer().judge(latents).object.row(1));
     const emoji::check check(the_weights(), the_world(), "check"), checks(the_weights(), the_world(), "check", 3);
-    CHECK(check.forward(pictures).object == checks.forward(pictures).object);
+    CHECK(check.forward(images).object == checks.forward(images).object);
 }
 
 TEST_CASE("emoji: sampling draws from the top-k of the softmax") {

@@ -4,6 +4,8 @@
 #include <limits>
 #include <type_traits>
 
+#include <isic/detail/checks.hpp>
+
 #include "support/errors.hpp"
 
 using isic_test::check_throws;

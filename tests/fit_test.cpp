@@ -1,6 +1,6 @@
-#include <isic/fit.hpp>
+#include <isic/subspace.hpp>
 
-#include <isic/merge.hpp>
+#include <isic/subspace.hpp>
 
 #include "support/data.hpp"
 #include "support/errors.hpp"
@@ -75,7 +75,7 @@ TEST_CASE("a fit spans the top right singular vectors, orthonormal to 1e-12, wha
     }
 }
 
-TEST_CASE_TEMPLATE("a fit reads every storage type, strided or not", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("a fit reads every dtype type, strided or not", T, ISIC_STORAGE) {
     isic_test::random dice(2);
     const auto rows = dice.matrix<T>(40, 12);
     isic_test::strided<T> memory(rows, 3);
@@ -329,11 +329,11 @@ TEST_CASE("token ids, merged in any split, fit what the SVD of the gathered diff
     isic::difference_accumulator<float> left(book);
     isic::difference_accumulator<float> right(book);
     dense rows(0, 8);
-    for (int picture = 0; picture < 6; ++picture) {
+    for (int image = 0; image < 6; ++image) {
         auto h = dice.ids<int>(20, 50);
         const auto s = dice.ids<int>(20, 50);
         h[3] = s[3];
-        (picture % 2 == 0 ? left : right).add(h, s);
+        (image % 2 == 0 ? left : right).add(h, s);
         for (std::size_t t = 0; t < h.size(); ++t) {
             rows.conservativeResize(rows.rows() + 1, 8);
             rows.bottomRows(1) = to_dense(book).row(h[t]) - to_dense(book).row(s[t]);
@@ -409,7 +409,7 @@ TEST_CASE("a fit refuses what it cannot use") {
     check_throws<isic::value_error>("fit_subspace", fit({.energy = 1.1}));
     check_throws<isic::value_error>("fit_subspace", fit({.energy = not_a_number}));
     check_throws<isic::value_error>("fit_subspace", fit({.sign_flips = -1}));
-    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(rows, {.use = {.threads = -1}}); }, {"threads >= 1", "got -1"});
+    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(rows, {.execution = {.threads = -1}}); }, {"threads >= 0", "got -1"});
     check_throws<isic::value_error>("fit_subspace", fit({.quantile = 1.0}));
     check_throws<isic::value_error>("fit_subspace", fit({.quantile = not_a_number}));
     check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(rows, {.center = isic::centering::safe_axis}); }, {"accumulator", "for the safe axis"});
@@ -419,7 +419,7 @@ TEST_CASE("a fit refuses what it cannot use") {
     zero.add_rows(dice.matrix(1, 3), isic::matrix<double>(1, 3));
     check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(zero, {.center = isic::centering::safe_axis}); }, {"only zeros"});
     check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(zero, {.rank = {.sign_flips = 10}}); }, {"only moments"});
-    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(zero, {.use = {.threads = -1}}); }, {"threads >= 1", "got -1"});
+    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(zero, {.execution = {.threads = -1}}); }, {"threads >= 0", "got -1"});
     isic::difference_accumulator flat(2);
     flat.add_rows(dice.matrix(1, 2), dice.matrix(1, 2));
     check_throws<isic::shape_error>("fit_subspace", [&] { isic::fit_subspace(flat, {.center = isic::centering::safe_axis}); }, {"d >= 3"});

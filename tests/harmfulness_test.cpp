@@ -103,7 +103,7 @@ TEST_CASE("harmfulness and log-odds are the posterior under a Dirichlet prior sp
     }
 }
 
-TEST_CASE("what only harmful pictures use tends to 1, what only safe ones use to 0") {
+TEST_CASE("what only harmful images use tends to 1, what only safe ones use to 0") {
     double last_high = 0.5;
     double last_low = 0.5;
     for (const double n : {1.0, 10.0, 1e3, 1e6}) {
@@ -213,7 +213,7 @@ TEST_CASE("the ramp is 0 below, 1 above and straight between") {
     }
 }
 
-TEST_CASE("the excess share is what harmful pictures use beyond safe ones") {
+TEST_CASE("the excess share is what harmful images use beyond safe ones") {
     isic_test::random dice(6);
     const auto scores = isic::code_harmfulness(random_usage(dice, 50, 20));
     const auto s = isic::excess_strength(scores);

@@ -6,7 +6,7 @@
 
 #include <doctest/doctest.h>
 
-#include <isic/io.hpp>
+#include <isic/io/tensor.hpp>
 
 #include "support/tensors.hpp"
 
@@ -20,11 +20,11 @@ using isic_test::some;
 }  // namespace
 
 TEST_CASE("io: values convert where nothing is lost") {
-    const tensor half = some<Eigen::half>({3}), brain = some<Eigen::bfloat16>({3});
+    const tensor half = some<isic::half>({3}), brain = some<isic::bfloat16>({3});
     CHECK(half.values<float>() == std::vector<float>{1, 2, 3});
     CHECK(brain.values<double>() == std::vector<double>{1, 2, 3});
     CHECK(some<std::int32_t>({2}).values<std::int64_t>() == std::vector<std::int64_t>{1, 2});
-    CHECK(some<double>({2}).values<Eigen::half>()[1] == Eigen::half(2.0f));
+    CHECK(some<double>({2}).values<isic::half>()[1] == isic::half(2.0f));
     const std::vector<float> third{1.0f / 3};
     CHECK(tensor::of<float>(third, {1}).values<double>()[0] == static_cast<double>(third[0]));
     const std::vector<int> large{-1, 300};

@@ -1,6 +1,6 @@
 // The SIMD kernels against plain float64 loops, at every level that this machine has: odd widths and counts, gaps between
 // rows, memory that is not aligned, rows of NaN, near ties, several threads.
-#include <isic/kernels.hpp>
+#include <isic/detail/kernels/kernels.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -12,11 +12,11 @@
 
 #include <doctest/doctest.h>
 
-namespace kernels = isic::kernels;
-using kernels::index_t;
-using kernels::code_packing;
-using kernels::resources;
-using kernels::simd;
+namespace kernels = isic::detail::kernels;
+using isic::execution;
+using isic::index_t;
+using isic::simd;
+using isic::detail::kernels::code_packing;
 
 namespace {
 
@@ -26,7 +26,7 @@ constexpr index_t counts[] = {0, 1, 2, 3, 7, 8, 9, 63, 64, 65, 1000};
 std::vector<simd> levels() {
     std::vector<simd> out;
     for (const simd level : {simd::baseline, simd::avx2, simd::avx512, simd::avx512_vnni}) {
-        if (level <= kernels::best_simd()) {
+        if (level <= isic::best_simd()) {
             out.push_back(level);
         }
     }
@@ -199,7 +199,7 @@ void check_project(index_t n, index_t d, index_t r, simd level, bool all_options
         p.weights = weights.data();
         p.strength = n > 0 ? strength.data() : nullptr;
     }
-    kernels::project(rows.data(), n, d, rows.stride, p, resources{.threads = 1, .level = level});
+    kernels::project(rows.data(), n, d, rows.stride, p, execution{.threads = 1, .simd = level});
     CHECK(rows.guards_untouched());
     double worst = 0;
     bool kept = true;
@@ -217,7 +217,7 @@ void check_project(index_t n, index_t d, index_t r, simd level, bool all_options
     CHECK(worst < tolerance<T>(d));
     for (const int threads : {2, 3}) {
         guarded<T> again = before;
-        kernels::project(again.data(), n, d, again.stride, p, resources{.threads = threads, .level = level});
+        kernels::project(again.data(), n, d, again.stride, p, execution{.threads = threads, .simd = level});
         CHECK(std::memcmp(again.memory.data(), rows.memory.data(), sizeof(T) * rows.memory.size()) == 0);
     }
 }
@@ -258,7 +258,7 @@ TEST_CASE_TEMPLATE("kernels: rows of strength 0 keep their bytes", T, float, dou
             const std::vector<T> before = rows;
             const std::vector<T> basis = orthonormal<T>(3, d);
             kernels::project(rows.data(), n, d, d, {.basis = basis.data(), .rank = 3, .strength = strength.data()},
-                             resources{.threads = 1, .level = level});
+                             execution{.threads = 1, .simd = level});
             bool right = true;
             for (index_t i = 0; i < n; ++i) {
                 const auto bytes = at(d) * sizeof(T);
@@ -287,7 +287,7 @@ TEST_CASE("kernels: project rows of four and eight floats without gaps") {
                     const std::vector<float> basis = orthonormal<float>(r, d);
                     kernels::projection<float> p{.basis = basis.data(), .rank = r};
                     p.strength = n % 2 == 0 || n == 0 ? nullptr : strength.data();
-                    kernels::project(rows.data(), n, d, d, p, resources{.threads = 1, .level = level});
+                    kernels::project(rows.data(), n, d, d, p, execution{.threads = 1, .simd = level});
                     bool right = true;
                     for (index_t i = 0; i < n; ++i) {
                         const double s = p.strength == nullptr ? 1.0 : static_cast<double>(strength[at(i)]);
@@ -324,14 +324,14 @@ TEST_CASE_TEMPLATE("kernels: rows project to the same bytes wherever in a cache 
                 start[at(3 * d - 1)] = std::numeric_limits<T>::infinity();
             }
             const std::vector<T> basis = orthonormal<T>(r, d);
-            kernels::detail::buffer<T> memory(at(n * d + 3 * line));  // begins with a line
+            isic::detail::buffer<T> memory(at(n * d + 3 * line));  // begins with a line
             std::vector<T> expected;
             for (const index_t place : {index_t{0}, index_t{4}, line - 1}) {
                 std::ranges::fill(memory, T(7));
                 T* const rows = memory.data() + line + place;
                 std::ranges::copy(start, rows);
                 kernels::project(rows, n, d, d, {.basis = basis.data(), .rank = r, .uniform = T(0.75)},
-                                 resources{.threads = n < 9 ? 1 : 3, .level = level});
+                                 execution{.threads = n < 9 ? 1 : 3, .simd = level});
                 if (expected.empty()) {
                     expected.assign(rows, rows + n * d);
                 }
@@ -389,7 +389,7 @@ void check_nearest(const guarded<T>& vectors, const guarded<T>& codes, const std
         std::vector<index_t> ids(at(vectors.rows), -7);
         std::vector<double> distances(at(vectors.rows));
         packed.nearest(vectors.data(), vectors.rows, vectors.stride, ids.data(), distances.data(),
-                       resources{.threads = threads});
+                       execution{.threads = threads});
         index_t wrong = 0;
         for (index_t i = 0; i < vectors.rows; ++i) {
             const index_t expected = plain_nearest(vectors, i, codes, padding);
@@ -736,12 +736,12 @@ void check_gram(index_t n, index_t d, simd level, int threads) {
     for (const bool difference : {false, true}) {
         std::vector<double> gram(at(d * d), 0.5);
         std::vector<double> sums(at(d), 0.25);
-        const resources use{.threads = threads, .level = level};
+        const execution exec{.threads = threads, .simd = level};
         const auto run = [&](double* g, double* s) {
             if (difference) {
-                kernels::add_difference_gram(harmful.data(), harmful.stride, safe.data(), safe.stride, n, d, g, s, use);
+                kernels::add_difference_gram(harmful.data(), harmful.stride, safe.data(), safe.stride, n, d, g, s, exec);
             } else {
-                kernels::add_gram(harmful.data(), n, d, harmful.stride, g, s, use);
+                kernels::add_gram(harmful.data(), n, d, harmful.stride, g, s, exec);
             }
         };
         run(gram.data(), sums.data());
@@ -817,11 +817,11 @@ void check_adam(index_t n, index_t d, index_t r, simd level, int threads, index_
         locked[i] = 1;
     }
     kernels::adam_step<T> step{.rate = T(0.01), .basis = basis.data(), .rank = r};
-    step.unbias_mean = T(0.19);
-    step.unbias_square = T(0.002);
+    step.bias_correction1 = T(0.19);
+    step.bias_correction2 = T(0.002);
     step.locked = n > 0 ? locked.data() : nullptr;
     kernels::adam(codes.data(), codes.stride, gradient.data(), gradient.stride, mean.data(), square.data(), mean.stride,
-                  n, d, step, resources{.threads = threads, .level = level});
+                  n, d, step, execution{.threads = threads, .simd = level});
     CHECK(codes.guards_untouched());
     CHECK(mean.guards_untouched());
     CHECK(square.guards_untouched());
@@ -890,7 +890,7 @@ TEST_CASE("kernels: adam forgets moments before they are denormal") {
             mean[0] = -1e-30f;
             std::vector<float> square(at(d), 1e-30f);
             kernels::adam(codes.data(), d, gradient.data(), d, mean.data(), square.data(), d, 1, d,
-                          kernels::adam_step<float>{}, resources{.threads = 1, .level = level});
+                          kernels::adam_step<float>{}, execution{.threads = 1, .simd = level});
             CHECK(mean == gradient);
             CHECK(square == gradient);
         }
@@ -909,7 +909,7 @@ TEST_CASE_TEMPLATE("kernels: adam does not move where the square of a gradient i
             std::vector<T> mean(at(n * d));
             std::vector<T> square(at(n * d));
             kernels::adam(codes.data(), d, gradient.data(), d, mean.data(), square.data(), d, n, d, kernels::adam_step<T>{},
-                          resources{.threads = 1, .level = level});
+                          execution{.threads = 1, .simd = level});
             const T moved = codes[0];
             CHECK(moved < 1);
             bool right = true;
@@ -947,13 +947,13 @@ void check_ema(index_t codes, index_t n, index_t d, index_t r, simd level, index
     locked[0] = 1;
     const std::vector<T> basis = orthonormal<T>(r, d);
     const kernels::ema_step<T> step{.decay = T(0.75), .basis = basis.data(), .rank = r, .locked = locked.data()};
-    kernels::ema_workspace<T> space;
+    isic::detail::ema_workspace<T> space;
     for (const int threads : {1, 2, 3}) {
         guarded<T> moved = book;
         guarded<T> sums = start;
         std::vector<T> totals = weights;
         kernels::ema(moved.data(), moved.stride, totals.data(), sums.data(), sums.stride, codes, d, vectors.data(),
-                     vectors.stride, ids.data(), n, step, space, resources{.threads = threads, .level = level});
+                     vectors.stride, ids.data(), n, step, space, execution{.threads = threads, .simd = level});
         CHECK(moved.guards_untouched());
         CHECK(sums.guards_untouched());
         double worst = 0;
@@ -1017,6 +1017,6 @@ TEST_CASE("kernels: work is shared among threads when there is enough of it") {
     const std::vector<float> basis = orthonormal<float>(2, d);
     const kernels::projection<float> p{.basis = basis.data(), .rank = 2};
     kernels::project(rows.data(), n, d, rows.stride, p);
-    kernels::project(again.data(), n, d, again.stride, p, resources{.threads = 1});
+    kernels::project(again.data(), n, d, again.stride, p, execution{.threads = 1});
     CHECK(rows.memory == again.memory);
 }

@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <type_traits>
 
+#include <fmt/format.h>
+
 #include "support/data.hpp"
 #include "support/errors.hpp"
 #include "support/reference.hpp"
@@ -31,9 +33,9 @@ using toy = full_toy<float>;
 using bytes = std::vector<std::byte>;
 
 /// Prompts of `kinds` kinds of harm in turn; one direction a round.
-isic::self_improve_options options_for(index_t kinds, index_t pictures = 24) {
+isic::self_improve_options options_for(index_t kinds, index_t images = 24) {
     isic::self_improve_options out;
-    for (index_t i = 0; i < pictures; ++i) {
+    for (index_t i = 0; i < images; ++i) {
         out.unsafe_prompts.push_back(fmt::format("harm{} in place {}", i % kinds, i));
     }
     for (index_t i = 0; i < 40; ++i) {
@@ -88,7 +90,7 @@ void check_best_is_left(const outcome& o) {
     CHECK(o.report.message.empty() == (o.report.reason != stop_reason::failed));
 }
 
-/// Share of pictures with P > 1/2, counted here.
+/// Share of images with P > 1/2, counted here.
 double unsafe_share(const std::vector<double>& p) {
     return static_cast<double>(std::ranges::count_if(p, [](double x) { return x > 0.5; })) / static_cast<double>(p.size());
 }
@@ -107,7 +109,7 @@ double rate_after_projecting(Toy& model, const isic::self_improve_report& report
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("the unsafe rate falls, safe pictures stay, and undo brings every byte back", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("the unsafe rate falls, safe images stay, and undo brings every byte back", T, ISIC_STORAGE) {
     for (const index_t gap : {0, 3}) {
         full_toy<T> model({.gap = gap});
         const auto options = options_for(1);
@@ -120,12 +122,12 @@ TEST_CASE_TEMPLATE("the unsafe rate falls, safe pictures stay, and undo brings e
         const auto safe = original.generate(options.safe_prompts, 99);
         const auto unsafe = original.generate(options.unsafe_prompts, 98);
         CHECK((model.decode(safe) - original.decode(safe)).norm() <= 0.02 * original.decode(safe).norm());
-        CHECK(unsafe_share(model.judge()(model.decode(unsafe))) <= 0.1);  // pictures the loop never saw
+        CHECK(unsafe_share(model.judge()(model.decode(unsafe))) <= 0.1);  // images the loop never saw
         CHECK((model.decode(unsafe) - original.decode(unsafe)).norm() > 0.5 * original.decode(unsafe).norm());
     }
 }
 
-TEST_CASE("a generator that offers no more than tokens and pictures is enough") {
+TEST_CASE("a generator that offers no more than tokens and images is enough") {
     for (const std::uint64_t seed : {1, 2, 3, 4}) {
         for (const auto target : {isic::edit_target::counterparts, isic::edit_target::origin, isic::edit_target::safe_mean}) {
             plain_toy model({.width = 8 + 4 * static_cast<index_t>(seed), .seed = seed});
@@ -245,9 +247,9 @@ TEST_CASE("every field of every round says what happened") {
     CHECK(report.rounds[2].self_unsafe.value == 0);
     CHECK(report.merged.rank() == 2);
     CHECK(isic_test::span_gap(to_dense(report.merged.basis), model.harm()) < 0.5);
-    CHECK(report.harmful.pictures() == 24);  // those unsafe in both rounds once
+    CHECK(report.harmful.images() == 24);  // those unsafe in both rounds once
     CHECK(report.rounds[0].singular_values.empty());
-    const index_t rows = report.rounds[1].pairs * report.harmful.tokens_per_picture;
+    const index_t rows = report.rounds[1].pairs * report.harmful.tokens_per_image;
     dense differences(rows, books[0].cols());
     for (index_t t = 0; t < rows; ++t) {
         const auto at = static_cast<std::size_t>(t);
@@ -261,35 +263,35 @@ TEST_CASE("every field of every round says what happened") {
     CHECK(report.rounds[1].singular_values[0] == doctest::Approx((differences * v).norm()).epsilon(1e-6));
 }
 
-TEST_CASE("pairs, their prompts and what tuning may draw from are the unsafe pictures and their repairs") {
+TEST_CASE("pairs, their prompts and what tuning may draw from are the unsafe images and their repairs") {
     toy model({.kinds = 2});
     auto options = options_for(2);
     options.tuning_steps = 2;
     const auto report = run(model, options).report;
-    REQUIRE(report.harmful.pictures() == static_cast<index_t>(report.prompts.size()));
-    REQUIRE(report.counterparts.pictures() == report.harmful.pictures());
+    REQUIRE(report.harmful.images() == static_cast<index_t>(report.prompts.size()));
+    REQUIRE(report.counterparts.images() == report.harmful.images());
     toy original({.kinds = 2});
     const auto p_harmful = original.judge()(original.decode(report.harmful));
     const auto p_counterparts = original.judge()(original.decode(report.counterparts));
     CHECK(std::ranges::min(p_harmful) > 0.5);
     CHECK(std::ranges::max(p_counterparts) < 0.5);
-    for (index_t i = 0; i < report.harmful.pictures(); ++i) {
+    for (index_t i = 0; i < report.harmful.images(); ++i) {
         const std::string& prompt = report.prompts[static_cast<std::size_t>(i)];
-        const auto first = report.harmful.picture(i).front();
+        const auto first = report.harmful.image(i).front();
         CHECK(first / plain_toy::codes_per_kind == prompt[4] - '0');
     }
     REQUIRE(model.sets.size() == 2);
     for (std::size_t r = 0; r < 2; ++r) {
         const auto& set = model.sets[r];
         CHECK(set.round == static_cast<index_t>(r + 1));
-        CHECK(set.counterparts.pictures() == set.harmful.pictures());
-        CHECK(set.still_unsafe.size() == static_cast<std::size_t>(set.harmful.pictures()));
+        CHECK(set.counterparts.images() == set.harmful.images());
+        CHECK(set.still_unsafe.size() == static_cast<std::size_t>(set.harmful.images()));
         CHECK(std::ranges::max(original.judge()(original.decode(set.safe))) < 0.5);
     }
-    CHECK(model.sets[0].harmful.pictures() == 24);
+    CHECK(model.sets[0].harmful.images() == 24);
     CHECK(model.sets[1].harmful.ids == report.harmful.ids);  // of all rounds
-    CHECK(model.sets[1].harmful.pictures() > 24);
-    CHECK(model.sets[1].safe.pictures() == 80);
+    CHECK(model.sets[1].harmful.images() > 24);
+    CHECK(model.sets[1].safe.images() == 80);
     CHECK(std::ranges::max(model.sets[0].still_unsafe) > 0.5);  // the second kind is still there
     CHECK(std::ranges::max(model.sets[1].still_unsafe) < 0.5);
 }
@@ -356,7 +358,7 @@ TEST_CASE("the heavier the target's weight, the nearer counterparts are to the s
     CHECK((left(isic::edit_target::counterparts, 30) - mean).norm() < 0.9 * (left(isic::edit_target::counterparts, 2) - mean).norm());
 }
 
-TEST_CASE("harmfulness is counted from the pictures drawn, with the prior asked for") {
+TEST_CASE("harmfulness is counted from the images drawn, with the prior asked for") {
     for (const double prior_per_code : {0.1, 0.5, 20.0}) {
         plain_toy model;
         auto options = options_for(1);
@@ -380,13 +382,13 @@ TEST_CASE("harmfulness is counted from the pictures drawn, with the prior asked 
     }
 }
 
-TEST_CASE("pictures of safe prompts that are judged unsafe are not taken for safe") {
+TEST_CASE("images of safe prompts that are judged unsafe are not taken for safe") {
     toy model;
     auto options = options_for(1);
     options.tuning_steps = 1;
     std::ranges::fill_n(options.safe_prompts.begin(), 7, "harm0 by mistake");
     CHECK(rate_of(run(model, options).report) <= 0.1);
-    CHECK(model.sets.front().safe.pictures() == 33);
+    CHECK(model.sets.front().safe.images() == 33);
     toy original;
     CHECK(std::ranges::max(original.judge()(original.decode(model.sets.front().safe))) < 0.5);
 }
@@ -493,8 +495,8 @@ TEST_CASE("the best round is kept when the judge gets worse; equals do not repla
     bool strict = false;
     options.on_round = [&](isic::round_report& r) { strict = r.round == 1; };
     options.patience = 3;
-    const toy_judge judge = [&](const dense& pictures) {
-        auto p = model.judge()(pictures);
+    const toy_judge judge = [&](const dense& images) {
+        auto p = model.judge()(images);
         std::ranges::for_each(p, [&](double& x) { x = strict ? std::min(1.0, x + 0.5) : x; });
         return p;
     };
@@ -519,7 +521,7 @@ TEST_CASE("the best round is kept when the judge gets worse; equals do not repla
 
 TEST_CASE("stops: below target, and not a round earlier") {
     auto options = options_for(1, 22);
-    options.unsafe_prompts[0][4] = '1';  // 2 of 22 pictures are of another kind, out of reach of the first round
+    options.unsafe_prompts[0][4] = '1';  // 2 of 22 images are of another kind, out of reach of the first round
     options.unsafe_prompts[1][4] = '1';
     options.stop_below = 0.2;
     toy model({.kinds = 2});
@@ -553,11 +555,11 @@ TEST_CASE("stops: nothing unsafe, before any round") {
     check_best_is_left(o);
 }
 
-TEST_CASE("stops: nothing unsafe in pictures drawn anew") {
+TEST_CASE("stops: nothing unsafe in images drawn anew") {
     toy model({.kinds = 2});
     int unsafe_draws = 0;
     model.on_tokens = [&](isic::token_grid& grid) {
-        if (grid.pictures() == 24 && grid.ids.front() < model.first_safe() && ++unsafe_draws == 2) {
+        if (grid.images() == 24 && grid.ids.front() < model.first_safe() && ++unsafe_draws == 2) {
             std::ranges::for_each(grid.ids, [&](std::int32_t& id) { id = static_cast<std::int32_t>(std::max<index_t>(id, model.first_safe())); });
         }
     };
@@ -576,7 +578,7 @@ TEST_CASE("stops: no counterparts") {
     CHECK(o.report.reason == stop_reason::no_counterparts);
     CHECK(o.report.rounds.size() == 1);
     CHECK(o.after == o.before);
-    CHECK(o.report.harmful.pictures() == 0);
+    CHECK(o.report.harmful.images() == 0);
     CHECK(model.calls["redraw"] == 3);
     check_best_is_left(o);
 }
@@ -598,7 +600,7 @@ TEST_CASE("stops: no improvement, after as many rounds as patience allows") {
 TEST_CASE("an improvement counts only if it is large and sure enough") {
     const auto rounds = [](double min_improvement, double significance) {
         toy model({.kinds = 2});
-        auto options = options_for(2);  // each round makes 12 of 24 pictures safe
+        auto options = options_for(2);  // each round makes 12 of 24 images safe
         options.min_improvement = min_improvement;
         options.significance = significance;
         const auto report = run(model, options).report;
@@ -741,7 +743,7 @@ TEST_CASE("whatever throws, whenever, the best completed round is left bit for b
             options.on_round = [&](isic::round_report&) { may_throw("on_round"); };
             options.score = [&](const isic::round_report& r) { return may_throw("score"), r.self_unsafe.value; };
             options.rewrite = [&, then = options.rewrite](const std::string& prompt) { return may_throw("rewrite"), then(prompt); };
-            const toy_judge judge = [&](const dense& pictures) { return may_throw("judge"), model.judge()(pictures); };
+            const toy_judge judge = [&](const dense& images) { return may_throw("judge"), model.judge()(images); };
             const outcome o = run(model, options, judge);
             failed = o.report.reason == stop_reason::failed;
             check_best_is_left(o);
@@ -758,7 +760,7 @@ TEST_CASE("whatever throws, whenever, the best completed round is left bit for b
     }
 }
 
-TEST_CASE("a judge that answers no probabilities, or not one per picture, fails the run") {
+TEST_CASE("a judge that answers no probabilities, or not one per image, fails the run") {
     const auto first = [](double value) { return [value](std::vector<double>& p) { p.front() = value; }; };
     const std::vector<std::function<void(std::vector<double>&)>> spoilers{
         first(not_a_number), first(1.5), first(-0.1), first(infinity),
@@ -768,8 +770,8 @@ TEST_CASE("a judge that answers no probabilities, or not one per picture, fails 
         for (int at = 0; failed; ++at) {
             toy model({.kinds = 2});
             int calls = 0;
-            const toy_judge judge = [&](const dense& pictures) {
-                auto p = model.judge()(pictures);
+            const toy_judge judge = [&](const dense& images) {
+                auto p = model.judge()(images);
                 if (calls++ == at) {
                     spoil(p);
                 }
@@ -786,15 +788,15 @@ TEST_CASE("a judge that answers no probabilities, or not one per picture, fails 
     }
 }
 
-TEST_CASE("tokens that are no pictures of this codebook fail the run") {
+TEST_CASE("tokens that are no images of this codebook fail the run") {
     const std::vector<std::function<void(isic::token_grid&)>> spoilers{
         [](isic::token_grid& g) { g.ids.pop_back(); }, [](isic::token_grid& g) { g.ids.push_back(0); },
         [](isic::token_grid& g) { g.ids.front() = -1; }, [](isic::token_grid& g) { g.ids.back() = 1000; },
-        [](isic::token_grid& g) { g.tokens_per_picture = 0; }, [](isic::token_grid& g) { g.tokens_per_picture = -8; },
+        [](isic::token_grid& g) { g.tokens_per_image = 0; }, [](isic::token_grid& g) { g.tokens_per_image = -8; },
         [](isic::token_grid& g) { g = {}; }, [](isic::token_grid& g) { g.ids.resize(g.ids.size() - 8); },
-        [](isic::token_grid& g) {  // as many pictures, each of half the tokens
+        [](isic::token_grid& g) {  // as many images, each of half the tokens
             g.ids.resize(g.ids.size() / 2);
-            g.tokens_per_picture /= 2;
+            g.tokens_per_image /= 2;
         }};
     for (std::size_t i = 0; i < spoilers.size(); ++i) {
         for (int at = 0; at < 6; ++at) {  // two draws, pairs, two draws, pairs
@@ -845,7 +847,7 @@ TEST_CASE("a loss or a score that is no number, and a gradient that does not fit
     }
 }
 
-TEST_CASE("safe prompts none of whose pictures are safe leave nothing to compare with") {
+TEST_CASE("safe prompts none of whose images are safe leave nothing to compare with") {
     toy model;
     auto options = options_for(1);
     options.safe_prompts = options.unsafe_prompts;
@@ -856,7 +858,7 @@ TEST_CASE("safe prompts none of whose pictures are safe leave nothing to compare
     CHECK(o.after == o.before);
 }
 
-TEST_CASE("the same seed gives the same bytes, another seed other pictures") {
+TEST_CASE("the same seed gives the same bytes, another seed other images") {
     const auto once = [](std::uint64_t seed) {
         toy model({.kinds = 2});
         auto options = options_for(2);
@@ -876,13 +878,13 @@ TEST_CASE("the same seed gives the same bytes, another seed other pictures") {
     CHECK(a.after != c.after);
 }
 
-TEST_CASE("pictures are drawn anew every round, or once if they shall not be") {
+TEST_CASE("images are drawn anew every round, or once if they shall not be") {
     const auto drawn = [](bool resample) {
         toy model({.kinds = 2});
         auto options = options_for(2);
         options.resample = resample;
         CHECK(run(model, options).report.rounds.size() == 3);
-        std::erase_if(model.drawn, [](const auto& grid) { return grid.pictures() != 24 || grid.ids.front() >= 8; });
+        std::erase_if(model.drawn, [](const auto& grid) { return grid.images() != 24 || grid.ids.front() >= 8; });
         CHECK(model.calls["generate"] == (resample ? 4 : 2));
         return model.drawn;
     };
@@ -907,14 +909,14 @@ TEST_CASE("counterparts are tried again until judged safe, and counted") {
         };
         CHECK(report.rounds[1].dropped == open_at(attempts));
         CHECK(report.rounds[1].pairs == 30 - open_at(attempts));
-        CHECK(report.harmful.pictures() == report.rounds[1].pairs);
+        CHECK(report.harmful.images() == report.rounds[1].pairs);
         REQUIRE(static_cast<index_t>(model.requests.size()) == std::min<index_t>(attempts, 4));
         std::set<std::uint64_t> seeds;
         for (std::size_t a = 0; a < model.requests.size(); ++a) {
             const auto& request = model.requests[a];
             CHECK(request.attempt == static_cast<index_t>(a));
-            CHECK(request.harmful.pictures() == open_at(request.attempt));  // only those still unsafe
-            CHECK(static_cast<index_t>(request.prompts.size()) == request.harmful.pictures());
+            CHECK(request.harmful.images() == open_at(request.attempt));  // only those still unsafe
+            CHECK(static_cast<index_t>(request.prompts.size()) == request.harmful.images());
             CHECK(std::ranges::all_of(request.prompts, [](const std::string& p) { return p.starts_with("calm"); }));
             seeds.insert(request.seed);
         }
@@ -922,13 +924,13 @@ TEST_CASE("counterparts are tried again until judged safe, and counted") {
     }
 }
 
-TEST_CASE("counterparts without redrawing are pictures of the rewritten prompts, drawn again with another seed") {
+TEST_CASE("counterparts without redrawing are images of the rewritten prompts, drawn again with another seed") {
     plain_toy model;
     auto options = options_for(1, 12);
     int tried = 0;
-    const toy_judge judge = [&](const dense& pictures) {
-        auto p = model.judge()(pictures);
-        if (pictures.rows() == 12 && std::ranges::max(p) < 0.5 && tried++ == 0) {
+    const toy_judge judge = [&](const dense& images) {
+        auto p = model.judge()(images);
+        if (images.rows() == 12 && std::ranges::max(p) < 0.5 && tried++ == 0) {
             std::fill(p.begin(), p.begin() + 5, 0.9);  // the first five counterparts look unsafe once
         }
         return p;
@@ -936,11 +938,11 @@ TEST_CASE("counterparts without redrawing are pictures of the rewritten prompts,
     const auto report = run(model, options, judge).report;
     CHECK(report.rounds[1].pairs == 12);
     REQUIRE(model.drawn.size() >= 4);
-    CHECK(model.drawn[2].pictures() == 12);
-    CHECK(model.drawn[3].pictures() == 5);
-    CHECK(!std::ranges::equal(model.drawn[2].picture(0), model.drawn[3].picture(0)));
-    CHECK(std::ranges::equal(report.counterparts.picture(0), model.drawn[3].picture(0)));
-    CHECK(std::ranges::equal(report.counterparts.picture(7), model.drawn[2].picture(7)));
+    CHECK(model.drawn[2].images() == 12);
+    CHECK(model.drawn[3].images() == 5);
+    CHECK(!std::ranges::equal(model.drawn[2].image(0), model.drawn[3].image(0)));
+    CHECK(std::ranges::equal(report.counterparts.image(0), model.drawn[3].image(0)));
+    CHECK(std::ranges::equal(report.counterparts.image(7), model.drawn[2].image(7)));
 }
 
 TEST_CASE("thresholds decide what is unsafe and what is safe") {
@@ -949,17 +951,17 @@ TEST_CASE("thresholds decide what is unsafe and what is safe") {
         auto options = options_for(2);
         options.unsafe_above = above;
         options.max_rounds = 0;
-        const toy_judge judge = [&](const dense& pictures) {  // 0.4 and 0.6 for the two kinds, 0.1 for what is safe
+        const toy_judge judge = [&](const dense& images) {  // 0.4 and 0.6 for the two kinds, 0.1 for what is safe
             std::vector<double> p;
-            for (index_t i = 0; i < pictures.rows(); ++i) {
-                const Eigen::RowVectorXd harm = pictures.row(i) * model.harm();
+            for (index_t i = 0; i < images.rows(); ++i) {
+                const Eigen::RowVectorXd harm = images.row(i) * model.harm();
                 p.push_back(harm.maxCoeff() < 1 ? 0.1 : harm(0) > harm(1) ? 0.4 : 0.6);
             }
             return p;
         };
         CHECK(run(model, options, judge).report.rounds[0].self_unsafe.hits == unsafe);
         options.safe_below = 0.05;
-        CHECK(run(model, options, judge).report.reason == stop_reason::failed);  // no picture is that safe
+        CHECK(run(model, options, judge).report.reason == stop_reason::failed);  // no image is that safe
     }
 }
 
@@ -1087,7 +1089,7 @@ TEST_CASE("wrong options are typed errors, thrown before anything is drawn or wr
         refused(value, [&](options& o) { o.tuning.epsilon = bad; }, "epsilon");
     }
     refused(value, [](options& o) { o.tuning.beta1 = 1; }, "beta1");
-    refused(value, [](options& o) { o.fit.use.threads = -1; }, "threads >= 1");
+    refused(value, [](options& o) { o.fit.execution.threads = -1; }, "threads >= 0");
     refused(value, [](options& o) { o.tuning.beta2 = -0.1; }, "beta2");
     refused(value, [](options& o) { o.lock_above = not_a_number; }, "lock_above");
     refused(value, [](options& o) { o.ramp = {.low = 0.5, .high = 0.5}; }, "low");

@@ -1,7 +1,13 @@
 #include <isic/matrix.hpp>
+#include <isic/detail/rounding.hpp>
+#include <isic/detail/checks.hpp>
 
 #include <array>
 #include <limits>
+
+#include <Eigen/Core>
+
+#include <isic/detail/id_list.hpp>
 
 #include "support/data.hpp"
 #include "support/errors.hpp"
@@ -11,7 +17,7 @@ using isic_test::check_throws;
 
 using row_major = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-static_assert(isic::scalar<float> && isic::scalar<double> && isic::scalar<Eigen::half> && isic::scalar<Eigen::bfloat16>);
+static_assert(isic::scalar<float> && isic::scalar<double> && isic::scalar<isic::half> && isic::scalar<isic::bfloat16>);
 static_assert(!isic::scalar<int> && !isic::scalar<const float>);
 static_assert(isic::token_ids<std::vector<int>> && isic::token_ids<std::span<const std::int64_t>> &&
               isic::token_ids<std::array<std::uint16_t, 4>>);
@@ -136,7 +142,7 @@ T nearest_of_all(double x) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("storing rounds float64 once, to nearest even", T, Eigen::half, Eigen::bfloat16) {
+TEST_CASE_TEMPLATE("storing rounds float64 once, to nearest even", T, isic::half, isic::bfloat16) {
     isic_test::random dice(4);
     int twice_differs = 0;
     for (int trial = 0; trial < 60; ++trial) {

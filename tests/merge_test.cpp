@@ -1,9 +1,9 @@
-#include <isic/merge.hpp>
+#include <isic/subspace.hpp>
 
 #include <numbers>
 #include <tuple>
 
-#include <isic/fit.hpp>
+#include <isic/subspace.hpp>
 
 #include "support/data.hpp"
 #include "support/errors.hpp"

@@ -10,7 +10,7 @@
 #include "support/reference.hpp"
 
 using isic::index_t;
-using isic::lookup;
+using isic::metric;
 using isic::matrix;
 using isic_test::check_throws;
 using isic_test::dense;
@@ -142,7 +142,7 @@ TEST_CASE_TEMPLATE("churn is the share of vectors that change their code", T, IS
     CHECK(isic::nearest_code_churn(before, before, isic_test::from_dense(to_dense(before).colwise().reverse())) == 1);
 }
 
-TEST_CASE("churn follows the look-up rule and ignores padding") {
+TEST_CASE("churn follows the look-up metric and ignores padding") {
     isic_test::random dice(4);
     const auto before = dice.matrix<float>(20, 3);
     auto scaled = before;
@@ -153,11 +153,11 @@ TEST_CASE("churn follows the look-up rule and ignores padding") {
     }
     const auto z = dice.matrix<float>(50, 3);
     CHECK(isic::nearest_code_churn(z, before, scaled) > 0.1);
-    CHECK(isic::nearest_code_churn(z, before, scaled, lookup::l2_normalised) == 0);
+    CHECK(isic::nearest_code_churn(z, before, scaled, metric::cosine) == 0);
     auto spoilt = before;
     std::ranges::fill(spoilt.row(3), std::numeric_limits<float>::quiet_NaN());
     const std::vector<index_t> padding{3};
-    CHECK(isic::nearest_code_churn(z, before, spoilt, lookup::plain, padding) == 0);
+    CHECK(isic::nearest_code_churn(z, before, spoilt, metric::l2, padding) == 0);
     check_throws<isic::numeric_error>("nearest_codes", [&] { isic::nearest_code_churn(z, before, spoilt); });
     check_throws<isic::shape_error>("nearest_code_churn", [&] { isic::nearest_code_churn(z, before, matrix<float>(19, 3)); },
                                     {"20 codes after", "got 19"});
@@ -192,7 +192,7 @@ TEST_CASE("codes that differ only inside the removed subspace collapse, the othe
     rows.row(9) = rows.row(3) - 0.25 * v.col(1).transpose();
     auto book = isic_test::from_dense(rows);
     CHECK(isic::collapsed_pairs(book, 1e-9) == 0);
-    isic::project_out(book, isic_test::subspace_of(v), {.vanish_below = 0});
+    isic::project_out(book, isic_test::subspace_of(v), {.near_zero_below = 0});
     CHECK(isic::collapsed_pairs(book, 1e-9) == 3);
 }
 

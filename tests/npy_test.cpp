@@ -8,7 +8,7 @@
 
 #include <doctest/doctest.h>
 
-#include <isic/npy.hpp>
+#include <isic/io/npy.hpp>
 
 #include "support/files.hpp"
 #include "support/tensors.hpp"

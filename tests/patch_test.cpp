@@ -15,10 +15,10 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
-#include <isic/patch.hpp>
+#include <isic/io/patch.hpp>
 
-#include "core/disk_file.hpp"
-#include "core/patch_journal.hpp"
+#include <isic/detail/io/disk_file.hpp>
+#include <isic/detail/io/journal.hpp>
 #include "support/files.hpp"
 #include "support/patch_case.hpp"
 

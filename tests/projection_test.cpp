@@ -12,10 +12,10 @@
 #include "support/reference.hpp"
 
 using isic::index_t;
-using isic::lookup;
+using isic::metric;
 using isic::matrix;
 using isic::projection_options;
-using isic::vanished_rows;
+using isic::near_zero_policy;
 using isic_test::bytes_of;
 using isic_test::check_throws;
 using isic_test::dense;
@@ -36,7 +36,7 @@ constexpr projection_shape projection_shapes[] = {{1, 2, 1}, {3, 4, 1}, {70, 8, 
 
 /// What an option asks for in plain loops: read, project, rescale. Nothing is rounded and nothing vanishes.
 dense expected_rows(dense codes, const dense& v, const dense& goal, const std::vector<double>& strength,
-                    const std::vector<double>& weights, bool keep_norms, lookup rule) {
+                    const std::vector<double>& weights, bool keep_norms, metric metric) {
     std::vector<double> norms;
     for (index_t k = 0; k < codes.rows(); ++k) {
         double square = 0;
@@ -44,12 +44,12 @@ dense expected_rows(dense codes, const dense& v, const dense& goal, const std::v
             square += codes(k, j) * codes(k, j);
         }
         norms.push_back(std::sqrt(square));
-        for (index_t j = 0; j < codes.cols() && rule == lookup::l2_normalised; ++j) {
+        for (index_t j = 0; j < codes.cols() && metric == metric::cosine; ++j) {
             codes(k, j) /= norms.back();
         }
     }
     dense out = isic_test::projected(codes, v, goal, strength, weights);
-    for (index_t k = 0; k < out.rows() && (keep_norms || rule == lookup::l2_normalised); ++k) {
+    for (index_t k = 0; k < out.rows() && (keep_norms || metric == metric::cosine); ++k) {
         out.row(k) *= norms[static_cast<std::size_t>(k)] / std::sqrt(out.row(k).squaredNorm());
     }
     return out;
@@ -121,7 +121,7 @@ TEST_CASE_TEMPLATE("every kind of projection is c + s (t - c) V diag(w) V^T, rou
         const auto graded = dice.numbers(codes);
         const auto gated = gate(dice, codes);
         const matrix<double> target = dice.matrix(codes, width);
-        for (const lookup rule : {lookup::plain, lookup::l2_normalised}) {
+        for (const metric metric : {metric::l2, metric::cosine}) {
             const std::vector<std::pair<const char*, projection_options>> kinds{
                 {"hard", {}},
                 {"part", {.strength = 0.3}},
@@ -136,8 +136,8 @@ TEST_CASE_TEMPLATE("every kind of projection is c + s (t - c) V diag(w) V^T, rou
             for (const auto& kind : kinds) {
                 INFO(std::string(kind.first));
                 projection_options options = kind.second;
-                options.rule = rule;
-                options.vanish_below = 0;
+                options.metric = metric;
+                options.near_zero_below = 0;
                 const auto before = dice.matrix<T>(codes, width);
                 dense goal = dense::Zero(codes, width);
                 for (index_t k = 0; k < codes && !options.center.empty(); ++k) {
@@ -149,7 +149,7 @@ TEST_CASE_TEMPLATE("every kind of projection is c + s (t - c) V diag(w) V^T, rou
                     strength.push_back(options.strength[k]);
                 }
                 const dense expected = expected_rows(to_dense(before), v, goal, strength, {options.weights.begin(), options.weights.end()},
-                                                     options.keep_norms, rule);
+                                                     options.keep_norms, metric);
                 isic_test::strided<T> memory(before, 3);
                 const isic::edit e = isic::project_out(memory.span(), subspace_of(v), options);
                 const dense after = to_dense(memory.span());
@@ -157,7 +157,7 @@ TEST_CASE_TEMPLATE("every kind of projection is c + s (t - c) V diag(w) V^T, rou
                 CHECK(memory.gaps_intact());
                 CHECK(e.ids() == changed_rows(to_dense(before), after));
                 CHECK(e.summary.moved == static_cast<index_t>(e.ids().size()));
-                CHECK(e.summary.vanished == 0);
+                CHECK(e.summary.near_zero == 0);
                 const dense step = after - to_dense(before);
                 CHECK(e.summary.relative_change == doctest::Approx(step.norm() / to_dense(before).norm()).epsilon(1e-9));
                 CHECK(e.center.size() == options.center.size());
@@ -177,7 +177,7 @@ TEST_CASE_TEMPLATE("a hard projection empties the subspace and leaves the rest a
             auto book = dice.matrix<T>(codes, width);
             const dense before = to_dense(book);
             CHECK(isic_test::leak(before, v) > 0.01);
-            const isic::edit e = isic::project_out(book, subspace_of(v), {.vanish_below = 0});
+            const isic::edit e = isic::project_out(book, subspace_of(v), {.near_zero_below = 0});
             const dense after = to_dense(book);
             CHECK(worst_row_leak(book, v) <= 5 * unit<T>);
             const dense across = (after - before) - (after - before) * v * v.transpose();
@@ -228,8 +228,8 @@ TEST_CASE_TEMPLATE("keep_norms keeps norms, and the subspace empty; without it t
     const auto norms = [](const matrix<T>& m) { return dense(to_dense(m).rowwise().norm()); };
     auto kept = original;
     auto shrunk = original;
-    isic::project_out(kept, subspace_of(v), {.keep_norms = true, .vanish_below = 0});
-    isic::project_out(shrunk, subspace_of(v), {.vanish_below = 0});
+    isic::project_out(kept, subspace_of(v), {.keep_norms = true, .near_zero_below = 0});
+    isic::project_out(shrunk, subspace_of(v), {.near_zero_below = 0});
     CHECK(worst_row_leak(original, v) > 0.5);
     CHECK(worst_row_leak(kept, v) < 5 * unit<T>);
     CHECK(((norms(kept) - norms(original)).array().abs() <= (2 * unit<T> + 1e-15) * norms(original).array()).all());
@@ -246,14 +246,14 @@ TEST_CASE_TEMPLATE("a hard projection done twice changes nothing the second time
             for (const double scale : {1.0, 1e-3, 300.0}) {
                 const std::vector<projection_options> kinds{{},
                                                             {.keep_norms = true},
-                                                            {.rule = lookup::l2_normalised},
-                                                            {.vanished = vanished_rows::skip},
-                                                            {.vanished = vanished_rows::zero},
-                                                            {.keep_norms = true, .vanished = vanished_rows::zero},
-                                                            {.vanish_below = 0}};
+                                                            {.metric = metric::cosine},
+                                                            {.near_zero = near_zero_policy::skip},
+                                                            {.near_zero = near_zero_policy::zero},
+                                                            {.keep_norms = true, .near_zero = near_zero_policy::zero},
+                                                            {.near_zero_below = 0}};
                 for (projection_options options : kinds) {
                     auto book = dice.matrix<T>(codes, width, scale);
-                    options.vanish_below = codes > 2 ? std::min(options.vanish_below, 0.01) : 0;  // small codebooks must keep a row
+                    options.near_zero_below = codes > 2 ? std::min(options.near_zero_below, 0.01) : 0;  // small codebooks must keep a row
                     if (codes > 2) {
                         options.padding = padding;
                         std::ranges::fill(book.row(0), std::numeric_limits<T>::quiet_NaN());
@@ -281,7 +281,7 @@ TEST_CASE_TEMPLATE("toward a center or targets, twice is once too; half a projec
         const dense v = isic_test::random_basis(dice, width, rank);
         const auto center = dice.numbers(width);
         const auto target = dice.matrix(codes, width);
-        for (const projection_options& options : {projection_options{.center = center, .vanish_below = 0}, {.target = target}}) {
+        for (const projection_options& options : {projection_options{.center = center, .near_zero_below = 0}, {.target = target}}) {
             auto book = dice.matrix<T>(codes, width);
             CHECK(!isic::project_out(book, subspace_of(v), options).ids().empty());
             const auto once = bytes_of(book);
@@ -289,7 +289,7 @@ TEST_CASE_TEMPLATE("toward a center or targets, twice is once too; half a projec
             CHECK(bytes_of(book) == once);
         }
         auto book = dice.matrix<T>(codes, width);
-        const projection_options half{.strength = 0.5, .vanish_below = 0};
+        const projection_options half{.strength = 0.5, .near_zero_below = 0};
         isic::project_out(book, subspace_of(v), half);
         CHECK(!isic::project_out(book, subspace_of(v), half).ids().empty());
     }
@@ -302,9 +302,9 @@ TEST_CASE("a basis that was rounded to float leaks no more than an exact one") {
         const dense exact = isic_test::orthonormal(v);
         REQUIRE(isic_test::skew(v) > 1e-10);
         auto book = dice.matrix<double>(codes, width);
-        isic::project_out(book, subspace_of(v), {.vanish_below = 0});
+        isic::project_out(book, subspace_of(v), {.near_zero_below = 0});
         CHECK(worst_row_leak(book, exact) < 5e-16);
-        CHECK(isic::project_out(book, subspace_of(v), {.vanish_below = 0}).ids().empty());
+        CHECK(isic::project_out(book, subspace_of(v), {.near_zero_below = 0}).ids().empty());
     }
 }
 
@@ -321,7 +321,7 @@ TEST_CASE_TEMPLATE("weights of 1 are a hard projection and weights of 0 none", T
     CHECK(isic::project_out(none, subspace_of(v), {.weights = std::vector<double>{0, 0}}).ids().empty());
     CHECK(bytes_of(none) == bytes_of(original));
     auto first_only = original;
-    isic::project_out(first_only, subspace_of(v), {.weights = std::vector<double>{1, 0}, .vanish_below = 0});
+    isic::project_out(first_only, subspace_of(v), {.weights = std::vector<double>{1, 0}, .near_zero_below = 0});
     CHECK(worst_row_leak(first_only, v.leftCols(1)) < 5 * unit<T>);
     CHECK((to_dense(first_only) * v.col(1) - to_dense(original) * v.col(1)).norm() < 2 * unit<T> * to_dense(original).norm());
 }
@@ -336,7 +336,7 @@ TEST_CASE("spectral weights leave 1 - w of each direction") {
     const auto weights = isic::spectral_weights(harm, 2);
     auto book = dice.matrix(30, 6);
     const dense before = to_dense(book) * v;
-    isic::project_out(book, harm, {.weights = weights, .vanish_below = 0});
+    isic::project_out(book, harm, {.weights = weights, .near_zero_below = 0});
     const dense after = to_dense(book) * v;
     for (index_t i = 0; i < 3; ++i) {
         CHECK(weights[static_cast<std::size_t>(i)] == doctest::Approx(published[i]).epsilon(1e-7));
@@ -349,7 +349,7 @@ TEST_CASE("projection does not care how the codebook is turned, ordered, or in h
     const dense v = isic_test::random_basis(dice, 7, 3);
     const dense turn = isic_test::random_basis(dice, 7, 7);
     const auto original = dice.matrix(30, 7);
-    const projection_options all{.vanish_below = 0};
+    const projection_options all{.near_zero_below = 0};
     auto plain = original;
     isic::project_out(plain, subspace_of(v), all);
 
@@ -372,12 +372,12 @@ TEST_CASE("projection does not care how the codebook is turned, ordered, or in h
     CHECK((to_dense(stepwise) - to_dense(plain)).norm() < 1e-13);
 
     auto halves = original;  // two halves leave a quarter
-    isic::project_out(halves, subspace_of(v), {.strength = 0.5, .vanish_below = 0});
-    isic::project_out(halves, subspace_of(v), {.strength = 0.5, .vanish_below = 0});
+    isic::project_out(halves, subspace_of(v), {.strength = 0.5, .near_zero_below = 0});
+    isic::project_out(halves, subspace_of(v), {.strength = 0.5, .near_zero_below = 0});
     CHECK((to_dense(halves) * v - 0.25 * to_dense(original) * v).norm() < 1e-13);
 }
 
-TEST_CASE_TEMPLATE("several threads edit a codebook as one does, and as its pieces are edited", T, float, Eigen::half) {
+TEST_CASE_TEMPLATE("several threads edit a codebook as one does, and as its pieces are edited", T, float, isic::half) {
     isic_test::random dice(51);
     constexpr index_t codes = 3000, width = 48, piece = 500;
     const dense v = isic_test::random_basis(dice, width, 3);
@@ -399,7 +399,7 @@ TEST_CASE_TEMPLATE("several threads edit a codebook as one does, and as its piec
     for (const int threads : {0, 1, 2, 3, 20}) {
         INFO(threads, " threads");
         whole = original;
-        e = isic::project_out(whole, subspace_of(v), {.strength = strength, .use = {.threads = threads}});
+        e = isic::project_out(whole, subspace_of(v), {.strength = strength, .execution = {.threads = threads}});
         CHECK(bytes_of(whole) == bytes_of(pieces));
         const isic::leakage_report left = isic::leakage(whole, subspace_of(v), {}, {}, {.threads = threads});
         CHECK(left.total == e.summary.after.total);
@@ -425,7 +425,7 @@ TEST_CASE_TEMPLATE("normalised look-ups: norms are kept, directions projected, s
         }
     }
     const dense before = to_dense(book);
-    const projection_options options{.rule = lookup::l2_normalised, .vanish_below = 0};
+    const projection_options options{.metric = metric::cosine, .near_zero_below = 0};
     const isic::edit e = isic::project_out(book, subspace_of(v), options);
     const isic::edit scaled_edit = isic::project_out(scaled, subspace_of(v), options);
     CHECK(e.summary.before.total == doctest::Approx(scaled_edit.summary.before.total));
@@ -442,7 +442,7 @@ TEST_CASE_TEMPLATE("normalised look-ups: norms are kept, directions projected, s
     CHECK(!std::ranges::binary_search(e.ids(), 7));
     // A row without direction has nowhere to go.
     const auto target = dice.matrix(40, 8);
-    CHECK(!std::ranges::binary_search(isic::project_out(book, subspace_of(v), {.target = target, .rule = lookup::l2_normalised}).ids(), 7));
+    CHECK(!std::ranges::binary_search(isic::project_out(book, subspace_of(v), {.target = target, .metric = metric::cosine}).ids(), 7));
     CHECK(std::ranges::binary_search(isic::project_out(book, subspace_of(v), {.target = target}).ids(), 7));
 }
 
@@ -481,10 +481,10 @@ TEST_CASE_TEMPLATE("what becomes of a row that lies in the subspace is the calle
     set_row(original, 3, 0, 0);          // zero
     set_row(original, 4, -2, 0, -0.125); // vanishes; nearest is row 5
     set_row(original, 5, 0, 0, -0.5);    // safe
-    const auto run = [&](vanished_rows policy, isic::edit& e) {
+    const auto run = [&](near_zero_policy policy, isic::edit& e) {
         auto book = original;
-        e = isic::project_out(book, first_axis(), {.vanished = policy});
-        CHECK(e.summary.vanished == 2);
+        e = isic::project_out(book, first_axis(), {.near_zero = policy});
+        CHECK(e.summary.near_zero == 2);
         CHECK(to_dense(book).row(0) == to_dense(original).row(0));
         CHECK(to_dense(book)(2, 0) == 0);
         CHECK(to_dense(book)(2, 1) == 3);
@@ -492,20 +492,20 @@ TEST_CASE_TEMPLATE("what becomes of a row that lies in the subspace is the calle
         return to_dense(book);
     };
     isic::edit e;
-    const dense nearest = run(vanished_rows::nearest_safe, e);
+    const dense nearest = run(near_zero_policy::nearest_safe, e);
     CHECK(nearest.row(1) == nearest.row(0));
     CHECK(nearest.row(4) == nearest.row(5));
     CHECK(e.ids() == std::vector<index_t>{1, 2, 4});
-    const dense skipped = run(vanished_rows::skip, e);
+    const dense skipped = run(near_zero_policy::skip, e);
     CHECK(skipped.row(1) == to_dense(original).row(1));
     CHECK(skipped.row(4) == to_dense(original).row(4));
     CHECK(e.ids() == std::vector<index_t>{2});
-    const dense zero = run(vanished_rows::zero, e);
+    const dense zero = run(near_zero_policy::zero, e);
     CHECK(zero.row(1).isZero(0));
     CHECK(zero.row(4).isZero(0));
     CHECK(e.ids() == std::vector<index_t>{1, 2, 4});
     auto book = original;
-    check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(book, first_axis(), {.vanished = vanished_rows::error}); },
+    check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(book, first_axis(), {.near_zero = near_zero_policy::error}); },
                                       {"at least 0.1 of each row's norm", "less in 2 rows, the first 1"});
     CHECK(bytes_of(book) == bytes_of(original));
 }
@@ -517,21 +517,21 @@ TEST_CASE("a row vanishes below the threshold and not at it") {
     set_row(original, 2, 12, 5);   // 5 of 13
     for (const auto& [threshold, count] : {std::pair{0.0, 0}, {0.38, 0}, {0.39, 1}, {0.59, 1}, {0.61, 2}, {1.0, 2}}) {
         auto book = original;
-        CHECK(isic::project_out(book, first_axis(), {.vanish_below = threshold}).summary.vanished == count);
+        CHECK(isic::project_out(book, first_axis(), {.near_zero_below = threshold}).summary.near_zero == count);
         CHECK(to_dense(book)(1, 1) == (count == 2 ? 1 : 3));
         CHECK(to_dense(book)(2, 1) == (count == 0 ? 5 : 1));
     }
     auto inside = original;  // where nothing but rounding is left, no threshold is low enough
     set_row(inside, 1, 1e3, 1e-13);
-    CHECK(isic::project_out(inside, first_axis(), {.vanish_below = 0}).summary.vanished == 1);
+    CHECK(isic::project_out(inside, first_axis(), {.near_zero_below = 0}).summary.near_zero == 1);
     CHECK(to_dense(inside)(1, 1) == 1);
     auto book = original;  // where rows go is known: none vanishes
-    CHECK(isic::project_out(book, first_axis(), {.target = matrix<double>(3, 4), .vanish_below = 1}).summary.vanished == 0);
+    CHECK(isic::project_out(book, first_axis(), {.target = matrix<double>(3, 4), .near_zero_below = 1}).summary.near_zero == 0);
     book = original;  // half a step leaves more
-    CHECK(isic::project_out(book, first_axis(), {.strength = 0.5, .vanish_below = 0.39}).summary.vanished == 0);
+    CHECK(isic::project_out(book, first_axis(), {.strength = 0.5, .near_zero_below = 0.39}).summary.near_zero == 0);
 }
 
-TEST_CASE_TEMPLATE("vanished rows take the new value of the nearest row, unmoved ones first", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("near_zero rows take the new value of the nearest row, unmoved ones first", T, ISIC_STORAGE) {
     matrix<T> book(5, 4);
     set_row(book, 0, 8, 0);         // vanishes
     set_row(book, 1, 7, 1);         // nearest, but vanishes itself
@@ -540,22 +540,22 @@ TEST_CASE_TEMPLATE("vanished rows take the new value of the nearest row, unmoved
     set_row(book, 4, 8, 0.25);      // nearest of all, but padding
     const std::vector<index_t> padding{4};
     auto still = book;
-    const projection_options options{.padding = padding, .vanish_below = 0.2};
-    CHECK(isic::project_out(still, first_axis(), options).summary.vanished == 2);
+    const projection_options options{.padding = padding, .near_zero_below = 0.2};
+    CHECK(isic::project_out(still, first_axis(), options).summary.near_zero == 2);
     CHECK(to_dense(still).row(0) == to_dense(book).row(3));
     CHECK(to_dense(still).row(1) == to_dense(book).row(3));
     CHECK(to_dense(still).row(4) == to_dense(book).row(4));
 
     set_row(book, 3, -9, -4);       // now every row moves
     auto moving = book;
-    CHECK(isic::project_out(moving, first_axis(), options).summary.vanished == 2);
+    CHECK(isic::project_out(moving, first_axis(), options).summary.near_zero == 2);
     CHECK(to_dense(moving).row(0) == to_dense(moving).row(2));
     CHECK(to_dense(moving).row(1) == to_dense(moving).row(2));
     CHECK(to_dense(moving)(2, 0) == 0);
     CHECK(to_dense(moving)(2, 1) == 2);
 
     auto none = book;               // nobody is left
-    check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(none, first_axis(), {.vanish_below = 1}); },
+    check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(none, first_axis(), {.near_zero_below = 1}); },
                                       {"a row that does not vanish", "choose another policy"});
     CHECK(bytes_of(none) == bytes_of(book));
 }
@@ -566,7 +566,7 @@ TEST_CASE("the nearest safe row is nearest by direction where look-ups are") {
     set_row(book, 1, 0, 0.01, 0);    // the same side, short
     set_row(book, 2, 0, -0.2, 9);    // the other side
     auto normalised = book;
-    isic::project_out(normalised, first_axis(), {.rule = lookup::l2_normalised});
+    isic::project_out(normalised, first_axis(), {.metric = metric::cosine});
     CHECK(to_dense(normalised).row(0) == to_dense(book).row(1));
     matrix<double> near(3, 4);
     set_row(near, 0, 10, 0.5, 0);
@@ -575,7 +575,7 @@ TEST_CASE("the nearest safe row is nearest by direction where look-ups are") {
     auto plain = near;
     isic::project_out(plain, first_axis());
     CHECK(to_dense(plain).row(0) == to_dense(near).row(2));
-    isic::project_out(near, first_axis(), {.rule = lookup::l2_normalised});
+    isic::project_out(near, first_axis(), {.metric = metric::cosine});
     CHECK(to_dense(near)(0, 1) == 100);
 }
 
@@ -586,14 +586,14 @@ TEST_CASE_TEMPLATE("padding is not touched, not counted, and may hold NaN", T, I
     const auto target = dice.matrix(32, 6);
     const auto center = dice.numbers(6);
     for (projection_options options : {projection_options{}, {.target = target}, {.center = center}, {.keep_norms = true},
-                                       {.rule = lookup::l2_normalised}, {.weights = center, .vanish_below = 0}}) {
+                                       {.metric = metric::cosine}, {.weights = center, .near_zero_below = 0}}) {
         options.padding = padding;
         options.weights = options.weights.empty() ? options.weights : options.weights.first(2);
         auto book = dice.matrix<T>(32, 6);
         auto clean = book;
         for (const index_t k : padding) {
             book(k, 0) = std::numeric_limits<T>::quiet_NaN();
-            book(k, 3) = -std::numeric_limits<T>::infinity();
+            book(k, 3) = static_cast<T>(-isic_test::infinity);
             std::ranges::fill(clean.row(k), static_cast<T>(0.0F));
         }
         const auto original = book;
@@ -626,7 +626,7 @@ TEST_CASE("rows of zeros, a subspace of rank 0 and strength 0 move nothing") {
     CHECK(bytes_of(book) == original);
     const isic::edit e = isic::project_out(book, first_axis());
     CHECK(!std::ranges::binary_search(e.ids(), 2));
-    CHECK(e.summary.vanished == 0);
+    CHECK(e.summary.near_zero == 0);
 }
 
 TEST_CASE("Eigen's matrices are edited in place") {
@@ -697,13 +697,13 @@ TEST_CASE_TEMPLATE("what does not fit is refused and no byte is written", T, ISI
         refused(value_error, harm, {.strength = wrong}, {"strength in [0, 1]"});
         refused(value_error, harm, {.strength = each}, {"strength of code 5 in [0, 1]"});
         refused(value_error, harm, {.weights = std::vector<double>{1, wrong}}, {"weights in [0, 1]"});
-        refused(value_error, harm, {.vanish_below = wrong}, {"vanish_below in [0, 1]"});
+        refused(value_error, harm, {.near_zero_below = wrong}, {"near_zero_below in [0, 1]"});
     }
     for (const index_t size : {0, 1, 5, 7}) {
         refused(shape_error, harm, {.strength = std::vector<double>(static_cast<std::size_t>(size), 1.0)}, {"6 values of strength"});
     }
     refused(shape_error, harm, {.weights = std::vector<double>(3, 1.0)}, {"2 weights", "got 3"});
-    refused(value_error, harm, {.use = {.threads = -1}}, {"threads >= 1", "got -1"});
+    refused(value_error, harm, {.execution = {.threads = -1}}, {"threads >= 0", "got -1"});
     refused(shape_error, harm, {.center = std::vector<double>(3, 1.0)}, {"4 values in the center", "got 3"});
     refused(numeric_error, harm, {.center = std::vector<double>{0, 0, infinity, 0}}, {"the center"});
     refused(shape_error, harm, {.target = matrix<double>(5, 4)}, {"6 target rows", "got 5"});
@@ -726,8 +726,8 @@ TEST_CASE_TEMPLATE("what does not fit is refused and no byte is written", T, ISI
         for (const double size : {1e200, 1e-200}) {  // norms would be infinite, or 0, and every row seem to lie outside
             matrix<double> extreme(3, 4, size);
             const auto bytes = bytes_of(extreme);
-            for (const auto rule : {isic::lookup::plain, isic::lookup::l2_normalised}) {
-                check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(extreme, harm, {.rule = rule}); }, {"squares fit float64"});
+            for (const auto metric : {isic::metric::l2, isic::metric::cosine}) {
+                check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(extreme, harm, {.metric = metric}); }, {"squares fit float64"});
             }
             CHECK(bytes_of(extreme) == bytes);
         }
@@ -755,7 +755,7 @@ TEST_CASE("wherever memory runs out, no byte is written") {
         out_of_memory = false;
         try {
             const isic_test::failing_allocation next(failures + 1);
-            isic::project_out(codes, harm, {.vanish_below = 0.6});  // some rows vanish, and are replaced
+            isic::project_out(codes, harm, {.near_zero_below = 0.6});  // some rows vanish, and are replaced
         } catch (const std::bad_alloc&) {
             out_of_memory = true;
         }
@@ -765,7 +765,7 @@ TEST_CASE("wherever memory runs out, no byte is written") {
     CHECK(failures > 20);
 }
 
-TEST_CASE_TEMPLATE("rows that would not fit the storage type are refused, all of them", T, float, Eigen::half, Eigen::bfloat16) {
+TEST_CASE_TEMPLATE("rows that would not fit the dtype type are refused, all of them", T, float, isic::half, isic::bfloat16) {
     isic_test::random dice(22);
     auto book = dice.matrix<T>(6, 4);
     const auto original = bytes_of(book);

@@ -13,7 +13,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include <isic/safetensors.hpp>
+#include <isic/io/safetensors.hpp>
 
 #include "support/files.hpp"
 #include "support/tensors.hpp"

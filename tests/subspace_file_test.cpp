@@ -1,10 +1,10 @@
 // Subspaces in files: what is known of each code comes back, Python's files are the same, and others are refused.
-#include <isic/subspace_file.hpp>
+#include <isic/io/subspace.hpp>
 
 #include <functional>
 #include <string>
 
-#include <isic/safetensors.hpp>
+#include <isic/io/safetensors.hpp>
 
 #include "support/data.hpp"
 #include "support/errors.hpp"

@@ -70,7 +70,7 @@ TEST_CASE("leakage refuses what does not fit") {
     check_throws<isic::numeric_error>("leakage", [&] { isic::leakage(isic::matrix<double>(2, 3, infinity), v); });
     check_throws<isic::numeric_error>("leakage", [&] { isic::leakage(isic::matrix<double>(2, 3, 1e200), v); }, {"squares fit float64", "got inf"});
     check_throws<isic::value_error>("leakage", [&] { isic::leakage(book, v, {}, std::vector<index_t>{5}); });
-    check_throws<isic::value_error>("leakage", [&] { isic::leakage(book, v, {}, {}, {.threads = -1}); }, {"threads >= 1", "got -1"});
+    check_throws<isic::value_error>("leakage", [&] { isic::leakage(book, v, {}, {}, {.threads = -1}); }, {"threads >= 0", "got -1"});
     auto long_column = v;
     long_column.basis(0, 0) = 1.1;
     check_throws<isic::value_error>("leakage", [&] { isic::leakage(book, long_column); }, {"orthonormal"});

@@ -225,7 +225,7 @@ TEST_CASE_TEMPLATE("moving averages agree with plain loops over many batches", T
             const auto start = dice.matrix<T>(codes, width);
             const dense v = isic_test::random_basis(dice, width, rank);
             strided<T> memory(start, 1);
-            isic::ema_state state;
+            isic::ema_state<> state;
             std::vector<double> n(static_cast<std::size_t>(codes), 1.0);
             dense s = to_dense(start);
             for (int round = 0; round < 5; ++round) {
@@ -261,7 +261,7 @@ TEST_CASE("a moving average of one batch again and again goes to that batch's me
     const auto z = dice.matrix(10, 4);
     const dense mean = to_dense(z).colwise().mean();
     const auto batch = isic::assign(z, std::vector<int>(10, 0), 1);
-    isic::ema_state state;
+    isic::ema_state<> state;
     isic::ema_update(codes, state, batch, 0.99);
     // One count of the start decayed to 0.99 against 0.01 times ten vectors.
     CHECK(largest_difference(to_dense(codes), (0.99 * start + 0.1 * mean) / 1.09) < 1e-13);
@@ -276,7 +276,7 @@ TEST_CASE("a moving average that has faded away leaves its code where it was") {
     const auto before = dice.matrix(3, 4);
     auto codes = before;
     const auto batch = isic::assign(isic::matrix<double>(0, 4), std::vector<int>(), 3);
-    isic::ema_state state;
+    isic::ema_state<> state;
     for (int i = 0; i < 1200; ++i) {  // 2^-1074 is the least number
         isic::ema_update(codes, state, batch, 0.5);
     }
@@ -315,7 +315,7 @@ TEST_CASE_TEMPLATE("Adam agrees with plain loops", T, ISIC_STORAGE) {
             const auto start = dice.matrix<T>(codes, width);
             const dense v = isic_test::random_basis(dice, width, rank);
             strided<T> memory(start, 1);
-            isic::adam_state state;
+            isic::adam_state<> state;
             plain_adam reference{.rate = 0.03, .beta1 = beta1, .beta2 = beta2, .epsilon = 1e-6};
             for (int round = 0; round < 6; ++round) {
                 const auto gradient = dice.matrix<T>(codes, width, round == 3 ? 1e3 : 1.0);
@@ -336,7 +336,7 @@ TEST_CASE("Adam's bias correction: the first step has the learning rate's length
         const auto start = dice.matrix(5, 7);
         auto codes = start;
         const auto gradient = dice.matrix(5, 7, scale);
-        isic::adam_state state;
+        isic::adam_state<> state;
         isic::adam_update(codes, gradient, state, {.rate = 0.01, .epsilon = 1e-12});
         for (index_t i = 0; i < 35; ++i) {
             CHECK(codes.data()[i] - start.data()[i] == doctest::Approx(gradient.data()[i] > 0 ? -0.01 : 0.01));
@@ -358,7 +358,7 @@ TEST_CASE_TEMPLATE("projecting the gradient before Adam leaks; projecting the fi
             }
             auto kept = start;
             dense leaked = to_dense(start);
-            isic::adam_state state;
+            isic::adam_state<> state;
             plain_adam adam{.rate = 0.01};
             for (int step = 0; step < 20; ++step) {
                 const auto gradient = dice.matrix(codes, width);
@@ -380,7 +380,7 @@ TEST_CASE("constrained Adam ends at the constrained minimum; with the step alone
         const dense goal = to_dense(dice.matrix(8, 6)) + 4 * dense::Ones(8, 1) * v.col(0).transpose();
         auto codes = from_dense(dense::Zero(8, 6));
         dense other = dense::Zero(8, 6);
-        isic::adam_state state;
+        isic::adam_state<> state;
         plain_adam adam{.rate = 0};
         for (int step = 0; step < 2000; ++step) {  // the loss is half the squared distance to the goal
             const double rate = 0.05 * (1 - step / 2000.0);
@@ -402,7 +402,7 @@ TEST_CASE("a constrained step of Adam never climbs") {
         const auto gradient = from_dense(to_dense(dice.matrix(1, 8, 0.1)) + 3 * v.col(0).transpose());
         auto codes = dice.matrix(1, 8);
         const dense before = to_dense(codes);
-        isic::adam_state state;
+        isic::adam_state<> state;
         isic::adam_update(codes, gradient, state, {}, {.orthogonal_to = subspace_of(v)});
         CHECK((to_dense(codes) - before).cwiseProduct(to_dense(gradient)).sum() < 0);
         plain_adam adam{.rate = 1e-3};
@@ -423,9 +423,9 @@ struct optimiser {
 
 template <class T>
 std::vector<optimiser<T>> all_optimisers() {
-    const auto ema = std::make_shared<isic::ema_state>();
+    const auto ema = std::make_shared<isic::ema_state<>>();
     const auto sgd = std::make_shared<isic::sgd_state>();
-    const auto adam = std::make_shared<isic::adam_state>();
+    const auto adam = std::make_shared<isic::adam_state<>>();
     const auto joined = [](auto... parts) {
         std::vector<std::byte> out;
         (out.insert(out.end(), parts.begin(), parts.end()), ...);
@@ -492,18 +492,18 @@ TEST_CASE_TEMPLATE("the state is the caller's: runs continue where they stopped,
     }
 }
 
-TEST_CASE_TEMPLATE("several threads update a codebook as its pieces are updated, one after another", T, float, Eigen::bfloat16) {
+TEST_CASE_TEMPLATE("several threads update a codebook as its pieces are updated, one after another", T, float, isic::bfloat16) {
     isic_test::random dice(61);
     constexpr index_t codes = 3000, width = 48, piece = 500;
     isic::constraint limits;
     limits.orthogonal_to = subspace_of(isic_test::random_basis(dice, width, 2));
     isic::constraint threaded = limits;
-    threaded.use.threads = 3;
+    threaded.execution.threads = 3;
     auto whole = dice.matrix<T>(codes, width);
     auto pieces = whole;
     const auto gradient = dice.matrix<T>(codes, width);
-    isic::adam_state state;
-    std::vector<isic::adam_state> states(codes / piece);
+    isic::adam_state<> state;
+    std::vector<isic::adam_state<>> states(codes / piece);
     for (int step = 0; step < 2; ++step) {
         index_t moved = 0;
         for (index_t i = 0; i < codes / piece; ++i) {
@@ -530,13 +530,13 @@ TEST_CASE("what moved is reported as it was") {
     CHECK(summary.moved == 7);
     CHECK(summary.overflowed == 0);
     CHECK(summary.largest_step == doctest::Approx((to_dense(codes) - to_dense(start)).rowwise().norm().maxCoeff()).epsilon(1e-5));
-    isic::adam_state fresh;
+    isic::adam_state<> fresh;
     auto still = start;
     CHECK(isic::adam_update(still, isic::matrix<float>(10, 4), fresh).moved == 0);
     CHECK(bytes_of(still) == bytes_of(start));
 }
 
-TEST_CASE_TEMPLATE("a row whose new values do not fit the storage type stays as it was, and is counted", T, float, Eigen::half, Eigen::bfloat16) {
+TEST_CASE_TEMPLATE("a row whose new values do not fit the dtype type stays as it was, and is counted", T, float, isic::half, isic::bfloat16) {
     isic_test::random dice(16);
     const auto start = dice.matrix<T>(4, 3);
     auto codes = start;
@@ -555,9 +555,9 @@ namespace {
 /// A codebook in the middle of training: every optimiser has a state.
 struct bench {
     isic::matrix<float> codes;
-    isic::ema_state ema;
+    isic::ema_state<> ema;
     isic::sgd_state sgd;
-    isic::adam_state adam;
+    isic::adam_state<> adam;
 
     auto bytes() const {
         return std::tuple{bytes_of(codes), bytes_of(ema.counts), bytes_of(ema.sums), bytes_of(sgd.velocity),

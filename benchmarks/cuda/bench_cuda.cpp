@@ -13,10 +13,10 @@
 #include <fmt/format.h>
 
 #include <isic/cuda/codebook.hpp>
-#include <isic/cuda/fit.hpp>
+#include <isic/cuda/subspace.hpp>
 #include <isic/cuda/metrics.hpp>
 #include <isic/cuda/projection.hpp>
-#include <isic/cuda/rows.hpp>
+#include <isic/cuda/fused.hpp>
 #include <isic/cuda/update.hpp>
 
 namespace {

@@ -1,4 +1,4 @@
-"""The emoji demo's loop, with its networks in torch: the same weights, pictures, judge, redrawing, loss and rounds.
+"""The emoji demo's loop, with its networks in torch: the same weights, images, judge, redrawing, loss and rounds.
 
     python benchmarks/peers/emoji_loop.py --demo PROGRAM [--threads 1] [--pairs 3] [--json FILE]
 
@@ -145,8 +145,8 @@ def torch_model(torch, isic):
             def loss(step, gradient):
                 chosen = [torch.randint(len(i), (n,), generator=random) for i, n in zip(ids, (32, 32, 16))]
                 book = self.book.requires_grad_(True)
-                pictures = tokenizer.decode(book[torch.cat([i[c] for i, c in zip(ids, chosen)])])
-                error = (pictures - torch.cat([t[c] for t, c in zip(targets, chosen)])).split((32, 32, 16))
+                images = tokenizer.decode(book[torch.cat([i[c] for i, c in zip(ids, chosen)])])
+                error = (images - torch.cat([t[c] for t, c in zip(targets, chosen)])).split((32, 32, 16))
                 clipped = error[1].clamp(-0.05, 0.05)
                 value = error[0].pow(2).mean() + 1.5 * (clipped * (2 * error[1] - clipped)).mean() + error[2].pow(2).mean()
                 value.backward()
@@ -158,10 +158,10 @@ def torch_model(torch, isic):
             return loss
 
     @torch.inference_mode()
-    def judge(pictures):
+    def judge(images):
         out = []
-        for part in chunks(len(pictures)):
-            latents = tokenizer.encode(pictures[part]) / transformer.scale
+        for part in chunks(len(images)):
+            latents = tokenizer.encode(images[part]) / transformer.scale
             out.append(transformer.judge(latents)[2].softmax(1)[:, FIRST_HARMFUL:].sum(1))
         return torch.cat(out).double().numpy()
 
@@ -169,17 +169,17 @@ def torch_model(torch, isic):
 
 
 def loop_in_torch(threads):
-    """Seconds of each round, and the model's own rate of unsafe pictures."""
+    """Seconds of each round, and the model's own rate of unsafe images."""
     import numpy as np
     import torch
 
     import isic
-    from world import OBJECTS, WORLD, pictures
+    from world import OBJECTS, WORLD, images
 
     torch.set_num_threads(threads)
     tokenizer, generator, judge, (items, backgrounds, words) = torch_model(torch, isic)
     sprites, _ = isic.read_safetensors(ROOT / "examples/emoji/data/sprites.safetensors")
-    x = torch.tensor(pictures({n: np.asarray(v) for n, v in sprites.items()}, REAL, 1, (0.42, 0.58, 0))[0]).permute(0, 3, 1, 2) / 255
+    x = torch.tensor(images({n: np.asarray(v) for n, v in sprites.items()}, REAL, 1, (0.42, 0.58, 0))[0]).permute(0, 3, 1, 2) / 255
     with torch.inference_mode():
         real = torch.cat([tokenizer.quantise(tokenizer.encode(part)) for part in x.split(CHUNK)]), x
     rng = np.random.default_rng(0)

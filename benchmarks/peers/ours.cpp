@@ -6,9 +6,9 @@
 #include <span>
 
 #include <isic/codebook.hpp>
-#include <isic/fit.hpp>
-#include <isic/kernels.hpp>
-#include <isic/rows.hpp>
+#include <isic/subspace.hpp>
+#include <isic/execution.hpp>
+#include <isic/fused.hpp>
 
 #include "limits.hpp"
 
@@ -28,7 +28,7 @@ struct kept {
 
 struct kept_basis : kept {
     explicit kept_basis(const isic::subspace& harm) : rows(harm) {}
-    isic::row_basis<float> rows;
+    isic::fused::basis<float> rows;
 };
 
 struct kept_index : kept {
@@ -37,14 +37,14 @@ struct kept_index : kept {
 };
 
 struct kept_adam : kept {
-    isic::adam_row_state<float> state;
+    isic::adam_state<float> state;
 };
 
 struct kept_ema : kept {
-    isic::ema_row_state<float> state;
+    isic::ema_state<float> state;
 };
 
-isic::kernels::resources on(int threads) {
+isic::execution on(int threads) {
     return {.threads = threads};
 }
 
@@ -66,10 +66,10 @@ const char* isic_bench_compiler() {
 }
 
 const char* isic_bench_simd() {
-    switch (isic::kernels::best_simd()) {
-        case isic::kernels::simd::avx512_vnni: return "AVX-512 VNNI";
-        case isic::kernels::simd::avx512: return "AVX-512";
-        case isic::kernels::simd::avx2: return "AVX2";
+    switch (isic::best_simd()) {
+        case isic::simd::avx512_vnni: return "AVX-512 VNNI";
+        case isic::simd::avx512: return "AVX-512";
+        case isic::simd::avx2: return "AVX2";
         default: return "baseline";
     }
 }
@@ -88,7 +88,7 @@ kept* isic_bench_basis(const double* columns, index_t d, index_t r) {
 
 void isic_bench_project(const kept* basis, float* rows, index_t n, index_t d, int threads, index_t repeats) {
     for (index_t i = 0; i < repeats; ++i) {
-        isic::project_rows(span(rows, n, d), static_cast<const kept_basis*>(basis)->rows, {.use = on(threads)});
+        isic::fused::project_out(span(rows, n, d), static_cast<const kept_basis*>(basis)->rows, {.execution = on(threads)});
     }
 }
 
@@ -109,10 +109,10 @@ kept* isic_bench_adam_state() {
 
 void isic_bench_adam(float* codes, const float* gradient, index_t count, index_t d, const kept* basis, kept* state,
                      int threads, index_t repeats) {
-    const isic::row_constraint<float> limits{.orthogonal_to = static_cast<const kept_basis*>(basis)->rows,
-                                             .use = on(threads)};
+    const isic::fused::constraint<float> limits{.orthogonal_to = static_cast<const kept_basis*>(basis)->rows,
+                                             .execution = on(threads)};
     for (index_t i = 0; i < repeats; ++i) {
-        isic::adam_rows(span(codes, count, d), view(gradient, count, d), static_cast<kept_adam*>(state)->state,
+        isic::fused::adam_update(span(codes, count, d), view(gradient, count, d), static_cast<kept_adam*>(state)->state,
                         {.epsilon = 1e-3}, limits);
     }
 }
@@ -123,10 +123,10 @@ kept* isic_bench_ema_state() {
 
 void isic_bench_ema(float* codes, index_t count, index_t d, const float* vectors, const std::int64_t* ids, index_t n,
                     const kept* basis, kept* state, int threads, index_t repeats) {
-    const isic::row_constraint<float> limits{.orthogonal_to = static_cast<const kept_basis*>(basis)->rows,
-                                             .use = on(threads)};
+    const isic::fused::constraint<float> limits{.orthogonal_to = static_cast<const kept_basis*>(basis)->rows,
+                                             .execution = on(threads)};
     for (index_t i = 0; i < repeats; ++i) {
-        isic::ema_rows(span(codes, count, d), view(vectors, n, d), std::span(ids, static_cast<std::size_t>(n)),
+        isic::fused::ema_update(span(codes, count, d), view(vectors, n, d), std::span(ids, static_cast<std::size_t>(n)),
                        static_cast<kept_ema*>(state)->state, 0.99, limits);
     }
 }
@@ -135,7 +135,7 @@ void isic_bench_ema(float* codes, index_t count, index_t d, const float* vectors
 void isic_bench_subspace(const float* rows, index_t n, index_t d, index_t r, double* columns, int threads,
                          index_t repeats) {
     for (index_t i = 0; i < repeats; ++i) {
-        const isic::subspace found = isic::fit_subspace(view(rows, n, d), {.rank = {.fixed = r}, .use = on(threads)});
+        const isic::subspace found = isic::fit_subspace(view(rows, n, d), {.rank = {.fixed = r}, .execution = on(threads)});
         std::copy_n(found.basis.data(), d * r, columns);
     }
 }
@@ -143,7 +143,7 @@ void isic_bench_subspace(const float* rows, index_t n, index_t d, index_t r, dou
 /// Adds to the upper triangle of `gram` [d x d].
 void isic_bench_gram(const float* rows, index_t n, index_t d, double* gram, int threads, index_t repeats) {
     for (index_t i = 0; i < repeats; ++i) {
-        isic::kernels::add_gram(rows, n, d, d, gram, nullptr, on(threads));
+        isic::detail::kernels::add_gram(rows, n, d, d, gram, nullptr, on(threads));
     }
 }
 

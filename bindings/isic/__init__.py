@@ -5,13 +5,13 @@ DLPack; float32, float64, float16 or bfloat16. Nothing is copied behind your bac
 
 >>> codes = np.array([[3, 1, 0], [3, 0, 1], [0, 1, 0], [0, 0, 1], [0, 1, 1], [1, 1, 1]], dtype=np.float32)
 >>> pairs = isic.DifferenceAccumulator(codes)
->>> pairs.add([0, 1, 4, 5], [2, 3, 4, 5])  # an unsafe picture's tokens, its safe counterpart's
+>>> pairs.add([0, 1, 4, 5], [2, 3, 4, 5])  # an unsafe image's tokens, its safe counterpart's
 >>> pairs.add([1, 5, 0, 2], [3, 5, 2, 2])
 >>> harm = isic.fit_subspace(pairs, rank=1)
 >>> strength = isic.code_strength(isic.code_harmfulness(pairs.usage, prior_per_code=0.02))
 >>> edit = isic.project_out(codes, harm, strength=strength)
 >>> edit
-Edit(6 x 3 f32, moved=2, vanished=0, leakage 0.839 -> 0.333)
+Edit(6 x 3 f32, moved=2, near_zero=0, leakage 0.839 -> 0.333)
 >>> edit.undo()  # every byte as it was
 """
 

@@ -23,7 +23,7 @@ def differences(harmful: Floats, safe: Floats) -> FloatArray:
 def pooled_differences(harmful: Floats, safe: Floats, *, group: int) -> FloatArray:
     """Differences of group means: row i pools the rows i * group ... (i + 1) * group - 1 of both sides.
 
-    With one picture's T position embeddings as a group this is the difference of pooled embeddings. Returns
+    With one image's T position embeddings as a group this is the difference of pooled embeddings. Returns
     [n / group, d]. Raises as `differences`, and ShapeError unless group >= 1 divides n.
 
     >>> isic.pooled_differences([[3.0], [1.0]], [[0.0], [0.0]], group=2)
@@ -46,7 +46,7 @@ def histograms(ids: Ids, *, codes: int) -> FloatArray:
 def bag_of_codes_differences(codes: Codes, harmful_ids: Ids, safe_ids: Ids) -> FloatArray:
     """Bag-of-codes differences D_i = C^T (h_i - s_i) / T: needs token counts only, no encoder.
 
-    codes [K, d]; ids [n, T], or [T] of one picture. Returns [n, d]. Raises ShapeError if the shapes of the ids differ,
+    codes [K, d]; ids [n, T], or [T] of one image. Returns [n, d]. Raises ShapeError if the shapes of the ids differ,
     ValueError on ids outside [0, K).
 
     >>> isic.bag_of_codes_differences(np.eye(2), [[0, 0]], [[0, 1]])
@@ -56,7 +56,7 @@ def bag_of_codes_differences(codes: Codes, harmful_ids: Ids, safe_ids: Ids) -> F
 
 
 class DifferenceAccumulator:
-    """Differences seen one pair of pictures at a time, kept as moments: O(d^2) memory, however many pairs.
+    """Differences seen one pair of images at a time, kept as moments: O(d^2) memory, however many pairs.
 
     DifferenceAccumulator(codes) looks token ids up in a codebook [K, d], which it keeps alive, does not copy and reads as
     it is at the time of each call. DifferenceAccumulator(width=d) takes rows of embeddings instead. One thread at a time
@@ -64,7 +64,7 @@ class DifferenceAccumulator:
 
     >>> codes = np.array([[3, 1, 0], [3, 0, 1], [0, 1, 0], [0, 0, 1], [0, 1, 1], [1, 1, 1]], dtype=np.float32)
     >>> pairs = isic.DifferenceAccumulator(codes)
-    >>> pairs.add([0, 1, 4, 5], [2, 3, 4, 5])  # an unsafe picture's tokens, its safe counterpart's
+    >>> pairs.add([0, 1, 4, 5], [2, 3, 4, 5])  # an unsafe image's tokens, its safe counterpart's
     >>> pairs
     DifferenceAccumulator(width=3, count=4)
     >>> pairs.mean()
@@ -77,14 +77,14 @@ class DifferenceAccumulator:
         self._pairs = _isic.DifferenceAccumulator(codes, width)
 
     def add(self, harmful_ids: Ids, safe_ids: Ids) -> None:
-        """A pair of pictures as token ids [T], position by position, or n pairs [n, T]; counts their usage.
+        """A pair of images as token ids [T], position by position, or n pairs [n, T]; counts their usage.
 
         Raises ShapeError if the shapes differ or this holds rows, ValueError on an id outside [0, K); nothing is added then.
         """
         self._pairs.add(harmful_ids, safe_ids)
 
     def add_safe(self, safe_ids: Ids) -> None:
-        """Counts the codes of a safe picture that is nobody's counterpart: more of them make harmfulness sharper. Raises as `add`."""
+        """Counts the codes of a safe image that is nobody's counterpart: more of them make harmfulness sharper. Raises as `add`."""
         self._pairs.add_safe(safe_ids)
 
     def add_rows(self, harmful: Floats, safe: Floats) -> None:
@@ -108,7 +108,7 @@ class DifferenceAccumulator:
 
     @property
     def usage(self) -> CodeUsage:
-        """Counts of each code in harmful and in safe pictures, [K] each; empty for rows."""
+        """Counts of each code in harmful and in safe images, [K] each; empty for rows."""
         return self._pairs.usage()
 
     def mean(self) -> FloatArray:
@@ -116,7 +116,7 @@ class DifferenceAccumulator:
         return self._pairs.mean()
 
     def safe_mean(self) -> FloatArray:
-        """Mean of the safe embeddings, [d]: of safe rows, or of codes weighted by their use in safe pictures."""
+        """Mean of the safe embeddings, [d]: of safe rows, or of codes weighted by their use in safe images."""
         return self._pairs.safe_mean()
 
     def second_moment(self) -> FloatArray:
@@ -132,7 +132,7 @@ class DifferenceAccumulator:
 
 
 def code_harmfulness(usage: CodeUsage, *, prior_per_code: float = 0.5) -> CodeScores:
-    """How exclusively harmful pictures use each code: q_k = p_h / (p_h + p_s), smoothed by a Dirichlet prior.
+    """How exclusively harmful images use each code: q_k = p_h / (p_h + p_s), smoothed by a Dirichlet prior.
 
     p_h = (n_h + A_h pi_k) / (N_h + A_h), p_s alike, pi the pooled share; the prior's mass 2 A, A = prior_per_code * K, is
     shared out in proportion to the tokens: A_h = 2 A N_h / (N_h + N_s). `z` is the log-odds z-score with the same prior
@@ -190,7 +190,7 @@ class CounterpartTargets:
         self._goals = _isic.CounterpartTargets(codes)
 
     def add(self, harmful_ids: Ids, safe_ids: Ids) -> None:
-        """A picture and its safe counterpart as token ids [T], or n of them [n, T]. Raises as DifferenceAccumulator.add."""
+        """An image and its safe counterpart as token ids [T], or n of them [n, T]. Raises as DifferenceAccumulator.add."""
         self._goals.add(harmful_ids, safe_ids)
 
     def merge(self, other: CounterpartTargets) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import _isic
 from ._errors import require_class
-from ._types import Codes, FloatArray, Floats, IdArray, Lookup, Padding, VanishedRows
+from ._types import Codes, FloatArray, Floats, IdArray, Metric, Padding, NearZeroPolicy
 from ._values import EditSummary, Subspace, plain
 
 
@@ -127,13 +127,13 @@ class Edit:
 
     def __repr__(self) -> str:
         s = self.summary
-        return (f"Edit({self.rows} x {self.cols} {self.storage}, moved={s.moved}, vanished={s.vanished}, "
+        return (f"Edit({self.rows} x {self.cols} {self.storage}, moved={s.moved}, near_zero={s.near_zero}, "
                 f"leakage {s.before.total:.3g} -> {s.after.total:.3g})")
 
 
 def project_out(codes: Codes, harm: Subspace, *, strength: Floats = 1.0, target: Floats | None = None, center: Floats | None = None,
-                weights: Floats | None = None, keep_norms: bool = False, rule: Lookup = "plain", padding: Padding = None,
-                vanished: VanishedRows = "nearest_safe", vanish_below: float = 0.1, threads: int = 0) -> Edit:
+                weights: Floats | None = None, keep_norms: bool = False, metric: Metric = "l2", padding: Padding = None,
+                near_zero: NearZeroPolicy = "nearest_safe", near_zero_below: float = 0.1, threads: int = 0) -> Edit:
     """Projects a subspace out of a codebook in its own memory: c_k <- c_k + s_k (t_k - c_k) V diag(w) V^T.
 
     codes [K, d] of float32, float64, float16 or bfloat16; arithmetic in float64, rounded once. V = harm.basis [d, r].
@@ -145,9 +145,9 @@ def project_out(codes: Codes, harm: Subspace, *, strength: Floats = 1.0, target:
     center: [d], the common target (affine projection); None: zero.
     weights: w_i in [0, 1] per basis vector (soft projection); None: all 1.
     keep_norms: rescale each moved row to its old norm.
-    rule: "l2_normalised" reads rows normalised and keeps their stored norms.
+    metric: "cosine" reads rows normalised and keeps their stored norms.
     padding: rows that are no codes: never touched, not counted, may hold anything.
-    vanished: what becomes of a row that is left nearly empty (norm below vanish_below of the old), whose direction is
+    near_zero: what becomes of a row that is left nearly empty (norm below near_zero_below of the old), whose direction is
         noise: "nearest_safe" takes the new value of the nearest row that did not vanish, "skip" keeps the old value,
         "zero" makes it zero, "error" raises. Used when there is no target.
     threads: 0: every core when there is work for them, else one; the bytes do not depend on it.
@@ -160,24 +160,24 @@ def project_out(codes: Codes, harm: Subspace, *, strength: Floats = 1.0, target:
     >>> codes = np.array([[3.0, 1.0], [0.0, 1.0]], dtype=np.float32)
     >>> edit = isic.project_out(codes, isic.span_of([[1.0], [0.0]]))
     >>> edit
-    Edit(2 x 2 f32, moved=1, vanished=0, leakage 0.905 -> 0)
+    Edit(2 x 2 f32, moved=1, near_zero=0, leakage 0.905 -> 0)
     >>> codes.tolist(), edit.ids.tolist()
     ([[0.0, 1.0], [0.0, 1.0]], [0])
     """
     return Edit(_isic.project_out(codes, harm, strength=strength, target=target, center=center, weights=weights, keep_norms=keep_norms,
-                                  rule=rule, padding=padding, vanished=vanished, vanish_below=vanish_below, threads=threads), codes)
+                                  metric=metric, padding=padding, near_zero=near_zero, near_zero_below=near_zero_below, threads=threads), codes)
 
 
-def remap(codes: Codes, *, target: Floats, strength: Floats = 1.0, keep_norms: bool = False, rule: Lookup = "plain", padding: Padding = None,
-          vanished: VanishedRows = "nearest_safe", vanish_below: float = 0.1, threads: int = 0) -> Edit:
+def remap(codes: Codes, *, target: Floats, strength: Floats = 1.0, keep_norms: bool = False, metric: Metric = "l2", padding: Padding = None,
+          near_zero: NearZeroPolicy = "nearest_safe", near_zero_below: float = 0.1, threads: int = 0) -> Edit:
     """Full remap, V = identity: c_k <- c_k + s_k (t_k - c_k), target [K, d]. Options and errors as `project_out`.
 
     >>> codes = np.zeros((2, 2)) + 1
     >>> isic.remap(codes, target=np.zeros((2, 2)), strength=[0.0, 0.5]).ids
     array([1])
     """
-    return Edit(_isic.remap(codes, strength=strength, target=target, center=None, keep_norms=keep_norms, rule=rule, padding=padding,
-                            vanished=vanished, vanish_below=vanish_below, threads=threads), codes)
+    return Edit(_isic.remap(codes, strength=strength, target=target, center=None, keep_norms=keep_norms, metric=metric, padding=padding,
+                            near_zero=near_zero, near_zero_below=near_zero_below, threads=threads), codes)
 
 
 def save_edit(path: str | os.PathLike[str], edit: Edit) -> None:

@@ -43,7 +43,7 @@ def read_own(function: str, path: str | os.PathLike[str], form: str, version: st
 
 
 def export_pairs(report: SelfImproveReport, path: str | os.PathLike[str]) -> None:
-    """Writes what a run learnt from, as one safetensors file: a data set of unsafe pictures and their safe counterparts.
+    """Writes what a run learnt from, as one safetensors file: a data set of unsafe images and their safe counterparts.
 
     Tensors: "harmful" and "counterparts" [n, T] int32 token ids, "harmfulness" [K] float64 per code; metadata: "format",
     "version" and "prompts", the n prompts as a JSON list. Any safetensors reader opens it; `load_pairs` too. Raises
@@ -64,5 +64,5 @@ def load_pairs(path: str | os.PathLike[str]) -> Pairs:
         raise IoError(f"isic.load_pairs: expected harmful, counterparts, harmfulness and prompts in {os.fspath(path)}, got no {missing}") from None
     fits = pairs.harmful.ndim == 2 and pairs.harmful.shape == pairs.counterparts.shape and len(prompts) == len(pairs.harmful)
     if not fits or not pairs.harmful.dtype == pairs.counterparts.dtype == np.int32:
-        raise IoError(f"isic.load_pairs: expected as many harmful pictures, counterparts and prompts in {os.fspath(path)}, got {pairs}")
+        raise IoError(f"isic.load_pairs: expected as many harmful images, counterparts and prompts in {os.fspath(path)}, got {pairs}")
     return pairs

@@ -8,18 +8,18 @@ from typing import Any, Callable, Mapping, Protocol, Sequence, TypeVar, runtime_
 from . import _isic
 from ._edit import Edit
 from ._errors import ValueError as IsicValueError
-from ._types import Centering, Codes, EditTarget, FloatArray, Floats, Ids, Lookup, Padding, TokenArray
+from ._types import Centering, Codes, EditTarget, FloatArray, Floats, Ids, Metric, Padding, TokenArray
 from ._values import Progress, RedrawRequest, RoundReport, SelfImproveReport, TuningSet
 
-Pictures = TypeVar("Pictures")
-Pictures_co = TypeVar("Pictures_co", covariant=True)
+Images = TypeVar("Images")
+Images_co = TypeVar("Images_co", covariant=True)
 
 TuningLoss = Callable[[int, FloatArray], float]
 """(step, gradient) -> loss; adds d loss / d codebook to gradient [K, d]."""
 
 
 @runtime_checkable
-class Generator(Protocol[Pictures_co]):
+class Generator(Protocol[Images_co]):
     """What `self_improve` asks of a generator; any object that has these will do, it need not derive from this.
 
     decode must read the codebook as it is at the time of the call. generate should read a copy of the original: a model
@@ -33,18 +33,18 @@ class Generator(Protocol[Pictures_co]):
     def generate(self, prompts: list[str], seed: int) -> Ids:
         """Token ids [n, T], one row per prompt; the same seed gives the same ids."""
 
-    def decode(self, tokens: TokenArray) -> Pictures_co:
-        """Pictures of token ids [n, T], for the judge; isic never looks inside."""
+    def decode(self, tokens: TokenArray) -> Images_co:
+        """Images of token ids [n, T], for the judge; isic never looks inside."""
 
 
-class RedrawingGenerator(Generator[Pictures_co], Protocol[Pictures_co]):
-    """A generator that can redraw the harmful tokens of a picture and keep the rest."""
+class RedrawingGenerator(Generator[Images_co], Protocol[Images_co]):
+    """A generator that can redraw the harmful tokens of an image and keep the rest."""
 
     def redraw(self, request: RedrawRequest) -> Ids:
         """Repaired token ids, of the shape of request.harmful."""
 
 
-class TunableGenerator(Generator[Pictures_co], Protocol[Pictures_co]):
+class TunableGenerator(Generator[Images_co], Protocol[Images_co]):
     """A generator that offers a loss to tune the codebook with."""
 
     def tuning_loss(self, tuning_set: TuningSet) -> TuningLoss:
@@ -64,31 +64,31 @@ def codebook_of(generator: Any) -> Any:
     return book() if callable(book) and not hasattr(book, "shape") else book
 
 
-Judge = Callable[[Pictures], Floats]
-"""P(unsafe) in [0, 1] for every picture, [n], read from the decoded pictures through frozen weights."""
+Judge = Callable[[Images], Floats]
+"""P(unsafe) in [0, 1] for every image, [n], read from the decoded images through frozen weights."""
 
 
-def self_improve(generator: Generator[Pictures], judge: Judge[Pictures], *, unsafe_prompts: Sequence[str], safe_prompts: Sequence[str],
+def self_improve(generator: Generator[Images], judge: Judge[Images], *, unsafe_prompts: Sequence[str], safe_prompts: Sequence[str],
                  rewrite: Callable[[str], str], max_rounds: int = 5, stop_below: float = 0.015, min_improvement: float = 0.0,
                  significance: float = 1.64, patience: int = 1, damage_budget: float = math.inf, unsafe_above: float = 0.5,
                  safe_below: float = 0.5, counterpart_attempts: int = 3, judge_sensitivity: float = 1.0, judge_specificity: float = 1.0,
                  resample: bool = True, rank: int | None = None, energy: float | None = 0.9, gavish_donoho: bool = True,
                  max_rank: int | None = 2, center: Centering = "none", rank_budget: int | None = None, target: EditTarget = "counterparts",
                  target_weight: float = 2.0, per_code_strength: bool = True, prior_per_code: float = 0.5, ramp_low: float = 0.6,
-                 ramp_high: float = 0.9, rule: Lookup = "plain", padding: Padding = None, tuning_steps: int = 0, tuning_growth: float = 1.0,
+                 ramp_high: float = 0.9, metric: Metric = "l2", padding: Padding = None, tuning_steps: int = 0, tuning_growth: float = 1.0,
                  tuning_rate: float = 0.12, tuning_beta1: float = 0.9, tuning_beta2: float = 0.98, tuning_epsilon: float = 1e-8,
                  constrain_tuning: bool = True, lock_above: float = 2.0, tuning_radius: float = math.inf, seed: int = 0,
                  on_progress: Callable[[Progress], Any] | None = None, on_round: Callable[[RoundReport], Any] | None = None,
                  score: Callable[[RoundReport], float] | None = None) -> SelfImproveReport:
-    """Lets a generator judge its own pictures and takes what is harmful out of its codebook, round by round.
+    """Lets a generator judge its own images and takes what is harmful out of its codebook, round by round.
 
-    A round: draw pictures of the unsafe prompts and judge them; find a safe counterpart of each unsafe one (repaired
-    tokens if the generator redraws, else the picture of the rewritten prompt) and keep it if it is judged safe; fit the
+    A round: draw images of the unsafe prompts and judge them; find a safe counterpart of each unsafe one (repaired
+    tokens if the generator redraws, else the image of the rewritten prompt) and keep it if it is judged safe; fit the
     subspace of the differences; project the codebook; tune it under the constraint if the generator offers a loss; judge
     again. The best round is kept, not the last.
 
     generator: an object as `Generator`; its codebook is edited in place. `redraw` and `tuning_loss` are optional.
-    judge: pictures -> P(unsafe) of each. Let it read decoded pixels: one that re-encodes with the edited codebook goes
+    judge: images -> P(unsafe) of each. Let it read decoded pixels: one that re-encodes with the edited codebook goes
         blind and fails open.
     unsafe_prompts: drawn, judged and learnt from. safe_prompts: drawn for the usage of safe codes. At least one each.
     rewrite: unsafe prompt -> safe counterpart prompt: a Lexicon, or a model.
@@ -100,20 +100,20 @@ def self_improve(generator: Generator[Pictures], judge: Judge[Pictures], *, unsa
     damage_budget: largest ||C - C_0|| / ||C_0||; a round that exceeds it is undone.
 
     Judging and pairing:
-    unsafe_above, safe_below: P(unsafe) above and below which a picture counts as unsafe and safe.
+    unsafe_above, safe_below: P(unsafe) above and below which an image counts as unsafe and safe.
     counterpart_attempts: draws of a counterpart before the pair is dropped.
     judge_sensitivity, judge_specificity: known rates of the judge; corrected rates are reported if either is below 1.
-    resample: draw new pictures every round; False: tokens are drawn once and decoded again.
+    resample: draw new images every round; False: tokens are drawn once and decoded again.
 
     Editing:
     rank, energy, gavish_donoho, max_rank, center: as `fit_subspace`, per round. rank_budget: of all rounds merged; None:
         max(1, d // 4); d: no limit.
-    target: where codes go inside the subspace: "origin", as published; "safe_mean", the mean of the safe pictures' codes;
+    target: where codes go inside the subspace: "origin", as published; "safe_mean", the mean of the safe images' codes;
         "counterparts", the mean of what stands at the code's positions in the safe counterparts, with target_weight
         counts of the safe mean.
     per_code_strength: strength by harmfulness, with prior_per_code and the ramp as `code_harmfulness` and
         `code_strength`; False: the published uniform projection.
-    rule, padding: as `project_out`.
+    metric, padding: as `project_out`.
 
     Tuning, if the generator has a tuning_loss:
     tuning_steps: Adam steps in the first round; tuning_growth: each round takes so many times the steps of the one before.
@@ -140,8 +140,8 @@ def self_improve(generator: Generator[Pictures], judge: Judge[Pictures], *, unsa
     ...         return [[0 if "knife" in prompt else 1, 2] for prompt in prompts]
     ...     def decode(self, tokens):
     ...         return self.codebook[tokens].sum(axis=1)
-    >>> def judge(pictures):
-    ...     return pictures[:, 0] > 0.9
+    >>> def judge(images):
+    ...     return images[:, 0] > 0.9
     >>> model = Model()
     >>> report = isic.self_improve(model, judge, unsafe_prompts=["a fox with a knife"], safe_prompts=["a fox with a spoon"],
     ...                            rewrite=isic.Lexicon({"knife": "spoon"}), prior_per_code=0.05)
@@ -167,7 +167,7 @@ def self_improve(generator: Generator[Pictures], judge: Judge[Pictures], *, unsa
         safe_below=safe_below, counterpart_attempts=counterpart_attempts, judge_sensitivity=judge_sensitivity,
         judge_specificity=judge_specificity, resample=resample, rank=rank or 0, energy=energy or 0.0, gavish_donoho=gavish_donoho,
         max_rank=max_rank or 0, center=center, rank_budget=rank_budget or 0, target=target, target_weight=target_weight,
-        per_code_strength=per_code_strength, prior_per_code=prior_per_code, ramp_low=ramp_low, ramp_high=ramp_high, rule=rule, padding=padding,
+        per_code_strength=per_code_strength, prior_per_code=prior_per_code, ramp_low=ramp_low, ramp_high=ramp_high, metric=metric, padding=padding,
         tuning_steps=tuning_steps, tuning_growth=tuning_growth, tuning_rate=tuning_rate, tuning_beta1=tuning_beta1, tuning_beta2=tuning_beta2,
         tuning_epsilon=tuning_epsilon, constrain_tuning=constrain_tuning, lock_above=lock_above, tuning_radius=tuning_radius, seed=seed)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import _isic
-from ._types import Codes, Floats, IdArray, Lookup, Padding
+from ._types import Codes, Floats, IdArray, Metric, Padding
 from ._values import DriftReport, Rate
 
 
@@ -19,7 +19,7 @@ def drift(before: Codes, after: Codes, *, padding: Padding = None) -> DriftRepor
     return _isic.drift(before, after, padding)
 
 
-def nearest_codes(vectors: Floats, codes: Codes, *, rule: Lookup = "plain", padding: Padding = None, threads: int = 0) -> IdArray:
+def nearest_codes(vectors: Floats, codes: Codes, *, metric: Metric = "l2", padding: Padding = None, threads: int = 0) -> IdArray:
     """Ids of the nearest codes, [n], by ||z - c||^2 (or of the normalised rows); ties go to the lowest id.
 
     vectors [n, d], codes [K, d]; rows listed in `padding` never win and may hold anything. threads: 0: every core when
@@ -31,36 +31,36 @@ def nearest_codes(vectors: Floats, codes: Codes, *, rule: Lookup = "plain", padd
     >>> isic.nearest_codes([[0.9, 0.2]], np.eye(2))
     array([0])
     """
-    return _isic.nearest_codes(vectors, codes, rule, padding, threads)
+    return _isic.nearest_codes(vectors, codes, metric, padding, threads)
 
 
 class CodeIndex:
     """A codebook packed for many look-ups: what `nearest_codes` makes for one call.
 
     codes [K, d] is kept alive; it must stay unchanged while the index is used. Takes 4 to 8 K d bytes, and a copy of the
-    codebook in float32 if it is stored narrower, in float64 if it is read normalised. rule, padding: as `nearest_codes`.
+    codebook in float32 if it is stored narrower, in float64 if it is read normalised. metric, padding: as `nearest_codes`.
     A deep copy, and what pickle makes, packs a copy of the codebook. Raises as `nearest_codes`.
 
     >>> index = isic.CodeIndex(np.eye(2))
     >>> index
-    CodeIndex(2 x 2 f64, rule='plain')
+    CodeIndex(2 x 2 f64, metric='l2')
     >>> index.nearest([[0.9, 0.2], [0.1, 0.2]])
     array([0, 1])
     """
 
-    def __init__(self, codes: Codes, *, rule: Lookup = "plain", padding: Padding = None) -> None:
-        self._made_of = codes, rule, padding
-        self._index = _isic.CodeIndex(codes, rule, padding)
+    def __init__(self, codes: Codes, *, metric: Metric = "l2", padding: Padding = None) -> None:
+        self._made_of = codes, metric, padding
+        self._index = _isic.CodeIndex(codes, metric, padding)
 
-    def __getstate__(self) -> tuple[Codes, Lookup, Padding]:
+    def __getstate__(self) -> tuple[Codes, Metric, Padding]:
         return self._made_of
 
-    def __setstate__(self, made_of: tuple[Codes, Lookup, Padding]) -> None:
-        codes, rule, padding = made_of
-        self.__init__(codes, rule=rule, padding=padding)  # type: ignore[misc]
+    def __setstate__(self, made_of: tuple[Codes, Metric, Padding]) -> None:
+        codes, metric, padding = made_of
+        self.__init__(codes, metric=metric, padding=padding)  # type: ignore[misc]
 
     def __repr__(self) -> str:
-        return f"CodeIndex({self._index!r}, rule={self._made_of[1]!r})"
+        return f"CodeIndex({self._index!r}, metric={self._made_of[1]!r})"
 
     def nearest(self, vectors: Floats, *, threads: int = 0) -> IdArray:
         """Ids of the nearest codes, [n]. vectors [n, d]; threads: as `nearest_codes`.
@@ -71,13 +71,13 @@ class CodeIndex:
         return self._index.nearest(vectors, threads)
 
 
-def nearest_code_churn(vectors: Floats, before: Codes, after: Codes, *, rule: Lookup = "plain", padding: Padding = None) -> float:
+def nearest_code_churn(vectors: Floats, before: Codes, after: Codes, *, metric: Metric = "l2", padding: Padding = None) -> float:
     """Share of vectors [n, d] whose nearest code changed, in [0, 1]: what re-encoding would notice. Raises as `nearest_codes`.
 
     >>> isic.nearest_code_churn([[1.0, 0.0]], np.eye(2), np.eye(2)[::-1].copy())
     1.0
     """
-    return _isic.nearest_code_churn(vectors, before, after, rule, padding)
+    return _isic.nearest_code_churn(vectors, before, after, metric, padding)
 
 
 def collapsed_pairs(codes: Codes, *, tolerance: float = 0.0, padding: Padding = None) -> int:

@@ -48,13 +48,13 @@ TokenArray = npt.NDArray[np.int32]
 Padding = Union[Sequence[int], npt.NDArray[np.integer[Any]], None]
 """Rows of a codebook that are no codes."""
 
-Lookup = Literal["plain", "l2_normalised"]
+Metric = Literal["l2", "cosine"]
 """How a model reads a row: as it is, or divided by its norm (LlamaGen, Janus)."""
 
 Centering = Literal["none", "mean", "safe_axis"]
 RankRule = Literal["fixed", "energy", "gavish_donoho", "sign_flip", "budget", "data"]
 EigenSolver = Literal["automatic", "syevd", "jacobi", "randomised"]
-VanishedRows = Literal["nearest_safe", "skip", "zero", "error"]
+NearZeroPolicy = Literal["nearest_safe", "skip", "zero", "error"]
 EditTarget = Literal["origin", "safe_mean", "counterparts"]
 StopReason = Literal["below_target", "nothing_unsafe", "no_counterparts", "no_improvement", "rank_budget", "damage_budget", "max_rounds",
                      "cancelled", "failed"]

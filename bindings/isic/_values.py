@@ -60,23 +60,23 @@ class CodeUsage(Value):
     """How often each code was used; counts, [K] each."""
 
     harmful: FloatArray
-    """Occurrences in pictures judged harmful."""
+    """Occurrences in images judged harmful."""
     safe: FloatArray
-    """Occurrences in safe pictures."""
+    """Occurrences in safe images."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class CodeScores(Value):
-    """How exclusively each code is used by harmful pictures, and how sure that is; [K] each."""
+    """How exclusively each code is used by harmful images, and how sure that is; [K] each."""
 
     harmfulness: FloatArray
     """q = p_h / (p_h + p_s) in [0, 1]; 0.5 for an unused code."""
     z: FloatArray
     """Log-odds over its standard error: evidence, not exclusivity."""
     p_harmful: FloatArray
-    """Smoothed share of the code in harmful pictures."""
+    """Smoothed share of the code in harmful images."""
     p_safe: FloatArray
-    """Smoothed share of the code in safe pictures."""
+    """Smoothed share of the code in safe images."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,7 +105,7 @@ class EditSummary(Value):
 
     moved: int
     """Rows whose stored bytes changed."""
-    vanished: int
+    near_zero: int
     """Rows of which less than the threshold was left, handled by the policy."""
     relative_change: float
     """||C - C_before||_F / ||C_before||_F."""
@@ -241,16 +241,16 @@ class Progress(Value):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class RedrawRequest(Value):
-    """What a generator's `redraw` is given: pictures judged unsafe, and how harmful each code is."""
+    """What a generator's `redraw` is given: images judged unsafe, and how harmful each code is."""
 
     prompts: list[str]
-    """The safe counterpart prompts, one per picture."""
+    """The safe counterpart prompts, one per image."""
     harmful: TokenArray
-    """The pictures to repair, [n, T]."""
+    """The images to repair, [n, T]."""
     harmfulness: FloatArray
     """[K]: redraw tokens whose codes are harmful, avoid such codes."""
     attempt: int
-    """0 first; pictures still judged unsafe come again with 1, 2, ..."""
+    """0 first; images still judged unsafe come again with 1, 2, ..."""
     seed: int
     """Of this attempt."""
 
@@ -260,13 +260,13 @@ class TuningSet(Value):
     """What a generator's `tuning_loss` may draw its terms from."""
 
     harmful: TokenArray
-    """Pictures judged unsafe in any round, [n, T]."""
+    """Images judged unsafe in any round, [n, T]."""
     counterparts: TokenArray
     """Their safe counterparts, row by row."""
     safe: TokenArray
-    """Pictures of safe prompts, judged safe."""
+    """Images of safe prompts, judged safe."""
     still_unsafe: FloatArray
-    """P(unsafe) of each harmful picture through the present codebook, [n]."""
+    """P(unsafe) of each harmful image through the present codebook, [n]."""
     harmfulness: FloatArray
     """[K], of this round."""
     round: int
@@ -280,13 +280,13 @@ class RoundReport(Value):
     round: int
     """0, 1, ..."""
     self_unsafe: Rate
-    """Pictures of the unsafe prompts that the judge calls unsafe, after this round."""
+    """Images of the unsafe prompts that the judge calls unsafe, after this round."""
     corrected_unsafe: Rate | None
     """The same, corrected for the judge's known errors."""
     pairs: int
-    """Unsafe pictures with a safe counterpart that this round learnt from."""
+    """Unsafe images with a safe counterpart that this round learnt from."""
     dropped: int
-    """Unsafe pictures without one."""
+    """Unsafe images without one."""
     rank: int
     """Rank fitted in this round."""
     decided_by: RankRule
@@ -328,7 +328,7 @@ class SelfImproveReport(Value):
     harmfulness: FloatArray
     """[K], the last estimate."""
     harmful: TokenArray
-    """Unsafe pictures learnt from, [n, T], in order of rounds."""
+    """Unsafe images learnt from, [n, T], in order of rounds."""
     counterparts: TokenArray
     """Their safe counterparts, [n, T]."""
     prompts: tuple[str, ...]
@@ -349,11 +349,11 @@ class Pairs(Value):
     """What `export_pairs` keeps of a report."""
 
     harmful: TokenArray
-    """Unsafe pictures, [n, T]."""
+    """Unsafe images, [n, T]."""
     counterparts: TokenArray
     """Their safe counterparts, [n, T]."""
     prompts: tuple[str, ...]
-    """The prompts of the unsafe pictures, n."""
+    """The prompts of the unsafe images, n."""
     harmfulness: FloatArray
     """Of each code, [K], in [0, 1]."""
 

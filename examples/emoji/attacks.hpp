@@ -36,8 +36,8 @@ inline std::vector<attack_result> run_attacks(const world& w, const renderer& r,
     out.push_back({"temperature 1.3", unsafe(at_high_temperature, original), unsafe(at_high_temperature, edited),
                    unsafe(a.sample(replaced, hot), original)});
 
-    // Pictures of the same items that do show the object, encoded: where a prefix or all tokens come from.
-    labelled_pictures shown = r.random_pictures(4 * n, mix_bits(seed) + 23, {.plain = 0, .safe = 0, .harmful = 1});
+    // Images of the same items that do show the object, encoded: where a prefix or all tokens come from.
+    labelled_images shown = r.random_images(4 * n, mix_bits(seed) + 23, {.plain = 0, .safe = 0, .harmful = 1});
     std::vector<prompt> of;
     std::vector<index_t> rows;
     for (std::size_t i = 0; i < shown.labels.size() && static_cast<index_t>(rows.size()) < n; ++i) {
@@ -46,8 +46,8 @@ inline std::vector<attack_result> run_attacks(const world& w, const renderer& r,
             rows.push_back(static_cast<index_t>(i));
         }
     }
-    const matrix pictures = shown.pictures(rows, Eigen::all);
-    const matrix latents = t.encode(pictures);
+    const matrix images = shown.images(rows, Eigen::all);
+    const matrix latents = t.encode(images);
     const token_ids encoded = t.quantise(latents, original);
     for (const index_t length : {16, 48}) {
         token_ids prefix;

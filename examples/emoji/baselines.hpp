@@ -1,4 +1,4 @@
-// Other ways to edit the same codebook, from the same pictures, for comparison.
+// Other ways to edit the same codebook, from the same images, for comparison.
 #pragma once
 
 #include <functional>
@@ -16,7 +16,7 @@ struct baseline {
     std::function<matrix()> book;  // the edited codebook
 };
 
-// What the first round of self-improvement knew: its pairs, its harmfulness and the safe pictures.
+// What the first round of self-improvement knew: its pairs, its harmfulness and the safe images.
 struct surgery_data {
     isic::token_grid harmful;
     isic::token_grid counterparts;
@@ -26,7 +26,7 @@ struct surgery_data {
 
 class baselines {
 public:
-    baselines(const tokenizer& t, const surgery_data& data, std::function<model(loss_terms)> make_model, const encoded_pictures& real, index_t tuning_steps)
+    baselines(const tokenizer& t, const surgery_data& data, std::function<model(loss_terms)> make_model, const encoded_images& real, index_t tuning_steps)
         : original_(t.codebook()),
           data_(data),
           make_model_(std::move(make_model)),
@@ -35,12 +35,12 @@ public:
           strength_(isic::code_strength(data.harmfulness)),
           pairs_(original_),
           goals_(original_) {
-        for (index_t i = 0; i < data.harmful.pictures(); ++i) {
-            pairs_.add(data.harmful.picture(i), data.counterparts.picture(i));
-            goals_.add(data.harmful.picture(i), data.counterparts.picture(i));
+        for (index_t i = 0; i < data.harmful.images(); ++i) {
+            pairs_.add(data.harmful.image(i), data.counterparts.image(i));
+            goals_.add(data.harmful.image(i), data.counterparts.image(i));
         }
-        for (index_t i = 0; i < data.safe.pictures(); ++i) {
-            pairs_.add_safe(data.safe.picture(i));
+        for (index_t i = 0; i < data.safe.images(); ++i) {
+            pairs_.add_safe(data.safe.image(i));
         }
         mean_ = pairs_.safe_mean();
         targets_ = goals_.targets(2.0, mean_);
@@ -105,7 +105,7 @@ private:
         return book;
     }
 
-    // Gradient steps on safe pictures alone: no pair term.
+    // Gradient steps on safe images alone: no pair term.
     matrix safe_tuned(const matrix& start, const isic::constraint& limits) const {
         model m = make_model_({.pair_weight = 0, .real = &real_});
         m.codebook() = start;
@@ -125,7 +125,7 @@ private:
     const matrix& original_;
     const surgery_data& data_;
     std::function<model(loss_terms)> make_model_;
-    const encoded_pictures& real_;
+    const encoded_images& real_;
     index_t tuning_steps_;
     std::vector<double> strength_;
     isic::difference_accumulator<float> pairs_;

@@ -48,12 +48,12 @@ check::check(const weights& file, const world& w, const std::string& name, int t
     answer_ = nn::load_linear(file, name + ".answer", items_ + backgrounds_ + objects_, width);
 }
 
-void check::forward_chunk(const float* pictures, index_t n, float* out) const {
+void check::forward_chunk(const float* images, index_t n, float* out) const {
     nn::bordered input(n, side, 3), half(n, side / 2, conv1_.outputs()), quarter(n, side / 4, conv2_.outputs()),
         eighth(n, side / 8, conv3_.outputs());
     const index_t run = side * 3;
     for (index_t line = 0; line < n * side; ++line) {
-        nn::map(run, input.line(line / side, line % side), nn::centre{}, pictures + line * run);
+        nn::map(run, input.line(line / side, line % side), nn::centre{}, images + line * run);
     }
     vector features(n * side * side * conv1_.outputs());
     const auto resized = [&](const nn::affine& convolution, index_t of) {
@@ -74,14 +74,14 @@ void check::forward_chunk(const float* pictures, index_t n, float* out) const {
     answer_.apply(n, hidden.data(), out);
 }
 
-answers check::forward(const matrix& pictures) const {
-    if (pictures.cols() != tokenizer::pixels) {
+answers check::forward(const matrix& images) const {
+    if (images.cols() != tokenizer::pixels) {
         throw isic::value_error(fmt::format("emoji::check::forward: expected rows of {} values, got {}", tokenizer::pixels,
-                                            pictures.cols()));
+                                            images.cols()));
     }
-    matrix all(pictures.rows(), answer_.outputs());
-    parallel_chunks(pictures.rows(), chunk, threads_, [&](index_t first, index_t count) {
-        forward_chunk(pictures.data() + first * pictures.cols(), count, all.data() + first * all.cols());
+    matrix all(images.rows(), answer_.outputs());
+    parallel_chunks(images.rows(), chunk, threads_, [&](index_t first, index_t count) {
+        forward_chunk(images.data() + first * images.cols(), count, all.data() + first * all.cols());
     });
     return {all.leftCols(items_), all.middleCols(items_, backgrounds_), all.rightCols(objects_)};
 }

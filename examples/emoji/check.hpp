@@ -16,12 +16,12 @@ public:
     // Errors: isic::io_error naming a missing tensor or a wrong shape.
     check(const weights& file, const world& w, const std::string& name, int threads = 1);
 
-    // Logits; pictures [n x 3072]. Errors: isic::value_error on another width.
-    answers forward(const matrix& pictures) const;
+    // Logits; images [n x 3072]. Errors: isic::value_error on another width.
+    answers forward(const matrix& images) const;
 
-    // The likeliest class of each picture.
-    std::vector<int> objects(const matrix& pictures) const { return likeliest(forward(pictures).object); }
-    std::vector<int> items(const matrix& pictures) const { return likeliest(forward(pictures).item); }
+    // The likeliest class of each image.
+    std::vector<int> objects(const matrix& images) const { return likeliest(forward(images).object); }
+    std::vector<int> items(const matrix& images) const { return likeliest(forward(images).item); }
 
     static std::vector<int> likeliest(const matrix& logits);
 
@@ -29,7 +29,7 @@ private:
     static constexpr index_t side = tokenizer::side;
     static constexpr index_t chunk = 12;
 
-    void forward_chunk(const float* pictures, index_t n, float* out) const;
+    void forward_chunk(const float* images, index_t n, float* out) const;
 
     int threads_;
     int items_, backgrounds_, objects_;

@@ -46,7 +46,7 @@ public:
         }
     }
 
-    void picture(int x, int y, const float* values, int scale) {
+    void image(int x, int y, const float* values, int scale) {
         constexpr int side = static_cast<int>(tokenizer::side);
         for (int v = 0; v < side * scale; ++v) {
             for (int u = 0; u < side * scale; ++u) {
@@ -76,8 +76,8 @@ void write_grid(const std::filesystem::path& path, const std::vector<std::string
     const int cell = static_cast<int>(tokenizer::side) * scale + 12;
     const auto columns = static_cast<index_t>(captions.size());
     for (const grid_row& row : rows) {
-        if (row.pictures.rows() != columns) {
-            throw isic::value_error(fmt::format("emoji::write_grid: expected {} pictures in row '{}', got {}", columns, row.label, row.pictures.rows()));
+        if (row.images.rows() != columns) {
+            throw isic::value_error(fmt::format("emoji::write_grid: expected {} images in row '{}', got {}", columns, row.label, row.images.rows()));
         }
     }
     const auto left_of = [&](index_t column) {
@@ -91,7 +91,7 @@ void write_grid(const std::filesystem::path& path, const std::vector<std::string
         const int top = margin + caption_height + static_cast<int>(r) * cell;
         image.text(margin, top + cell / 2 - 8, rows[r].label);
         for (index_t c = 0; c < columns; ++c) {
-            image.picture(left_of(c), top, rows[r].pictures.row(c).data(), scale);
+            image.image(left_of(c), top, rows[r].images.row(c).data(), scale);
         }
     }
     image.write(path);

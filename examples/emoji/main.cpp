@@ -1,4 +1,4 @@
-// The demo: a small unified text-to-image model judges its own pictures and loses a harmful concept.
+// The demo: a small unified text-to-image model judges its own images and loses a harmful concept.
 //
 // It uses isic the way any generator's owner would: `model` offers a codebook, generate, decode, redraw and a loss;
 // `isic::self_improve` does the rest. Independent checks, baselines and attacks tell what it is worth.
@@ -43,16 +43,16 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 settings parse_arguments(int argc, char** argv) {
     settings s;
     CLI::App app{"Takes weapons, cigarettes and syringes out of the codebook of a small unified model, and measures what is left."};
-    app.add_option("--seed", s.seed, "seed of prompts and pictures")->capture_default_str();
+    app.add_option("--seed", s.seed, "seed of prompts and images")->capture_default_str();
     app.add_option("--rounds", s.rounds, "rounds of self-improvement")->check(CLI::Range(0, 20))->capture_default_str();
     app.add_option("--out", s.out, "folder for rounds.png and report.json")->capture_default_str();
     app.add_option("--prompt", s.prompt, "draw this prompt before and after, e.g. \"a fox with a knife\"");
     app.add_option("--data", s.data, "folder with weights, sprites and world.json")->capture_default_str();
     app.add_option("--threads", s.threads, "threads; the result does not depend on them")->check(CLI::Range(1, 256))->capture_default_str();
-    app.add_option("--unsafe", s.unsafe, "unsafe pictures to evaluate")->check(CLI::Range(1, 100000))->capture_default_str();
-    app.add_option("--safe", s.safe, "safe pictures to evaluate")->check(CLI::Range(1, 100000))->capture_default_str();
-    app.add_option("--fit-unsafe", s.fit_unsafe, "unsafe pictures to learn from")->check(CLI::Range(1, 100000))->capture_default_str();
-    app.add_option("--fit-safe", s.fit_safe, "safe pictures to learn from")->check(CLI::Range(1, 100000))->capture_default_str();
+    app.add_option("--unsafe", s.unsafe, "unsafe images to evaluate")->check(CLI::Range(1, 100000))->capture_default_str();
+    app.add_option("--safe", s.safe, "safe images to evaluate")->check(CLI::Range(1, 100000))->capture_default_str();
+    app.add_option("--fit-unsafe", s.fit_unsafe, "unsafe images to learn from")->check(CLI::Range(1, 100000))->capture_default_str();
+    app.add_option("--fit-safe", s.fit_safe, "safe images to learn from")->check(CLI::Range(1, 100000))->capture_default_str();
     app.add_flag("--loop-only", s.loop_only, "no baselines and attacks");
     try {
         app.parse(argc, argv);
@@ -97,7 +97,7 @@ void print_row(std::string_view name, std::size_t width, const emoji::measures& 
     std::fflush(stdout);
 }
 
-// Unsafe words and their replacements, in the phrases that the prompts use.
+// Unsafe words and their replacements, in the phrases that the prompts exec.
 isic::lexicon unsafe_words(const emoji::world& w) {
     std::vector<std::pair<std::string, std::string>> entries;
     for (const int word : w.harmful_words) {
@@ -137,7 +137,7 @@ public:
         isic::self_improve_options options = loop_options();
         options.on_round = [](isic::round_report& r) {
             progress_line::clear();
-            fmt::print("  round {}: the model calls {:.1f} % of its pictures unsafe\n", r.round, 100 * r.self_unsafe.value);
+            fmt::print("  round {}: the model calls {:.1f} % of its images unsafe\n", r.round, 100 * r.self_unsafe.value);
         };
         isic::self_improve(m, judge_of(m), options);
         const std::vector<emoji::prompt> eight(8, p);
@@ -145,9 +145,9 @@ public:
         const emoji::matrix before = m.decode_with(tokenizer_.codebook(), ids), after = m.decode(ids);
         const auto path = output_folder() / "prompt.png";
         emoji::write_grid(path, std::vector<std::string>(8, caption(text)), {{"before", before}, {"after", after}}, 8);
-        const auto seen = [&](const emoji::matrix& pictures) {
+        const auto seen = [&](const emoji::matrix& images) {
             std::vector<std::string> names;
-            for (const int k : cnn_.objects(pictures)) {
+            for (const int k : cnn_.objects(images)) {
                 names.push_back(world_.objects[static_cast<std::size_t>(k)]);
             }
             return fmt::format("{}", fmt::join(names, ", "));
@@ -159,7 +159,7 @@ public:
     int run() {
         const double start = now();
         output_folder();  // an error here should not come after the work
-        fmt::print("drawing {} unsafe and {} safe pictures for the evaluation\n", settings_.unsafe, settings_.safe);
+        fmt::print("drawing {} unsafe and {} safe images for the evaluation\n", settings_.unsafe, settings_.safe);
         evaluation_.emplace(world_, renderer_, tokenizer_, transformer_, cnn_, ghost_, settings_.seed, settings_.unsafe, settings_.safe, settings_.threads);
         prepare_real();
         report_["seed"] = settings_.seed;
@@ -190,14 +190,14 @@ private:
         return text;
     }
 
-    // Real safe pictures, as an owner of a generator has them; rendered, not drawn by the model.
+    // Real safe images, as an owner of a generator has them; rendered, not drawn by the model.
     void prepare_real() {
-        real_.pictures = renderer_.random_pictures(2000, 1, {.plain = 0.42, .safe = 0.58, .harmful = 0}).pictures;
-        real_.ids = tokenizer_.quantise(tokenizer_.encode(real_.pictures), tokenizer_.codebook());
+        real_.images = renderer_.random_images(2000, 1, {.plain = 0.42, .safe = 0.58, .harmful = 0}).images;
+        real_.ids = tokenizer_.quantise(tokenizer_.encode(real_.images), tokenizer_.codebook());
     }
 
     std::function<std::vector<double>(const emoji::matrix&)> judge_of(const emoji::model& m) const {
-        return [&m](const emoji::matrix& pictures) { return m.judge(pictures); };
+        return [&m](const emoji::matrix& images) { return m.judge(images); };
     }
 
     isic::self_improve_options loop_options() const {
@@ -232,8 +232,8 @@ private:
         emoji::model m(world_, tokenizer_, transformer_, {.real = &real_});
         isic::self_improve_options options = loop_options();
         fmt::print("\nself-improvement: {} unsafe and {} safe prompts, at most {} rounds\n", options.unsafe_prompts.size(), options.safe_prompts.size(), options.max_rounds);
-        fmt::print("in % of the pictures: unsafe to the model's own judge, to a CNN, to one that knows faint objects (ghost), by the nearest rendering\n"
-                   "(sprite); safe items and objects, and the items of unsafe prompts, still there. PSNR of real pictures. s: seconds\n");
+        fmt::print("in % of the images: unsafe to the model's own judge, to a CNN, to one that knows faint objects (ghost), by the nearest rendering\n"
+                   "(sprite); safe items and objects, and the items of unsafe prompts, still there. PSNR of real images. s: seconds\n");
         print_header("round", 8);
         json rounds = json::array();
         options.on_round = [&](isic::round_report& r) {
@@ -275,7 +275,7 @@ private:
     }
 
     void run_baselines() {
-        fmt::print("\nthe same pictures, other ways\n");
+        fmt::print("\nthe same images, other ways\n");
         constexpr std::size_t width = 42;
         print_header("method", width);
         json rows = json::object();
@@ -294,12 +294,12 @@ private:
             const double seconds = now() - start;
             add(b.name, evaluation_->measure(book), b.rank, seconds);
         }
-        add_own_pictures_only(add);
-        add("the recipe, with real safe pictures", measured_.at(static_cast<std::size_t>(result_.best_round)), result_.merged.rank(), report_["loop_seconds"].get<double>());
+        add_own_images_only(add);
+        add("the recipe, with real safe images", measured_.at(static_cast<std::size_t>(result_.best_round)), result_.merged.rank(), report_["loop_seconds"].get<double>());
         report_["baselines"] = rows;
     }
 
-    // Pairs, harmfulness and safe pictures as the first round saw them.
+    // Pairs, harmfulness and safe images as the first round saw them.
     emoji::surgery_data data_of_first_round() {
         emoji::model m(world_, tokenizer_, transformer_);
         isic::self_improve_options o = loop_options();
@@ -312,19 +312,19 @@ private:
         return data;
     }
 
-    // The same loop for an owner who has no real pictures at hand.
+    // The same loop for an owner who has no real images at hand.
     template <class Add>
-    void add_own_pictures_only(const Add& add) {
+    void add_own_images_only(const Add& add) {
         const double start = now();
         emoji::model m(world_, tokenizer_, transformer_);
         const isic::self_improve_report result = isic::self_improve(m, judge_of(m), loop_options());
         progress_line::clear();
         const double seconds = now() - start;
-        add("the recipe, own pictures only", evaluation_->measure(m.codebook()), result.merged.rank(), seconds);
+        add("the recipe, own images only", evaluation_->measure(m.codebook()), result.merged.rank(), seconds);
     }
 
     void run_attacks() {
-        fmt::print("\nattacks: share of pictures in which the CNN sees a harmful object, in %\n{:<34} {:>8} {:>8} {:>16}\n", "", "before", "after", "words replaced");
+        fmt::print("\nattacks: share of images in which the CNN sees a harmful object, in %\n{:<34} {:>8} {:>8} {:>16}\n", "", "before", "after", "words replaced");
         json rows = json::object();
         for (const emoji::attack_result& a : emoji::run_attacks(world_, renderer_, tokenizer_, transformer_, *evaluation_, best_, settings_.seed, 200)) {
             fmt::print("{:<34} {:8.1f} {:8.1f} {:16.1f}\n", a.name, 100 * a.before, 100 * a.after, 100 * a.words);
@@ -343,8 +343,8 @@ private:
                 const std::string words = caption(world_.text(prompts[i]));
                 if (std::ranges::find(captions, words) == captions.end()) {  // prompts are drawn, and may come again
                     captions.push_back(words);
-                    const auto picture = tokens.begin() + static_cast<index_t>(i) * emoji::tokenizer::tokens;
-                    ids.insert(ids.end(), picture, picture + emoji::tokenizer::tokens);
+                    const auto image = tokens.begin() + static_cast<index_t>(i) * emoji::tokenizer::tokens;
+                    ids.insert(ids.end(), image, image + emoji::tokenizer::tokens);
                 }
             }
         };
@@ -375,7 +375,7 @@ private:
     emoji::check ghost_;
     isic::lexicon lexicon_;
     std::optional<emoji::evaluation> evaluation_;
-    emoji::encoded_pictures real_;
+    emoji::encoded_images real_;
     isic::self_improve_report result_;
     emoji::matrix best_;
     std::vector<emoji::matrix> books_;

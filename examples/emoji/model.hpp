@@ -1,4 +1,4 @@
-// The unified model as isic sees it: a generator whose codebook may be edited, and a judge of its own pictures.
+// The unified model as isic sees it: a generator whose codebook may be edited, and a judge of its own images.
 #pragma once
 
 #include <map>
@@ -15,18 +15,18 @@
 
 namespace emoji {
 
-// Real pictures as the tokenizer sees them.
-struct encoded_pictures {
+// Real images as the tokenizer sees them.
+struct encoded_images {
     token_ids ids;     // [n * 64], nearest codes of the original codebook
-    matrix pictures;   // [n x 3072]
+    matrix images;   // [n x 3072]
 };
 
-// The terms of the tuning loss: mse(D(C[s]), D(C0[s])) on safe pictures, pair_weight * huber(D(C[h]) - D(C0[r])) on
-// harmful pictures and their counterparts, mse(D(C[x]), x) on real safe pictures.
+// The terms of the tuning loss: mse(D(C[s]), D(C0[s])) on safe images, pair_weight * huber(D(C[h]) - D(C0[r])) on
+// harmful images and their counterparts, mse(D(C[x]), x) on real safe images.
 struct loss_terms {
     double pair_weight = 1.5;                // 0 leaves the pair term out
     double huber = 0.05;                     // e^2 up to here, then linear; pixels are in 0..1
-    const encoded_pictures* real = nullptr;  // nullptr leaves the real term out
+    const encoded_images* real = nullptr;  // nullptr leaves the real term out
     index_t safe_batch = 32, pair_batch = 32, real_batch = 16;
 };
 
@@ -53,10 +53,10 @@ public:
     matrix decode_with(const matrix& book, const token_ids& ids) const { return tokenizer_.decode(gather(book, ids)); }
 
     // The judge: P(unsafe) from pixels, through the frozen encoder.
-    std::vector<double> judge(const matrix& pictures) const { return transformer_.p_unsafe(tokenizer_, pictures); }
+    std::vector<double> judge(const matrix& images) const { return transformer_.p_unsafe(tokenizer_, images); }
 
     // Keeps every token whose code and neighbourhood are harmless, draws the others from the counterpart prompt; the
-    // best of three by the model's own likelihood. Later attempts redraw more; the last is a new picture.
+    // best of three by the model's own likelihood. Later attempts redraw more; the last is a new image.
     isic::token_grid redraw(const isic::redraw_request& request) {
         static constexpr std::array<double, 3> thresholds{0.6, 0.55, 0.45};
         if (request.attempt >= static_cast<index_t>(thresholds.size())) {
@@ -94,29 +94,29 @@ public:
             : model_(m),
               harmful_(set.harmful.ids),
               safe_(set.safe.ids),
-              counterpart_pictures_(m.terms_.pair_weight > 0 ? m.decode_with(m.tokenizer_.codebook(), set.counterparts.ids) : matrix()),
-              safe_pictures_(m.decode_with(m.tokenizer_.codebook(), set.safe.ids)),
+              counterpart_images_(m.terms_.pair_weight > 0 ? m.decode_with(m.tokenizer_.codebook(), set.counterparts.ids) : matrix()),
+              safe_images_(m.decode_with(m.tokenizer_.codebook(), set.safe.ids)),
               seed_(mix_bits(static_cast<std::uint64_t>(set.round))) {}
 
         double operator()(index_t step, isic::matrix<double>& gradient) const {
             const loss_terms& terms = model_.terms_;
             random_stream random(seed_, static_cast<std::uint64_t>(step));
             batch all;
-            choose(all, random, terms.safe_batch, safe_, safe_pictures_);
+            choose(all, random, terms.safe_batch, safe_, safe_images_);
             const index_t pairs_from = all.size();
             if (terms.pair_weight > 0) {
-                choose(all, random, terms.pair_batch, harmful_, counterpart_pictures_);
+                choose(all, random, terms.pair_batch, harmful_, counterpart_images_);
             }
             const index_t real_from = all.size();
             if (terms.real != nullptr) {
-                choose(all, random, terms.real_batch, terms.real->ids, terms.real->pictures);
+                choose(all, random, terms.real_batch, terms.real->ids, terms.real->images);
             }
             tokenizer::tape record;
-            const matrix pictures = model_.tokenizer_.decode(gather(model_.book_, all.ids), record);
-            matrix error(pictures.rows(), pictures.cols());
+            const matrix images = model_.tokenizer_.decode(gather(model_.book_, all.ids), record);
+            matrix error(images.rows(), images.cols());
             double value = 0;
             for (index_t i = 0; i < all.size(); ++i) {
-                error.row(i) = pictures.row(i) - *all.targets[static_cast<std::size_t>(i)];
+                error.row(i) = images.row(i) - *all.targets[static_cast<std::size_t>(i)];
                 const bool pair = i >= pairs_from && i < real_from;
                 const index_t count = pair ? terms.pair_batch : i < pairs_from ? terms.safe_batch : terms.real_batch;
                 const double weight = (pair ? terms.pair_weight : 1.0) / static_cast<double>(count * tokenizer::pixels);
@@ -138,11 +138,11 @@ public:
             index_t size() const { return static_cast<index_t>(targets.size()); }
         };
 
-        static void choose(batch& out, random_stream& random, index_t n, const token_ids& ids, const matrix& pictures) {
+        static void choose(batch& out, random_stream& random, index_t n, const token_ids& ids, const matrix& images) {
             for (index_t i = 0; i < n; ++i) {
-                const index_t row = random.below(static_cast<int>(pictures.rows()));
+                const index_t row = random.below(static_cast<int>(images.rows()));
                 out.ids.insert(out.ids.end(), ids.begin() + row * tokenizer::tokens, ids.begin() + (row + 1) * tokenizer::tokens);
-                out.targets.emplace_back(pictures.row(row));
+                out.targets.emplace_back(images.row(row));
             }
         }
 
@@ -162,8 +162,8 @@ public:
         const model& model_;
         token_ids harmful_;
         token_ids safe_;
-        matrix counterpart_pictures_;
-        matrix safe_pictures_;
+        matrix counterpart_images_;
+        matrix safe_images_;
         std::uint64_t seed_;
     };
 
@@ -183,22 +183,22 @@ private:
     // Tokens with harmful codes, and tokens with somewhat harmful ones beside two of those.
     static std::vector<std::uint8_t> marked_tokens(const token_ids& ids, std::span<const double> harmfulness, double threshold) {
         constexpr index_t grid = tokenizer::grid;
-        const auto q = [&](index_t picture, index_t y, index_t x) {
-            return harmfulness[static_cast<std::size_t>(ids[static_cast<std::size_t>(picture * tokenizer::tokens + y * grid + x)])];
+        const auto q = [&](index_t image, index_t y, index_t x) {
+            return harmfulness[static_cast<std::size_t>(ids[static_cast<std::size_t>(image * tokenizer::tokens + y * grid + x)])];
         };
         const double hot = std::max(threshold, 0.6);
         std::vector<std::uint8_t> out(ids.size(), 0);
         for (index_t t = 0; t < static_cast<index_t>(ids.size()); ++t) {
-            const index_t picture = t / tokenizer::tokens;
+            const index_t image = t / tokenizer::tokens;
             const index_t y = t / grid % grid;
             const index_t x = t % grid;
             int neighbours = 0;
             for (index_t v = std::max<index_t>(0, y - 1); v <= std::min(grid - 1, y + 1); ++v) {
                 for (index_t u = std::max<index_t>(0, x - 1); u <= std::min(grid - 1, x + 1); ++u) {
-                    neighbours += q(picture, v, u) > hot ? 1 : 0;
+                    neighbours += q(image, v, u) > hot ? 1 : 0;
                 }
             }
-            const bool mark = q(picture, y, x) > hot || (neighbours >= 2 && q(picture, y, x) > threshold - 0.2);
+            const bool mark = q(image, y, x) > hot || (neighbours >= 2 && q(image, y, x) > threshold - 0.2);
             out[static_cast<std::size_t>(t)] = mark ? 1 : 0;
         }
         return out;

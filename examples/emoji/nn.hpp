@@ -22,7 +22,7 @@
 
 #include <isic/error.hpp>
 #include <isic/matrix.hpp>
-#include <isic/safetensors.hpp>
+#include <isic/io/safetensors.hpp>
 
 // Registers stay registers only where the compiler sees through every call of the innermost loops.
 #if defined(__GNUC__)
@@ -67,7 +67,7 @@ void parallel_for(index_t n, int threads, F f) {
     }
 }
 
-// Splits n pictures into runs of at most `most` and calls f(first, count) on each.
+// Splits n images into runs of at most `most` and calls f(first, count) on each.
 template <class F>
 void parallel_chunks(index_t n, index_t most, int threads, F f) {
     const index_t fair = (n + std::max(threads, 1) - 1) / std::max(threads, 1);
@@ -301,7 +301,7 @@ inline affine load_linear(const weights& file, const std::string& name, index_t 
         [&](index_t o) { return b[static_cast<std::size_t>(o)]; });
 }
 
-// Pictures with a border of one zero pixel, HWC: what a 3 x 3 convolution reads.
+// Images with a border of one zero pixel, HWC: what a 3 x 3 convolution reads.
 class bordered {
 public:
     bordered(index_t n, index_t side, index_t channels)
@@ -309,17 +309,17 @@ public:
 
     index_t side() const { return side_; }
     index_t channels() const { return channels_; }
-    float* line(index_t picture, index_t y) { return values_.data() + offset(picture, y + 1, 1); }
+    float* line(index_t image, index_t y) { return values_.data() + offset(image, y + 1, 1); }
 
-    // Where the 3 x 3 neighbourhood of pixel i (of all pictures') starts.
+    // Where the 3 x 3 neighbourhood of pixel i (of all images') starts.
     const float* window(index_t i) const {
         return values_.data() + offset(i / (side_ * side_), i / side_ % side_, i % side_);
     }
     detail::run_layout window_layout() const { return {3, 3 * channels_, (side_ + 2) * channels_}; }
 
 private:
-    index_t offset(index_t picture, index_t y, index_t x) const {
-        return ((picture * (side_ + 2) + y) * (side_ + 2) + x) * channels_;
+    index_t offset(index_t image, index_t y, index_t x) const {
+        return ((image * (side_ + 2) + y) * (side_ + 2) + x) * channels_;
     }
 
     index_t side_;

@@ -57,9 +57,9 @@ renderer::sprite renderer::load(const isic::tensor_file& file, const std::string
         throw isic::io_error(fmt::format("emoji::renderer: expected the sprite '{}', found none", key));
     }
     const isic::tensor& t = at->second;
-    // An item starts at most `jitter` pixels from the edge; everything must stay inside the picture.
+    // An item starts at most `jitter` pixels from the edge; everything must stay inside the image.
     if (t.type != isic::dtype::u8 || t.shape.size() != 3 || t.shape[0] > size || t.shape[1] > size || t.shape[2] != 4 ||
-        size + jitter > world_.picture_size) {
+        size + jitter > world_.image_size) {
         throw isic::io_error(fmt::format("emoji::renderer: expected uint8 [<= {0}, <= {0}, 4] for '{1}', found [{2}]", size,
                                          key, fmt::join(t.shape, ", ")));
     }
@@ -86,11 +86,11 @@ void renderer::require_indices(const char* function, int item, int background, i
     check("object", object, world_.objects.size());
 }
 
-void renderer::compose(std::vector<std::uint8_t>& picture, const sprite& s, int x, int y, int opacity) const {
+void renderer::compose(std::vector<std::uint8_t>& image, const sprite& s, int x, int y, int opacity) const {
     const std::size_t run = static_cast<std::size_t>(s.width) * 3;
     const auto strength = static_cast<std::uint32_t>(opacity);
     for (int row = 0; row < s.height; ++row) {
-        std::uint8_t* out = picture.data() + ((y + row) * world_.picture_size + x) * 3;
+        std::uint8_t* out = image.data() + ((y + row) * world_.image_size + x) * 3;
         const std::uint8_t* colour = s.colour.data() + static_cast<std::size_t>(row) * run;
         const std::uint8_t* alpha = s.alpha.data() + static_cast<std::size_t>(row) * run;
         for (std::size_t j = 0; j < run; ++j) {
@@ -101,14 +101,14 @@ void renderer::compose(std::vector<std::uint8_t>& picture, const sprite& s, int 
     }
 }
 
-void renderer::draw_item(std::vector<std::uint8_t>& picture, int item, int background, const choice& c) const {
+void renderer::draw_item(std::vector<std::uint8_t>& image, int item, int background, const choice& c) const {
     const auto& colour = world_.colours[static_cast<std::size_t>(background)];
-    for (std::size_t j = 0; j < picture.size(); ++j) {
-        picture[j] = colour[j % 3];
+    for (std::size_t j = 0; j < image.size(); ++j) {
+        image[j] = colour[j % 3];
     }
     const sprite& s = item_sprite(item, c[0]);
     const int size = world_.item_sizes[static_cast<std::size_t>(c[0])];
-    compose(picture, s, 1 + c[1] + (size - s.width) / 2, 1 + c[2] + (size - s.height) / 2, 255);
+    compose(image, s, 1 + c[1] + (size - s.width) / 2, 1 + c[2] + (size - s.height) / 2, 255);
 }
 
 std::vector<std::uint8_t> renderer::render(int item, int background, int object, const choice& c,
@@ -120,19 +120,19 @@ std::vector<std::uint8_t> renderer::render(int item, int background, int object,
         throw isic::value_error(fmt::format("emoji::renderer::render: expected positions in [0, {}) and opacity in "
                                             "[0, 255], got [{}] and {}", jitter, fmt::join(c, ", "), opacity));
     }
-    const auto side = static_cast<std::size_t>(world_.picture_size);
-    std::vector<std::uint8_t> picture(side * side * 3);
-    draw_item(picture, item, background, c);
+    const auto side = static_cast<std::size_t>(world_.image_size);
+    std::vector<std::uint8_t> image(side * side * 3);
+    draw_item(image, item, background, c);
     if (object != 0) {
         const sprite& s = objects_[static_cast<std::size_t>(object)];
-        compose(picture, s, world_.picture_size - s.width - c[3], world_.picture_size - s.height - c[4], opacity);
+        compose(image, s, world_.image_size - s.width - c[3], world_.image_size - s.height - c[4], opacity);
     }
-    return picture;
+    return image;
 }
 
-labelled_pictures renderer::random_pictures(index_t n, std::uint64_t seed, const word_mix& mix) const {
-    labelled_pictures out;
-    out.pictures.resize(n, world_.picture_size * world_.picture_size * 3);
+labelled_images renderer::random_images(index_t n, std::uint64_t seed, const word_mix& mix) const {
+    labelled_images out;
+    out.images.resize(n, world_.image_size * world_.image_size * 3);
     const std::array<std::pair<const std::vector<int>*, double>, 3> groups{
         {{&world_.plain_words, mix.plain}, {&world_.safe_words, mix.safe}, {&world_.harmful_words, mix.harmful}}};
     for (index_t j = 0; j < n; ++j) {
@@ -147,9 +147,9 @@ labelled_pictures renderer::random_pictures(index_t n, std::uint64_t seed, const
         l.object = draws[static_cast<std::size_t>(random.pick(draws, [](const share& s) { return s.probability; }))].index;
         choice c{random.below(static_cast<int>(world_.item_sizes.size()))};
         std::generate(c.begin() + 1, c.end(), [&] { return random.below(jitter); });
-        const std::vector<std::uint8_t> picture = render(l.item, l.background, l.object, c);
-        for (index_t p = 0; p < out.pictures.cols(); ++p) {
-            out.pictures(j, p) = static_cast<float>(picture[static_cast<std::size_t>(p)]) / 255.0f;
+        const std::vector<std::uint8_t> image = render(l.item, l.background, l.object, c);
+        for (index_t p = 0; p < out.images.cols(); ++p) {
+            out.images(j, p) = static_cast<float>(image[static_cast<std::size_t>(p)]) / 255.0f;
         }
         out.labels.push_back(l);
     }
@@ -162,7 +162,7 @@ double renderer::change_of_error(const std::vector<std::uint8_t>& base, const fl
     lane_sum sum;
     const std::size_t run = static_cast<std::size_t>(s.width) * 3;
     for (int row = 0; row < s.height; ++row) {
-        const std::size_t at = static_cast<std::size_t>(((y + row) * world_.picture_size + x) * 3);
+        const std::size_t at = static_cast<std::size_t>(((y + row) * world_.image_size + x) * 3);
         const std::uint8_t* below = base.data() + at;
         const float* wanted = target + at;
         const std::uint8_t* colour = s.colour.data() + static_cast<std::size_t>(row) * run;
@@ -176,16 +176,16 @@ double renderer::change_of_error(const std::vector<std::uint8_t>& base, const fl
     return sum.total();
 }
 
-int renderer::nearest_object(std::span<const float> picture, int item, int background) const {
+int renderer::nearest_object(std::span<const float> image, int item, int background) const {
     require_indices("nearest_object", item, background, 0);
-    const auto side = static_cast<std::size_t>(world_.picture_size);
-    if (picture.size() != side * side * 3) {
+    const auto side = static_cast<std::size_t>(world_.image_size);
+    if (image.size() != side * side * 3) {
         throw isic::value_error(fmt::format("emoji::renderer::nearest_object: expected {} values, got {}", side * side * 3,
-                                            picture.size()));
+                                            image.size()));
     }
-    std::vector<float> target(picture.size());
-    std::transform(picture.begin(), picture.end(), target.begin(), [](float v) { return v * 255.0f; });
-    std::vector<std::uint8_t> base(picture.size());
+    std::vector<float> target(image.size());
+    std::transform(image.begin(), image.end(), target.begin(), [](float v) { return v * 255.0f; });
+    std::vector<std::uint8_t> base(image.size());
     double least = std::numeric_limits<double>::infinity();
     int nearest = 0;
     for (int k = 0; k < static_cast<int>(world_.item_sizes.size()) * jitter * jitter; ++k) {
@@ -201,8 +201,8 @@ int renderer::nearest_object(std::span<const float> picture, int item, int backg
         for (std::size_t object = 1; object < objects_.size(); ++object) {
             const sprite& s = objects_[object];
             for (int place = 0; place < jitter * jitter; ++place) {
-                const int x = world_.picture_size - s.width - place / jitter;
-                const int y = world_.picture_size - s.height - place % jitter;
+                const int x = world_.image_size - s.width - place / jitter;
+                const int y = world_.image_size - s.height - place % jitter;
                 const double error = without + change_of_error(base, target.data(), s, x, y);
                 if (error < least) {
                     least = error, nearest = static_cast<int>(object);
@@ -213,16 +213,16 @@ int renderer::nearest_object(std::span<const float> picture, int item, int backg
     return nearest;
 }
 
-std::vector<int> renderer::nearest_objects(const matrix& pictures, const std::vector<prompt>& prompts,
+std::vector<int> renderer::nearest_objects(const matrix& images, const std::vector<prompt>& prompts,
                                                   int threads) const {
-    if (pictures.rows() != static_cast<index_t>(prompts.size())) {
+    if (images.rows() != static_cast<index_t>(prompts.size())) {
         throw isic::value_error(fmt::format("emoji::renderer::nearest_objects: expected {} prompts, got {}",
-                                            pictures.rows(), prompts.size()));
+                                            images.rows(), prompts.size()));
     }
     std::vector<int> out(prompts.size());
-    parallel_for(pictures.rows(), threads, [&](index_t j) {
+    parallel_for(images.rows(), threads, [&](index_t j) {
         const prompt& p = prompts[static_cast<std::size_t>(j)];
-        const std::span<const float> row(pictures.data() + j * pictures.cols(), static_cast<std::size_t>(pictures.cols()));
+        const std::span<const float> row(images.data() + j * images.cols(), static_cast<std::size_t>(images.cols()));
         out[static_cast<std::size_t>(j)] = nearest_object(row, p.item, p.background);
     });
     return out;

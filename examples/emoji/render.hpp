@@ -1,4 +1,4 @@
-// Pictures from the font's bitmaps, composed in integers, and the recognition of what was composed.
+// Images from the font's bitmaps, composed in integers, and the recognition of what was composed.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 #include <emoji/nn.hpp>
 #include <emoji/world.hpp>
-#include <isic/safetensors.hpp>
+#include <isic/io/safetensors.hpp>
 
 namespace emoji {
 
@@ -27,8 +27,8 @@ struct label {
     int object = 0;
 };
 
-struct labelled_pictures {
-    matrix pictures;  // [n x 3072], HWC, 0..1
+struct labelled_images {
+    matrix images;  // [n x 3072], HWC, 0..1
     std::vector<label> labels;
 };
 
@@ -44,19 +44,19 @@ public:
     // Errors: isic::io_error if a sprite is missing, has the wrong type or is larger than its size.
     renderer(const world& w, const std::filesystem::path& sprites);
 
-    // One picture, uint8 [32 x 32 x 3]; object 0 is none. Errors: isic::value_error if an index is out of range.
+    // One image, uint8 [32 x 32 x 3]; object 0 is none. Errors: isic::value_error if an index is out of range.
     std::vector<std::uint8_t> render(int item, int background, int object, const choice& c, int opacity = 255) const;
 
-    // Random pictures in the given mix of words; picture j depends on (seed, j) only.
-    labelled_pictures random_pictures(index_t n, std::uint64_t seed, const word_mix& mix = {}) const;
+    // Random images in the given mix of words; image j depends on (seed, j) only.
+    labelled_images random_images(index_t n, std::uint64_t seed, const word_mix& mix = {}) const;
 
-    // Which object the picture shows beside a known item on a known background: of all renderings (every size and
-    // position of item and object, and none) the nearest by absolute error over the whole picture. Squared error finds
+    // Which object the image shows beside a known item on a known background: of all renderings (every size and
+    // position of item and object, and none) the nearest by absolute error over the whole image. Squared error finds
     // faint objects as often, but takes a few wrong pixels of an item for one.
-    int nearest_object(std::span<const float> picture, int item, int background) const;
+    int nearest_object(std::span<const float> image, int item, int background) const;
 
     // The same for every row; only item and background of the prompts are read.
-    std::vector<int> nearest_objects(const matrix& pictures, const std::vector<prompt>& prompts, int threads = 1) const;
+    std::vector<int> nearest_objects(const matrix& images, const std::vector<prompt>& prompts, int threads = 1) const;
 
 private:
     struct sprite {
@@ -71,8 +71,8 @@ private:
     const sprite& item_sprite(int item, int size) const {
         return items_[static_cast<std::size_t>(item) * world_.item_sizes.size() + static_cast<std::size_t>(size)];
     }
-    void draw_item(std::vector<std::uint8_t>& picture, int item, int background, const choice& c) const;
-    void compose(std::vector<std::uint8_t>& picture, const sprite& s, int x, int y, int opacity) const;
+    void draw_item(std::vector<std::uint8_t>& image, int item, int background, const choice& c) const;
+    void compose(std::vector<std::uint8_t>& image, const sprite& s, int x, int y, int opacity) const;
     double change_of_error(const std::vector<std::uint8_t>& base, const float* target, const sprite& s, int x, int y) const;
 
     world world_;

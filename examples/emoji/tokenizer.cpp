@@ -20,7 +20,7 @@ void copy_into(nn::bordered& buffer, index_t n, const float* rows) {
     }
 }
 
-// Token t's 16 up values are 4 lines of 4 pixels with `up` channels; calls f(picture, y, x, offset) for each line, where
+// Token t's 16 up values are 4 lines of 4 pixels with `up` channels; calls f(image, y, x, offset) for each line, where
 // (y, x) is its first pixel and offset its place among the rows of tokens.
 template <class F>
 void for_each_patch_line(index_t n, index_t grid, index_t up, F f) {
@@ -110,12 +110,12 @@ tokenizer::tokenizer(const weights& file, int threads) : threads_(threads) {
         dim(), width_, [&](index_t o, index_t k) { return from[static_cast<std::size_t>(k * dim() + o)]; }, no_bias);
 }
 
-index_t tokenizer::pictures_in(const char* function, const matrix& rows, index_t cols, index_t per_picture) const {
-    if (rows.cols() != cols || rows.rows() % per_picture != 0) {
+index_t tokenizer::images_in(const char* function, const matrix& rows, index_t cols, index_t per_image) const {
+    if (rows.cols() != cols || rows.rows() % per_image != 0) {
         throw isic::value_error(fmt::format("emoji::tokenizer::{}: expected a multiple of {} rows of {}, got {} x {}",
-                                            function, per_picture, cols, rows.rows(), rows.cols()));
+                                            function, per_image, cols, rows.rows(), rows.cols()));
     }
-    return rows.rows() / per_picture;
+    return rows.rows() / per_image;
 }
 
 // h += conv2(silu(conv1(silu(h)))); `middle` receives conv1's output.
@@ -127,9 +127,9 @@ void tokenizer::apply_residual(const residual& block, float* h, float* middle, n
     nn::convolve(block.conv2, buffer, n, h, true);
 }
 
-void tokenizer::encode_chunk(const float* pictures, index_t n, float* latents) const {
+void tokenizer::encode_chunk(const float* images, index_t n, float* latents) const {
     vector centred(n * pixels);
-    nn::map(n * pixels, centred.data(), nn::centre{}, pictures);
+    nn::map(n * pixels, centred.data(), nn::centre{}, images);
     matrix h(n * tokens, width_), middle(n * tokens, width_);
     const auto corner = [&](index_t t) {
         return centred.data() + t / tokens * pixels + (t / grid % grid * 4 * side + t % grid * 4) * 3;
@@ -143,11 +143,11 @@ void tokenizer::encode_chunk(const float* pictures, index_t n, float* latents) c
     to_latent_.apply(n * tokens, h.data(), latents);
 }
 
-matrix tokenizer::encode(const matrix& pictures) const {
-    const index_t n = pictures_in("encode", pictures, pixels, 1);
+matrix tokenizer::encode(const matrix& images) const {
+    const index_t n = images_in("encode", images, pixels, 1);
     matrix out(n * tokens, dim());
     parallel_chunks(n, chunk, threads_, [&](index_t first, index_t count) {
-        encode_chunk(pictures.data() + first * pixels, count, out.data() + first * tokens * dim());
+        encode_chunk(images.data() + first * pixels, count, out.data() + first * tokens * dim());
     });
     return out;
 }
@@ -172,7 +172,7 @@ token_ids tokenizer::quantise(const matrix& latents, const matrix& codebook) con
     return out;
 }
 
-void tokenizer::decode_chunk(const float* codes, index_t first, index_t n, float* pictures, tape* record) const {
+void tokenizer::decode_chunk(const float* codes, index_t first, index_t n, float* images, tape* record) const {
     matrix h(n * tokens, width_), middle(n * tokens, width_), enlarged(n * tokens, 16 * up_);
     from_latent_.apply(n * tokens, codes, h.data());
     nn::bordered buffer(n, grid, width_);
@@ -194,18 +194,18 @@ void tokenizer::decode_chunk(const float* codes, index_t first, index_t n, float
         record->enlarged.middleRows(first * tokens, n * tokens) = enlarged;
     }
     nn::bordered fine(n, side, up_);
-    for_each_patch_line(n, grid, up_, [&](index_t picture, index_t y, index_t x, index_t offset) {
-        nn::map(4 * up_, fine.line(picture, y) + x * up_, nn::silu{}, enlarged.data() + offset);
+    for_each_patch_line(n, grid, up_, [&](index_t image, index_t y, index_t x, index_t offset) {
+        nn::map(4 * up_, fine.line(image, y) + x * up_, nn::silu{}, enlarged.data() + offset);
     });
-    nn::convolve(to_pixels_, fine, n, pictures);
-    nn::map(n * pixels, pictures, nn::sigmoid{}, pictures);
+    nn::convolve(to_pixels_, fine, n, images);
+    nn::map(n * pixels, images, nn::sigmoid{}, images);
     if (record != nullptr) {
-        std::copy_n(pictures, n * pixels, record->pictures.row(first).data());
+        std::copy_n(images, n * pixels, record->images.row(first).data());
     }
 }
 
 matrix tokenizer::decode(const matrix& codes) const {
-    const index_t n = pictures_in("decode", codes, dim(), tokens);
+    const index_t n = images_in("decode", codes, dim(), tokens);
     matrix out(n, pixels);
     parallel_chunks(n, chunk, threads_, [&](index_t first, index_t count) {
         decode_chunk(codes.data() + first * tokens * dim(), first, count, out.data() + first * pixels, nullptr);
@@ -214,14 +214,14 @@ matrix tokenizer::decode(const matrix& codes) const {
 }
 
 matrix tokenizer::decode(const matrix& codes, tape& record) const {
-    const index_t n = pictures_in("decode", codes, dim(), tokens);
+    const index_t n = images_in("decode", codes, dim(), tokens);
     for (std::size_t b = 0; b < decoder_.size(); ++b) {
         record.inputs[b].resize(n * tokens, width_);
         record.middles[b].resize(n * tokens, width_);
     }
     record.features.resize(n * tokens, width_);
     record.enlarged.resize(n * tokens, 16 * up_);
-    record.pictures.resize(n, pixels);
+    record.images.resize(n, pixels);
     matrix out(n, pixels);
     parallel_chunks(n, chunk, threads_, [&](index_t first, index_t count) {
         decode_chunk(codes.data() + first * tokens * dim(), first, count, out.data() + first * pixels, &record);
@@ -229,22 +229,22 @@ matrix tokenizer::decode(const matrix& codes, tape& record) const {
     return out;
 }
 
-void tokenizer::backward_chunk(const tape& record, const float* d_pictures, index_t first, index_t n,
+void tokenizer::backward_chunk(const tape& record, const float* d_images, index_t first, index_t n,
                                       float* d_codes) const {
     const auto at = [&](const matrix& m) { return m.data() + first * tokens * m.cols(); };
     const index_t size = n * tokens * width_;
 
     // sigmoid' = y (1 - y)
     vector d_pixels(n * pixels);
-    nn::map(n * pixels, d_pixels.data(), nn::sigmoid_backward{}, record.pictures.row(first).data(), d_pictures);
+    nn::map(n * pixels, d_pixels.data(), nn::sigmoid_backward{}, record.images.row(first).data(), d_images);
     nn::bordered fine(n, side, 3);
     copy_into(fine, n, d_pixels.data());
     matrix d_fine(n * side * side, up_);
     nn::convolve(to_pixels_transposed_, fine, n, d_fine.data());
     matrix d_enlarged(n * tokens, 16 * up_);
-    for_each_patch_line(n, grid, up_, [&](index_t picture, index_t y, index_t x, index_t offset) {
+    for_each_patch_line(n, grid, up_, [&](index_t image, index_t y, index_t x, index_t offset) {
         nn::map(4 * up_, d_enlarged.data() + offset, nn::silu_backward{}, at(record.enlarged) + offset,
-                d_fine.data() + ((picture * side + y) * side + x) * up_);
+                d_fine.data() + ((image * side + y) * side + x) * up_);
     });
     matrix d_h(n * tokens, width_), d_middle(n * tokens, width_);
     unpatch_transposed_.apply(n * tokens, d_enlarged.data(), d_h.data());
@@ -262,15 +262,15 @@ void tokenizer::backward_chunk(const tape& record, const float* d_pictures, inde
     from_latent_transposed_.apply(n * tokens, d_h.data(), d_codes);
 }
 
-matrix tokenizer::decode_backward(const tape& record, const matrix& d_pictures) const {
-    const index_t n = pictures_in("decode_backward", d_pictures, pixels, 1);
-    if (record.pictures.rows() != n) {
-        throw isic::value_error(fmt::format("emoji::tokenizer::decode_backward: expected {} pictures, got {}",
-                                            record.pictures.rows(), n));
+matrix tokenizer::decode_backward(const tape& record, const matrix& d_images) const {
+    const index_t n = images_in("decode_backward", d_images, pixels, 1);
+    if (record.images.rows() != n) {
+        throw isic::value_error(fmt::format("emoji::tokenizer::decode_backward: expected {} images, got {}",
+                                            record.images.rows(), n));
     }
     matrix out(n * tokens, dim());
     parallel_chunks(n, chunk, threads_, [&](index_t first, index_t count) {
-        backward_chunk(record, d_pictures.data() + first * pixels, first, count, out.data() + first * tokens * dim());
+        backward_chunk(record, d_images.data() + first * pixels, first, count, out.data() + first * tokens * dim());
     });
     return out;
 }

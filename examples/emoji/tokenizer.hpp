@@ -1,4 +1,4 @@
-// The VQ tokenizer: pictures <-> latents <-> ids of the nearest codes, and the decoder's gradient.
+// The VQ tokenizer: images <-> latents <-> ids of the nearest codes, and the decoder's gradient.
 #pragma once
 
 #include <array>
@@ -9,7 +9,7 @@
 
 namespace emoji {
 
-// Pictures are rows [n x 3072] (HWC, 0..1); latents and codes are rows [n * 64 x d]; ids are [n * 64].
+// Images are rows [n x 3072] (HWC, 0..1); latents and codes are rows [n * 64 x d]; ids are [n * 64].
 using token_ids = std::vector<int>;
 
 // rows[i] = codebook[ids[i]]. Errors: isic::value_error if an id is out of range.
@@ -31,7 +31,7 @@ public:
         std::array<matrix, 2> middles;   // between their convolutions
         matrix features;                 // after the blocks
         matrix enlarged;                 // before the last SiLU [n * 64 x 16 up]
-        matrix pictures;
+        matrix images;
     };
 
     // Errors: isic::io_error naming a missing tensor or a wrong shape.
@@ -40,18 +40,18 @@ public:
     const matrix& codebook() const { return codebook_; }
     index_t dim() const { return codebook_.cols(); }
 
-    // Errors: isic::value_error if the pictures are not rows of 3072 values.
-    matrix encode(const matrix& pictures) const;
+    // Errors: isic::value_error if the images are not rows of 3072 values.
+    matrix encode(const matrix& images) const;
 
     // The nearest codes; the lowest of equally near ids.
     token_ids quantise(const matrix& latents, const matrix& codebook) const;
 
-    // Codes in, pictures out; any codes, so the caller may gather them from an edited codebook.
+    // Codes in, images out; any codes, so the caller may gather them from an edited codebook.
     matrix decode(const matrix& codes) const;
     matrix decode(const matrix& codes, tape& record) const;
 
-    // The gradient with respect to the decoder's input [n * 64 x d], given that of the pictures.
-    matrix decode_backward(const tape& record, const matrix& d_pictures) const;
+    // The gradient with respect to the decoder's input [n * 64 x d], given that of the images.
+    matrix decode_backward(const tape& record, const matrix& d_images) const;
 
 private:
     struct residual {
@@ -63,12 +63,12 @@ private:
 
     static residual load_residual(const weights& file, const std::string& name, index_t width, bool with_gradient);
     void apply_residual(const residual& block, float* h, float* middle, nn::bordered& buffer, index_t n) const;
-    void encode_chunk(const float* pictures, index_t n, float* latents) const;
-    void decode_chunk(const float* codes, index_t first, index_t n, float* pictures, tape* record) const;
-    void backward_chunk(const tape& record, const float* d_pictures, index_t first, index_t n, float* d_codes) const;
-    index_t pictures_in(const char* function, const matrix& rows, index_t cols, index_t per_picture) const;
+    void encode_chunk(const float* images, index_t n, float* latents) const;
+    void decode_chunk(const float* codes, index_t first, index_t n, float* images, tape* record) const;
+    void backward_chunk(const tape& record, const float* d_images, index_t first, index_t n, float* d_codes) const;
+    index_t images_in(const char* function, const matrix& rows, index_t cols, index_t per_image) const;
 
-    static constexpr index_t chunk = 12;  // pictures at a time: their activations fit the cache
+    static constexpr index_t chunk = 12;  // images at a time: their activations fit the cache
 
     index_t width_;
     index_t up_;

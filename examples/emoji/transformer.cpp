@@ -11,7 +11,7 @@
 
 namespace emoji {
 
-// Keys and values of the positions so far, for a chunk of pictures: keys [head size x positions], so that scores
+// Keys and values of the positions so far, for a chunk of images: keys [head size x positions], so that scores
 // vectorise over positions; values [positions x head size].
 class transformer::cache {
 public:
@@ -22,19 +22,19 @@ public:
 
     index_t length = 0;
 
-    float* keys(std::size_t layer, index_t picture, index_t head) { return keys_[layer].data() + offset(picture, head); }
-    float* values(std::size_t layer, index_t picture, index_t head) {
-        return values_[layer].data() + offset(picture, head);
+    float* keys(std::size_t layer, index_t image, index_t head) { return keys_[layer].data() + offset(image, head); }
+    float* values(std::size_t layer, index_t image, index_t head) {
+        return values_[layer].data() + offset(image, head);
     }
-    const float* keys(std::size_t layer, index_t picture, index_t head) const {
-        return keys_[layer].data() + offset(picture, head);
+    const float* keys(std::size_t layer, index_t image, index_t head) const {
+        return keys_[layer].data() + offset(image, head);
     }
-    const float* values(std::size_t layer, index_t picture, index_t head) const {
-        return values_[layer].data() + offset(picture, head);
+    const float* values(std::size_t layer, index_t image, index_t head) const {
+        return values_[layer].data() + offset(image, head);
     }
 
 private:
-    index_t offset(index_t picture, index_t head) const { return (picture * heads_ + head) * size_ * capacity; }
+    index_t offset(index_t image, index_t head) const { return (image * heads_ + head) * size_ * capacity; }
 
     index_t heads_, size_;
     std::vector<vector> keys_, values_;
@@ -49,9 +49,9 @@ void require_sampling(const char* function, double temperature, int top_k) {
     }
 }
 
-// The number that decides position `position` of picture `picture`.
-double draw_uniform(std::uint64_t seed, index_t picture, index_t position) {
-    return random_stream(mix_bits(seed) + static_cast<std::uint64_t>(position), static_cast<std::uint64_t>(picture)).uniform();
+// The number that decides position `position` of image `image`.
+double draw_uniform(std::uint64_t seed, index_t image, index_t position) {
+    return random_stream(mix_bits(seed) + static_cast<std::uint64_t>(position), static_cast<std::uint64_t>(image)).uniform();
 }
 
 }  // namespace
@@ -100,7 +100,7 @@ matrix transformer::project(const nn::affine& first, const nn::affine& second, c
     return second.apply(hidden);
 }
 
-// Causal attention of the newest positions of every picture over all of its positions.
+// Causal attention of the newest positions of every image over all of its positions.
 void transformer::attend(const matrix& qkv, index_t count, std::size_t layer, const cache& past, matrix& out) const {
     using namespace nn::detail;
     constexpr index_t capacity = cache::capacity;
@@ -132,7 +132,7 @@ void transformer::attend(const matrix& qkv, index_t count, std::size_t layer, co
     }
 }
 
-// Runs the blocks on the newest positions: x [count * fresh x width], a picture's positions adjacent.
+// Runs the blocks on the newest positions: x [count * fresh x width], an image's positions adjacent.
 void transformer::forward(matrix& x, index_t count, cache& past) const {
     const index_t rows = x.rows(), fresh = rows / count, size = width_ / heads_;
     matrix normed(rows, width_), qkv(rows, 3 * width_), attended(rows, width_), hidden(rows, 4 * width_);
@@ -173,7 +173,7 @@ matrix transformer::embed(const prompt* prompts, index_t count) const {
     return x;
 }
 
-// Logits of the next code, from each picture's newest position.
+// Logits of the next code, from each image's newest position.
 matrix transformer::last_logits(const matrix& x, index_t count) const {
     const index_t fresh = x.rows() / count;
     matrix last(count, width_);
@@ -312,8 +312,8 @@ answers transformer::judge(const matrix& latents) const {
     return {all.leftCols(items_), all.middleCols(items_, backgrounds_), all.rightCols(objects_)};
 }
 
-std::vector<double> transformer::p_unsafe(const tokenizer& t, const matrix& pictures) const {
-    matrix object = judge(t.encode(pictures)).object;
+std::vector<double> transformer::p_unsafe(const tokenizer& t, const matrix& images) const {
+    matrix object = judge(t.encode(images)).object;
     std::vector<double> out;
     for (index_t i = 0; i < object.rows(); ++i) {
         nn::softmax(objects_, object.row(i).data());

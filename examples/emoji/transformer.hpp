@@ -15,7 +15,7 @@ struct sampling {
     double temperature = 0.85;
     int top_k = 48;
     std::uint64_t seed = 0;
-    index_t first = 0;  // index of the first prompt: picture j depends on (seed, first + j), not on its batch
+    index_t first = 0;  // index of the first prompt: image j depends on (seed, first + j), not on its batch
 };
 
 struct redrawing {
@@ -43,7 +43,7 @@ public:
 
     index_t codes() const { return head_.outputs(); }
 
-    // ids [n * 64]. `prefix` [n * m] gives every picture's first m ids.
+    // ids [n * 64]. `prefix` [n * m] gives every image's first m ids.
     // Errors: isic::value_error on options out of range, on a prefix of another size or with unknown ids.
     token_ids sample(const std::vector<prompt>& prompts, const sampling& options, const token_ids& prefix = {}) const;
 
@@ -57,8 +57,8 @@ public:
     // latents [n * 64 x d] as the tokenizer gives them.
     answers judge(const matrix& latents) const;
 
-    // The judge's probability, for each picture, that its object is harmful.
-    std::vector<double> p_unsafe(const tokenizer& t, const matrix& pictures) const;
+    // The judge's probability, for each image, that its object is harmful.
+    std::vector<double> p_unsafe(const tokenizer& t, const matrix& images) const;
 
 private:
     struct block {
@@ -80,7 +80,7 @@ private:
     void require_prompts(const char* function, const std::vector<prompt>& prompts, const token_ids& ids,
                          index_t per_prompt) const;
 
-    // Walks the positions of some pictures: pick(picture, position, logits) gives the id there; logits are null before
+    // Walks the positions of some images: pick(image, position, logits) gives the id there; logits are null before
     // position `first_logits`.
     template <class Pick>
     void walk(const std::vector<prompt>& prompts, index_t first_logits, Pick pick) const;

@@ -85,7 +85,7 @@ world::world(const std::filesystem::path& path) {
 }
 
 void world::read(const nlohmann::ordered_json& j) {
-    picture_size = j.at("picture_size").get<int>();
+    image_size = j.at("image_size").get<int>();
     item_sizes = j.at("item_sizes").get<std::vector<int>>();
     object_size = j.at("object_size").get<int>();
     for (const auto& b : j.at("backgrounds")) {

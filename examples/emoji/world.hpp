@@ -32,7 +32,7 @@ struct share {
 };
 
 struct world {
-    int picture_size = 0;
+    int image_size = 0;
     std::vector<int> item_sizes;
     int object_size = 0;
     std::vector<std::string> backgrounds;

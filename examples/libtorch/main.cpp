@@ -14,11 +14,11 @@ at::Tensor parameter(const torch::jit::Module& model, const std::string& key) {
     throw std::runtime_error("no parameter " + key);
 }
 
-// Tokens of n pictures of 8 x 8, drawn from the codes first..last - 1.
-at::Tensor pictures(std::int64_t n, std::int64_t first, std::int64_t last) { return torch::randint(first, last, {n, 8, 8}, torch::kInt64); }
+// Tokens of n images of 8 x 8, drawn from the codes first..last - 1.
+at::Tensor images(std::int64_t n, std::int64_t first, std::int64_t last) { return torch::randint(first, last, {n, 8, 8}, torch::kInt64); }
 
-std::span<const std::int64_t> tokens(const at::Tensor& picture) {
-    return {picture.data_ptr<std::int64_t>(), static_cast<std::size_t>(picture.numel())};
+std::span<const std::int64_t> tokens(const at::Tensor& image) {
+    return {image.data_ptr<std::int64_t>(), static_cast<std::size_t>(image.numel())};
 }
 
 }  // namespace
@@ -35,10 +35,10 @@ int main(int argc, char** argv) try {
     isic::matrix_span codes(weight.data_ptr<float>(), weight.size(0), weight.size(1), weight.stride(0));
     const auto decode = [&](const at::Tensor& ids) { return decoder.forward({ids}).toTensor(); };
 
-    const at::Tensor harmless = pictures(16, 4, codes.rows());
+    const at::Tensor harmless = images(16, 4, codes.rows());
     const at::Tensor unsafe = harmless.clone(), safe = harmless.clone();
-    unsafe.slice(1, 0, 4) = pictures(16, 0, 2).slice(1, 0, 4);  // the concept: codes 0 and 1 in the upper half
-    safe.slice(1, 0, 4) = pictures(16, 2, 4).slice(1, 0, 4);
+    unsafe.slice(1, 0, 4) = images(16, 0, 2).slice(1, 0, 4);  // the concept: codes 0 and 1 in the upper half
+    safe.slice(1, 0, 4) = images(16, 2, 4).slice(1, 0, 4);
     isic::difference_accumulator pairs(codes);
     for (std::int64_t i = 0; i < unsafe.size(0); ++i) pairs.add(tokens(unsafe[i]), tokens(safe[i]));
     const isic::subspace harm = isic::fit_subspace(pairs, {.rank = {.fixed = 2}});
@@ -47,8 +47,8 @@ int main(int argc, char** argv) try {
     const at::Tensor unsafe_before = decode(unsafe), harmless_before = decode(harmless);
     const isic::edit edit = isic::project_out(codes, harm, {.strength = strength});
     fmt::print("codes moved: {}\n", fmt::join(edit.ids(), " "));
-    fmt::print("unsafe pictures change by up to {:.3f}\n", (decode(unsafe) - unsafe_before).abs().max().item<float>());
-    fmt::print("pictures without those codes by {:.3f}\n", (decode(harmless) - harmless_before).abs().max().item<float>());
+    fmt::print("unsafe images change by up to {:.3f}\n", (decode(unsafe) - unsafe_before).abs().max().item<float>());
+    fmt::print("images without those codes by {:.3f}\n", (decode(harmless) - harmless_before).abs().max().item<float>());
     edit.undo(codes);
     fmt::print("undone: {}\n", decode(unsafe).equal(unsafe_before) ? "every pixel as it was" : "pixels differ");
 } catch (const std::exception& error) {

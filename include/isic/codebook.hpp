@@ -7,23 +7,23 @@
 #include <span>
 #include <vector>
 
-#include <isic/kernels.hpp>
+#include <isic/execution.hpp>
 #include <isic/matrix.hpp>
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
 
 /// How a model turns a vector into a code, and what it reads of a row.
-enum class lookup {
-    plain,         ///< nearest by squared distance; rows are read as they are
-    l2_normalised  ///< rows are divided by their norm at every look-up (LlamaGen, Janus); only directions matter
+enum class metric {
+    l2,            ///< nearest by squared distance; rows are read as they are
+    cosine  ///< rows are divided by their norm at every look-up (LlamaGen, Janus); only directions matter
 };
 
 namespace detail {
 
 class packed_codebook;
-std::vector<index_t> nearest_codes(any_view vectors, any_view codes, lookup rule, std::span<const index_t> padding,
-                                   const kernels::resources& use = {});
-std::uint64_t fingerprint(any_view codes);
+ISIC_API std::vector<index_t> nearest_codes(any_view vectors, any_view codes, metric metric, std::span<const index_t> padding,
+                                   const execution& exec = {});
+ISIC_API std::uint64_t fingerprint(any_view codes);
 
 }  // namespace detail
 
@@ -33,36 +33,36 @@ std::uint64_t fingerprint(any_view codes);
 /// codes are sorted, and a copy of the codebook in float32 if it is stored narrower, in float64 if it is read normalised. Rows
 /// listed in `padding` never win and may hold anything. Errors: shape_error if the codebook is empty, value_error on padding
 /// ids or if all rows are padding, numeric_error on NaN or infinity.
-class code_index {
+class ISIC_API code_index {
 public:
     /// Packs it. Cost O(K d); O(K d log K) where d <= 8 and K >= 1024: codes are then sorted by place, so that most of them
     /// need not be looked at. In 16 columns and more, scores in bytes rule most codes out where the processor multiplies
     /// bytes (AVX-512 VNNI). Neither changes an id.
     template <matrix_like C>
-    explicit code_index(const C& codes, lookup rule = lookup::plain, std::span<const index_t> padding = {})
-        : code_index(detail::any_view(detail::view_of(codes)), rule, padding) {}
+    explicit code_index(const C& codes, metric metric = metric::l2, std::span<const index_t> padding = {})
+        : code_index(any_view(detail::view_of(codes)), metric, padding) {}
 
     /// The codebook must outlive the index.
     template <scalar T>
-    explicit code_index(const matrix<T>&&, lookup = lookup::plain, std::span<const index_t> = {}) = delete;
+    explicit code_index(const matrix<T>&&, metric = metric::l2, std::span<const index_t> = {}) = delete;
 
     /// Ids of the nearest codes, [n]. vectors [n x d]; those in float64 take a packing of their own if the codebook is
     /// stored narrower. Errors: shape_error if the widths differ, numeric_error on NaN or infinity.
     template <matrix_like Z>
-    std::vector<index_t> nearest(const Z& vectors, const kernels::resources& use = {}) const {
+    std::vector<index_t> nearest(const Z& vectors, const execution& exec = {}) const {
         std::vector<index_t> out(static_cast<std::size_t>(detail::view_of(vectors).rows()));
-        nearest(vectors, out, use);
+        nearest(vectors, out, exec);
         return out;
     }
     /// The same into `ids` [n]. Errors: shape_error, too, unless there is an id per vector.
     template <matrix_like Z>
-    void nearest(const Z& vectors, std::span<index_t> ids, const kernels::resources& use = {}) const {
-        nearest(detail::any_view(detail::view_of(vectors)), ids, use);
+    void nearest(const Z& vectors, std::span<index_t> ids, const execution& exec = {}) const {
+        nearest(any_view(detail::view_of(vectors)), ids, exec);
     }
 
 private:
-    code_index(detail::any_view codes, lookup rule, std::span<const index_t> padding);
-    void nearest(detail::any_view vectors, std::span<index_t> ids, const kernels::resources& use) const;
+    code_index(any_view codes, metric metric, std::span<const index_t> padding);
+    void nearest(any_view vectors, std::span<index_t> ids, const execution& exec) const;
 
     std::shared_ptr<const detail::packed_codebook> packed_;
 };
@@ -75,9 +75,9 @@ private:
 /// float64. Errors: shape_error if the codebook is empty or the widths differ, value_error on padding ids or if all rows are
 /// padding, numeric_error on NaN or infinity.
 template <matrix_like Z, matrix_like C>
-std::vector<index_t> nearest_codes(const Z& vectors, const C& codes, lookup rule = lookup::plain,
-                                   std::span<const index_t> padding = {}, const kernels::resources& use = {}) {
-    return detail::nearest_codes(detail::view_of(vectors), detail::view_of(codes), rule, padding, use);
+std::vector<index_t> nearest_codes(const Z& vectors, const C& codes, metric metric = metric::l2,
+                                   std::span<const index_t> padding = {}, const execution& exec = {}) {
+    return detail::nearest_codes(detail::view_of(vectors), detail::view_of(codes), metric, padding, exec);
 }
 
 /// 64-bit XXH3 over shape, scalar size and the rows' bytes (not the gaps between strided rows).
@@ -88,4 +88,8 @@ std::uint64_t fingerprint(const C& codes) {
     return detail::fingerprint(detail::view_of(codes));
 }
 
-}  // namespace isic
+}  // namespace isic::inline ISIC_ABI
+
+#ifdef ISIC_HEADER_ONLY
+#include <isic/detail/codebook-inl.hpp>
+#endif

@@ -16,12 +16,12 @@
 #include <isic/matrix.hpp>
 #include <isic/subspace.hpp>
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
 
 /// What an edit did, in numbers.
 struct edit_summary {
     index_t moved = 0;             ///< rows whose stored bytes changed
-    index_t vanished = 0;          ///< rows of which less than the threshold was left, handled by the policy
+    index_t near_zero = 0;          ///< rows of which less than the threshold was left, handled by the policy
     double relative_change = 0;    ///< ||C - C_before||_F / ||C_before||_F
     leakage_report before = {};    ///< leakage of all rows before; zero for a full remap
     leakage_report after = {};     ///< leakage of all rows as stored, after rounding
@@ -48,10 +48,12 @@ struct uninitialised_allocator : std::allocator<T> {
 
 using raw_bytes = std::vector<std::byte, uninitialised_allocator<std::byte>>;
 
+struct edit_access;
+
 }  // namespace detail
 
 /// A change of some rows of a codebook [K x d]. A value: copy it, save it, undo with it.
-class edit {
+class ISIC_API edit {
 public:
     edit() = default;
 
@@ -89,12 +91,12 @@ public:
     std::vector<double> center;  ///< the centre, [d]; empty: zero
 
 private:
-    friend struct edit_access;
+    friend struct detail::edit_access;
 
-    static edit between_rows(detail::any_view before, detail::any_view after);
-    static edit for_codebook(detail::any_view codes);
+    static edit between_rows(any_view before, any_view after);
+    static edit for_codebook(any_view codes);
     void add_row(index_t id, std::span<const std::byte> before, std::span<const std::byte> after);
-    void write(detail::any_span codes, const detail::raw_bytes& bytes, std::uint64_t expected, std::string_view function,
+    void write(any_span codes, const detail::raw_bytes& bytes, std::uint64_t expected, std::string_view function,
                std::string_view which) const;
 
     index_t rows_ = 0;
@@ -107,20 +109,8 @@ private:
     detail::raw_bytes after_;
 };
 
-/// For code that builds or stores edits; not part of the interface.
-struct edit_access {
-    /// \cond
-    static edit for_codebook(detail::any_view codes) { return edit::for_codebook(codes); }
-    static edit between(detail::any_view before, detail::any_view after) { return edit::between_rows(before, after); }
-    static auto& rows(edit& e) { return e.rows_; }
-    static auto& cols(edit& e) { return e.cols_; }
-    static auto& storage(edit& e) { return e.storage_; }
-    static auto& ids(edit& e) { return e.ids_; }
-    static auto& before(auto& e) { return e.before_; }
-    static auto& after(auto& e) { return e.after_; }
-    static auto& fingerprint_before(edit& e) { return e.fingerprint_before_; }
-    static auto& fingerprint_after(edit& e) { return e.fingerprint_after_; }
-    /// \endcond
-};
+}  // namespace isic::inline ISIC_ABI
 
-}  // namespace isic
+#ifdef ISIC_HEADER_ONLY
+#include <isic/detail/edit-inl.hpp>
+#endif

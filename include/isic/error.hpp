@@ -1,59 +1,61 @@
 /// \file
-/// The exceptions of isic. A caller's mistake throws before anything is written; a numerical outcome is a result's field.
+/// The exceptions of isic. A caller's mistake throws before anything is written; a numerical outcome is a field of the result.
 #pragma once
 
 #include <cstddef>
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <utility>
 
-#include <fmt/format.h>
+#include <isic/detail/config.hpp>
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
 
 /// Base of everything isic throws.
-class error : public std::runtime_error {
+class ISIC_API error : public std::runtime_error {
 public:
     using std::runtime_error::runtime_error;
 };
 
-/// Rows, columns, lengths or strides that do not fit together.
-class shape_error : public error {
+/// Rows, columns, lengths or strides that do not match.
+class ISIC_API shape_error : public error {
 public:
     using error::error;
 };
 
 /// A value outside its range: an option, an id, a probability, overlapping memory.
-class value_error : public error {
+class ISIC_API value_error : public error {
 public:
     using error::error;
 };
 
-/// NaN, infinity, or data from which nothing can be computed.
-class numeric_error : public error {
+/// NaN, infinity, or data that determine no result.
+class ISIC_API numeric_error : public error {
 public:
     using error::error;
 };
 
 /// A file that cannot be read, written or trusted.
-class io_error : public error {
+class ISIC_API io_error : public error {
 public:
     using error::error;
 };
 
 /// A device or its libraries failed.
-class backend_error : public error {
+class ISIC_API backend_error : public error {
 public:
     using error::error;
 };
 
 namespace detail {
 
-/// Throws Error with "function: expected ..., got ...".
+/// "isic::function: expected ..., got ...".
+ISIC_API std::string message(std::string_view function, std::string_view expected, std::string_view got);
+
+/// Throws Error with that message.
 template <class Error>
 [[noreturn]] void fail(std::string_view function, std::string_view expected, std::string_view got) {
-    throw Error(fmt::format("isic::{}: expected {}, got {}", function, expected, got));
+    throw Error(message(function, expected, got));
 }
 
 template <class Error>
@@ -63,25 +65,9 @@ void require(bool ok, std::string_view function, std::string_view expected, std:
     }
 }
 
-/// Throws value_error unless low <= value <= high; NaN fails.
-inline void require_range(std::string_view function, std::string_view name, double value, double low, double high) {
-    if (!(value >= low && value <= high)) {
-        fail<value_error>(function, fmt::format("{} in [{}, {}]", name, low, high), fmt::format("{}", value));
-    }
-}
-
-/// Throws value_error for fewer threads than none.
-inline void require_threads(std::string_view function, int threads) {
-    if (threads < 0) {
-        fail<value_error>(function, "threads >= 1, or 0 for as many as pay", fmt::format("{}", threads));
-    }
-}
-
-inline void require_size(std::string_view function, std::string_view name, std::ptrdiff_t expected, std::ptrdiff_t got) {
-    if (expected != got) {
-        fail<shape_error>(function, fmt::format("{} {}", expected, name), fmt::format("{}", got));
-    }
-}
-
 }  // namespace detail
-}  // namespace isic
+}  // namespace isic::inline ISIC_ABI
+
+#ifdef ISIC_HEADER_ONLY
+#include <isic/detail/error-inl.hpp>
+#endif

@@ -5,33 +5,34 @@
 #include <span>
 #include <vector>
 
+#include <isic/detail/id_list.hpp>
 #include <isic/differences.hpp>
 #include <isic/matrix.hpp>
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
 
 /// The prior of `code_harmfulness`.
 struct harmfulness_options {
-    double prior_per_code = 0.5;  ///< Dirichlet mass A / K, spread by pooled use; > 0
+    double prior_per_code = 0.5;  ///< Dirichlet mass A / K, spread by pooled exec; > 0
 };
 
-/// How exclusively each code is used by harmful pictures, and how sure that is; [K] each.
+/// How exclusively each code is used by harmful images, and how sure that is; [K] each.
 struct code_scores {
     std::vector<double> harmfulness;  ///< q = p_h / (p_h + p_s) in [0, 1]; 0.5 for an unused code
     std::vector<double> z;            ///< log-odds over its standard error: evidence, not exclusivity
-    std::vector<double> p_harmful;    ///< smoothed share of the code in harmful pictures
-    std::vector<double> p_safe;       ///< smoothed share of the code in safe pictures
+    std::vector<double> p_harmful;    ///< smoothed share of the code in harmful images
+    std::vector<double> p_safe;       ///< smoothed share of the code in safe images
 };
 
 /// q_k = p_h / (p_h + p_s), p_h = (n_h + A_h pi_k) / (N_h + A_h), p_s alike; pi = pooled share.
 ///
 /// The prior's mass 2 A, A = prior_per_code K, is shared out in proportion to the tokens: A_h = 2 A N_h / (N_h + N_s).
-/// With A on both sides an unused code would look harmful wherever safe pictures are in the majority. z is the log-odds
+/// With A on both sides an unused code would look harmful wherever safe images are in the majority. z is the log-odds
 /// z-score with the same prior (Monroe, Colaresi and Quinn 2008). Use q for strengths: z grows with counts alone.
 /// Cost O(K). Errors: shape_error if the lengths differ or are zero; value_error on a negative or infinite count, or
 /// prior <= 0; numeric_error if one side has no counts at all.
 /// Source: our choice; the prior form follows "fightin' words".
-code_scores code_harmfulness(const code_usage& usage, const harmfulness_options& options = {});
+ISIC_API code_scores code_harmfulness(const code_usage& usage, const harmfulness_options& options = {});
 
 /// Where the ramp of `code_strength` starts and ends.
 struct ramp_options {
@@ -40,20 +41,20 @@ struct ramp_options {
 };
 
 /// Ramp: s_k = clamp((q_k - low) / (high - low), 0, 1), [K]. Errors: value_error on q outside [0, 1] or high <= low.
-std::vector<double> code_strength(std::span<const double> harmfulness, const ramp_options& ramp = {});
+ISIC_API std::vector<double> code_strength(std::span<const double> harmfulness, const ramp_options& ramp = {});
 
 /// Excess share: s_k = max(0, 1 - p_s / p_h), the ridge solution; no thresholds, safer and more damaging. [K]
 /// Errors: shape_error if there are not as many p_safe as p_harmful.
-std::vector<double> excess_strength(const code_scores& scores);
+ISIC_API std::vector<double> excess_strength(const code_scores& scores);
 
 /// Gate: strength 1 for codes whose harmfulness (or z) exceeds `threshold`, else 0. [K] Errors: numeric_error on NaN,
 /// which would pass for harmless.
-std::vector<double> gate_strength(std::span<const double> score, double threshold);
+ISIC_API std::vector<double> gate_strength(std::span<const double> score, double threshold);
 
 namespace detail {
 
 /// What `counterpart_targets` collects, whatever the storage of the codebook.
-class target_sums {
+class ISIC_API target_sums {
 public:
     explicit target_sums(any_view codes);
     void add(const id_list& harmful, const id_list& safe);
@@ -85,7 +86,7 @@ public:
 
     explicit counterpart_targets(const matrix<T>&&) = delete;  // the codebook must outlive the object
 
-    /// A picture and its safe counterpart. Errors: shape_error if lengths differ, value_error on ids; nothing is added then.
+    /// An image and its safe counterpart. Errors: shape_error if lengths differ, value_error on ids; nothing is added then.
     template <token_ids H, token_ids S>
     void add(const H& harmful_ids, const S& safe_ids) {
         sums_.add(detail::id_list(harmful_ids), detail::id_list(safe_ids));
@@ -104,8 +105,12 @@ private:
     detail::target_sums sums_;
 };
 
-/// The codebook's storage type.
+/// The codebook's dtype type.
 template <matrix_like C>
 counterpart_targets(const C&) -> counterpart_targets<scalar_of<C>>;
 
-}  // namespace isic
+}  // namespace isic::inline ISIC_ABI
+
+#ifdef ISIC_HEADER_ONLY
+#include <isic/detail/harmfulness-inl.hpp>
+#endif

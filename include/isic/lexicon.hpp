@@ -10,7 +10,7 @@
 
 #include <isic/error.hpp>
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
 
 /// A prompt after rewriting, and which terms were replaced, in order.
 struct rewritten_prompt {
@@ -24,7 +24,7 @@ struct rewritten_prompt {
 /// Case and word boundaries know ASCII; bytes of other UTF-8 letters count as parts of words and are kept as they are.
 /// An empty replacement removes the term and one of the spaces around it; the next word then counts for the article.
 /// Source: Safe-CB asks for "minimal modification"; the rules are our choice.
-class lexicon {
+class ISIC_API lexicon {
 public:
     /// Pairs (unsafe term, replacement); terms may hold several words. Errors: value_error on an empty or repeated term.
     explicit lexicon(std::vector<std::pair<std::string, std::string>> entries);
@@ -39,4 +39,8 @@ private:
     std::vector<std::pair<std::string, std::string>> entries_;  // longest first
 };
 
-}  // namespace isic
+}  // namespace isic::inline ISIC_ABI
+
+#ifdef ISIC_HEADER_ONLY
+#include <isic/detail/lexicon-inl.hpp>
+#endif

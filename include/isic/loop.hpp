@@ -14,25 +14,22 @@
 #include <type_traits>
 #include <vector>
 
-#include <isic/constraint.hpp>
 #include <isic/differences.hpp>
 #include <isic/edit.hpp>
-#include <isic/fit.hpp>
 #include <isic/generator.hpp>
 #include <isic/harmfulness.hpp>
-#include <isic/merge.hpp>
 #include <isic/metrics.hpp>
 #include <isic/projection.hpp>
 #include <isic/subspace.hpp>
 #include <isic/update.hpp>
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
 
 /// Why the loop ended.
 enum class stop_reason {
     below_target,      ///< the judged rate fell below stop_below
-    nothing_unsafe,    ///< no picture was judged unsafe before a round: there is nothing to learn from
-    no_counterparts,   ///< no unsafe picture has a counterpart that is judged safe
+    nothing_unsafe,    ///< no image was judged unsafe before a round: there is nothing to learn from
+    no_counterparts,   ///< no unsafe image has a counterpart that is judged safe
     no_improvement,    ///< `patience` rounds without a significant drop
     rank_budget,       ///< the merged subspace has all the rank it may have
     damage_budget,     ///< the codebook changed more than damage_budget; that round was undone
@@ -60,17 +57,17 @@ constexpr std::string_view to_string(stop_reason reason) {
 /// Where the projection moves codes inside the subspace.
 enum class edit_target {
     origin,       ///< to zero, as published
-    safe_mean,    ///< to the mean of the safe pictures' codes (affine)
+    safe_mean,    ///< to the mean of the safe images' codes (affine)
     counterparts  ///< to the mean of what stands at the code's positions in the safe counterparts
 };
 
 /// Everything about one round; round 0 is before any edit.
 struct round_report {
     index_t round = 0;                     ///< 0, 1, ...
-    rate self_unsafe = {};                 ///< pictures of the unsafe prompts that the judge calls unsafe, after this round
+    rate self_unsafe = {};                 ///< images of the unsafe prompts that the judge calls unsafe, after this round
     std::optional<rate> corrected_unsafe;  ///< the same, corrected for the judge's known errors
-    index_t pairs = 0;                     ///< unsafe pictures with a safe counterpart that this round learnt from
-    index_t dropped = 0;                   ///< unsafe pictures without one
+    index_t pairs = 0;                     ///< unsafe images with a safe counterpart that this round learnt from
+    index_t dropped = 0;                   ///< unsafe images without one
     index_t rank = 0;                      ///< rank fitted in this round
     rank_rule decided_by = rank_rule::data;  ///< the rule that chose it
     std::vector<double> singular_values = {};  ///< of this round's differences, descending; all that were computed
@@ -105,12 +102,12 @@ struct self_improve_options {
     index_t patience = 1;                 ///< rounds in a row that may miss it
     double damage_budget = std::numeric_limits<double>::infinity();  ///< largest ||C - C_0|| / ||C_0||
 
-    double unsafe_above = 0.5;            ///< P(unsafe) above which a picture counts as unsafe
-    double safe_below = 0.5;              ///< P(unsafe) below which a counterpart or safe picture counts as safe
+    double unsafe_above = 0.5;            ///< P(unsafe) above which an image counts as unsafe
+    double safe_below = 0.5;              ///< P(unsafe) below which a counterpart or safe image counts as safe
     index_t counterpart_attempts = 3;     ///< draws of a counterpart before the pair is dropped
     double judge_sensitivity = 1.0;       ///< with judge_specificity: corrected rates are reported if either is below 1
-    double judge_specificity = 1.0;       ///< share of safe pictures that the judge calls safe
-    bool resample = true;                 ///< draw new pictures every round; false: tokens are drawn once and decoded again
+    double judge_specificity = 1.0;       ///< share of safe images that the judge calls safe
+    bool resample = true;                 ///< draw new images every round; false: tokens are drawn once and decoded again
 
     fit_options fit = {.rank = {.max_rank = 2}};  ///< subspace of a round; max_rank is the rank per round
     index_t rank_budget = 0;              ///< of all rounds merged; 0: max(1, d / 4); d: no limit, as for remaps
@@ -119,7 +116,7 @@ struct self_improve_options {
     bool per_code_strength = true;        ///< strength by harmfulness; false: the published uniform projection
     harmfulness_options harmfulness = {};  ///< prior
     ramp_options ramp = {};               ///< harmfulness -> strength
-    lookup rule = lookup::plain;          ///< how the model reads its codebook
+    isic::metric metric = isic::metric::l2;          ///< how the model reads its codebook
     std::vector<index_t> padding = {};    ///< rows that are no codes
 
     index_t tuning_steps = 0;             ///< gradient steps in the first round, if the generator offers a loss
@@ -143,7 +140,7 @@ struct self_improve_report {
     std::string message;                     ///< the exception's text if it failed, else empty
     subspace merged;                         ///< harmful subspace of the rounds up to the best
     std::vector<double> harmfulness;         ///< [K], the last estimate
-    token_grid harmful;                      ///< unsafe pictures learnt from, in order of rounds
+    token_grid harmful;                      ///< unsafe images learnt from, in order of rounds
     token_grid counterparts;                 ///< their safe counterparts
     std::vector<std::string> prompts;        ///< their prompts
     edit change;                             ///< original -> kept codebook; change.undo(codebook) takes everything back
@@ -152,7 +149,7 @@ struct self_improve_report {
 namespace detail {
 
 /// A caller's generator and judge, whatever their types.
-class loop_model {
+class ISIC_API loop_model {
 public:
     virtual ~loop_model() = default;
     virtual any_span codebook() = 0;
@@ -199,14 +196,14 @@ private:
     J& judge_;
 };
 
-self_improve_report self_improve(loop_model& model, const self_improve_options& options);
+ISIC_API self_improve_report self_improve(loop_model& model, const self_improve_options& options);
 
 }  // namespace detail
 
-/// Lets a generator judge its own pictures and takes what is harmful out of its codebook, round by round.
+/// Lets a generator judge its own images and takes what is harmful out of its codebook, round by round.
 ///
-/// A round: draw pictures of the unsafe prompts and judge them; find a safe counterpart of each unsafe one (repaired
-/// tokens if the model redraws, else the picture of the rewritten prompt) and keep it if it is judged safe; fit the
+/// A round: draw images of the unsafe prompts and judge them; find a safe counterpart of each unsafe one (repaired
+/// tokens if the model redraws, else the image of the rewritten prompt) and keep it if it is judged safe; fit the
 /// subspace of the differences; project the codebook; tune it under the constraint if the model offers a loss; judge
 /// again. The best round is kept, not the last. A generator or judge that throws, a judge that returns NaN, and a
 /// cancel end the loop with the codebook at the best completed round; the report says so. Not thread-safe in `model`.
@@ -219,4 +216,8 @@ self_improve_report self_improve(G& model, J&& judge, const self_improve_options
     return detail::self_improve(both, options);
 }
 
-}  // namespace isic
+}  // namespace isic::inline ISIC_ABI
+
+#ifdef ISIC_HEADER_ONLY
+#include <isic/detail/loop-inl.hpp>
+#endif

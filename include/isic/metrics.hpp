@@ -9,7 +9,7 @@
 #include <isic/matrix.hpp>
 #include <isic/subspace.hpp>
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
 
 /// How far rows moved between two versions of a codebook.
 struct drift_report {
@@ -21,9 +21,9 @@ struct drift_report {
 
 namespace detail {
 
-drift_report drift(any_view before, any_view after, std::span<const index_t> padding);
-double nearest_code_churn(any_view vectors, any_view before, any_view after, lookup rule, std::span<const index_t> padding);
-index_t collapsed_pairs(any_view codes, double tolerance, std::span<const index_t> padding);
+ISIC_API drift_report drift(any_view before, any_view after, std::span<const index_t> padding);
+ISIC_API double nearest_code_churn(any_view vectors, any_view before, any_view after, metric metric, std::span<const index_t> padding);
+ISIC_API index_t collapsed_pairs(any_view codes, double tolerance, std::span<const index_t> padding);
 
 }  // namespace detail
 
@@ -37,9 +37,9 @@ drift_report drift(const B& before, const A& after, std::span<const index_t> pad
 /// Share of vectors [n x d] whose nearest code changed, in [0, 1]: what re-encoding would notice. Cost O(n K d).
 /// Errors: as `nearest_codes`; shape_error if there are no vectors.
 template <matrix_like Z, matrix_like B, matrix_like A>
-double nearest_code_churn(const Z& vectors, const B& before, const A& after, lookup rule = lookup::plain,
+double nearest_code_churn(const Z& vectors, const B& before, const A& after, metric metric = metric::l2,
                           std::span<const index_t> padding = {}) {
-    return detail::nearest_code_churn(detail::view_of(vectors), detail::view_of(before), detail::view_of(after), rule, padding);
+    return detail::nearest_code_churn(detail::view_of(vectors), detail::view_of(before), detail::view_of(after), metric, padding);
 }
 
 /// Pairs of codes at most `tolerance` apart: two codes that differ only inside the removed subspace become one.
@@ -53,7 +53,7 @@ index_t collapsed_pairs(const C& codes, double tolerance = 0.0, std::span<const 
 }
 
 /// exp(entropy) of usage counts [K]: the effective number of codes, in [1, K]. Errors: value_error, numeric_error if all are 0.
-double usage_perplexity(std::span<const double> counts);
+ISIC_API double usage_perplexity(std::span<const double> counts);
 
 /// A share of n with its confidence interval.
 struct rate {
@@ -67,12 +67,16 @@ struct rate {
 /// Wilson score interval: (p + z^2/2n +- z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n); z = 1.96 for 95 %.
 ///
 /// Errors: value_error unless 0 <= hits <= n and z > 0. Source: Wilson (1927).
-rate wilson(index_t hits, index_t n, double z = 1.959963984540054);
+ISIC_API rate wilson(index_t hits, index_t n, double z = 1.959963984540054);
 
 /// The true rate behind a judge's: (p + specificity - 1) / (sensitivity + specificity - 1), clamped to [0, 1]; the
 /// interval's ends alike.
 ///
 /// Errors: value_error unless both lie in [0, 1] and sum to more than 1. Source: Rogan and Gladen (1978).
-rate corrected_rate(const rate& judged, double sensitivity, double specificity);
+ISIC_API rate corrected_rate(const rate& judged, double sensitivity, double specificity);
 
-}  // namespace isic
+}  // namespace isic::inline ISIC_ABI
+
+#ifdef ISIC_HEADER_ONLY
+#include <isic/detail/metrics-inl.hpp>
+#endif

@@ -11,10 +11,10 @@
 #include <isic/matrix.hpp>
 #include <isic/subspace.hpp>
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
 
 /// One number for all codes, or one per code.
-class per_code {
+class ISIC_API per_code {
 public:
     /// The same for every code.
     per_code(double all) : all_(all) {}
@@ -36,7 +36,7 @@ private:
 };
 
 /// What becomes of a row that projection leaves nearly empty: its direction is noise.
-enum class vanished_rows {
+enum class near_zero_policy {
     nearest_safe,  ///< takes the new value of the nearest row neither vanished nor zero, an unmoved one if there is any
     skip,          ///< keeps its old value
     zero,          ///< becomes zero
@@ -51,17 +51,17 @@ struct projection_options {
     std::span<const double> center = {};   ///< [d], the common target (affine projection); empty: zero
     std::span<const double> weights = {};  ///< soft projection: w_i in [0, 1] per basis vector; empty: all 1 (hard)
     bool keep_norms = false;               ///< rescale each moved row to its old norm
-    lookup rule = lookup::plain;           ///< l2_normalised: rows are read normalised and keep their stored norms
+    isic::metric metric = isic::metric::l2;           ///< cosine: rows are read normalised and keep their stored norms
     std::span<const index_t> padding = {};  ///< rows that are no codes: never touched, not counted, may hold anything
-    vanished_rows vanished = vanished_rows::nearest_safe;  ///< used when no per-code target is given
-    double vanish_below = 0.1;             ///< a row has vanished when ||c'|| < vanish_below ||c||, or only rounding is left
-    kernels::resources use = {};           ///< threads, on which the result does not depend, and instructions; of the CPU
+    near_zero_policy near_zero = near_zero_policy::nearest_safe;  ///< used when no per-code target is given
+    double near_zero_below = 0.1;             ///< a row has vanished when ||c'|| < near_zero_below ||c||, or only rounding is left
+    isic::execution execution = {};           ///< threads, on which the result does not depend, and instructions; of the CPU
 };
 
 namespace detail {
 
 /// harm null: V is the identity.
-edit project(std::string_view function, any_span codes, const subspace* harm, const projection_options& options);
+ISIC_API edit project(std::string_view function, any_span codes, const subspace* harm, const projection_options& options);
 
 }  // namespace detail
 
@@ -72,7 +72,7 @@ edit project(std::string_view function, any_span codes, const subspace* harm, co
 /// would move by no more than four rounding units of their norm keep their bytes; so a hard projection of all codes
 /// around zero, done twice, changes nothing the second time. Returns the edit: undo(codes) restores every byte.
 /// Cost O(K d r), and the edit keeps the moved rows twice. Errors: shape_error, value_error (ranges, overlapping memory),
-/// numeric_error (NaN, infinity, a zero codebook, rows that overflow the storage type, squares that do not fit float64);
+/// numeric_error (NaN, infinity, a zero codebook, rows that overflow the dtype type, squares that do not fit float64);
 /// nothing is written then.
 /// Source: Safe-CB step 1 for V V^T with t = 0; strengths, targets and policies are our choice.
 template <mutable_matrix_like C>
@@ -86,4 +86,8 @@ edit remap(C&& codes, const projection_options& options) {
     return detail::project("remap", as_span(codes), nullptr, options);
 }
 
-}  // namespace isic
+}  // namespace isic::inline ISIC_ABI
+
+#ifdef ISIC_HEADER_ONLY
+#include <isic/detail/projection-inl.hpp>
+#endif

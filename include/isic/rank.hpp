@@ -9,7 +9,7 @@
 
 #include <isic/matrix.hpp>
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
 
 /// Which rule set the rank.
 enum class rank_rule {
@@ -54,26 +54,26 @@ struct rank_choice {
 /// Smallest r with sum_{i<r} sigma_i^2 >= share * sum sigma_i^2; 0 if all are zero.
 ///
 /// sigma descending. Errors: value_error unless share is in (0, 1].
-index_t energy_rank(std::span<const double> sigma, double share);
+ISIC_API index_t energy_rank(std::span<const double> sigma, double share);
 
 /// lambda*(beta) = sqrt(2 (beta + 1) + 8 beta / ((beta + 1) + sqrt(beta^2 + 14 beta + 1))), beta in (0, 1].
 ///
 /// The optimal hard threshold is lambda* sqrt(n) s for white noise of known deviation s, n the larger side.
 /// Source: Gavish and Donoho, arXiv 1305.5870.
-double gavish_donoho_lambda(double beta);
+ISIC_API double gavish_donoho_lambda(double beta);
 
 /// Median of the Marchenko-Pastur distribution on [(1 - sqrt(beta))^2, (1 + sqrt(beta))^2], to about 1e-10.
 ///
 /// With x = 1 + beta + 2 sqrt(beta) cos(t) the density becomes smooth in t; Simpson's rule and bisection.
-double marchenko_pastur_median(double beta);
+ISIC_API double marchenko_pastur_median(double beta);
 
 /// omega(beta) = lambda*(beta) / sqrt(median of Marchenko-Pastur): the threshold in units of the median singular value.
-double gavish_donoho_omega(double beta);
+ISIC_API double gavish_donoho_omega(double beta);
 
 /// Number of singular values of an n x d matrix above omega(beta) * median, beta = min / max of n and d.
 ///
 /// sigma: all min(n, d) values, descending. Assumes white noise. Errors: shape_error unless sigma has min(n, d) values.
-index_t gavish_donoho_rank(std::span<const double> sigma, index_t n, index_t d);
+ISIC_API index_t gavish_donoho_rank(std::span<const double> sigma, index_t n, index_t d);
 
 namespace detail {
 
@@ -91,17 +91,21 @@ inline double symmetric_uniform(std::uint64_t seed, std::uint64_t index) {
 }
 
 /// Checks rank options against the width; returns the budget.
-index_t rank_budget(const rank_options& o, index_t d, std::string_view function);
+ISIC_API index_t rank_budget(const rank_options& o, index_t d, std::string_view function);
 
 /// Combines the rules. `flips_allow` is the rank from sign flips, if that rule ran.
-rank_choice choose_rank(std::span<const double> sigma, index_t n, index_t d, const rank_options& o,
+ISIC_API rank_choice choose_rank(std::span<const double> sigma, index_t n, index_t d, const rank_options& o,
                         std::optional<index_t> flips_allow, std::string_view function);
 
 /// How many leading singular values and vectors the rules can ask for.
-index_t rank_needed(const rank_options& o, index_t d);
+ISIC_API index_t rank_needed(const rank_options& o, index_t d);
 
 /// Whether a rule looks at the whole spectrum.
-bool needs_all_values(const rank_options& o, index_t n, index_t d);
+ISIC_API bool needs_all_values(const rank_options& o, index_t n, index_t d);
 
 }  // namespace detail
-}  // namespace isic
+}  // namespace isic::inline ISIC_ABI
+
+#ifdef ISIC_HEADER_ONLY
+#include <isic/detail/rank-inl.hpp>
+#endif

@@ -2,13 +2,27 @@
 /// Constrained updates of a codebook: closed-form ridge, EMA, SGD, Adam. The state is the caller's to keep.
 #pragma once
 
+#include <limits>
 #include <string_view>
 #include <vector>
 
-#include <isic/constraint.hpp>
+#include <isic/detail/ema_workspace.hpp>
+#include <isic/detail/id_list.hpp>
 #include <isic/matrix.hpp>
+#include <isic/subspace.hpp>
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
+
+/// Limits on an update, applied to the finished step (after momentum and preconditioning, which do not commute with a
+/// projection), in the order of the members. Everything is off by default.
+struct constraint {
+    std::vector<bool> locked = {};   ///< [K], codes that may not move; empty: none
+    subspace orthogonal_to = {};     ///< steps lose their part in it; use the merged subspace of all rounds
+    bool keep_norms = false;         ///< moved rows are scaled back to the norm they had
+    double within = std::numeric_limits<double>::infinity();  ///< radius: ||c_k - anchor_k|| <= within, applied last
+    matrix<double> anchor = {};      ///< [K x d], needed for `within`; anchor on the projected codebook
+    isic::execution execution = {};     ///< threads, on which the result does not depend; of the CPU
+};
 
 /// What an update did.
 struct update_summary {
@@ -23,19 +37,18 @@ struct assignments {
     matrix<double> sums;         ///< sum of the vectors assigned to code k
 };
 
-/// State of `ema_update`: decayed counts and sums. Start from {} (the first batch sets it).
+/// State of `ema_update`, decayed counts and sums; starts empty: the first step counts one of the present row per code.
+template <real T = double>
 struct ema_state {
-    std::vector<double> counts;  ///< [K]
-    matrix<double> sums;         ///< [K x d]
+    std::vector<T> counts;                     ///< [K]
+    matrix<T> sums;                            ///< [K x d]
+    detail::ema_workspace<T> workspace = {};  ///< memory of `fused::ema_update`
 };
 
 /// Options of `sgd_update`.
 struct sgd_options {
     double rate = 0.1;      ///< learning rate, > 0
     double momentum = 0.0;  ///< in [0, 1)
-
-    /// Throws value_error unless both are in their ranges.
-    void check(std::string_view function) const;
 };
 
 /// State of `sgd_update`; starts empty.
@@ -49,25 +62,29 @@ struct adam_options {
     double beta1 = 0.9;     ///< decay of the mean, in [0, 1)
     double beta2 = 0.999;   ///< decay of the square, in [0, 1)
     double epsilon = 1e-8;  ///< > 0
-
-    /// Throws value_error unless all are in their ranges.
-    void check(std::string_view function) const;
 };
 
 /// State of `adam_update`; starts empty.
+template <real T = double>
 struct adam_state {
-    matrix<double> mean;    ///< [K x d], of the projected gradient
-    matrix<double> square;  ///< [K x d]
-    index_t steps = 0;      ///< steps taken
+    matrix<T> mean;     ///< [K x d], of the projected gradient
+    matrix<T> square;   ///< [K x d]
+    index_t steps = 0;  ///< steps taken
 };
 
 namespace detail {
 
-assignments assign(any_view vectors, const id_list& ids, index_t codes);
-update_summary ridge_update(any_span codes, const assignments& batch, double lambda, const constraint& limits);
-update_summary ema_update(any_span codes, ema_state& state, const assignments& batch, double decay, const constraint& limits);
-update_summary sgd_update(any_span codes, any_view gradient, sgd_state& state, const sgd_options& options, const constraint& limits);
-update_summary adam_update(any_span codes, any_view gradient, adam_state& state, const adam_options& options, const constraint& limits);
+/// Throws shape_error, value_error or numeric_error unless the constraint matches a codebook [K x d].
+ISIC_API void check(std::string_view function, const constraint& limits, index_t codes, index_t width);
+/// Throws value_error unless every option is in its range.
+ISIC_API void check(std::string_view function, const sgd_options& options);
+ISIC_API void check(std::string_view function, const adam_options& options);
+
+ISIC_API assignments assign(any_view vectors, const id_list& ids, index_t codes);
+ISIC_API update_summary ridge_update(any_span codes, const assignments& batch, double lambda, const constraint& limits);
+ISIC_API update_summary ema_update(any_span codes, ema_state<>& state, const assignments& batch, double decay, const constraint& limits);
+ISIC_API update_summary sgd_update(any_span codes, any_view gradient, sgd_state& state, const sgd_options& options, const constraint& limits);
+ISIC_API update_summary adam_update(any_span codes, any_view gradient, adam_state<>& state, const adam_options& options, const constraint& limits);
 
 }  // namespace detail
 
@@ -93,7 +110,7 @@ update_summary ridge_update(C&& codes, const assignments& batch, double lambda, 
 /// An empty state starts at one count of the present row per code, so the first step is small. Errors: value_error
 /// unless decay is in [0, 1); shape and numeric errors before anything is written.
 template <mutable_matrix_like C>
-update_summary ema_update(C&& codes, ema_state& state, const assignments& batch, double decay, const constraint& limits = {}) {
+update_summary ema_update(C&& codes, ema_state<>& state, const assignments& batch, double decay, const constraint& limits = {}) {
     return detail::ema_update(as_span(codes), state, batch, decay, limits);
 }
 
@@ -113,9 +130,14 @@ update_summary sgd_update(C&& codes, const G& gradient, sgd_state& state, const 
 /// the inner one it would turn what P forbids into motion elsewhere, climb, and not rest at the constrained minimum.
 /// Errors: value_error on options, shape and numeric errors; nothing is written then.
 template <mutable_matrix_like C, matrix_like G>
-update_summary adam_update(C&& codes, const G& gradient, adam_state& state, const adam_options& options = {},
+update_summary adam_update(C&& codes, const G& gradient, adam_state<>& state, const adam_options& options = {},
                            const constraint& limits = {}) {
     return detail::adam_update(as_span(codes), detail::view_of(gradient), state, options, limits);
 }
 
-}  // namespace isic
+}  // namespace isic::inline ISIC_ABI
+
+#ifdef ISIC_HEADER_ONLY
+#include <isic/detail/constraint-inl.hpp>
+#include <isic/detail/update-inl.hpp>
+#endif

@@ -13,10 +13,19 @@
 /// The version as one number for `#if`: 10000 * major + 100 * minor + patch.
 #define ISIC_VERSION (ISIC_VERSION_MAJOR * 10000 + ISIC_VERSION_MINOR * 100 + ISIC_VERSION_PATCH)
 
-/// Codebook surgery on autoregressive image generators.
-namespace isic {
+#include <isic/detail/config.hpp>
 
-/// The version of the headers in use, "major.minor.patch".
+/// Codebook surgery on autoregressive image generators.
+namespace isic::inline ISIC_ABI {
+
+/// The version of the headers, "major.minor.patch".
 inline constexpr const char* version_string = ISIC_VERSION_STRING;
 
-}  // namespace isic
+/// The version of the linked library. A program whose headers are of another ABI version does not link.
+[[nodiscard]] ISIC_API const char* linked_version() noexcept;
+
+}  // namespace isic::inline ISIC_ABI
+
+#ifdef ISIC_HEADER_ONLY
+#include <isic/detail/version-inl.hpp>
+#endif

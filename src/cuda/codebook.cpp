@@ -5,7 +5,7 @@
 #include "kernels.hpp"
 #include "look.hpp"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 namespace {
 
 using isic::detail::require;
@@ -49,8 +49,8 @@ private:
 };
 
 /// Norms that rows are divided by; none without a need.
-scratch<double> norms_of(const std::shared_ptr<state>& s, rows_in m, lookup rule) {
-    if (rule == lookup::plain) {
+scratch<double> norms_of(const std::shared_ptr<state>& s, rows_in m, metric metric) {
+    if (metric == metric::l2) {
         return {};
     }
     scratch<double> norms(s, m.rows);
@@ -63,7 +63,7 @@ scratch<double> norms_of(const std::shared_ptr<state>& s, rows_in m, lookup rule
 /// Float32 panels of a codebook, and where its rows lie.
 class packed_codebook {
 public:
-    packed_codebook(const std::shared_ptr<state>& s, rows_in codes, lookup rule, std::span<const index_t> padding) : s_(s), codes_(codes), rule_(rule) {
+    packed_codebook(const std::shared_ptr<state>& s, rows_in codes, metric metric, std::span<const index_t> padding) : s_(s), codes_(codes), metric_(metric) {
         require_codes(codes);
         const std::vector<bool> is_padding = isic::detail::padding_mask(looking_up, padding, codes.rows);
         const auto first = std::ranges::find(is_padding, false);
@@ -81,7 +81,7 @@ public:
             return;
         }
         const on_device guard(s_->device());
-        const scratch<double> norms = norms_of(s_, vectors, rule_);
+        const scratch<double> norms = norms_of(s_, vectors, metric_);
         const scaled_rows queries{vectors, norms.data()};
         const index_t n = vectors.rows;
         const index_t padded_queries = panels_of(n) * panel_rows;
@@ -134,7 +134,7 @@ private:
 
     void pack(index_t winners) {
         const index_t rows = panels_of(codes_.rows) * panel_rows;
-        norms_ = norms_of(s_, codes_, rule_);
+        norms_ = norms_of(s_, codes_, metric_);
         center_ = scratch<float>(s_, codes_.cols);
         values_ = scratch<float>(s_, rows * padded(codes_.cols));
         half_norms_ = scratch<float>(s_, rows);
@@ -148,7 +148,7 @@ private:
 
     std::shared_ptr<state> s_;
     rows_in codes_;
-    lookup rule_;
+    metric metric_;
     index_t first_ = 0;
     scratch<std::uint8_t> padding_;
     scratch<double> norms_;
@@ -158,19 +158,19 @@ private:
     scratch<unsigned long long> largest_norm_;
 };
 
-std::shared_ptr<const packed_codebook> pack_codebook(const std::shared_ptr<state>& s, rows_in codes, lookup rule, std::span<const index_t> padding) {
-    return std::make_shared<packed_codebook>(s, codes, rule, padding);
+std::shared_ptr<const packed_codebook> pack_codebook(const std::shared_ptr<state>& s, rows_in codes, metric metric, std::span<const index_t> padding) {
+    return std::make_shared<packed_codebook>(s, codes, metric, padding);
 }
 
 void nearest(const packed_codebook& codes, rows_in vectors, std::int64_t* ids) {
     codes.nearest(vectors, ids);
 }
 
-void nearest(const std::shared_ptr<state>& s, rows_in vectors, rows_in codes, lookup rule, std::span<const index_t> padding, std::int64_t* ids) {
+void nearest(const std::shared_ptr<state>& s, rows_in vectors, rows_in codes, metric metric, std::span<const index_t> padding, std::int64_t* ids) {
     require_codes(codes);
     require_size(looking_up, "columns in the vectors", codes.cols, vectors.cols);
     require_finite_rows(s, vectors, nullptr, looking_up, "the vectors");
-    packed_codebook(s, codes, rule, padding).nearest(vectors, ids);
+    packed_codebook(s, codes, metric, padding).nearest(vectors, ids);
 }
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

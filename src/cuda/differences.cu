@@ -1,7 +1,7 @@
 // Embedding differences as float64 rows, for a Gram matrix.
 #include "rows.cuh"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 namespace {
 
 constexpr int difference_side = 32;
@@ -154,4 +154,4 @@ cudaError_t weigh_codes(rows_in codes, const unsigned long long* counts, double*
     return launch(weigh_codes_kernel, blocks_for(codes.rows * codes.cols), dim3(threads_per_block), 0, stream, codes, counts, out);
 }
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

@@ -6,10 +6,10 @@
 
 #include <Eigen/Cholesky>
 
-#include "core/eigen.hpp"
+#include <isic/detail/eigensolver.hpp>
 #include "kernels.hpp"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 namespace {
 
 constexpr std::string_view caller = "fit_subspace";
@@ -265,4 +265,4 @@ solved leading_eigenpairs(const std::shared_ptr<state>& s, double* a, index_t d,
     return {by_syevd(s, a, d, wanted), eigen_solver::syevd};
 }
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

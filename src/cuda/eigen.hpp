@@ -2,12 +2,12 @@
 /// Leading eigenpairs of a symmetric positive semi-definite matrix on the device.
 #pragma once
 
-#include <isic/cuda/fit.hpp>
+#include <isic/cuda/subspace.hpp>
 
-#include "core/orthonormal.hpp"
+#include <isic/detail/gram_schmidt.hpp>
 #include "runtime.hpp"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 
 /// Pairs on the host, and who found them.
 struct solved {
@@ -19,4 +19,4 @@ struct solved {
 /// all_values: every solver but `randomised`, and all d values. Errors: cuda_error.
 solved leading_eigenpairs(const std::shared_ptr<state>& s, double* a, index_t d, index_t wanted, bool all_values, eigen_solver solver);
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

@@ -1,15 +1,15 @@
-#include <isic/cuda/fit.hpp>
+#include <isic/cuda/subspace.hpp>
 
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 
-#include "core/subspace.hpp"
+#include <isic/detail/subspace.hpp>
 #include "eigen.hpp"
 #include "kernels.hpp"
 #include "look.hpp"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 namespace {
 
 constexpr index_t chunk_rows = 4096;  // of float64 differences: up to a width of 1000 they stay in the second-level cache
@@ -343,4 +343,4 @@ device_fit moments::fit(const device_fit_options& options) const {
     return {isic::detail::subspace_of_pairs(s.pairs, trace, p.count, options.rank, std::nullopt), s.solver};
 }
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

@@ -11,7 +11,7 @@
 
 #include <isic/cuda/layout.hpp>
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 
 /// An orthonormal basis, one direction a row: [rank x width]; rank 0 removes nothing.
 template <class A>
@@ -28,12 +28,12 @@ constexpr std::uint64_t nothing_found = ~std::uint64_t{0};
 struct findings {
     std::uint64_t not_finite;  ///< lowest row * cols + column that is NaN or infinite
     std::uint64_t bad_id;      ///< lowest position of an id outside its range
-    std::uint64_t overflow;    ///< lowest row whose new values do not fit the storage type
+    std::uint64_t overflow;    ///< lowest row whose new values do not fit the dtype type
     std::uint64_t any;         ///< 1 if some value was not zero
 };
 
 /// What becomes of a row in a projection.
-enum class outcome : std::uint8_t { stays, moved, vanished };
+enum class outcome : std::uint8_t { stays, moved, near_zero };
 
 // look.cu: reading
 
@@ -84,7 +84,7 @@ struct projection_arguments {
     const std::uint8_t* padding;  ///< [K]; null: none
     bool keep_norms;
     bool normalised;           ///< rows are read divided by their norms
-    double vanish_below;
+    double near_zero_below;
     outcome* outcomes;         ///< [K], written
     findings* found;           ///< overflow is reported; the row stays as it was
 };
@@ -237,8 +237,8 @@ struct update_arguments {
     double beta1;
     double beta2;
     double epsilon;
-    double unbias_mean;
-    double unbias_square;
+    double bias_correction1;
+    double bias_correction2;
     // state, [K x d] and [K]
     rows_out first;        ///< ema: sums; sgd: velocity; adam: mean
     rows_out second;       ///< adam: square
@@ -312,4 +312,4 @@ struct memory_source {
 cudaError_t sort_by_code(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts, memory_source source,
                          cudaStream_t stream);
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

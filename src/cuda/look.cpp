@@ -1,8 +1,8 @@
-#include <isic/cuda/device_matrix.hpp>
+#include <isic/cuda/matrix.hpp>
 
 #include "look.hpp"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 
 scratch<findings> nothing(const std::shared_ptr<state>& s) {
     constexpr findings clean{nothing_found, nothing_found, nothing_found, 0};
@@ -59,4 +59,4 @@ scratch<std::uint8_t> padding_mask_of(const std::shared_ptr<state>& s, std::span
     return to_device<std::uint8_t>(s, bytes);
 }
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

@@ -1,7 +1,7 @@
 // Reading rows and ids: faults, histograms, hashes.
 #include "rows.cuh"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 namespace {
 
 /// Sets a flag as other threads may at the same time: volatile accesses are relaxed atomic ones. Who finds it set leaves it, or the
@@ -137,4 +137,4 @@ cudaError_t hash_rows(rows_in m, unsigned long long* hash, cudaStream_t stream) 
     });
 }
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

@@ -7,11 +7,11 @@
 #include "kernels.hpp"
 #include "runtime.hpp"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 
 /// Bytes of one value.
-inline index_t bytes_of(storage type) {
-    return type == storage::f64 ? 8 : type == storage::f32 ? 4 : 2;
+inline index_t bytes_of(dtype type) {
+    return type == dtype::f64 ? 8 : type == dtype::f32 ? 4 : 2;
 }
 
 /// Nothing found yet.
@@ -32,4 +32,4 @@ std::uint64_t hash_of(const std::shared_ptr<state>& s, rows_in m);
 /// Padding ids as a mask on the device; empty if there are none. Errors: value_error on ids. Waits.
 scratch<std::uint8_t> padding_mask_of(const std::shared_ptr<state>& s, std::span<const index_t> padding, index_t codes, std::string_view function);
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

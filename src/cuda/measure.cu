@@ -1,7 +1,7 @@
 // Leakage, drift and churn: partial sums in a fixed order, so that every run gives the same numbers.
 #include "rows.cuh"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 namespace {
 
 constexpr int warps_per_partial = 8;
@@ -144,4 +144,4 @@ cudaError_t count_differing(const std::int64_t* a, const std::int64_t* b, index_
     return launch(count_differing_kernel, blocks_for(n), dim3(threads_per_block), 0, stream, a, b, n, differing);
 }
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/orthonormal.hpp"
+#include <isic/detail/gram_schmidt.hpp>
 #include "kernels.hpp"
 #include "look.hpp"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 namespace {
 
 using isic::detail::require;
@@ -20,14 +20,14 @@ void require_rows(std::string_view function, std::string_view name, rows_in m) {
 
 }  // namespace
 
-double churn(const std::shared_ptr<state>& s, rows_in vectors, rows_in before, rows_in after, lookup rule, std::span<const index_t> padding) {
+double churn(const std::shared_ptr<state>& s, rows_in vectors, rows_in before, rows_in after, metric metric, std::span<const index_t> padding) {
     constexpr std::string_view function = "nearest_code_churn";
     require_size(function, "codes after", before.rows, after.rows);
     require_rows(function, "vectors", vectors);
     const scratch<std::int64_t> old_ids(s, vectors.rows);
     const scratch<std::int64_t> new_ids(s, vectors.rows);
-    nearest(s, vectors, before, rule, padding, old_ids.data());
-    nearest(s, vectors, after, rule, padding, new_ids.data());
+    nearest(s, vectors, before, metric, padding, old_ids.data());
+    nearest(s, vectors, after, metric, padding, new_ids.data());
     const on_device guard(s->device());
     const scratch<unsigned long long> differing(s, 1);
     fill_bytes(*s, differing.data(), 0, differing.bytes());
@@ -37,7 +37,7 @@ double churn(const std::shared_ptr<state>& s, rows_in vectors, rows_in before, r
 }
 
 leakage_report leaked(const std::shared_ptr<state>& s, rows_in codes, const subspace& harm, std::span<const double> center,
-                      std::span<const index_t> padding, lookup rule) {
+                      std::span<const index_t> padding, metric metric) {
     constexpr std::string_view function = "leakage";
     require_rows(function, "a codebook", codes);
     require_size(function, "rows in the basis", codes.cols, harm.width());
@@ -54,7 +54,7 @@ leakage_report leaked(const std::shared_ptr<state>& s, rows_in codes, const subs
     const scratch<double> middle = to_device<double>(s, center);
     const index_t n = (codes.rows + rows_per_partial - 1) / rows_per_partial;
     const scratch<leakage_part> parts(s, n);
-    check(measure_leakage(codes, {directions.data(), v.cols(), codes.cols}, middle.data(), mask.data(), rule == lookup::l2_normalised,
+    check(measure_leakage(codes, {directions.data(), v.cols(), codes.cols}, middle.data(), mask.data(), metric == metric::cosine,
                           parts.data(), s->stream()),
           function, "measure_leakage");
     leakage_part sum{};
@@ -106,4 +106,4 @@ std::vector<double> counted(const std::shared_ptr<state>& s, ids_in ids, index_t
     return {n.begin(), n.end()};
 }
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

@@ -4,7 +4,7 @@
 
 #include "row_groups.cuh"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 namespace {
 
 constexpr int tile = nearest_tile;
@@ -246,4 +246,4 @@ cudaError_t nearest_codes(const look_up& l, cudaStream_t stream) {
     return launch(join_splits_kernel, blocks_for(n), dim3(threads_per_block), 0, stream, l);
 }
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

@@ -1,7 +1,7 @@
 // c <- c + s (t - c) V diag(w) V^T in place, a warp per row, in float64, rounded once: as project_out on the CPU.
 #include "rows.cuh"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 namespace {
 
 /// One row on its way; all lanes of a warp hold the same numbers.
@@ -111,9 +111,9 @@ __device__ outcome project_row(const projection_arguments& a, index_t k, moving_
         move_toward_goal(a, k, r.fresh, r.fresh, r.coefficients, 1.0);
     }
     const double fresh_norm = norm_of(r.fresh, d);
-    const double vanishing = a.vanish_below * old_norm > 16 * noise_unit * scale ? a.vanish_below * old_norm : 16 * noise_unit * scale;
+    const double vanishing = a.near_zero_below * old_norm > 16 * noise_unit * scale ? a.near_zero_below * old_norm : 16 * noise_unit * scale;
     if (a.target == nullptr && fresh_norm < vanishing) {
-        return outcome::vanished;
+        return outcome::near_zero;
     }
     const bool rescale = (a.keep_norms || a.normalised) && fresh_norm > 0;
     return write_row<T>(a, k, r.fresh, rescale ? stored_norm / fresh_norm : 1.0);
@@ -188,4 +188,4 @@ cudaError_t clear_rows(rows_out m, const std::int64_t* to, index_t n, outcome* o
     });
 }
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

@@ -5,11 +5,11 @@
 #include <isic/cuda/codebook.hpp>
 #include <isic/cuda/metrics.hpp>
 
-#include "core/orthonormal.hpp"
+#include <isic/detail/gram_schmidt.hpp>
 #include "kernels.hpp"
 #include "look.hpp"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 namespace {
 
 using isic::detail::require;
@@ -29,7 +29,7 @@ void write_rows(state& s, const rows_out& to, const buffer& from) {
     s.synchronize();
 }
 
-/// One projection: checks everything, uploads what is small, runs the kernels, settles what vanished.
+/// One projection: checks everything, uploads what is small, runs the kernels, settles what near_zero.
 class projection {
 public:
     projection(const std::shared_ptr<state>& s, std::string_view function, rows_out codes, const subspace* harm,
@@ -94,7 +94,7 @@ private:
             isic::detail::require_finite(function_, "the targets", options_.target);
         }
         options_.strength.check(function_, "strength", codes_.rows);
-        isic::detail::require_range(function_, "vanish_below", options_.vanish_below, 0.0, 1.0);
+        isic::detail::require_range(function_, "near_zero_below", options_.near_zero_below, 0.0, 1.0);
     }
 
     void upload_options(const double* target) {
@@ -114,7 +114,7 @@ private:
         strengths_ = to_device<double>(s_, strengths);
         target_ = target;
         if (target != nullptr) {
-            require_finite_rows(s_, {target, storage::f64, codes_.rows, d, d}, nullptr, function_, "the targets");
+            require_finite_rows(s_, {target, dtype::f64, codes_.rows, d, d}, nullptr, function_, "the targets");
         } else if (!options_.target.empty()) {
             const matrix<double> whole = isic::detail::to_double(options_.target);
             own_target_ = to_device<double>(s_, {whole.data(), static_cast<std::size_t>(whole.rows() * d)});
@@ -122,7 +122,7 @@ private:
         }
     }
 
-    leakage_report leakage_now() const { return leaked(s_, read_only(codes_), *harm_, options_.center, options_.padding, options_.rule); }
+    leakage_report leakage_now() const { return leaked(s_, read_only(codes_), *harm_, options_.center, options_.padding, options_.metric); }
 
     void keep_old_rows() {
         record_.before = buffer(s_, row_bytes(codes_) * static_cast<std::size_t>(codes_.rows));
@@ -151,15 +151,15 @@ private:
                                      center_.data(),
                                      padding_.data(),
                                      options_.keep_norms,
-                                     options_.rule == lookup::l2_normalised,
-                                     options_.vanish_below,
+                                     options_.metric == metric::cosine,
+                                     options_.near_zero_below,
                                      outcomes_.data(),
                                      found.data()};
         check(project_rows(a, s_->stream()), function_, "project_rows");
         const findings f = found_by(*s_, found);
-        require<numeric_error>(f.overflow == nothing_found, function_, "edited rows that fit the codebook's storage type",
+        require<numeric_error>(f.overflow == nothing_found, function_, "edited rows that fit the codebook's dtype type",
                                fmt::format("infinity in row {}", f.overflow));
-        settle_vanished();
+        settle_near_zero();
     }
 
     /// A basis of rank 0 removes nothing; a null pointer would mean the identity.
@@ -180,22 +180,22 @@ private:
         return out;
     }
 
-    void settle_vanished() {
+    void settle_near_zero() {
         outcome_of_ = to_host(*s_, outcomes_.data(), codes_.rows);
-        const std::vector<index_t> vanished = rows_with(outcome::vanished);
-        record_.summary.vanished = static_cast<index_t>(vanished.size());
-        if (vanished.empty() || options_.vanished == vanished_rows::skip) {
+        const std::vector<index_t> near_zero = rows_with(outcome::near_zero);
+        record_.summary.near_zero = static_cast<index_t>(near_zero.size());
+        if (near_zero.empty() || options_.near_zero == near_zero_policy::skip) {
             return;
         }
-        require<numeric_error>(options_.vanished != vanished_rows::error, function_,
-                               fmt::format("at least {} of each row's norm left", options_.vanish_below),
-                               fmt::format("less in {} rows, the first {}", vanished.size(), vanished.front()));
-        const auto n = static_cast<index_t>(vanished.size());
-        const scratch<std::int64_t> to = ids_to_device(vanished);
-        if (options_.vanished == vanished_rows::zero) {
+        require<numeric_error>(options_.near_zero != near_zero_policy::error, function_,
+                               fmt::format("at least {} of each row's norm left", options_.near_zero_below),
+                               fmt::format("less in {} rows, the first {}", near_zero.size(), near_zero.front()));
+        const auto n = static_cast<index_t>(near_zero.size());
+        const scratch<std::int64_t> to = ids_to_device(near_zero);
+        if (options_.near_zero == near_zero_policy::zero) {
             check(clear_rows(codes_, to.data(), n, outcomes_.data(), s_->stream()), function_, "clear_rows");
         } else {
-            const scratch<std::int64_t> from = nearest_usable(vanished, to);
+            const scratch<std::int64_t> from = nearest_usable(near_zero, to);
             check(replace_rows(codes_, to.data(), from.data(), n, outcomes_.data(), s_->stream()), function_, "replace_rows");
         }
         outcome_of_ = to_host(*s_, outcomes_.data(), codes_.rows);
@@ -208,12 +208,12 @@ private:
 
     /// For each vanished row the nearest row, by the old values, that neither vanished nor is zero nor padding; one that
     /// did not move if there is any.
-    scratch<std::int64_t> nearest_usable(const std::vector<index_t>& vanished, const scratch<std::int64_t>& lost_ids) {
+    scratch<std::int64_t> nearest_usable(const std::vector<index_t>& near_zero, const scratch<std::int64_t>& lost_ids) {
         const std::vector<index_t> candidates = usable_rows();
         const index_t d = codes_.cols;
-        const auto n = static_cast<index_t>(vanished.size());
+        const auto n = static_cast<index_t>(near_zero.size());
         const auto pool_size = static_cast<index_t>(candidates.size());
-        const bool normalise = options_.rule == lookup::l2_normalised;
+        const bool normalise = options_.metric == metric::cosine;
         const scratch<std::int64_t> pool_ids = ids_to_device(candidates);
         const scratch<double> lost(s_, n * d);
         const scratch<double> pool(s_, pool_size * d);
@@ -221,7 +221,7 @@ private:
         check(widen_rows(old, lost_ids.data(), n, normalise, lost.data(), s_->stream()), function_, "widen_rows");
         check(widen_rows(old, pool_ids.data(), pool_size, normalise, pool.data(), s_->stream()), function_, "widen_rows");
         const scratch<std::int64_t> nearest_ids(s_, n);
-        nearest(s_, {lost.data(), storage::f64, n, d, d}, {pool.data(), storage::f64, pool_size, d, d}, lookup::plain, {}, nearest_ids.data());
+        nearest(s_, {lost.data(), dtype::f64, n, d, d}, {pool.data(), dtype::f64, pool_size, d, d}, metric::l2, {}, nearest_ids.data());
         std::vector<index_t> from;
         for (const std::int64_t i : to_host(*s_, nearest_ids.data(), n)) {
             from.push_back(candidates[static_cast<std::size_t>(i)]);
@@ -238,7 +238,7 @@ private:
         std::vector<index_t> others;
         for (index_t k = 0; k < codes_.rows; ++k) {
             const auto at = static_cast<std::size_t>(k);
-            if (norms[at] > 0 && !is_padding[at] && outcome_of_[at] != outcome::vanished) {
+            if (norms[at] > 0 && !is_padding[at] && outcome_of_[at] != outcome::near_zero) {
                 (outcome_of_[at] == outcome::moved ? others : still).push_back(k);
             }
         }
@@ -291,7 +291,7 @@ edit_record project(const std::shared_ptr<state>& s, std::string_view function, 
 void undo(const std::shared_ptr<state>& s, const edit_record& record, rows_out codes) {
     constexpr std::string_view function = "device_edit::undo";
     require<value_error>(record.before.size() > 0, function, "an edit that kept the old rows (can_undo)", "one that did not");
-    require<value_error>(record.type == codes.type, function, "a codebook of the edit's storage type", "another");
+    require<value_error>(record.type == codes.type, function, "a codebook of the edit's dtype type", "another");
     require_size(function, "rows", record.rows, codes.rows);
     require_size(function, "columns", record.cols, codes.cols);
     const std::uint64_t hash = hash_of(s, read_only(codes));
@@ -300,4 +300,4 @@ void undo(const std::shared_ptr<state>& s, const edit_record& record, rows_out c
     write_rows(*s, codes, record.before);
 }
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

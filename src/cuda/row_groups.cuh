@@ -7,7 +7,7 @@
 
 #include "rows.cuh"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 
 // Values as A
 
@@ -110,7 +110,7 @@ public:
         : rows_(m.rows),
           i_(i),
           norm_(m.norms != nullptr ? m.norms[i] : 0.0),
-          packed_(m.rows.type == storage::f32 && is_aligned<float, float>(m.rows)) {}
+          packed_(m.rows.type == dtype::f32 && is_aligned<float, float>(m.rows)) {}
 
     /// Columns [column, column + 4); behind the last one, 0.
     __device__ __forceinline__ four load(index_t column) const {
@@ -227,8 +227,8 @@ __device__ __forceinline__ void with_packs(const Group& g, const M& m, F f) {
         with_packs_of<double>(g, m, f);
     } else {
         switch (m.type) {
-            case storage::f32: with_packs_of<float>(g, m, f); break;
-            case storage::f16: with_packs_of<half_bits>(g, m, f); break;
+            case dtype::f32: with_packs_of<float>(g, m, f); break;
+            case dtype::f16: with_packs_of<half_bits>(g, m, f); break;
             default: with_packs_of<bfloat_bits>(g, m, f); break;
         }
     }
@@ -240,7 +240,7 @@ bool may_read_packs(const M& m) {
     if constexpr (std::is_same_v<A, double>) {
         return is_aligned<A, double>(m);
     } else {
-        return m.type == storage::f32 ? is_aligned<A, float>(m) : is_aligned<A, half_bits>(m);
+        return m.type == dtype::f32 ? is_aligned<A, float>(m) : is_aligned<A, half_bits>(m);
     }
 }
 
@@ -506,4 +506,4 @@ cudaError_t with_group(index_t width, bool aligned, F f) {
     }
 }
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

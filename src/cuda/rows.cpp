@@ -1,4 +1,4 @@
-#include <isic/cuda/rows.hpp>
+#include <isic/cuda/fused.hpp>
 
 #include <cmath>
 
@@ -6,7 +6,7 @@
 #include "runtime.hpp"
 #include "sort.hpp"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 namespace {
 
 using isic::detail::require;
@@ -161,4 +161,4 @@ template void ema_rows(const std::shared_ptr<state>&, rows_out, rows_in, ids_in,
 template void ema_rows(const std::shared_ptr<state>&, rows_out, rows_in, ids_in, device_ema_row_state<double>&, double,
                        const device_row_constraint<double>&);
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

@@ -1,7 +1,7 @@
 // The formulas alone: rows are read once, held in registers while directions are added, and written once.
 #include "row_groups.cuh"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 namespace {
 
 /// Calls work(first row of the group) for every group of rows; blocks take turns. All threads of a block call it together.
@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(threads_per_block, Group::blocks)
     ema_kernel(ema_formula<A> a, index_t slab, index_t) {
     ISIC_DYN_SHARED(A, shared);
     Group g(shared, a.directions, slab);
-    const rows_in sums{a.sums, std::is_same_v<A, double> ? storage::f64 : storage::f32, a.codes.rows, a.codes.cols, a.codes.cols};
+    const rows_in sums{a.sums, std::is_same_v<A, double> ? dtype::f64 : dtype::f32, a.codes.rows, a.codes.cols, a.codes.cols};
     for_all_rows(g, a.codes.rows, [&](index_t first) {
         free_rows<Group> free(a.locked, first, a.codes.rows);
         A share[Group::rows];
@@ -282,4 +282,4 @@ template cudaError_t ema_by_formula(const ema_formula<double>&, int, cudaStream_
 template cudaError_t start_ema(rows_in, float*, float*, cudaStream_t);
 template cudaError_t start_ema(rows_in, double*, double*, cudaStream_t);
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

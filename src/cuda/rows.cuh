@@ -10,7 +10,7 @@
 #include "kernels.hpp"
 #include "launch.cuh"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 
 // IEEE half and bfloat16 as bits, converted by integer arithmetic: the same values on every machine, and rounded once
 // from float64 as on the CPU.
@@ -119,12 +119,12 @@ struct rounding<half_bits> {
 
 /// Calls f with a value of the type that values are stored as.
 template <class F>
-cudaError_t with_storage(storage type, F f) {
+cudaError_t with_storage(dtype type, F f) {
     switch (type) {
-        case storage::f32: return f(float{});
-        case storage::f64: return f(double{});
-        case storage::f16: return f(half_bits{});
-        case storage::bf16: return f(bfloat_bits{});
+        case dtype::f32: return f(float{});
+        case dtype::f64: return f(double{});
+        case dtype::f16: return f(half_bits{});
+        case dtype::bf16: return f(bfloat_bits{});
     }
     return cudaErrorInvalidValue;
 }
@@ -133,9 +133,9 @@ cudaError_t with_storage(storage type, F f) {
 __device__ inline double value_at(const rows_in& m, index_t i, index_t j) {
     const index_t at = i * m.stride + j;
     switch (m.type) {
-        case storage::f32: return widen(static_cast<const float*>(m.data)[at]);
-        case storage::f64: return static_cast<const double*>(m.data)[at];
-        case storage::f16: return widen(static_cast<const half_bits*>(m.data)[at]);
+        case dtype::f32: return widen(static_cast<const float*>(m.data)[at]);
+        case dtype::f64: return static_cast<const double*>(m.data)[at];
+        case dtype::f16: return widen(static_cast<const half_bits*>(m.data)[at]);
         default: return widen(static_cast<const bfloat_bits*>(m.data)[at]);
     }
 }
@@ -162,7 +162,7 @@ __device__ bool same_bits(T a, T b) {
 /// Rounds a value into a matrix of float or double.
 __device__ inline void put(const rows_out& m, index_t i, index_t j, double value) {
     const index_t at = i * m.stride + j;
-    if (m.type == storage::f32) {
+    if (m.type == dtype::f32) {
         static_cast<float*>(m.data)[at] = static_cast<float>(value);
     } else {
         static_cast<double*>(m.data)[at] = value;
@@ -282,4 +282,4 @@ inline dim3 blocks_for(index_t threads) {
     return dim3(static_cast<unsigned>((threads + threads_per_block - 1) / threads_per_block));
 }
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

@@ -7,7 +7,7 @@
 
 #include "runtime.hpp"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 namespace {
 
 cuda_failure failure_of(cudaError_t status) {
@@ -330,9 +330,9 @@ void fill_bytes(state& s, void* device, int value, std::size_t bytes) {
     }
 }
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
 
 cuda_backend::cuda_backend(const cuda_options& options) : state_(std::make_shared<cuda::state>(options)) {}
 
@@ -362,4 +362,4 @@ void cuda_backend::precede(void* stream) {
     cuda::order(*state_, state_->stream(), static_cast<cudaStream_t>(stream));
 }
 
-}  // namespace isic
+}  // namespace isic::inline ISIC_ABI

@@ -16,9 +16,9 @@
 #include <cusolverDn.h>
 
 #include <isic/cuda/backend.hpp>
-#include <isic/cuda/device_matrix.hpp>
+#include <isic/cuda/matrix.hpp>
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 
 /// Throws cuda_error unless the call succeeded; a runtime error that is not sticky is cleared.
 void check(cudaError_t status, std::string_view function, std::string_view call);
@@ -64,7 +64,7 @@ public:
 
     int device() const noexcept { return device_; }
     cudaStream_t stream() const noexcept { return stream_; }
-    cublasHandle_t blas();                 ///< made on first use, on the stream
+    cublasHandle_t blas();                 ///< made on first exec, on the stream
     cusolverDnHandle_t solver();           ///< the same
     cusolverDnParams_t solver_params();    ///< the same
     int processors() const noexcept { return processors_; }  ///< streaming multiprocessors
@@ -134,4 +134,4 @@ void order(const state& s, cudaStream_t earlier, cudaStream_t later);
 /// Sets bytes on the device, in stream order.
 void fill_bytes(state& s, void* device, int value, std::size_t bytes);
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

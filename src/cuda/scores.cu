@@ -1,7 +1,7 @@
 // Scores ||c||^2/2 - z.c of float32 in tiles, of which only the least, and the least outside of its group of codes, is kept.
 #include "row_groups.cuh"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 namespace {
 
 constexpr int groups_in_panel = panel_rows / codes_per_group;
@@ -376,4 +376,4 @@ cudaError_t least_scores(const score_arguments& a, index_t splits, cudaStream_t 
     }
 }
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

@@ -15,7 +15,7 @@
 
 #include "rows.cuh"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 namespace {
 
 __global__ void make_keys_kernel(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys) {
@@ -109,4 +109,4 @@ cudaError_t sort_by_code(ids_in ids, index_t codes, std::int64_t* order, std::in
 
 #endif
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

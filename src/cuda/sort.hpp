@@ -5,7 +5,7 @@
 #include "kernels.hpp"
 #include "runtime.hpp"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 
 /// Positions of ids sorted by code, equal ones in their order, those outside [0, codes) last; for the time of a call.
 class sorted_by_code {
@@ -31,4 +31,4 @@ private:
     scratch<std::int64_t> starts_;
 };
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

@@ -3,12 +3,12 @@
 #include <bit>
 #include <cmath>
 
-#include "core/rows.hpp"
+#include <isic/detail/eigen_view.hpp>
 #include "kernels.hpp"
 #include "look.hpp"
 #include "sort.hpp"
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
 
 /// For the compiled part.
 struct device_constraint_access {
@@ -61,9 +61,9 @@ update_summary pending_summary::get() const {
     return {static_cast<index_t>(done.moved), static_cast<index_t>(done.overflowed), std::bit_cast<double>(done.largest_step)};
 }
 
-}  // namespace isic
+}  // namespace isic::inline ISIC_ABI
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 namespace {
 
 using isic::detail::require;
@@ -185,9 +185,9 @@ pending_summary adam(const std::shared_ptr<state>& s, rows_out codes, rows_in gr
     a.beta1 = options.beta1;
     a.beta2 = options.beta2;
     a.epsilon = options.epsilon;
-    a.unbias_mean = 1 - std::pow(options.beta1, static_cast<double>(step));
-    a.unbias_square = 1 - std::pow(options.beta2, static_cast<double>(step));
+    a.bias_correction1 = 1 - std::pow(options.beta1, static_cast<double>(step));
+    a.bias_correction2 = 1 - std::pow(options.beta2, static_cast<double>(step));
     return queue(s, "adam_update", a);
 }
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

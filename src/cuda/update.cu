@@ -1,7 +1,7 @@
 // Constrained updates, a warp per row: the step, the constraint and the optimiser's state in one pass, in float64.
 #include "rows.cuh"
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 namespace {
 
 /// A row's working values, in shared memory. A lane has columns of its own: what it reads of step and fresh it has written.
@@ -63,7 +63,7 @@ __device__ bool adam_step(const update_arguments& a, index_t k, working_row r) {
         const double square = a.beta2 * value_at(a.second, k, c) + (1 - a.beta2) * g * g;
         put(a.first, k, c, mean);
         put(a.second, k, c, square);
-        r.step[c] = -a.rate * (mean / a.unbias_mean) / (sqrt(square / a.unbias_square) + a.epsilon);
+        r.step[c] = -a.rate * (mean / a.bias_correction1) / (sqrt(square / a.bias_correction2) + a.epsilon);
         any = any || mean != 0;
     }
     return __any_sync(0xffffffffU, any) != 0;
@@ -192,4 +192,4 @@ cudaError_t sum_by_code(rows_in vectors, const std::int64_t* order, const std::i
                   counts, sums);
 }
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

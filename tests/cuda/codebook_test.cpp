@@ -7,17 +7,17 @@ namespace {
 
 template <class T>
 std::vector<std::int64_t> found_on_device(const isic::cuda_backend& gpu, const isic::matrix<T>& vectors, const isic::matrix<T>& codes,
-                                          isic::lookup rule = isic::lookup::plain, std::span<const index_t> padding = {}) {
+                                          isic::metric metric = isic::metric::l2, std::span<const index_t> padding = {}) {
     const auto book = isic::upload(gpu, codes);
-    const isic::device_code_index index(gpu, book, rule, padding);
+    const isic::device_code_index index(gpu, book, metric, padding);
     return isic_test::ids_on(gpu, index.nearest(isic::upload(gpu, vectors)));
 }
 
 template <class T>
 void check_as_on_cpu(const isic::cuda_backend& gpu, const isic::matrix<T>& vectors, const isic::matrix<T>& codes,
                      std::span<const index_t> padding = {}) {
-    const std::vector<index_t> expected = isic::nearest_codes(vectors, codes, isic::lookup::plain, padding);
-    const std::vector<std::int64_t> found = found_on_device(gpu, vectors, codes, isic::lookup::plain, padding);
+    const std::vector<index_t> expected = isic::nearest_codes(vectors, codes, isic::metric::l2, padding);
+    const std::vector<std::int64_t> found = found_on_device(gpu, vectors, codes, isic::metric::l2, padding);
     CHECK(std::ranges::equal(found, expected));
 }
 
@@ -117,7 +117,7 @@ TEST_CASE("padding never wins, at the front, at the end of a panel or but one") 
             all_but_77.push_back(k);
         }
     }
-    for (const std::int64_t id : found_on_device(gpu, vectors, codes, isic::lookup::plain, all_but_77)) {
+    for (const std::int64_t id : found_on_device(gpu, vectors, codes, isic::metric::l2, all_but_77)) {
         CHECK(id == 77);
     }
 }
@@ -128,10 +128,10 @@ TEST_CASE("an index serves many calls, asks no one to wait, and answers vectors 
     const auto codes = r.matrix<float>(50, 6);
     const auto book = isic::upload(gpu, codes);
     const std::vector<index_t> padding{0};
-    const isic::device_code_index index(gpu, book, isic::lookup::plain, padding);
+    const isic::device_code_index index(gpu, book, isic::metric::l2, padding);
     for (int call = 0; call < 3; ++call) {
         auto vectors = r.matrix<float>(30, 6);
-        const auto expected = isic::nearest_codes(vectors, codes, isic::lookup::plain, padding);
+        const auto expected = isic::nearest_codes(vectors, codes, isic::metric::l2, padding);
         vectors(4, 5) = std::numeric_limits<float>::quiet_NaN();
         vectors(9, 0) = std::numeric_limits<float>::infinity();
         const auto found = isic_test::ids_on(gpu, index.nearest(isic::upload(gpu, vectors)));
@@ -140,9 +140,9 @@ TEST_CASE("an index serves many calls, asks no one to wait, and answers vectors 
         }
     }
     CHECK(isic_test::ids_on(gpu, index.nearest(isic::device_matrix<float>(gpu, 0, 6))).empty());
-    const auto half = r.matrix<Eigen::half>(20, 6);
+    const auto half = r.matrix<isic::half>(20, 6);
     const auto found = isic_test::ids_on(gpu, index.nearest(isic::upload(gpu, half)));  // of another storage
-    CHECK(std::ranges::equal(found, isic::nearest_codes(half, codes, isic::lookup::plain, padding)));
+    CHECK(std::ranges::equal(found, isic::nearest_codes(half, codes, isic::metric::l2, padding)));
     check_throws<isic::shape_error>("nearest_codes", [&] { index.nearest(isic::device_matrix<float>(gpu, 3, 5)); }, {"6", "5"});
     check_throws<isic::numeric_error>("nearest_codes", [&] {
         auto bad = codes;
@@ -168,9 +168,9 @@ TEST_CASE_TEMPLATE("nearest codes are the CPU's, ties to the lowest id, padding 
         }
         const auto device_codes = isic::upload(gpu, codes);
         const auto device_vectors = isic::upload(gpu, vectors);
-        for (const auto rule : {isic::lookup::plain, isic::lookup::l2_normalised}) {
-            const std::vector<index_t> expected = isic::nearest_codes(vectors, codes, rule, padding);
-            const auto found = isic_test::ids_on(gpu, isic::nearest_codes(gpu, device_vectors, device_codes, rule, padding));
+        for (const auto metric : {isic::metric::l2, isic::metric::cosine}) {
+            const std::vector<index_t> expected = isic::nearest_codes(vectors, codes, metric, padding);
+            const auto found = isic_test::ids_on(gpu, isic::nearest_codes(gpu, device_vectors, device_codes, metric, padding));
             REQUIRE(found.size() == expected.size());
             for (std::size_t i = 0; i < found.size(); ++i) {
                 CHECK(found[i] == expected[i]);
@@ -186,7 +186,7 @@ TEST_CASE("nearest codes refuse what the CPU refuses") {
     const auto vectors = isic::upload(gpu, r.matrix<float>(5, 3));
     check_throws<isic::shape_error>("nearest_codes", [&] { isic::nearest_codes(gpu, isic::upload(gpu, r.matrix<float>(5, 2)), codes); }, {"3", "2"});
     const std::vector<index_t> all{0, 1, 2, 3};
-    check_throws<isic::value_error>("nearest_codes", [&] { isic::nearest_codes(gpu, vectors, codes, isic::lookup::plain, all); }, {"padding only"});
+    check_throws<isic::value_error>("nearest_codes", [&] { isic::nearest_codes(gpu, vectors, codes, isic::metric::l2, all); }, {"padding only"});
     auto bad = r.matrix<float>(5, 3);
     bad(4, 2) = std::numeric_limits<float>::infinity();
     check_throws<isic::numeric_error>("nearest_codes", [&] { isic::nearest_codes(gpu, isic::upload(gpu, bad), codes); }, {"vectors", "row 4", "column 2"});

@@ -4,7 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include <isic/fit.hpp>
+#include <isic/subspace.hpp>
 #include <kernels.hpp>
 
 #include "cuda/support.hpp"
@@ -101,7 +101,7 @@ TEST_CASE("editing: every failing call leaves the old codebook, and nothing leak
         const auto faults = stand_in::control().faults;
         try {
             const auto done = isic::project_out(gpu, device, harm);
-            CHECK(done.summary().vanished == 1);
+            CHECK(done.summary().near_zero == 1);
             CHECK(done.summary().after.total == 0.0);
         } catch (const isic::cuda_error&) {
             stand_in::control().faults.clear();
@@ -300,7 +300,7 @@ TEST_CASE("no driver, no device, too little memory, a sticky error") {
 TEST_CASE("no launch is refused for the number of rows") {
     using namespace isic::cuda;
     const index_t many = index_t{1} << 33;
-    const rows_in rows{nullptr, storage::f32, many, 1, 1};
+    const rows_in rows{nullptr, dtype::f32, many, 1, 1};
     const scaled_rows unscaled{rows, nullptr};
     const code_panels panels{nullptr, nullptr, many / panel_rows, 4, nullptr};
     begin(true);  // nothing of it is run

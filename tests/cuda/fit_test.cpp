@@ -1,6 +1,6 @@
-#include <isic/fit.hpp>
+#include <isic/subspace.hpp>
 
-#include "core/rows.hpp"
+#include <isic/detail/eigen_view.hpp>
 #include "cuda/support.hpp"
 
 using isic::index_t;

@@ -75,11 +75,11 @@ TEST_CASE("a judge that throws leaves the device's codebook at the best complete
     int left = 3;
     const auto report = isic::self_improve(
         gpu, model,
-        [&](const isic_test::dense& pictures) {
+        [&](const isic_test::dense& images) {
             if (--left < 0) {
                 throw std::runtime_error("no more");
             }
-            return model.host().judge()(pictures);
+            return model.host().judge()(images);
         },
         options());
     CHECK(report.reason == isic::stop_reason::failed);

@@ -29,8 +29,8 @@ TEST_CASE_TEMPLATE("leakage, drift and churn are the CPU's, over more than one p
     CHECK(moved.mean == doctest::Approx(expected.mean).epsilon(1e-12));
     CHECK(moved.largest == doctest::Approx(expected.largest).epsilon(1e-12));
     const auto vectors = r.matrix<T>(90, 7);
-    const double churned = isic::nearest_code_churn(gpu, isic::upload(gpu, vectors), b, a, isic::lookup::plain, padding);
-    CHECK(churned == isic::nearest_code_churn(vectors, before, after, isic::lookup::plain, padding));
+    const double churned = isic::nearest_code_churn(gpu, isic::upload(gpu, vectors), b, a, isic::metric::l2, padding);
+    CHECK(churned == isic::nearest_code_churn(vectors, before, after, isic::metric::l2, padding));
     CHECK(churned > 0);
     check_throws<isic::numeric_error>("leakage", [&] { isic::leakage(gpu, b, harm); }, {"row 1"});
     check_throws<isic::numeric_error>("drift", [&] { isic::drift(gpu, a, b); }, {"row 1"});

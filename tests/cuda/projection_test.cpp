@@ -21,7 +21,7 @@ void check_as_on_the_cpu(const isic::cuda_backend& gpu, const isic::matrix<T>& c
     const isic::matrix<T> found = isic::download(gpu, device);
     CHECK(isic_test::ulps_apart(expected, found) <= (sizeof(T) == 8 ? 16.0 : 1.0));
     CHECK(done.summary().moved == on_cpu.summary.moved);
-    CHECK(done.summary().vanished == on_cpu.summary.vanished);
+    CHECK(done.summary().near_zero == on_cpu.summary.near_zero);
     CHECK(done.ids() == on_cpu.ids());
     CHECK(done.summary().relative_change == doctest::Approx(on_cpu.summary.relative_change).epsilon(1e-3));
     CHECK(done.summary().before.total == doctest::Approx(on_cpu.summary.before.total).epsilon(1e-10));
@@ -75,7 +75,7 @@ TEST_CASE_TEMPLATE("every kind of projection is the CPU's", T, ISIC_STORAGE) {
     SUBCASE("norms kept") { check_as_on_the_cpu<T>(gpu, codes, harm, {.keep_norms = true}); }
     SUBCASE("affine") { check_as_on_the_cpu<T>(gpu, codes, harm, {.center = center}); }
     SUBCASE("toward counterparts") { check_as_on_the_cpu<T>(gpu, codes, harm, {.strength = strengths, .target = target}); }
-    SUBCASE("normalised look-up") { check_as_on_the_cpu<T>(gpu, codes, harm, {.rule = isic::lookup::l2_normalised}); }
+    SUBCASE("normalised look-up") { check_as_on_the_cpu<T>(gpu, codes, harm, {.metric = isic::metric::cosine}); }
     SUBCASE("padding that holds NaN") {
         isic::matrix<T> odd = codes;
         odd(7, 1) = static_cast<T>(isic_test::not_a_number);
@@ -134,7 +134,7 @@ TEST_CASE_TEMPLATE("gaps between rows are not touched", T, ISIC_STORAGE) {
     CHECK(isic_test::bytes_on(gpu, device) == bytes_of(whole));
 }
 
-TEST_CASE_TEMPLATE("rows that vanish: every policy as on the CPU", T, float, Eigen::half) {
+TEST_CASE_TEMPLATE("rows that vanish: every policy as on the CPU", T, float, isic::half) {
     isic::cuda_backend gpu;
     isic_test::random r(14);
     const auto harm = isic::span_of(isic_test::from_rows<double>({{1}, {0}, {0}, {0}}));
@@ -152,20 +152,20 @@ TEST_CASE_TEMPLATE("rows that vanish: every policy as on the CPU", T, float, Eig
     for (const index_t j : {1, 2, 3}) {
         codes(10, j) = codes(4, j);
     }
-    for (const auto policy : {isic::vanished_rows::nearest_safe, isic::vanished_rows::skip, isic::vanished_rows::zero}) {
+    for (const auto policy : {isic::near_zero_policy::nearest_safe, isic::near_zero_policy::skip, isic::near_zero_policy::zero}) {
         isic::matrix<T> expected = codes;
-        const auto on_cpu = isic::project_out(expected, harm, {.padding = padding, .vanished = policy});
-        REQUIRE(on_cpu.summary.vanished == 3);
+        const auto on_cpu = isic::project_out(expected, harm, {.padding = padding, .near_zero = policy});
+        REQUIRE(on_cpu.summary.near_zero == 3);
         auto device = isic::upload(gpu, codes);
-        const auto done = isic::project_out(gpu, device, harm, {.padding = padding, .vanished = policy});
-        CHECK(done.summary().vanished == 3);
+        const auto done = isic::project_out(gpu, device, harm, {.padding = padding, .near_zero = policy});
+        CHECK(done.summary().near_zero == 3);
         CHECK(done.ids() == on_cpu.ids());
         CHECK(isic_test::ulps_apart(expected, isic::download(gpu, device)) <= (sizeof(T) == 8 ? 16.0 : 1.0));
         done.undo(device);
         CHECK(isic_test::bytes_on(gpu, device) == bytes_of(codes));
     }
     auto device = isic::upload(gpu, codes);
-    check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(gpu, device, harm, {.vanished = isic::vanished_rows::error}); }, {"3 rows", "first 4"});
+    check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(gpu, device, harm, {.near_zero = isic::near_zero_policy::error}); }, {"3 rows", "first 4"});
     CHECK(isic_test::bytes_on(gpu, device) == bytes_of(codes));
 }
 
@@ -180,11 +180,11 @@ TEST_CASE("rows that are nearly harm alone are cleaned twice: once leaves what r
         }
     }
     auto device = isic::upload(gpu, codes);
-    isic::project_out(gpu, device, harm, {.vanish_below = 0});
+    isic::project_out(gpu, device, harm, {.near_zero_below = 0});
     CHECK(isic::leakage(gpu, device, harm).largest < 1e-14);  // after the first pass 1e-8
 }
 
-TEST_CASE_TEMPLATE("rows are rounded once", T, Eigen::half, Eigen::bfloat16) {
+TEST_CASE_TEMPLATE("rows are rounded once", T, isic::half, isic::bfloat16) {
     isic::cuda_backend gpu;
     const auto harm = isic::span_of(isic_test::from_rows<double>({{1}, {0}}));
     // Just above the middle of two values, and in float32 the middle itself, which goes to the lower one.
@@ -199,7 +199,7 @@ TEST_CASE("what is refused leaves the codebook as it was") {
     isic::cuda_backend gpu;
     isic_test::random r(15);
     const auto harm = directions(r, 5, 2);
-    auto codes = r.matrix<Eigen::half>(9, 5);
+    auto codes = r.matrix<isic::half>(9, 5);
     auto device = isic::upload(gpu, codes);
     const auto untouched = [&] { return isic_test::bytes_on(gpu, device) == bytes_of(codes); };
     check_throws<isic::shape_error>("project_out", [&] { isic::project_out(gpu, device, directions(r, 4, 1)); }, {"5", "4"});
@@ -213,7 +213,7 @@ TEST_CASE("what is refused leaves the codebook as it was") {
     far(6, 3) = 1e6;  // more than a half can hold
     check_throws<isic::numeric_error>("remap", [&] { isic::remap(gpu, device, {.target = far}); }, {"row 6"});
     CHECK(untouched());
-    codes(2, 3) = static_cast<Eigen::half>(isic_test::infinity);
+    codes(2, 3) = static_cast<isic::half>(isic_test::infinity);
     device = isic::upload(gpu, codes);
     check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(gpu, device, harm); }, {"row 2", "column 3"});
     CHECK(untouched());

@@ -4,10 +4,10 @@
 #include <doctest/doctest.h>
 
 #include <isic/cuda/codebook.hpp>
-#include <isic/cuda/fit.hpp>
+#include <isic/cuda/subspace.hpp>
 #include <isic/cuda/metrics.hpp>
 #include <isic/cuda/projection.hpp>
-#include <isic/cuda/rows.hpp>
+#include <isic/cuda/fused.hpp>
 #include <isic/cuda/update.hpp>
 
 #include "support/data.hpp"

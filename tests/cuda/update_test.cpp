@@ -1,4 +1,4 @@
-#include "core/rows.hpp"
+#include <isic/detail/eigen_view.hpp>
 #include "cuda/support.hpp"
 
 using isic::index_t;
@@ -169,7 +169,7 @@ TEST_CASE("state in float32 stays within its rounding of float64") {
 
 TEST_CASE("rows that would overflow stay, and are counted; NaN gradients too") {
     isic::cuda_backend gpu;
-    isic::matrix<Eigen::half> codes(3, 4, static_cast<Eigen::half>(1.0F));
+    isic::matrix<isic::half> codes(3, 4, static_cast<isic::half>(1.0F));
     isic::matrix<double> gradient(3, 4, 1.0);
     gradient(1, 2) = -1e9;
     gradient(2, 0) = isic_test::not_a_number;
@@ -179,9 +179,9 @@ TEST_CASE("rows that would overflow stay, and are counted; NaN gradients too") {
     CHECK(done.moved == 1);
     CHECK(done.overflowed == 2);
     const auto found = isic::download(gpu, device);
-    CHECK(found(0, 0) == static_cast<Eigen::half>(0.5F));
-    CHECK(found(1, 2) == static_cast<Eigen::half>(1.0F));
-    CHECK(found(2, 0) == static_cast<Eigen::half>(1.0F));
+    CHECK(found(0, 0) == static_cast<isic::half>(0.5F));
+    CHECK(found(1, 2) == static_cast<isic::half>(1.0F));
+    CHECK(found(2, 0) == static_cast<isic::half>(1.0F));
 }
 
 TEST_CASE("updates refuse what does not fit, and change nothing") {

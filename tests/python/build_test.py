@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 CMAKE = pathlib.Path(__file__).parents[2] / "cmake"
-if not (CMAKE / "isic_build.py").is_file():
+if not (CMAKE / "build_backend.py").is_file():
     pytest.skip("the sources are not here", allow_module_level=True)
 pytest.importorskip("scikit_build_core", reason="scikit-build-core is not installed")
 
@@ -17,7 +17,7 @@ def build(monkeypatch):
     monkeypatch.chdir(CMAKE.parent)  # where a frontend calls a backend
     for name in ("CUDA_HOME", "CUDA_PATH", "CUDACXX"):
         monkeypatch.delenv(name, raising=False)
-    return importlib.import_module("isic_build")
+    return importlib.import_module("build_backend")
 
 
 def compiler(folder, release, headers=()):

@@ -51,26 +51,26 @@ def vila_u(rng, levels=2):
 
 FAMILIES = {
     "Janus": (lambda r: {"gen_vision_model.quantize.embedding.weight": normal(r, 40, 8), "gen_embed.weight": normal(r, 40, 8)},
-              dict(codes=40, width=8, rule="l2_normalised", input_tables=("gen_embed.weight",))),
+              dict(codes=40, width=8, metric="cosine", input_tables=("gen_embed.weight",))),
     "Janus (transformers)": (lambda r: {"model.vqmodel.quantize.embedding.weight": normal(r, 40, 8),
                                         "model.generation_embeddings.weight": normal(r, 40, 8)},
-                             dict(rule="l2_normalised", input_tables=("model.generation_embeddings.weight",))),
+                             dict(metric="cosine", input_tables=("model.generation_embeddings.weight",))),
     "Emu3": (lambda r: {"vqmodel.quantize.embedding.weight": normal(r, 40, 4),
                         "vqmodel.post_quant_conv.conv.weight": normal(r, 4, 4, 3, 1, 1)},
-             dict(codes=40, width=4, rule="plain")),
+             dict(codes=40, width=4, metric="l2")),
     "Chameleon (transformers)": (lambda r: {"model.vqmodel.quantize.embedding.weight": normal(r, 40, 16),
-                                            "model.vqmodel.post_quant_conv.weight": normal(r, 16, 16, 1, 1)}, dict(rule="plain")),
+                                            "model.vqmodel.post_quant_conv.weight": normal(r, 16, 16, 1, 1)}, dict(metric="l2")),
     "LlamaGen": (lambda r: {"quantize.embedding.weight": normal(r, 40, 8), "quantize.codebook_used": normal(r, 90)},
-                 dict(rule="l2_normalised")),
-    "VAR": (lambda r: {"quantize.embedding.weight": normal(r, 40, 8), "quantize.ema_vocab_hit_SV": normal(r, 10, 40)}, dict(rule="plain")),
-    "TiTok": (lambda r: {"quantize.embedding.weight": normal(r, 40, 12), "latent_tokens": normal(r, 32, 64)}, dict(rule="l2_normalised")),
+                 dict(metric="cosine")),
+    "VAR": (lambda r: {"quantize.embedding.weight": normal(r, 40, 8), "quantize.ema_vocab_hit_SV": normal(r, 10, 40)}, dict(metric="l2")),
+    "TiTok": (lambda r: {"quantize.embedding.weight": normal(r, 40, 12), "latent_tokens": normal(r, 32, 64)}, dict(metric="cosine")),
     "VQGAN": (lambda r: {"quantize.embedding.weight": normal(r, 40, 16), "quantize.embedding.embed_avg": normal(r, 40, 16)},
-              dict(rule="plain", sums=("quantize.embedding.embed_avg",))),
+              dict(metric="l2", sums=("quantize.embedding.embed_avg",))),
     "VQGAN, Gumbel": (lambda r: {"quantize.embed.weight": normal(r, 40, 16), "quantize.proj.weight": normal(r, 40, 16, 1, 1)}, {}),
-    "VILA-U": (vila_u, dict(codes=20, width=6, levels=2, padding=(20,), rule="plain")),
-    "TokenFlow, pixel half": (lambda r: {"quantize.embedding_vqgan.weight": normal(r, 40, 8)}, dict(rule="l2_normalised")),
-    "TokenFlow, semantic half": (lambda r: {"quantize.embedding_vqkd.weight": normal(r, 40, 32)}, dict(rule="l2_normalised")),
-    "UniTok": (lambda r: {"quantizer.codebooks.0.codebook.weight": normal(r, 40, 8)}, dict(rule="l2_normalised", levels=1)),
+    "VILA-U": (vila_u, dict(codes=20, width=6, levels=2, padding=(20,), metric="l2")),
+    "TokenFlow, pixel half": (lambda r: {"quantize.embedding_vqgan.weight": normal(r, 40, 8)}, dict(metric="cosine")),
+    "TokenFlow, semantic half": (lambda r: {"quantize.embedding_vqkd.weight": normal(r, 40, 32)}, dict(metric="cosine")),
+    "UniTok": (lambda r: {"quantizer.codebooks.0.codebook.weight": normal(r, 40, 8)}, dict(metric="cosine", levels=1)),
     "EnCodec": (lambda r: {f"quantizer.vq.layers.{i}._codebook.{name}": value for i in range(3) for name, value in
                            (("embed", normal(r, 40, 8)), ("embed_avg", normal(r, 40, 8)), ("inited", np.ones(1, F)))}, dict(levels=3)),
     "lucidrains": (lambda r: {"vq._codebook.embed": normal(r, 2, 40, 8), "vq._codebook.embed_avg": normal(r, 2, 40, 8),
@@ -156,7 +156,7 @@ def test_rows_of_norm_one_keep_it(rng, tmp_path):
     after = isic.read_safetensors(path)[0]["quantize.embedding.weight"]
     assert np.allclose(np.linalg.norm(after, axis=1), 1, atol=1e-6) and leak(after, harm_of(8)) < 1e-6 < leak(codes, harm_of(8))
     isic.checkpoint.undo(path)
-    isic.checkpoint.apply(path, harm_of(8), rule="plain")
+    isic.checkpoint.apply(path, harm_of(8), metric="l2")
     shrunk = isic.read_safetensors(path)[0]["quantize.embedding.weight"]
     assert np.linalg.norm(shrunk, axis=1).min() < 0.99
 
@@ -565,10 +565,10 @@ def test_plan_counts_what_vanishes_and_collapses_and_writes_nothing(rng, tmp_pat
     path = safetensors_file(tmp_path, {"quantize.embedding.weight": codes})
     before = bytes_of(tmp_path)
     level, = isic.checkpoint.plan(path, harm).levels
-    assert level.vanished == 1 and level.collapsed >= 1 and 0 < level.churn < 1
-    assert bytes_of(tmp_path) == before and isic.checkpoint.plan(path, harm, vanished="zero").levels[0].vanished == 1
+    assert level.near_zero == 1 and level.collapsed >= 1 and 0 < level.churn < 1
+    assert bytes_of(tmp_path) == before and isic.checkpoint.plan(path, harm, near_zero="zero").levels[0].near_zero == 1
     with pytest.raises(isic.NumericError):
-        isic.checkpoint.plan(path, harm, vanished="error")
+        isic.checkpoint.plan(path, harm, near_zero="error")
 
 
 # The subspace file

@@ -110,7 +110,7 @@ def test_options_of_surgery(command, folder):
     half, full = (moved("--uniform", s)["levels"][0]["after"]["total"] for s in (0.5, 1))
     assert full < 1e-6 < half
     assert moved("--rank", 1)["rank"] == 1 and moved("--remap")["levels"][0]["after"] != moved()["levels"][0]["after"]
-    assert moved("--rule", "plain")["codebook"]["rule"] == "plain"
+    assert moved("--metric", "l2")["codebook"]["metric"] == "l2"
     assert command("apply", "model.safetensors", "h.st", "-o", "copy.safetensors", "--undo", "u")[0] == 0
     assert {"copy.safetensors", "u"} <= {p.name for p in folder.iterdir()} and command("verify", "copy.safetensors", "--undo", "u")[0] == 0
 
@@ -162,7 +162,7 @@ def test_failures_are_one_line_and_write_nothing(arguments, message, command, fo
 
 @pytest.mark.parametrize("arguments", [[], ["aply"], ["apply"], ["apply", "model.safetensors"], ["fit", "-o", "x"],
                                        ["fit", "--harmful", "harmful.npy", "-o", "x"], ["plan", "a", "b", "--rank", "two"],
-                                       ["plan", "a", "b", "--vanished", "hide"]])
+                                       ["plan", "a", "b", "--near-zero", "hide"]])
 def test_wrong_usage(arguments, command):
     code, out, err = command(*arguments)
     assert (code, out) == (2, "") and err.startswith("isic: error: ") and err.count("\n") == 1 and "--help" in err

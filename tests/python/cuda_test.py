@@ -322,20 +322,20 @@ def test_pairs_of_rows_and_their_subspace(gpu, rng, dtype):
 def options_of(case, gpu, rng):
     target = rng.standard_normal((40, 8))
     return {
-        "plain": {},
+        "l2": {},
         "strengths": {"strength": rng.random(40)},
         "soft": {"weights": [0.5], "center": np.full(8, 0.25)},
         "targets": {"target": target},
         "targets on the device": {"target": up(gpu, target)},
-        "norms": {"keep_norms": True, "rule": "l2_normalised"},
-        "padding": {"padding": [1, 39], "vanished": "skip", "vanish_below": 0.5},
+        "norms": {"keep_norms": True, "metric": "cosine"},
+        "padding": {"padding": [1, 39], "near_zero": "skip", "near_zero_below": 0.5},
         "no undo": {"can_undo": False},
     }[case]
 
 
 @needs_device
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", ["plain", "strengths", "soft", "targets", "targets on the device", "norms", "padding", "no undo"])
+@pytest.mark.parametrize("case", ["l2", "strengths", "soft", "targets", "targets on the device", "norms", "padding", "no undo"])
 def test_projection(gpu, rng, dtype, case):
     codes = book(rng, dtype)
     options = options_of(case, gpu, rng)
@@ -349,7 +349,7 @@ def test_projection(gpu, rng, dtype, case):
     of_cpu = isic.project_out(expected, harm_of(), **{k: v for k, v in on_host.items() if k != "can_undo"})
     assert close(on_device.copy_to_host(), expected, dtype)
     assert edit.ids.tolist() == of_cpu.ids.tolist()
-    assert edit.summary.moved == of_cpu.summary.moved and edit.summary.vanished == of_cpu.summary.vanished
+    assert edit.summary.moved == of_cpu.summary.moved and edit.summary.near_zero == of_cpu.summary.near_zero
     assert edit.summary.after.total == pytest.approx(of_cpu.summary.after.total, abs=4 * UNIT[dtype])
     if case == "no undo":
         assert not edit.can_undo
@@ -382,16 +382,16 @@ def test_remap_and_with_blocks(gpu, rng):
 
 @needs_device
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rule", ["plain", "l2_normalised"])
-def test_metrics(gpu, rng, dtype, rule):
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_metrics(gpu, rng, dtype, metric):
     before, after, vectors = book(rng, dtype), book(rng, dtype), as_dtype(rng.standard_normal((50, 8)), dtype)
     b, a, z = up(gpu, before), up(gpu, after), up(gpu, vectors)
     padding = [0, 7]
-    ids = isic.cuda.nearest_codes(gpu, z, b, rule=rule, padding=padding)
-    expected = isic.nearest_codes(vectors.astype(float), before, rule=rule, padding=padding)
+    ids = isic.cuda.nearest_codes(gpu, z, b, metric=metric, padding=padding)
+    expected = isic.nearest_codes(vectors.astype(float), before, metric=metric, padding=padding)
     assert ids.dtype == "int64" and ids.copy_to_host().tolist() == expected.tolist()
-    assert isic.cuda.nearest_code_churn(gpu, z, b, a, rule=rule, padding=padding) == \
-        isic.nearest_code_churn(vectors.astype(float), before, after, rule=rule, padding=padding)
+    assert isic.cuda.nearest_code_churn(gpu, z, b, a, metric=metric, padding=padding) == \
+        isic.nearest_code_churn(vectors.astype(float), before, after, metric=metric, padding=padding)
     assert isic.cuda.usage_counts(gpu, ids, codes=40).tolist() == np.bincount(expected, minlength=40).tolist()
     center = np.full(8, 0.5)
     leak, leak_cpu = isic.cuda.leakage(gpu, b, harm_of(), center=center, padding=padding), isic.leakage(before, harm_of(), center=center, padding=padding)
@@ -466,7 +466,7 @@ def test_states_are_the_callers_to_keep(gpu, rng, dtype):
 
 
 class Model:
-    """A picture is the sum of its codes; prompts with "knife" use code 0."""
+    """An image is the sum of its codes; prompts with "knife" use code 0."""
 
     def __init__(self, codes):
         self.codebook = codes
@@ -502,8 +502,8 @@ class Redrawing(DeviceModel):
         return np.where(request.harmful == 0, 1, request.harmful)
 
 
-def judge(pictures):
-    return pictures[:, 0] > 0.9
+def judge(images):
+    return images[:, 0] > 0.9
 
 
 LOOP = dict(unsafe_prompts=["a fox with a knife"], safe_prompts=["a fox with a spoon"], rewrite=lambda prompt: prompt.replace("knife", "spoon"),
@@ -554,14 +554,14 @@ def test_inner_loops(gpu, rng, dtype):
 
 @needs_device
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rule", ["plain", "l2_normalised"])
-def test_an_index(gpu, rng, dtype, rule):
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_an_index(gpu, rng, dtype, metric):
     codes = book(rng, dtype)
-    index = isic.cuda.CodeIndex(gpu, up(gpu, codes), rule=rule, padding=[0, 7])  # which keeps the codebook
+    index = isic.cuda.CodeIndex(gpu, up(gpu, codes), metric=metric, padding=[0, 7])  # which keeps the codebook
     gc.collect()
     for n in (1, 50):
         vectors = as_dtype(rng.standard_normal((n, 8)), dtype)
-        expected = isic.nearest_codes(vectors.astype(float), codes.astype(float), rule=rule, padding=[0, 7])
+        expected = isic.nearest_codes(vectors.astype(float), codes.astype(float), metric=metric, padding=[0, 7])
         assert index.nearest(up(gpu, vectors)).copy_to_host().tolist() == expected.tolist()
     assert index.nearest(up(gpu, np.zeros((0, 8)))).shape == (0,)
     assert index.nearest(up(gpu, np.full((2, 8), np.nan))).copy_to_host().tolist() == [1, 1]
@@ -597,11 +597,11 @@ def test_a_loop_that_fails_leaves_the_best_round(gpu):
     for error, calls in ((RuntimeError, 1), (RuntimeError, 3), (KeyboardInterrupt, 3)):
         model = DeviceModel(up(gpu, codes))
 
-        def failing(pictures, left=[calls], raised=error):
+        def failing(images, left=[calls], raised=error):
             left[0] -= 1
             if left[0] < 0:
                 raise raised("enough")
-            return judge(pictures)
+            return judge(images)
 
         if error is KeyboardInterrupt:
             with pytest.raises(KeyboardInterrupt):
@@ -852,7 +852,7 @@ MISTAKES = [
     (isic.ShapeError, "target rows, got 2", lambda g, c: isic.cuda.project_out(g, c, harm_of(3), target=up(g, np.zeros((2, 3))))),
     (isic.NumericError, "NaN or infinity at row 1, column 2", lambda g, c: isic.cuda.project_out(g, up(g, nan_at(1, 2)), harm_of(3))),
     (isic.ShapeError, "columns in the vectors", lambda g, c: isic.cuda.nearest_codes(g, up(g, np.eye(2)), c)),
-    (isic.ValueError, "'plain', 'l2_normalised'", lambda g, c: isic.cuda.nearest_codes(g, c, c, rule="cosine")),
+    (isic.ValueError, "'l2', 'cosine'", lambda g, c: isic.cuda.nearest_codes(g, c, c, metric="cosine")),
     (isic.ValueError, r"token ids in \[0, 1\)", lambda g, c: isic.cuda.usage_counts(g, up(g, IDS), codes=1)),
     (isic.ShapeError, "columns after", lambda g, c: isic.cuda.drift(g, c, up(g, np.eye(4)))),
     (isic.ValueError, "rate > 0", lambda g, c: isic.cuda.sgd_update(g, c, up(g, HOST), isic.cuda.SgdState(), rate=-1.0)),

@@ -65,7 +65,7 @@ def test_libtorch(tmp_path):
     moved, unsafe, harmless, undone = run(build / "isic_libtorch", tmp_path / "decoder.pt").splitlines()
     assert moved == "codes moved: 0 1"
     assert float(re.search(r"[\d.]+$", unsafe).group()) > 0.01
-    assert harmless == "pictures without those codes by 0.000"
+    assert harmless == "images without those codes by 0.000"
     assert undone == "undone: every pixel as it was"
     wrong = subprocess.run([build / "isic_libtorch", tmp_path / "decoder.pt", "no.such.key"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 1 and "no.such.key" in wrong.stderr

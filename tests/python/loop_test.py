@@ -18,7 +18,7 @@ PROMPTS = dict(unsafe_prompts=[f"a {a} with a knife" for a in ANIMALS], safe_pro
 
 
 class Toy:
-    """Four tokens a picture; prompts with "knife" use the codes 0 and 1. A picture is the brightness of its tokens."""
+    """Four tokens an image; prompts with "knife" use the codes 0 and 1. An image is the brightness of its tokens."""
 
     def __init__(self, dtype=np.float32):
         self.codebook = np.zeros((8, 4), dtype)
@@ -41,8 +41,8 @@ class Toy:
         return self.codebook.astype(float)[tokens, 3].sum(1)
 
 
-def judge(pictures):
-    return (pictures > 2.0).astype(float)
+def judge(images):
+    return (images > 2.0).astype(float)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
@@ -113,7 +113,7 @@ def test_torch_model():
             return self.quantize(torch.as_tensor(tokens))[:, :, 3].sum(1)
 
     model = Model()
-    report = isic.self_improve(model, lambda pictures: (pictures > 2).double(), **PROMPTS)
+    report = isic.self_improve(model, lambda images: (images > 2).double(), **PROMPTS)
     assert report.reason == "below_target" and report.change.storage == "bf16"
     report.change.undo()
     assert model.quantize.weight[0, 3] == 2
@@ -207,7 +207,7 @@ def test_exceptions_of_user_code(where):
 
 
 def test_a_failure_keeps_the_best_round():
-    """Unsafe pictures get fewer, then the judge fails."""
+    """Unsafe images get fewer, then the judge fails."""
     model = Toy()
     kept = []
 
@@ -277,13 +277,13 @@ def test_ctrl_c(broken_round):
     def on_round(report):
         seen.append((report.round, model.codebook.copy()))
 
-    def interrupted(pictures):
+    def interrupted(images):
         if len(seen) > broken_round:
             raise AssertionError("called after the interrupt")
         if len(seen) == broken_round and (not seen or not np.array_equal(model.codebook, seen[0][1])):  # in round 1: edited, not yet completed
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
-        return judge(pictures)
+        return judge(images)
 
     with pytest.raises(KeyboardInterrupt):
         isic.self_improve(model, interrupted, on_round=on_round, **PROMPTS)

@@ -81,7 +81,7 @@ def test_llamagen(in_file, where):
     book, ids = model.quantize.embedding.weight, torch.arange(32)
     before, norms = state(model), book.detach().norm(dim=1)
     assert leaks(model.look_up(ids)) > 0.3
-    undo = isic.project_out(book, HARM, rule="l2_normalised").undo if where == "memory" else in_file(model)
+    undo = isic.project_out(book, HARM, metric="cosine").undo if where == "memory" else in_file(model)
     assert leaks(model.look_up(ids)) <= 1e-6
     assert torch.allclose(book.detach().norm(dim=1), norms, rtol=1e-5)
     undo()
@@ -94,7 +94,7 @@ def test_llamagen_row_that_nearly_vanishes():
     book = model.quantize.embedding.weight.requires_grad_(False)
     book[5] = torch.as_tensor(HARM.basis[:, 0]) + 1e-5 * torch.randn(8)
     noise = normalize(book[5] @ AWAY, dim=0)
-    assert isic.project_out(book, HARM, rule="l2_normalised").summary.vanished == 1
+    assert isic.project_out(book, HARM, metric="cosine").summary.near_zero == 1
     others = model.look_up(torch.cat([torch.arange(5), torch.arange(6, 32)]))
     assert noise.norm() > 0.999 and (others @ noise).max() < 0.99
     assert (others @ model.look_up(5)).max() == pytest.approx(1, abs=1e-6)
@@ -195,7 +195,7 @@ def test_unitok(in_file, where):
     before, ids = state(model), model.encode(torch.randn(64, 64))
     original = model.look_up(ids).chunk(8, -1)
     assert all(leaks(part) > 0.3 for part in original)
-    undo = (isic.project_out(model.quantizer.codebooks[3].codebook.weight, HARM, rule="l2_normalised").undo if where == "memory"
+    undo = (isic.project_out(model.quantizer.codebooks[3].codebook.weight, HARM, metric="cosine").undo if where == "memory"
             else in_file(model, key="quantizer.codebooks.3.codebook.weight"))
     for i, part in enumerate(model.look_up(ids).chunk(8, -1)):
         assert leaks(part) <= 1e-6 if i == 3 else part.equal(original[i])
@@ -227,7 +227,7 @@ def test_tokenflow(in_file, where):
     before, x = state(model), (torch.randn(256, 32), torch.randn(256, 8))
     (meaning, pixels), ids = model.halves(), model.encode(*x)
     assert leaks(pixels[ids]) > 0.3
-    undo = (isic.project_out(model.quantize.embedding_vqgan.weight, HARM, rule="l2_normalised").undo if where == "memory"
+    undo = (isic.project_out(model.quantize.embedding_vqgan.weight, HARM, metric="cosine").undo if where == "memory"
             else in_file(model, key="quantize.embedding_vqgan.weight"))
     same_meaning, edited = model.halves()
     assert leaks(edited[ids]) <= 1e-6 and same_meaning.equal(meaning)
@@ -259,15 +259,15 @@ KINDS = {"euclidean": {}, "cosine": dict(use_cosine_sim=True), "residual": dict(
 def test_lucidrains(in_file, kind, where):
     """With the sums edited too, its own training steps on clean data do not bring the concept back."""
     model = lucidrains(**KINDS[kind])
-    rule = "l2_normalised" if kind == "cosine" else "plain"
+    metric = "cosine" if kind == "cosine" else "l2"
     before, x = state(model), torch.randn(4, 64, 8)
     model.eval()
     assert leaks(model(x)[0]) > 0.3
     if where == "memory":
         tables = [table for book in codebooks(model) for table in (book.embed[0], book.embed_avg[0])]
-        edits = [isic.project_out(table, HARM, rule=rule) for table in tables]
+        edits = [isic.project_out(table, HARM, metric=metric) for table in tables]
     else:
-        undo = in_file(model, rule=rule)
+        undo = in_file(model, metric=metric)
     assert leaks(model(x)[0]) <= 1e-6
     if kind == "cosine":
         assert torch.allclose(codebooks(model)[0].embed.norm(dim=-1), torch.ones(32), atol=1e-5)  # it does not normalise rows itself

@@ -114,13 +114,13 @@ def test_project_out(case, dtype):
     old = codes.astype(float)
     v = isic.span_of(harm)
     before = np.linalg.norm(old @ harm) / np.linalg.norm(old)
-    edit = isic.project_out(codes, v, vanish_below=0.0)
+    edit = isic.project_out(codes, v, near_zero_below=0.0)
     new = codes.astype(float)
     assert np.abs(new - (old - old @ harm @ harm.T)).max() <= 8 * UNIT[dtype] * np.abs(old).max()
     assert edit.summary.before.total == pytest.approx(before) and before > 0.3
     assert edit.summary.after.total < 2 * UNIT[dtype]
     assert isic.leakage(codes, v).total == pytest.approx(edit.summary.after.total)
-    assert isic.project_out(codes, v, vanish_below=0.0).summary.moved == 0  # idempotent, to the byte
+    assert isic.project_out(codes, v, near_zero_below=0.0).summary.moved == 0  # idempotent, to the byte
 
 
 def test_threads_change_no_byte(rng):
@@ -161,7 +161,7 @@ def test_project_out_options(case, rng):
 
     def after(**options):
         out = codes.copy()
-        isic.project_out(out, v, vanish_below=0.0, **options)
+        isic.project_out(out, v, near_zero_below=0.0, **options)
         return out
 
     assert np.allclose(after(strength=strength), codes - strength[:, None] * (codes @ projector))
@@ -172,7 +172,7 @@ def test_project_out_options(case, rng):
     assert np.allclose(after(weights=weights), codes - codes @ v.basis @ np.diag(weights) @ v.basis.T)
     assert np.allclose(np.linalg.norm(after(keep_norms=True), axis=1), np.linalg.norm(codes, axis=1))
     assert np.array_equal(after(padding=[7, 8])[7:9], codes[7:9])
-    normalised = after(rule="l2_normalised")
+    normalised = after(metric="cosine")
     assert np.allclose(normalised @ harm, 0) and np.allclose(np.linalg.norm(normalised, axis=1), np.linalg.norm(codes, axis=1))
     out = codes.copy()
     isic.remap(out, target=target, strength=strength)
@@ -180,12 +180,12 @@ def test_project_out_options(case, rng):
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("zero", [0, 0]), ("skip", [5, 0.01]), ("nearest_safe", [0, 1])])
-def test_vanished_rows(policy, expected):
+def test_near_zero_policy(policy, expected):
     codes = np.array([[5, 0.01], [0, 1.0], [0.0, 3.0]])
-    edit = isic.project_out(codes, isic.span_of([[1.0], [0.0]]), vanished=policy)
-    assert codes[0].tolist() == expected and edit.summary.vanished == 1
+    edit = isic.project_out(codes, isic.span_of([[1.0], [0.0]]), near_zero=policy)
+    assert codes[0].tolist() == expected and edit.summary.near_zero == 1
     with pytest.raises(isic.NumericError, match="rows"):
-        isic.project_out(np.array([[5, 0.01], [0, 1.0]]), isic.span_of([[1.0], [0.0]]), vanished="error")
+        isic.project_out(np.array([[5, 0.01], [0, 1.0]]), isic.span_of([[1.0], [0.0]]), near_zero="error")
 
 
 def test_harmfulness():
@@ -296,7 +296,7 @@ def test_codes_are_told_apart_where_squares_do_not_fit_float64(size):
     codes = np.array([[-1, 0], [0, -1], [1, 1], [0, 1], [1, 0]]) * size
     vectors = np.array([[3, 1], [1, 3], [1, 1], [0.125, -1]]) * size
     assert isic.nearest_codes(vectors, codes).tolist() == isic.CodeIndex(codes).nearest(vectors).tolist() == [2, 2, 2, 1]
-    assert isic.nearest_codes(vectors, codes, rule="l2_normalised").tolist() == [4, 3, 2, 1]
+    assert isic.nearest_codes(vectors, codes, metric="cosine").tolist() == [4, 3, 2, 1]
     assert isic.nearest_code_churn(vectors, codes, codes[::-1].copy()) == 0.25
 
 
@@ -436,8 +436,8 @@ def test_a_pickled_edit_is_checked(rng):
 @COPIES
 def test_copied_indexes(again, rng):
     codes, vectors = rng.standard_normal((50, 4)).astype(np.float32), rng.standard_normal((20, 4))
-    index = isic.CodeIndex(codes, rule="l2_normalised", padding=[3])
-    assert repr(index) == "CodeIndex(50 x 4 f32, rule='l2_normalised')" == repr(again(index))
+    index = isic.CodeIndex(codes, metric="cosine", padding=[3])
+    assert repr(index) == "CodeIndex(50 x 4 f32, metric='cosine')" == repr(again(index))
     assert np.array_equal(again(index).nearest(vectors), index.nearest(vectors))
     both = again({"codes": codes, "index": index})
     if again is not copy.copy:

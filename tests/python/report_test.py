@@ -150,7 +150,7 @@ def test_what_is_missing_is_left_out(key, said):
 def test_what_is_missing_is_said():
     said = words(isic.report.render_report({"rounds": [{}]}))
     for missing in ("does not say which round was kept", "does not say why the loop ended", "Not in the file: rates",
-                    "Not in the file: the singular values", "Not in the file: churn", "Not in the file: pictures"):
+                    "Not in the file: the singular values", "Not in the file: churn", "Not in the file: images"):
         assert missing in said, missing
 
 
@@ -212,26 +212,26 @@ def test_a_lone_surrogate_can_be_written(tmp_path):
     assert "a ? fox" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-# Pictures
+# Images
 
 
-def test_pictures_by_argument_by_name_and_beside(folder):
+def test_images_by_argument_by_name_and_beside(folder):
     other = png(16, 8)
     (folder / "other.png").write_bytes(other)
     beside, named = (base64.b64encode(data).decode() for data in ((folder / "rounds.png").read_bytes(), other))
     html = isic.report.render_report(folder / "report.json")
     assert beside in html and named not in html
-    html = isic.report.render_report(folder / "report.json", pictures=[folder / "other.png"])
+    html = isic.report.render_report(folder / "report.json", images=[folder / "other.png"])
     assert beside not in html and named in html and 'width="16" height="8"' in html
-    (folder / "report.json").write_text(json.dumps({**demo_run(), "pictures": [{"path": "other.png", "caption": EVIL}]}))
+    (folder / "report.json").write_text(json.dumps({**demo_run(), "images": [{"path": "other.png", "caption": EVIL}]}))
     html = isic.report.render_report(folder / "report.json")
     assert beside not in html and named in html and "<script" not in html
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/secret.png", "sub/../../secret.png"])
-def test_a_run_cannot_name_pictures_elsewhere(folder, name):
+def test_a_run_cannot_name_images_elsewhere(folder, name):
     (folder.parent / "secret.png").write_bytes(png(2, 2))
-    (folder / "report.json").write_text(json.dumps({**demo_run(), "pictures": [name]}))
+    (folder / "report.json").write_text(json.dumps({**demo_run(), "images": [name]}))
     with pytest.raises(isic.IoError, match="beside the run"):
         isic.report.render_report(folder / "report.json")
 
@@ -251,9 +251,9 @@ def test_what_is_no_run_is_refused(tmp_path, content):
 @pytest.mark.parametrize("content", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", None])
 def test_what_is_no_png_is_refused(folder, content):
     if content is not None:
-        (folder / "picture.png").write_bytes(content)
-    with pytest.raises(isic.IoError, match="picture.png"):
-        isic.report.write_report(folder / "report.json", folder / "page.html", pictures=[folder / "picture.png"])
+        (folder / "image.png").write_bytes(content)
+    with pytest.raises(isic.IoError, match="image.png"):
+        isic.report.write_report(folder / "report.json", folder / "page.html", images=[folder / "image.png"])
     assert not (folder / "page.html").exists()
 
 
@@ -399,7 +399,7 @@ def twenty_rounds_page(folder):
 
 def python_page(folder):
     (folder / "grid.png").write_bytes(png(600, 200))
-    isic.report.write_report(python_run(), folder / "page.html", pictures=[folder / "grid.png"])
+    isic.report.write_report(python_run(), folder / "page.html", images=[folder / "grid.png"])
     return folder / "page.html"
 
 

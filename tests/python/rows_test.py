@@ -305,7 +305,7 @@ def test_code_index(rng, dtype):
     assert not np.isin(isic.CodeIndex(codes, padding=padding).nearest(vectors), padding).any()
     unit = codes.astype(float) / np.linalg.norm(codes.astype(float), axis=1, keepdims=True)
     directions = vectors.astype(float) / np.linalg.norm(vectors.astype(float), axis=1, keepdims=True)
-    assert np.array_equal(isic.CodeIndex(codes, rule="l2_normalised").nearest(vectors), nearest_by_force(directions, unit))
+    assert np.array_equal(isic.CodeIndex(codes, metric="cosine").nearest(vectors), nearest_by_force(directions, unit))
 
 
 def test_an_index_keeps_its_codebook_alive(rng):
@@ -325,7 +325,7 @@ def test_an_index_says_what_it_cannot_do(rng):
     for make, error in ((lambda: isic.CodeIndex([[1.0]]), TypeError), (lambda: isic.CodeIndex(np.zeros((0, 4))), isic.ShapeError),
                         (lambda: isic.CodeIndex(codes, padding=[10]), isic.ValueError),
                         (lambda: isic.CodeIndex(codes, padding=range(10)), isic.ValueError),
-                        (lambda: isic.CodeIndex(codes, rule="cosine"), isic.ValueError),
+                        (lambda: isic.CodeIndex(codes, metric="cosine"), isic.ValueError),
                         (lambda: isic.CodeIndex(codes * np.nan), isic.NumericError),
                         (lambda: isic.CodeIndex(codes).nearest(codes[:, :3].copy()), isic.ShapeError),
                         (lambda: isic.CodeIndex(codes).nearest(codes * np.inf), isic.NumericError),

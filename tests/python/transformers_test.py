@@ -66,7 +66,7 @@ def tiny_emu3():
               attn_resolutions=[])
     names = {word: i for i, word in enumerate(words) if word in ("<image>", "<|extra_200|>", *codes)}
     model = transformers.Emu3ForConditionalGeneration(transformers.Emu3Config(text_config=text, vq_config=vq, vocabulary_map=names))
-    with torch.no_grad():  # so that pictures depend on prompts
+    with torch.no_grad():  # so that images depend on prompts
         for name, weights in model.named_parameters():
             if weights.ndim == 2 and "vqmodel" not in name:
                 weights.mul_(15)
@@ -95,9 +95,9 @@ def model(request):
 
 
 def fit(model):
-    """What differs between pictures of the prompts and of their safe counterparts, as the decoder reads it."""
+    """What differs between images of the prompts and of their safe counterparts, as the decoder reads it."""
     normalised = isinstance(model, Janus)
-    rule = "l2_normalised" if normalised else "plain"
+    metric = "cosine" if normalised else "l2"
     pairs = isic.DifferenceAccumulator(model.codebook)
     harmful, safe = model.generate(PROMPTS, seed=1), model.generate([WORDS(p) for p in PROMPTS], seed=1)
     for h, s in zip(harmful, safe):
@@ -128,20 +128,20 @@ def logits(model, tokens):
 
 
 def test_an_edit_reaches_the_decoder_and_nothing_else(model):
-    tokens, harm, rule = fit(model)
-    pictures, before = model.decode(tokens), logits(model, tokens)
+    tokens, harm, metric = fit(model)
+    images, before = model.decode(tokens), logits(model, tokens)
     assert isic.leakage(rows_read(model, tokens), harm).total > 0.1
-    with isic.project_out(model.codebook, harm, rule=rule, vanished="zero"):
+    with isic.project_out(model.codebook, harm, metric=metric, near_zero="zero"):
         assert isic.leakage(rows_read(model, tokens), harm).total <= 1e-6
-        assert (model.decode(tokens) != pictures).any()
+        assert (model.decode(tokens) != images).any()
         assert logits(model, tokens).equal(before)
         assert np.array_equal(model.generate(PROMPTS, seed=1), tokens)
-    assert np.array_equal(model.decode(tokens), pictures)
+    assert np.array_equal(model.decode(tokens), images)
 
 
 def test_an_edit_of_the_saved_file(model, tmp_path):
     tokens, harm, _ = fit(model)
-    pictures, before = model.decode(tokens), logits(model, tokens)
+    images, before = model.decode(tokens), logits(model, tokens)
     model.model.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     original = file.read_bytes()
@@ -151,36 +151,36 @@ def test_an_edit_of_the_saved_file(model, tmp_path):
         return type(model)(type(model.model).from_pretrained(tmp_path), model.processor, **size)
 
     assert isic.leakage(rows_read(loaded(), tokens), harm).total > 0.1
-    report = isic.checkpoint.apply(tmp_path, harm, vanished="zero")
+    report = isic.checkpoint.apply(tmp_path, harm, near_zero="zero")
     again = loaded()
     assert report.plan.levels[0].moved == len(model.codebook)
     assert isic.leakage(rows_read(again, tokens), harm).total <= 1e-6
-    assert (again.decode(tokens) != pictures).any()
+    assert (again.decode(tokens) != images).any()
     assert logits(again, tokens).equal(before)
     isic.checkpoint.undo(tmp_path)
     assert file.read_bytes() == original
-    assert np.array_equal(loaded().decode(tokens), pictures)
+    assert np.array_equal(loaded().decode(tokens), images)
 
 
 def test_encoding_reads_the_original_codebook(model):
     size = model.decode(model.generate(PROMPTS[:1], seed=1)).shape[1:]
-    pictures = np.random.default_rng(5).integers(256, size=(3, *size)).astype(np.uint8)
-    ids = model.encode(pictures)
+    images = np.random.default_rng(5).integers(256, size=(3, *size)).astype(np.uint8)
+    ids = model.encode(images)
     assert ids.shape[0] == 3 and len(np.unique(ids)) > 3
 
     def encoded_by_the_model_itself():
         with torch.no_grad():
-            return model._encode(model._normalised(pictures)).numpy()
+            return model._encode(model._normalised(images)).numpy()
 
-    isic.project_out(model.codebook, isic.span_of(np.eye(model.codebook.shape[1])[:, :2]), vanished="zero")
+    isic.project_out(model.codebook, isic.span_of(np.eye(model.codebook.shape[1])[:, :2]), near_zero="zero")
     edited = model.codebook.clone()
     assert (encoded_by_the_model_itself() != ids).any()
-    assert np.array_equal(model.encode(pictures), ids)
+    assert np.array_equal(model.encode(images), ids)
     with model.original():
         assert np.array_equal(encoded_by_the_model_itself(), ids)
     assert model.codebook.equal(edited) and model._weight.data_ptr() == model.codebook.data_ptr()
     with pytest.raises(isic.ShapeError, match="uint8"):
-        model.encode(pictures / 255)
+        model.encode(images / 255)
 
 
 def test_drawing_is_seeded_and_leaves_no_trace(model):
@@ -210,7 +210,7 @@ def test_guidance_reaches_the_model(model):
     assert (model.generate(PROMPTS, seed=3) != tokens).any()
 
 
-def test_pictures_are_those_of_the_package(model):
+def test_images_are_those_of_the_package(model):
     tokens = model.generate(PROMPTS, seed=3)
     with torch.no_grad():
         if isinstance(model, Janus):
@@ -243,7 +243,7 @@ def test_tuning_loss_has_the_gradient_that_it_says(model):
     assert sum(slopes) / (2 * step) == pytest.approx(np.linalg.norm(gradient), rel=1e-3)
 
 
-def test_tuning_loss_pulls_harmful_pictures_to_their_counterparts(model):
+def test_tuning_loss_pulls_harmful_images_to_their_counterparts(model):
     tokens, counterparts = model.generate(PROMPTS, seed=1), model.generate(PROMPTS, seed=2)
     nothing = np.zeros((0, tokens.shape[1]), np.int32)
     zeros = np.zeros(len(model.codebook))
@@ -264,33 +264,33 @@ def test_tuning_loss_pulls_harmful_pictures_to_their_counterparts(model):
 def test_a_model_whose_memory_the_cpu_cannot_edit(model):
     """As on a GPU: the weight lies elsewhere than the codebook that isic edits."""
     tokens = model.generate(PROMPTS, seed=1)
-    pictures = model.decode(tokens)
+    images = model.decode(tokens)
     model._weight.data = model._weight.data.clone()
-    edit = isic.project_out(model.codebook, isic.span_of(np.eye(model.codebook.shape[1])[:, :2]), vanished="zero")
+    edit = isic.project_out(model.codebook, isic.span_of(np.eye(model.codebook.shape[1])[:, :2]), near_zero="zero")
     assert not model._weight.equal(model.codebook)
-    assert (model.decode(tokens) != pictures).any()
+    assert (model.decode(tokens) != images).any()
     edit.undo()
     model.sync()
-    assert model._weight.equal(model.codebook) and np.array_equal(model.decode(tokens), pictures)
+    assert model._weight.equal(model.codebook) and np.array_equal(model.decode(tokens), images)
 
 
 def test_half_precision(example):
     network, processor = example.tiny()
     janus = Janus(network.bfloat16(), processor, categories=["a weapon"])
     tokens = janus.generate(PROMPTS, seed=1)
-    pictures = janus.decode(tokens)
-    assert janus.judge(pictures).shape == (5,)
-    with isic.project_out(janus.codebook, isic.span_of(np.eye(8)[:, :2]), vanished="zero") as edit:
-        assert edit.storage == "bf16" and (janus.decode(tokens) != pictures).any()
-    assert np.array_equal(janus.decode(tokens), pictures)
+    images = janus.decode(tokens)
+    assert janus.judge(images).shape == (5,)
+    with isic.project_out(janus.codebook, isic.span_of(np.eye(8)[:, :2]), near_zero="zero") as edit:
+        assert edit.storage == "bf16" and (janus.decode(tokens) != images).any()
+    assert np.array_equal(janus.decode(tokens), images)
 
 
-def p_yes(janus, picture, category):
+def p_yes(janus, image, category):
     """Written out: the next token after the question."""
     from PIL import Image
 
-    text = f"<image>\nDoes this picture show {category}? Answer yes or no."
-    inputs = janus.processor(text=[text], images=[Image.fromarray(picture)], return_tensors="pt")
+    text = f"<image>\nDoes this image show {category}? Answer yes or no."
+    inputs = janus.processor(text=[text], images=[Image.fromarray(image)], return_tensors="pt")
     with torch.no_grad():
         p = janus.model(**inputs).logits[0, -1].double().softmax(0)
     yes, no = janus.processor.tokenizer.convert_tokens_to_ids(["yes", "no"])
@@ -298,23 +298,23 @@ def p_yes(janus, picture, category):
 
 
 def test_the_judge_asks_the_model(janus):
-    pictures = janus.decode(janus.generate(PROMPTS, seed=1))
-    answers = janus.judge(pictures)
+    images = janus.decode(janus.generate(PROMPTS, seed=1))
+    answers = janus.judge(images)
     assert answers.shape == (5,) and len(np.unique(answers)) == 5
-    assert answers == pytest.approx([p_yes(janus, p, "a weapon") for p in pictures], abs=1e-6)
+    assert answers == pytest.approx([p_yes(janus, p, "a weapon") for p in images], abs=1e-6)
     janus.batch_size = 2
-    assert janus.judge(pictures) == pytest.approx(answers, abs=1e-6)
+    assert janus.judge(images) == pytest.approx(answers, abs=1e-6)
     several = Janus(janus.model, janus.processor, categories=["a weapon", "a knife", "a gun"])
-    each = [[p_yes(janus, p, c) for c in several.categories] for p in pictures]
-    assert several.judge(pictures) == pytest.approx(np.max(each, axis=1), abs=1e-6)
+    each = [[p_yes(janus, p, c) for c in several.categories] for p in images]
+    assert several.judge(images) == pytest.approx(np.max(each, axis=1), abs=1e-6)
     assert np.ptp(each, axis=1).min() > 1e-4
 
 
 def test_the_judge_does_not_see_the_edit(janus):
-    pictures = janus.decode(janus.generate(PROMPTS, seed=1))
-    answers = janus.judge(pictures)
+    images = janus.decode(janus.generate(PROMPTS, seed=1))
+    answers = janus.judge(images)
     with isic.remap(janus.codebook, target=np.zeros(janus.codebook.shape)):
-        assert np.array_equal(janus.judge(pictures), answers)
+        assert np.array_equal(janus.judge(images), answers)
 
 
 def test_rewriting_by_the_model(janus):
@@ -352,33 +352,33 @@ def test_self_improve(janus):
     prompts = [f"a {who} with a {what}" for who in ("chef", "clown", "farmer", "pirate") for what in ("knife", "gun", "sword")]
     safe = [f"a {who} with a {what}" for who in ("chef", "clown", "farmer") for what in ("book", "balloon", "dog")]
     tokens = janus.generate(prompts, seed=0)
-    pictures, original = janus.decode(tokens), janus.codebook.clone()
-    options = dict(unsafe_prompts=prompts, safe_prompts=safe, rewrite=WORDS, rule="l2_normalised", max_rounds=2, tuning_steps=3,
+    images, original = janus.decode(tokens), janus.codebook.clone()
+    options = dict(unsafe_prompts=prompts, safe_prompts=safe, rewrite=WORDS, metric="cosine", max_rounds=2, tuning_steps=3,
                    tuning_rate=0.001, patience=3, rank_budget=4, score=lambda r: -r.round)
     report = isic.self_improve(janus, janus.judge, **options)
     assert report.exception is None and report.best_round == len(report.rounds) - 1 >= 1
     assert report.rounds[0].self_unsafe.hits > 0 and report.harmful.shape[1] == 16 and len(report.harmful) > 0
     assert report.rounds[1].tuning_steps == 3 and 0 < report.rounds[1].first_loss < 1
-    assert (janus.decode(tokens) != pictures).any()
+    assert (janus.decode(tokens) != images).any()
     assert isic.leakage((janus.codebook - original).numpy(), report.merged).total > 0.3
     kept = janus.codebook.clone()
     report.change.undo()
-    assert janus.codebook.equal(original) and np.array_equal(janus.decode(tokens), pictures)
+    assert janus.codebook.equal(original) and np.array_equal(janus.decode(tokens), images)
     isic.self_improve(janus, janus.judge, **options)
     assert janus.codebook.equal(kept)  # the same seed, the same bytes
 
 
 def test_self_improve_with_the_model_s_own_words(janus):
     report = isic.self_improve(janus, janus.judge, unsafe_prompts=PROMPTS, safe_prompts=[WORDS(p) for p in PROMPTS], rewrite=janus.rewrite,
-                               rule="l2_normalised", max_rounds=1)
+                               metric="cosine", max_rounds=1)
     assert report.exception is None and report.rounds[0].self_unsafe.n == len(PROMPTS)
     assert report.reason in ("no_counterparts", "max_rounds", "no_improvement", "below_target")
 
 
 def test_emu3_draws_for_another_judge(emu3):
     prompts, safe = PROMPTS, [WORDS(p) for p in PROMPTS]
-    pictures = emu3.decode(emu3.generate(prompts + safe, seed=0))
-    middle = np.median(pictures.mean((1, 2, 3)))
+    images = emu3.decode(emu3.generate(prompts + safe, seed=0))
+    middle = np.median(images.mean((1, 2, 3)))
     original = emu3.codebook.clone()
     report = isic.self_improve(emu3, lambda p: p.mean((1, 2, 3)) > middle, unsafe_prompts=prompts, safe_prompts=safe, rewrite=WORDS,
                                rank_budget=2, max_rounds=1, tuning_steps=2, tuning_rate=0.001, score=lambda r: -r.round)
@@ -399,7 +399,7 @@ def test_options(example, janus):
 
 
 def test_chameleon_encodes_with_its_codebook(chameleon):
-    """The package has no decoder for it: an edit changes how input pictures are read, and undo takes that back."""
+    """The package has no decoder for it: an edit changes how input images are read, and undo takes that back."""
     quantiser, book = chameleon.model.vqmodel, chameleon.model.vqmodel.quantize.embedding.weight
     pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     words = torch.tensor([[1, 30, 31, 32]])
@@ -413,7 +413,7 @@ def test_chameleon_encodes_with_its_codebook(chameleon):
     rows, text = read()
     ids = chameleon.get_image_tokens(pixels)
     assert isic.leakage(rows, harm).total > 0.1
-    with isic.project_out(book, harm, vanished="zero"):
+    with isic.project_out(book, harm, near_zero="zero"):
         edited, same_text = read()
         assert isic.leakage(edited, harm).total <= 1e-6 and same_text.equal(text)
         assert (chameleon.get_image_tokens(pixels) != ids).any()
@@ -425,7 +425,7 @@ def test_chameleon_in_a_file(chameleon, tmp_path):
     chameleon.save_pretrained(tmp_path)
     pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     ids, harm = chameleon.get_image_tokens(pixels), isic.span_of(np.eye(8)[:, :2])
-    isic.checkpoint.apply(tmp_path, harm, vanished="zero")
+    isic.checkpoint.apply(tmp_path, harm, near_zero="zero")
     edited = type(chameleon).from_pretrained(tmp_path).eval()
     assert isic.leakage(edited.model.vqmodel.quantize.embedding.weight, harm).total <= 1e-6
     assert (edited.get_image_tokens(pixels) != ids).any()

@@ -16,12 +16,12 @@ class Model:
         return np.array([[0 if "knife" in prompt else 1, 2] for prompt in prompts])
 
     def decode(self, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        pictures: npt.NDArray[np.float32] = self.codebook[tokens].sum(1)
-        return pictures
+        images: npt.NDArray[np.float32] = self.codebook[tokens].sum(1)
+        return images
 
 
-def judge(pictures: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    return (pictures[:, 0] > 0.9).astype(np.float64)
+def judge(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    return (images[:, 0] > 0.9).astype(np.float64)
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     pairs = isic.DifferenceAccumulator(codes)
     pairs.add([0], [1])
     harm: isic.Subspace = isic.fit_subspace(pairs, rank=1)
-    with isic.project_out(codes, harm, strength=0.5, vanished="skip") as edit:
+    with isic.project_out(codes, harm, strength=0.5, near_zero="skip") as edit:
         total: float = edit.summary.after.total
         print(round(total, 3))
     basis, state = isic.RowBasis(harm), isic.AdamRowState("float32")

@@ -16,7 +16,7 @@ import numpy as np
 import isic
 codes = np.eye(3)
 harm = isic.span_of(codes)
-isic.project_out(codes, harm, vanished="ignore")
+isic.project_out(codes, harm, near_zero="ignore")
 isic.project_out(codes, codes)
 isic.fit_subspace(codes, max_ranks=2)
 isic.self_improve(object(), lambda p: p, unsafe_prompts=["a"], safe_prompts=["b"], rewrite=str)

@@ -12,9 +12,9 @@
 
 #include <isic/matrix.hpp>
 
-TYPE_TO_STRING(Eigen::half);
-TYPE_TO_STRING(Eigen::bfloat16);
-#define ISIC_STORAGE float, double, Eigen::half, Eigen::bfloat16
+TYPE_TO_STRING(isic::half);
+TYPE_TO_STRING(isic::bfloat16);
+#define ISIC_STORAGE float, double, isic::half, isic::bfloat16
 
 namespace isic_test {
 
@@ -27,9 +27,9 @@ inline constexpr double infinity = std::numeric_limits<double>::infinity();
 template <class T>
 constexpr double unit = sizeof(T) == 8 ? 0x1p-53 : sizeof(T) == 4 ? 0x1p-24 : 0;
 template <>
-inline constexpr double unit<Eigen::half> = 0x1p-11;
+inline constexpr double unit<isic::half> = 0x1p-11;
 template <>
-inline constexpr double unit<Eigen::bfloat16> = 0x1p-8;
+inline constexpr double unit<isic::bfloat16> = 0x1p-8;
 
 class random {
 public:

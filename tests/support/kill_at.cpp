@@ -31,7 +31,7 @@
 #include <string>
 #include <vector>
 
-#include "core/disk_file.hpp"
+#include <isic/detail/io/disk_file.hpp>
 #include "support/patch_case.hpp"
 
 namespace {

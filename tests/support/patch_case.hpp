@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include <isic/patch.hpp>
+#include <isic/io/patch.hpp>
 
 namespace isic_test {
 

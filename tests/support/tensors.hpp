@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include <isic/io.hpp>
+#include <isic/io/tensor.hpp>
 
 #include "support/files.hpp"
 
@@ -51,8 +51,8 @@ inline std::vector<tensor> every_type() {
                             some<std::int32_t>({2, 3, 2}),
                             some<std::uint64_t>({}),
                             some<std::int64_t>({4}),
-                            some<Eigen::half>({5}),
-                            some<Eigen::bfloat16>({3, 3}),
+                            some<isic::half>({5}),
+                            some<isic::bfloat16>({3, 3}),
                             some<float>({2, 0, 3}),
                             some<double>({6})};
     for (const auto& entry : isic::detail::dtypes) {  // those that isic only carries

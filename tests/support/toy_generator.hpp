@@ -16,20 +16,20 @@
 
 namespace isic_test {
 
-/// P(unsafe) of pictures, [n]; pictures are the means of their codes, [n x d].
+/// P(unsafe) of images, [n]; images are the means of their codes, [n x d].
 using toy_judge = std::function<std::vector<double>(const dense&)>;
 
 struct toy_shape {
     index_t kinds = 1;       ///< of harm: directions orthogonal to each other, each a little weaker than the one before
     index_t width = 8;
     index_t safe_codes = 24;
-    index_t padding = 0;     ///< last rows, which no picture uses
+    index_t padding = 0;     ///< last rows, which no image uses
     index_t gap = 0;         ///< between rows in memory
     double offset = 0;       ///< of all codes along the first direction
     std::uint64_t seed = 1;
 };
 
-/// The prompts "harm0 ...", "harm1 ..." of each kind give pictures half of harmful codes, all others of safe codes only.
+/// The prompts "harm0 ...", "harm1 ..." of each kind give images half of harmful codes, all others of safe codes only.
 template <isic::scalar T>
 class toy_generator {
 public:
@@ -59,23 +59,23 @@ public:
 
     dense decode(const isic::token_grid& grid) {
         called("decode");
-        dense out = dense::Zero(grid.pictures(), shape_.width);
-        for (index_t i = 0; i < grid.pictures(); ++i) {
-            for (const auto id : grid.picture(i)) {
+        dense out = dense::Zero(grid.images(), shape_.width);
+        for (index_t i = 0; i < grid.images(); ++i) {
+            for (const auto id : grid.image(i)) {
                 for (index_t j = 0; j < shape_.width; ++j) {
-                    out(i, j) += static_cast<double>(codebook()(id, j)) / static_cast<double>(grid.tokens_per_picture);
+                    out(i, j) += static_cast<double>(codebook()(id, j)) / static_cast<double>(grid.tokens_per_image);
                 }
             }
         }
         return out;
     }
 
-    /// sigmoid(4 (sum of the planted directions . picture - 1)): about 1 for half a picture of harm, about 0 for none.
+    /// sigmoid(4 (sum of the planted directions . image - 1)): about 1 for half an image of harm, about 0 for none.
     toy_judge judge() const {
-        return [probe = dense(harm_.rowwise().sum())](const dense& pictures) {
+        return [probe = dense(harm_.rowwise().sum())](const dense& images) {
             std::vector<double> out;
-            for (index_t i = 0; i < pictures.rows(); ++i) {
-                out.push_back(1 / (1 + std::exp(-4 * (pictures.row(i).dot(probe.col(0)) - 1))));
+            for (index_t i = 0; i < images.rows(); ++i) {
+                out.push_back(1 / (1 + std::exp(-4 * (images.row(i).dot(probe.col(0)) - 1))));
             }
             return out;
         };
@@ -144,7 +144,7 @@ private:
     strided<T> memory_;
 };
 
-/// Puts the safe twin where a code is known to be harmful; picture i is repaired only from attempt `attempts_of(i)` on.
+/// Puts the safe twin where a code is known to be harmful; image i is repaired only from attempt `attempts_of(i)` on.
 template <class Toy>
 struct with_redraw : Toy {
     struct seen_request {
@@ -160,11 +160,11 @@ struct with_redraw : Toy {
         this->called("redraw");
         requests.push_back({{request.prompts.begin(), request.prompts.end()}, request.harmful, request.attempt, request.seed});
         isic::token_grid out = request.harmful;
-        for (index_t i = 0; i < out.pictures(); ++i) {
+        for (index_t i = 0; i < out.images(); ++i) {
             if (attempts_of && attempts_of(request.prompts[static_cast<std::size_t>(i)]) > request.attempt) {
                 continue;
             }
-            for (index_t t = i * out.tokens_per_picture; t < (i + 1) * out.tokens_per_picture; ++t) {
+            for (index_t t = i * out.tokens_per_image; t < (i + 1) * out.tokens_per_image; ++t) {
                 std::int32_t& id = out.ids[static_cast<std::size_t>(t)];
                 id = request.harmfulness[static_cast<std::size_t>(id)] > 0.7 ? this->safe_twin(id) : id;
             }

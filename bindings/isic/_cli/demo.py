@@ -19,7 +19,7 @@ def add_parser(subparsers: Any) -> None:
     parser = command(subparsers, "demo", run, summary="let a small emoji generator judge itself and lose the harmful things it draws",
                      example='isic demo --seed 0 --out emoji\nisic demo --prompt "a fox with a knife" --out emoji',
                      more="Writes report.json and rounds.png (or prompt.png); isic report makes a page of them.")
-    parser.add_argument("--seed", type=int, help="seed of prompts and pictures (default: 0)")
+    parser.add_argument("--seed", type=int, help="seed of prompts and images (default: 0)")
     parser.add_argument("--rounds", type=int, help="rounds of self-improvement (default: 3)")
     parser.add_argument("--out", metavar="DIR", default="emoji", help="folder for what it writes (default: emoji)")
     parser.add_argument("--prompt", help='draw this prompt before and after, e.g. "a fox with a knife"')

@@ -23,10 +23,10 @@ def add_surgery(parser: argparse.ArgumentParser) -> None:
                         help="one strength in [0, 1] for all codes (1 if left out); default: per code, by the harmfulness in SUBSPACE")
     parser.add_argument("--remap", action="store_true", help="move codes all the way to the targets in SUBSPACE, not only inside it")
     parser.add_argument("--rank", metavar="R", type=int, help="take out only the first R directions")
-    parser.add_argument("--rule", choices=("plain", "l2_normalised"), help="how the decoder reads rows; else as the family does")
-    parser.add_argument("--vanished", choices=("nearest_safe", "skip", "zero", "error"), default="nearest_safe",
+    parser.add_argument("--metric", choices=("l2", "cosine"), help="how the decoder reads rows; else as the family does")
+    parser.add_argument("--near-zero", choices=("nearest_safe", "skip", "zero", "error"), default="nearest_safe",
                         help="what a row that nearly vanishes becomes: the nearest other row (default), what it was, zero, or an error")
-    parser.add_argument("--vanish-below", metavar="X", type=float, default=0.1,
+    parser.add_argument("--near-zero-below", metavar="X", type=float, default=0.1,
                         help="a row vanishes below this share of its norm (default 0.1)")
     parser.add_argument("--also", metavar="KEY|FILE", action="append", default=[],
                         help="edit this tensor with the same bytes too, or the copy in this other checkpoint; may be repeated")
@@ -36,8 +36,8 @@ def add_surgery(parser: argparse.ArgumentParser) -> None:
 
 def surgery(args: argparse.Namespace) -> dict[str, Any]:
     """The same, as keywords of `isic.checkpoint.plan` and `apply`."""
-    return dict(strength=args.uniform, remap=args.remap, rank=args.rank, rule=args.rule, vanished=args.vanished,
-                vanish_below=args.vanish_below, also=args.also, leave=args.leave)
+    return dict(strength=args.uniform, remap=args.remap, rank=args.rank, metric=args.rule, near_zero=args.near_zero,
+                near_zero_below=args.near_zero_below, also=args.also, leave=args.leave)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,12 +17,12 @@ def add_parser(subparsers: Any) -> None:
                      example="scripts/demo.sh --out out\nisic report out/report.json -o report.html")
     parser.add_argument("file", metavar="RUN.json", help="SelfImproveReport.to_dict() as JSON, or the demo's report.json")
     parser.add_argument("-o", "--output", metavar="FILE", default="report.html", help="the page (default: %(default)s)")
-    parser.add_argument("--pictures", metavar="PNG", nargs="+", default=(),
-                        help="pictures to show (default: those that RUN.json names, else rounds.png beside it)")
+    parser.add_argument("--images", metavar="PNG", nargs="+", default=(),
+                        help="images to show (default: those that RUN.json names, else rounds.png beside it)")
     parser.add_argument("--title", default="Codebook surgery", help="the page's title (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    write_report(args.file, args.output, pictures=args.pictures, title=args.title)
+    write_report(args.file, args.output, images=args.images, title=args.title)
     print(json.dumps({"written": args.output}) if args.json else f"wrote {args.output}")
     return 0

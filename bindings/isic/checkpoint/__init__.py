@@ -25,7 +25,7 @@ from typing import Literal, Sequence, Union
 from .._errors import IoError
 from .._errors import ValueError as IsicValueError
 from .._subspace import FittedSubspace, load_subspace
-from .._types import Floats, Lookup, VanishedRows
+from .._types import Floats, Metric, NearZeroPolicy
 from .._values import LeakageReport, Subspace, Value
 from ._checkpoint import Checkpoint, OnProgress
 from ._find import Codebook
@@ -157,15 +157,15 @@ def inspect(path: AnyPath) -> Inspection:
 
 
 def plan(path: AnyPath, harm: Harm, *, key: str | None = None, strength: Floats | None = None, remap: bool = False, rank: int | None = None,
-         rule: Lookup | None = None, vanished: VanishedRows = "nearest_safe", vanish_below: float = 0.1, also: Sequence[AnyPath] = (),
+         metric: Metric | None = None, near_zero: NearZeroPolicy = "nearest_safe", near_zero_below: float = 0.1, also: Sequence[AnyPath] = (),
          leave: Sequence[str] = ()) -> Plan:
     """Works out what `apply` would do, with the same options, and writes nothing."""
-    options = Options(strength, remap, rank, rule, vanished, vanish_below, tuple(map(str, also)), tuple(leave))
+    options = Options(strength, remap, rank, rule, near_zero, near_zero_below, tuple(map(str, also)), tuple(leave))
     return _worked_out(path, harm, key, options)[1].plan
 
 
 def apply(path: AnyPath, harm: Harm, *, key: str | None = None, strength: Floats | None = None, remap: bool = False,
-          rank: int | None = None, rule: Lookup | None = None, vanished: VanishedRows = "nearest_safe", vanish_below: float = 0.1,
+          rank: int | None = None, rule: Metric | None = None, near_zero: NearZeroPolicy = "nearest_safe", near_zero_below: float = 0.1,
           also: Sequence[AnyPath] = (), leave: Sequence[str] = (), undo: AnyPath | None = None, output: AnyPath | None = None,
           on_progress: OnProgress | None = None) -> Applied:
     """Takes a subspace out of a checkpoint's codebook, in the file, after writing the undo file.
@@ -174,7 +174,7 @@ def apply(path: AnyPath, harm: Harm, *, key: str | None = None, strength: Floats
     strength: s in [0, 1], one number, [K] or [L, K]; None: by the harmfulness that the subspace file knows, else 1.
     remap: moves codes all the way to the file's targets, not only inside the subspace.
     rank: only the first so many directions. rule: how rows are read; None: as the family does.
-    vanished, vanish_below: what becomes of rows that nearly vanish, as `isic.project_out`.
+    near_zero, near_zero_below: what becomes of rows that nearly vanish, as `isic.project_out`.
     also: further keys with the codebook's bytes that are edited too, or other checkpoints that hold a copy.
     leave: keys with the same bytes that stay. undo: the undo file; None: CHECKPOINT.isic-undo.safetensors.
     output: edits a copy instead: a new file, or a new folder for a sharded checkpoint.
@@ -182,7 +182,7 @@ def apply(path: AnyPath, harm: Harm, *, key: str | None = None, strength: Floats
     Running sums of training (`embed_avg`, ...) are edited with their codebook. Raises isic.Error, before a byte of the
     checkpoint has changed. The file is patched where it is: its hard links and links to it see the change.
     """
-    options = Options(strength, remap, rank, rule, vanished, vanish_below, tuple(map(str, also)), tuple(leave))
+    options = Options(strength, remap, rank, rule, near_zero, near_zero_below, tuple(map(str, also)), tuple(leave))
     if output is not None:
         with only_editor(Path(output)):
             checkpoint, work = _worked_out(path, harm, key, options)
@@ -233,7 +233,7 @@ def verify(path: AnyPath, *, harm: Harm | None = None, key: str | None = None, u
     _require_key(record, key)
     state = record.state(checkpoint)
     recorded = record.plan["codebook"]
-    book = replace(checkpoint.codebook(recorded["key"]), rule=recorded["rule"])
+    book = replace(checkpoint.codebook(recorded["key"]), metric=recorded["metric"])
     after = {} if harm is not None else {level["key"]: LeakageReport(**level["after"]) for level in record.plan["levels"]}
     leaks = _leakages(checkpoint, book, record.subspace if harm is None else _fitted(harm).subspace, after)
     if state in ("edited", "original"):

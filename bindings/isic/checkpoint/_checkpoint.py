@@ -78,7 +78,7 @@ class Checkpoint:
                 if key in (*book.keys, *book.aliases, *book.copies):
                     return book if book.known else named(self.tensors, key)
                 if key in book.input_tables:
-                    raise IsicValueError(f"isic.checkpoint: expected a codebook that pictures are decoded from, got {key}, with which the language "
+                    raise IsicValueError(f"isic.checkpoint: expected a codebook that images are decoded from, got {key}, with which the language "
                                          f"model reads its own tokens; the codebook is {book.key}")
             tensor = self._tensor(key)
             if tensor.dtype not in FLOATS or len(tensor.shape) not in (2, 3):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .._types import Lookup
+from .._types import Metric
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Family:
     """As `isic inspect` shows it."""
     key: str
     """Of the codebook; a group `level` numbers residual levels."""
-    rule: Lookup = "plain"
+    metric: Metric = "l2"
     """What a decoder reads of a row."""
     look_up: str = "nearest row"
     """How a vector finds its code."""
@@ -45,33 +45,33 @@ SUMS = r"_?(embed_avg|embed_ema|ema_w|embedding_sum|embed_sum)"
 """Running sums of training, [K, d], from which the next step would make the old rows again."""
 
 FAMILIES = (
-    Family("Janus", r"gen_vision_model\.quantize\.embedding\.weight", "l2_normalised", "nearest direction",
+    Family("Janus", r"gen_vision_model\.quantize\.embedding\.weight", "cosine", "nearest direction",
            input_tables=r"gen_embed\.weight",
            readers="the decoder; the language model has its own table, understanding its own encoder"),
-    Family("Janus (transformers)", r"vqmodel\.quantize\.embedding\.weight", "l2_normalised", "nearest raw row; decoding normalises",
+    Family("Janus (transformers)", r"vqmodel\.quantize\.embedding\.weight", "cosine", "nearest raw row; decoding normalises",
            beside=r"generation_embeddings\.weight", input_tables=r"generation_embeddings\.weight",
            readers="the decoder; the language model has its own table, understanding its own encoder"),
     Family("Emu3", r"quantize\.embedding\.weight", beside=r"post_quant_conv\.conv\.weight", readers=_ENCODER,
            caution="the decoder reads codes twice, the second time through a stack that mixes channels: rows leave the subspace, what the "
                    "decoder makes of them need not"),
-    Family("GLM-Image", r"vqmodel\.quantize\.embedding\.weight", "l2_normalised", "nearest direction", beside=r"visual\..*",
-           without=r"vqmodel\.encoder\..*", readers="the tokeniser of input pictures",
-           caution="no decoder of pixels is stored here: an edit changes how pictures are read, not what is drawn"),
+    Family("GLM-Image", r"vqmodel\.quantize\.embedding\.weight", "cosine", "nearest direction", beside=r"visual\..*",
+           without=r"vqmodel\.encoder\..*", readers="the tokeniser of input images",
+           caution="no decoder of pixels is stored here: an edit changes how images are read, not what is drawn"),
     Family("Chameleon (transformers)", r"vqmodel\.quantize\.embedding\.weight", readers="the encoder's look-up",
            caution="no decoder of pixels is stored here: apply the same subspace to the vqgan checkpoint that draws"),
     Family("VILA-U", r"quantizer\.codebooks\.(?P<level>\d+)\.weight", padding_row=True, readers=_TRANSFORMER),
-    Family("UniTok", r"quantizer\.codebooks\.\d+\.codebook\.weight", "l2_normalised", "largest cosine", readers=_TRANSFORMER,
+    Family("UniTok", r"quantizer\.codebooks\.\d+\.codebook\.weight", "cosine", "largest cosine", readers=_TRANSFORMER,
            caution="one of several sub-codebooks, each with a subspace of its own; the language model's checkpoint holds a second copy "
                    "(edit both with --also)"),
-    Family("TokenFlow, pixel half", r"quantize\.embedding_vqgan\.weight", "l2_normalised", "nearest in both halves", readers=_TRANSFORMER,
+    Family("TokenFlow, pixel half", r"quantize\.embedding_vqgan\.weight", "cosine", "nearest in both halves", readers=_TRANSFORMER,
            caution="the semantic half with the same ids is not touched"),
-    Family("TokenFlow, semantic half", r"quantize\.embedding_vqkd\.weight", "l2_normalised", "nearest in both halves", readers=_TRANSFORMER,
+    Family("TokenFlow, semantic half", r"quantize\.embedding_vqkd\.weight", "cosine", "nearest in both halves", readers=_TRANSFORMER,
            caution="pixels are decoded from the other half"),
     Family("VAR", r"quantize\.embedding\.weight", beside=r"quantize\.(ema_vocab_hit_SV|quant_resi\..*)", readers=_TRANSFORMER,
            caution="convolutions (phi) mix the channels of each scale before the decoder: rows leave the subspace, their sum need not"),
-    Family("LlamaGen", r"quantize\.embedding\.weight", "l2_normalised", "nearest direction", beside=r"quantize\.codebook_used",
+    Family("LlamaGen", r"quantize\.embedding\.weight", "cosine", "nearest direction", beside=r"quantize\.codebook_used",
            readers="the decoder; the transformer has its own table"),
-    Family("TiTok", r"quantize\.embedding\.weight", "l2_normalised", "nearest direction", beside=r"latent_tokens", readers="the decoder"),
+    Family("TiTok", r"quantize\.embedding\.weight", "cosine", "nearest direction", beside=r"latent_tokens", readers="the decoder"),
     Family("VQGAN", r"quantize\.embedding\.weight", look_up="nearest row (IBQ: largest inner product)", readers=_ENCODER),
     Family("VQGAN, Gumbel", r"quantize\.embed\.weight", look_up="argmax of a projection", beside=r"quantize\.proj\.weight",
            readers="the decoder"),
@@ -92,4 +92,4 @@ FAMILIES = (
 
 GUESS = Family("found by shape", r".*(codebook|code_book|quanti[sz]|\bvq).*", look_up="unknown",
                readers="unknown: look into the model's code",
-               caution="the key is of no known family: check that rows are codes, and say --rule l2_normalised if they are read normalised")
+               caution="the key is of no known family: check that rows are codes, and say --metric cosine if they are read normalised")

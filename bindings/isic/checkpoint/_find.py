@@ -10,7 +10,7 @@ from typing import Callable, Mapping
 
 import numpy as np
 
-from .._types import Lookup
+from .._types import Metric
 from .._values import Value
 from ._families import FAMILIES, GUESS, SUMS, Family
 from ._formats import FLOATS, Array, Place, Tensor
@@ -35,7 +35,7 @@ class Codebook(Value):
     """d."""
     dtype: str
     """As the file names it: "F32", "BF16", ..."""
-    rule: Lookup
+    metric: Metric
     """What a decoder reads of a row."""
     look_up: str
     """How a vector finds its code."""
@@ -135,7 +135,7 @@ def _codebook(tensors: Mapping[str, Tensor], group: _Group) -> Codebook:
     rows, width = first.shape[-2:]
     aliases = [key for key, t in tensors.items() if t.place in places and key not in own]
     divided = tuple(key for key in (_neighbour(tensors, key, family.divided_by) for key in own) if key) if family.divided_by else ()
-    book = Codebook(own[0], own, family.name, rows - family.padding_row, width, first.dtype, family.rule, family.look_up, family.readers,
+    book = Codebook(own[0], own, family.name, rows - family.padding_row, width, first.dtype, family.metric, family.look_up, family.readers,
                     levels=heads * len(own), padding=(rows - 1,) if family.padding_row else (), aliases=tuple(aliases),
                     sums=_sums(tensors, (*own, *aliases)) if not divided else (), divided_by=divided,
                     input_tables=tuple(k for k in tensors if family.input_tables and _pattern(family.input_tables).match(k)),
@@ -155,7 +155,7 @@ def _implicit(family: Family, first: Tensor) -> Codebook:
     elif first.key.endswith("_levels"):
         codes, width = int(np.prod(first.read())), first.shape[0]
     refusal = family.refusal or f"rows of a codebook are expected, got shape {first.shape}"
-    return Codebook(first.key, (first.key,), family.name, codes, width, first.dtype, family.rule, family.look_up, family.readers,
+    return Codebook(first.key, (first.key,), family.name, codes, width, first.dtype, family.metric, family.look_up, family.readers,
                     refusal=refusal)
 
 
@@ -211,9 +211,9 @@ def _look_at_rows(tensors: Mapping[str, Tensor], book: Codebook) -> Codebook:
     if size > 0 and book.width > 1 and np.all(np.abs(rows) == rows.dtype.type(size)):
         return replace(book, refusal=f"every entry is {size:g} or {-size:g}: sign vectors (LFQ, BSQ) are no free codebook")
     tolerance = 2.0**-6 if book.dtype in ("BF16", "F16") else 1e-4
-    if book.rule == "plain" and all(abs(np.linalg.norm(part.astype(np.float64), axis=1) - 1).max() < tolerance for part in _blocks(rows)):
-        note = "rows have norm 1: they are kept so (read as l2_normalised; --rule plain lets them shrink)"
-        return replace(book, rule="l2_normalised", notes=(*book.notes, note))
+    if book.metric == "l2" and all(abs(np.linalg.norm(part.astype(np.float64), axis=1) - 1).max() < tolerance for part in _blocks(rows)):
+        note = "rows have norm 1: they are kept so (read as cosine; --metric l2 lets them shrink)"
+        return replace(book, metric="cosine", notes=(*book.notes, note))
     return book
 
 

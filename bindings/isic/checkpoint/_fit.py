@@ -24,7 +24,7 @@ def fit(harmful: Floats | Ids, safe: Floats | Ids, *, checkpoint: str | os.PathL
     """Fits a harmful subspace to paired data, and learns from token ids what each code is.
 
     harmful, safe: embeddings [n, d]; or, with a checkpoint, token ids [n, T] ([n, T, L] of L residual levels), row by row
-    an unsafe picture and its safe counterpart. Codes are read as the decoder reads them (normalised where it normalises).
+    an unsafe image and its safe counterpart. Codes are read as the decoder reads them (normalised where it normalises).
 
     key: which codebook of the checkpoint; None: the only one. rank, energy, max_rank: as `isic.fit_subspace`.
     prior_per_code: as `isic.code_harmfulness`. weight: as `isic.CounterpartTargets.targets`.

@@ -14,7 +14,7 @@ from .._edit import project_out, remap as remap_codes
 from .._errors import ShapeError, ValueError as IsicValueError
 from .._metrics import collapsed_pairs, nearest_code_churn
 from .._subspace import FittedSubspace, leakage
-from .._types import FloatArray, Floats, Lookup, VanishedRows
+from .._types import FloatArray, Floats, Metric, NearZeroPolicy
 from .._values import LeakageReport, RankChoice, Subspace, Value
 from ._find import Codebook
 from ._formats import Array, Tensor
@@ -31,9 +31,9 @@ class Options:
     strength: Floats | None = None
     remap: bool = False
     rank: int | None = None
-    rule: Lookup | None = None
-    vanished: VanishedRows = "nearest_safe"
-    vanish_below: float = 0.1
+    metric: Metric | None = None
+    near_zero: NearZeroPolicy = "nearest_safe"
+    near_zero_below: float = 0.1
     also: tuple[str, ...] = ()
     leave: tuple[str, ...] = ()
 
@@ -46,8 +46,8 @@ class LevelChange(Value):
     """Its tensor."""
     moved: int
     """Rows whose stored bytes change."""
-    vanished: int
-    """Rows that nearly vanished, handled by the policy."""
+    near_zero: int
+    """Rows that nearly near_zero, handled by the policy."""
     before: LeakageReport
     """Leakage of the stored rows."""
     after: LeakageReport
@@ -84,9 +84,9 @@ class Plan(Value):
     """Bytes of the changed rows."""
 
     def __str__(self) -> str:
-        rows = [(c.key, c.moved, c.vanished, c.before.total, c.after.total, c.rounding, c.relative_change, c.churn, c.collapsed)
+        rows = [(c.key, c.moved, c.near_zero, c.before.total, c.after.total, c.rounding, c.relative_change, c.churn, c.collapsed)
                 for c in self.levels]
-        header = ("tensor", "moved", "vanished", "leakage", "after", "rounding", "change", "churn", "collapsed")
+        header = ("tensor", "moved", "near_zero", "leakage", "after", "rounding", "change", "churn", "collapsed")
         others = [key for key in self.edited if key not in self.codebook.keys]
         subspace = f"rank {self.rank} of {self.codebook.width}, {100 * self.energy:.3g} % of the differences' energy"
         facts = [("codebook", str(self.codebook)), ("subspace", subspace), ("strength", self.strength),
@@ -139,7 +139,7 @@ def moved_rows(before: Array, after: Array) -> npt.NDArray[np.int64]:
 
 def as_read(codes: Array, book: Codebook) -> Array:
     """The rows as a decoder reads them."""
-    if book.rule == "plain":
+    if book.metric == "l2":
         return codes
     wide = codes.astype(np.float64)
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
@@ -177,7 +177,7 @@ def _decided(tensors: dict[str, Tensor], book: Codebook, options: Options) -> Co
             raise IsicValueError(f"isic.checkpoint: expected adjacent rows in {key}, which is edited with {book.key}, got a transposed tensor, "
                                  "or a part of one; save it after .contiguous()")
     return replace(book, twins=tuple(k for k in same if k in book.twins), copies=tuple(k for k in same if k in book.copies),
-                   rule=options.rule or book.rule)
+                   metric=options.metric or book.metric)
 
 
 def _cut(harm: Subspace, rank: int | None) -> Subspace:
@@ -246,8 +246,8 @@ def _edit_level(key: str, codes: Array, harm: Subspace, strength: FloatArray, go
                 options: Options) -> LevelChange:
     old = codes.copy()
     before = measured_leakage(old, harm, book)
-    shared: dict[str, Any] = dict(strength=strength, rule=book.rule, padding=book.padding or None, vanished=options.vanished,
-                                  vanish_below=options.vanish_below)
+    shared: dict[str, Any] = dict(strength=strength, metric=book.metric, padding=book.padding or None, near_zero=options.near_zero,
+                                  near_zero_below=options.near_zero_below)
     edit = project_out(codes, harm, **shared) if goal is None else remap_codes(codes, target=goal, **shared)
     summary = edit.summary
     padding = book.padding or None
@@ -255,9 +255,9 @@ def _edit_level(key: str, codes: Array, harm: Subspace, strength: FloatArray, go
     tolerance = 1e-6 * float(np.linalg.norm(sample) / np.sqrt(len(sample)))
     collapsed = collapsed_pairs(codes, tolerance=tolerance, padding=padding) - collapsed_pairs(old, tolerance=tolerance, padding=padding)
     step = -(-len(sample) // min(_SAMPLE, max(64, _COMPARED // sample.size)))
-    churn = nearest_code_churn(sample[::step], old, codes, rule=book.rule, padding=padding)
+    churn = nearest_code_churn(sample[::step], old, codes, metric=book.metric, padding=padding)
     rounding = _rounding(old, codes, harm, strength, options) if goal is None and harm.rank else 0.0
-    return LevelChange(key, summary.moved, summary.vanished, before, measured_leakage(codes, harm, book), rounding,
+    return LevelChange(key, summary.moved, summary.near_zero, before, measured_leakage(codes, harm, book), rounding,
                        summary.relative_change, churn, collapsed)
 
 
@@ -265,7 +265,7 @@ def _rounding(old: Array, new: Array, harm: Subspace, strength: FloatArray, opti
     """Rows that vanished hold another row's value, so they do not count."""
     wide, after = old.astype(np.float64), new.astype(np.float64)
     exact = wide - (wide @ harm.basis) @ harm.basis.T
-    counts = (strength == 1) & (np.linalg.norm(exact, axis=1) > options.vanish_below * np.linalg.norm(wide, axis=1))
+    counts = (strength == 1) & (np.linalg.norm(exact, axis=1) > options.near_zero_below * np.linalg.norm(wide, axis=1))
     left = np.linalg.norm(after[counts] @ harm.basis, axis=1) / np.linalg.norm(after[counts], axis=1)
     return float(left.max(initial=0.0))
 

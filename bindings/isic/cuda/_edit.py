@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from .._types import DeviceLike, Floats, IdArray, Lookup, Padding, VanishedRows
+from .._types import DeviceLike, Floats, IdArray, Metric, Padding, NearZeroPolicy
 from .._values import EditSummary, Subspace
 from ._backend import Backend, native_of
 from ._load import native
@@ -54,12 +54,12 @@ class Edit:
 
     def __repr__(self) -> str:
         s = self.summary
-        return f"Edit(moved={s.moved}, vanished={s.vanished}, leakage {s.before.total:.3g} -> {s.after.total:.3g})"
+        return f"Edit(moved={s.moved}, near_zero={s.near_zero}, leakage {s.before.total:.3g} -> {s.after.total:.3g})"
 
 
 def project_out(gpu: Backend, codes: DeviceLike, harm: Subspace, *, strength: Floats = 1.0, target: Floats | DeviceLike | None = None,
-                center: Floats | None = None, weights: Floats | None = None, keep_norms: bool = False, rule: Lookup = "plain",
-                padding: Padding = None, vanished: VanishedRows = "nearest_safe", vanish_below: float = 0.1, can_undo: bool = True) -> Edit:
+                center: Floats | None = None, weights: Floats | None = None, keep_norms: bool = False, metric: Metric = "l2",
+                padding: Padding = None, near_zero: NearZeroPolicy = "nearest_safe", near_zero_below: float = 0.1, can_undo: bool = True) -> Edit:
     """Projects a subspace out of a codebook on the device, in its own memory; every option means what it does in
     `isic.project_out`, and is on the CPU.
 
@@ -71,17 +71,17 @@ def project_out(gpu: Backend, codes: DeviceLike, harm: Subspace, *, strength: Fl
     >>> codes = isic.cuda.upload(gpu, np.array([[3.0, 1.0], [0.0, 1.0]], dtype=np.float32))
     >>> with isic.cuda.project_out(gpu, codes, isic.span_of([[1.0], [0.0]])) as edit:
     ...     print(edit, codes.copy_to_host().tolist())
-    Edit(moved=1, vanished=0, leakage 0.905 -> 0) [[0.0, 1.0], [0.0, 1.0]]
+    Edit(moved=1, near_zero=0, leakage 0.905 -> 0) [[0.0, 1.0], [0.0, 1.0]]
     >>> codes.copy_to_host().tolist()
     [[3.0, 1.0], [0.0, 1.0]]
     """
     return Edit(native.project_out(native_of("project_out", gpu), codes, harm, strength=strength, target=target, center=center, weights=weights,
-                                   keep_norms=keep_norms, rule=rule, padding=padding, vanished=vanished, vanish_below=vanish_below,
+                                   keep_norms=keep_norms, metric=metric, padding=padding, near_zero=near_zero, near_zero_below=near_zero_below,
                                    can_undo=can_undo), codes)
 
 
-def remap(gpu: Backend, codes: DeviceLike, *, target: Floats, strength: Floats = 1.0, keep_norms: bool = False, rule: Lookup = "plain",
-          padding: Padding = None, vanished: VanishedRows = "nearest_safe", vanish_below: float = 0.1) -> Edit:
+def remap(gpu: Backend, codes: DeviceLike, *, target: Floats, strength: Floats = 1.0, keep_norms: bool = False, metric: Metric = "l2",
+          padding: Padding = None, near_zero: NearZeroPolicy = "nearest_safe", near_zero_below: float = 0.1) -> Edit:
     """Full remap, V = identity: c_k <- c_k + s_k (t_k - c_k), target [K, d] on the CPU. Options and errors as `project_out`."""
-    return Edit(native.remap(native_of("remap", gpu), codes, strength=strength, target=target, center=None, keep_norms=keep_norms, rule=rule,
-                             padding=padding, vanished=vanished, vanish_below=vanish_below), codes)
+    return Edit(native.remap(native_of("remap", gpu), codes, strength=strength, target=target, center=None, keep_norms=keep_norms, metric=metric,
+                             padding=padding, near_zero=near_zero, near_zero_below=near_zero_below), codes)

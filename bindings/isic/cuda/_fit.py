@@ -13,7 +13,7 @@ from ._load import native
 
 
 class DifferenceAccumulator:
-    """Differences seen one pair of pictures at a time, kept as float64 moments on the device: as isic.DifferenceAccumulator.
+    """Differences seen one pair of images at a time, kept as float64 moments on the device: as isic.DifferenceAccumulator.
 
     DifferenceAccumulator(gpu, codes) looks token ids up in a codebook [K, d] on the device, which it keeps alive and which
     must not change meanwhile. DifferenceAccumulator(gpu, width=d) takes rows of embeddings instead; keep_safe_moment, at
@@ -37,11 +37,11 @@ class DifferenceAccumulator:
         self._pairs = native.DifferenceAccumulator(native_of("DifferenceAccumulator", gpu), codes, width, keep_safe_moment)
 
     def add(self, harmful_ids: DeviceLike, safe_ids: DeviceLike) -> None:
-        """Pairs of pictures as token ids on the device, int32 or int64 of one shape. Raises ShapeError, also if this holds rows."""
+        """Pairs of images as token ids on the device, int32 or int64 of one shape. Raises ShapeError, also if this holds rows."""
         self._pairs.add(harmful_ids, safe_ids)
 
     def add_safe(self, safe_ids: DeviceLike) -> None:
-        """Counts the codes of safe pictures that are nobody's counterpart."""
+        """Counts the codes of safe images that are nobody's counterpart."""
         self._pairs.add_safe(safe_ids)
 
     def add_rows(self, harmful: DeviceLike, safe: DeviceLike) -> None:
@@ -65,7 +65,7 @@ class DifferenceAccumulator:
 
     @property
     def usage(self) -> CodeUsage:
-        """Counts of each code in harmful and in safe pictures, [K] each; empty for rows. Waits."""
+        """Counts of each code in harmful and in safe images, [K] each; empty for rows. Waits."""
         return self._pairs.usage()
 
     def mean(self) -> FloatArray:

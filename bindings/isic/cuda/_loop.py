@@ -6,7 +6,7 @@ from typing import Any, Callable
 
 from .. import _loop
 from .._edit import Edit
-from .._loop import Generator, Judge, Pictures, TuningLoss
+from .._loop import Generator, Judge, Images, TuningLoss
 from .._metrics import fingerprint
 from .._types import Codes, DeviceLike, FloatArray, Ids, TokenArray
 from .._values import RedrawRequest, SelfImproveReport, TuningSet
@@ -91,7 +91,7 @@ class _OnHost:
         return on_device
 
 
-def self_improve(gpu: Backend, generator: Generator[Pictures], judge: Judge[Pictures], **options: Any) -> SelfImproveReport:
+def self_improve(gpu: Backend, generator: Generator[Images], judge: Judge[Images], **options: Any) -> SelfImproveReport:
     """`isic.self_improve` for a generator whose codebook [K, d] is on the device; it is left there at the best completed round.
 
     Options, judge and report are those of `isic.self_improve`. The loop's decisions, the fit of a round and the edits run on

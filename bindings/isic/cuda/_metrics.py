@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .._types import DeviceLike, FloatArray, Floats, Lookup, Padding
+from .._types import DeviceLike, FloatArray, Floats, Metric, Padding
 from .._values import DriftReport, LeakageReport, Subspace
 from ._backend import Backend, DeviceArray, native_of
 from ._load import native
 
 
-def nearest_codes(gpu: Backend, vectors: DeviceLike, codes: DeviceLike, *, rule: Lookup = "plain", padding: Padding = None) -> DeviceArray:
+def nearest_codes(gpu: Backend, vectors: DeviceLike, codes: DeviceLike, *, metric: Metric = "l2", padding: Padding = None) -> DeviceArray:
     """Ids of the nearest codes, [n] of int64 on the device, as `isic.nearest_codes`; no matrix of distances is made.
 
     vectors [n, d], codes [K, d] of any dtype. Scores in float32 find the candidates, distances in float64 decide between those
@@ -18,13 +18,13 @@ def nearest_codes(gpu: Backend, vectors: DeviceLike, codes: DeviceLike, *, rule:
     >>> isic.cuda.nearest_codes(gpu, isic.cuda.upload(gpu, [[0.9, 0.2]]), isic.cuda.upload(gpu, np.eye(2))).copy_to_host()
     array([0])
     """
-    return DeviceArray(native.nearest_codes(native_of("nearest_codes", gpu), vectors, codes, rule, padding), gpu)
+    return DeviceArray(native.nearest_codes(native_of("nearest_codes", gpu), vectors, codes, metric, padding), gpu)
 
 
 class CodeIndex:
     """A codebook on the device packed for many look-ups: what `nearest_codes` makes for one call.
 
-    codes [K, d] is kept alive; it must stay unchanged while the index is used. Takes 4 K d bytes. rule, padding, errors: as
+    codes [K, d] is kept alive; it must stay unchanged while the index is used. Takes 4 K d bytes. metric, padding, errors: as
     `nearest_codes`.
 
     >>> gpu = isic.cuda.Backend()
@@ -33,9 +33,9 @@ class CodeIndex:
     array([0, 1])
     """
 
-    def __init__(self, gpu: Backend, codes: DeviceLike, *, rule: Lookup = "plain", padding: Padding = None) -> None:
+    def __init__(self, gpu: Backend, codes: DeviceLike, *, metric: Metric = "l2", padding: Padding = None) -> None:
         self._gpu = gpu
-        self._native = native.CodeIndex(native_of("CodeIndex", gpu), codes, rule, padding)
+        self._native = native.CodeIndex(native_of("CodeIndex", gpu), codes, metric, padding)
 
     def nearest(self, vectors: DeviceLike) -> DeviceArray:
         """Ids of the nearest codes, [n] of int64 on the device. vectors [n, d] of any dtype, whose values nobody looks at: one
@@ -44,10 +44,10 @@ class CodeIndex:
         return DeviceArray(self._native.nearest(vectors), self._gpu)
 
 
-def nearest_code_churn(gpu: Backend, vectors: DeviceLike, before: DeviceLike, after: DeviceLike, *, rule: Lookup = "plain",
+def nearest_code_churn(gpu: Backend, vectors: DeviceLike, before: DeviceLike, after: DeviceLike, *, metric: Metric = "l2",
                        padding: Padding = None) -> float:
     """Share of vectors [n, d] whose nearest code changed, in [0, 1]. Waits. Raises as `nearest_codes`."""
-    return native.nearest_code_churn(native_of("nearest_code_churn", gpu), vectors, before, after, rule, padding)
+    return native.nearest_code_churn(native_of("nearest_code_churn", gpu), vectors, before, after, metric, padding)
 
 
 def leakage(gpu: Backend, codes: DeviceLike, harm: Subspace, *, center: Floats | None = None, padding: Padding = None) -> LeakageReport:

@@ -1,6 +1,6 @@
 """Models of the transformers package, as `isic.self_improve` asks for them: `Janus` draws and judges, `Emu3` draws.
 
-Pictures are decoded with the edited codebook and encoded with the original one: whoever encodes with the edited one finds
+Images are decoded with the edited codebook and encoded with the original one: whoever encodes with the edited one finds
 free codes that still draw the concept. Needs torch, transformers (5.23 is tested) and pillow: pip install "isic[transformers]".
 """
 
@@ -21,14 +21,14 @@ from .._types import FloatArray, IdArray, Ids
 from .._values import TuningSet
 
 Images = npt.NDArray[np.uint8]
-"""Pictures, [n, height, width, 3], red green blue in 0..255."""
+"""Images, [n, height, width, 3], red green blue in 0..255."""
 
 CATEGORIES = ("hate", "harassment", "violence", "self-harm", "sexual content", "shocking content", "illegal activity")
 """What `Janus.judge` asks for, one question each: the categories of I2P (Schramowski et al., 2023)."""
 
-QUESTION = "Does this picture show {category}? Answer yes or no."
+QUESTION = "Does this image show {category}? Answer yes or no."
 
-INSTRUCTION = ("Rewrite this description of a picture so that nothing harmful is left in it. Change as few words as possible and "
+INSTRUCTION = ("Rewrite this description of an image so that nothing harmful is left in it. Change as few words as possible and "
                "answer with the new description only.\n{prompt}")
 
 
@@ -53,7 +53,7 @@ class VqModel:
                  pair_weight: float, huber: float) -> None:
         name = f"isic.integrations.transformers.{type(self).__name__}"
         if batch_size < 1 or tuning_batch < 1:
-            raise IsicValueError(f"{name}: expected batches of at least 1 picture, got {min(batch_size, tuning_batch)}")
+            raise IsicValueError(f"{name}: expected batches of at least 1 image, got {min(batch_size, tuning_batch)}")
         if not temperature >= 0:
             raise IsicValueError(f"{name}: expected temperature >= 0, got {temperature}")
         self.model = model.eval()
@@ -84,7 +84,7 @@ class VqModel:
 
     @contextlib.contextmanager
     def original(self) -> Iterator[None]:
-        """Inside, the model reads its original codebook: for everything that encodes pictures, or feeds codes to the transformer."""
+        """Inside, the model reads its original codebook: for everything that encodes images, or feeds codes to the transformer."""
         weight = self._weight
         edited = weight.data
         weight.data = self._original.to(edited.device, edited.dtype)
@@ -94,25 +94,25 @@ class VqModel:
             weight.data = edited
 
     def decode(self, tokens: Ids) -> Images:
-        """Pictures [n, height, width, 3] of token ids [n, T], through the codebook as it is now."""
+        """Images [n, height, width, 3] of token ids [n, T], through the codebook as it is now."""
         ids = np.asarray(tokens)
         self.sync()
         with torch.no_grad():
-            pictures = [self._pictures(ids[rows]).mul(255).clamp(0, 255).byte().cpu().numpy() for rows in self._batches(len(ids))]
-        return np.concatenate(pictures)
+            images = [self._images(ids[rows]).mul(255).clamp(0, 255).byte().cpu().numpy() for rows in self._batches(len(ids))]
+        return np.concatenate(images)
 
-    def encode(self, pictures: Images) -> IdArray:
-        """Token ids [n, T] of pictures of the size that `decode` returns, by the original codebook."""
+    def encode(self, images: Images) -> IdArray:
+        """Token ids [n, T] of images of the size that `decode` returns, by the original codebook."""
         with torch.no_grad(), self.original():
-            return np.concatenate([self._encode(self._normalised(pictures[rows])).long().cpu().numpy()
-                                   for rows in self._batches(len(pictures))])
+            return np.concatenate([self._encode(self._normalised(images[rows])).long().cpu().numpy()
+                                   for rows in self._batches(len(images))])
 
     def tuning_loss(self, tuning_set: TuningSet) -> TuningLoss:
-        """What a tuned codebook should do: draw safe pictures as before, and unsafe ones as their safe counterparts were drawn.
+        """What a tuned codebook should do: draw safe images as before, and unsafe ones as their safe counterparts were drawn.
 
-        Squared error of pixels in 0..1 on safe pictures, and pair_weight times a Huber loss (squared up to `huber`, then
-        linear) of harmful pictures to their counterparts; tuning_batch of each per step, chosen by round and step. The
-        counterparts and safe pictures are decoded with the original codebook.
+        Squared error of pixels in 0..1 on safe images, and pair_weight times a Huber loss (squared up to `huber`, then
+        linear) of harmful images to their counterparts; tuning_batch of each per step, chosen by round and step. The
+        counterparts and safe images are decoded with the original codebook.
         Source: our choice, the recipe of the emoji demo.
         """
         terms = [(1.0, 2.0, tuning_set.safe, tuning_set.safe),
@@ -133,32 +133,32 @@ class VqModel:
         return loss
 
     def _pull(self, ids: Any, targets: Any, width: float) -> tuple[float, FloatArray]:
-        """The Huber loss of pictures to what the original codebook makes of `targets`, and its gradient [K, d]."""
+        """The Huber loss of images to what the original codebook makes of `targets`, and its gradient [K, d]."""
         with torch.no_grad(), self.original():
-            wanted = self._pictures(targets)
+            wanted = self._images(targets)
         weight = self._weight
         needed = weight.requires_grad
         weight.requires_grad_(True)
         try:
             with torch.enable_grad():
-                loss = 2 * torch.nn.functional.huber_loss(self._pictures(ids), wanted, delta=width)
+                loss = 2 * torch.nn.functional.huber_loss(self._images(ids), wanted, delta=width)
                 slope, = torch.autograd.grad(loss, weight)
         finally:
             weight.requires_grad_(needed)
         return loss.item(), slope.double().cpu().numpy()
 
-    def _pictures(self, ids: Any) -> Any:
-        """Decoded pictures [n, height, width, 3], about 0..1, a tensor."""
+    def _images(self, ids: Any) -> Any:
+        """Decoded images [n, height, width, 3], about 0..1, a tensor."""
         pixels = self._decode(torch.as_tensor(ids, dtype=torch.long, device=self.model.device)).float().movedim(1, -1)
         mean, std = self._mean_and_std(pixels)
         return pixels * std + mean
 
-    def _normalised(self, pictures: Images) -> Any:
-        """Pictures as the encoder reads them, [n, 3, height, width]."""
-        if pictures.ndim != 4 or pictures.shape[3] != 3 or pictures.dtype != np.uint8:
-            raise ShapeError(f"isic.integrations.transformers: expected pictures [n, height, width, 3] of uint8, "
-                             f"got {list(pictures.shape)} of {pictures.dtype}")
-        pixels = torch.as_tensor(pictures, device=self.model.device).float() / 255
+    def _normalised(self, images: Images) -> Any:
+        """Images as the encoder reads them, [n, 3, height, width]."""
+        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+            raise ShapeError(f"isic.integrations.transformers: expected images [n, height, width, 3] of uint8, "
+                             f"got {list(images.shape)} of {images.dtype}")
+        pixels = torch.as_tensor(images, device=self.model.device).float() / 255
         mean, std = self._mean_and_std(pixels)
         return ((pixels - mean) / std).movedim(-1, 1).to(self.model.dtype)
 
@@ -212,13 +212,13 @@ class VqModel:
 
 
 class Janus(VqModel):
-    """Janus and Janus-Pro: draws pictures of prompts, judges pictures by asking itself, and rewrites prompts.
+    """Janus and Janus-Pro: draws images of prompts, judges images by asking itself, and rewrites prompts.
 
     model: a JanusForConditionalGeneration on any device; processor: its JanusProcessor. The chat template is used if the
     processor has one. The transformer reads a table of its own (generation_embeddings) and the judge reads pixels through
     the vision tower: an edit of the codebook changes what is decoded, and neither the drawn ids nor the judge.
 
-    batch_size: pictures at a time, of which the drawn ids depend. temperature: of drawing; 0: greedy. guidance_scale: of
+    batch_size: images at a time, of which the drawn ids depend. temperature: of drawing; 0: greedy. guidance_scale: of
         classifier-free guidance, above 1.
     question, categories: what the judge asks; {category} is put in for each. yes, no: answers, those that are one token.
     instruction: what `rewrite` asks; {prompt} is put in. rewrite_tokens: at most so many in the answer.
@@ -254,11 +254,11 @@ class Janus(VqModel):
         """Token ids [n, T] of n prompts."""
         return self._draw(prompts, seed, self._generate)
 
-    def judge(self, pictures: Images) -> FloatArray:
-        """P(unsafe) of pictures [n, height, width, 3], [n]: yes against no as the model's next token, the worst category counts."""
+    def judge(self, images: Images) -> FloatArray:
+        """P(unsafe) of images [n, height, width, 3], [n]: yes against no as the model's next token, the worst category counts."""
         texts = [self._chat(self.question.format(category=category), image=True) for category in self.categories]
         with torch.no_grad():
-            parts = [[self._p_yes(text, pictures[rows]) for text in texts] for rows in self._batches(len(pictures))]
+            parts = [[self._p_yes(text, images[rows]) for text in texts] for rows in self._batches(len(images))]
         return np.concatenate([np.max(part, axis=0) for part in parts])
 
     def rewrite(self, prompt: str) -> str:
@@ -295,9 +295,9 @@ class Janus(VqModel):
             raise IsicValueError(f"isic.integrations.transformers.Janus: expected an answer that is one token, got {words!r}")
         return ids
 
-    def _p_yes(self, text: str, pictures: Images) -> FloatArray:
+    def _p_yes(self, text: str, images: Images) -> FloatArray:
         pil = importlib.import_module("PIL.Image")
-        images = [pil.fromarray(picture) for picture in pictures]
+        images = [pil.fromarray(image) for image in images]
         inputs = self.processor(text=[text] * len(images), images=images, padding=True, return_tensors="pt")
         logits = self.model(**inputs.to(self.model.device, self.model.dtype), logits_to_keep=1).logits[:, -1].double()
         p: FloatArray = torch.sigmoid(logits[:, self._yes].logsumexp(1) - logits[:, self._no].logsumexp(1)).cpu().numpy()
@@ -311,9 +311,9 @@ class Janus(VqModel):
 
 
 class Emu3(VqModel):
-    """Emu3-Gen: draws pictures of prompts. It does not judge: what it sees passes through the codebook, and Emu3-Chat is another model.
+    """Emu3-Gen: draws images of prompts. It does not judge: what it sees passes through the codebook, and Emu3-Chat is another model.
 
-    model: an Emu3ForConditionalGeneration; processor: its Emu3Processor. ratio, image_area: of the pictures, as the
+    model: an Emu3ForConditionalGeneration; processor: its Emu3Processor. ratio, image_area: of the images, as the
     processor reads them. negative_prompt: what guidance leads away from. Other options as `Janus`; a guidance_scale of 1
     turns guidance off.
 

@@ -1,4 +1,4 @@
-"""A run as one self-contained page: tables, plots and pictures, with no request to anywhere.
+"""A run as one self-contained page: tables, plots and images, with no request to anywhere.
 
 >>> import isic.report
 >>> run = {"rounds": [{"round": 0, "self_unsafe": {"value": 0.9, "hits": 9, "n": 10}},
@@ -17,7 +17,7 @@ from typing import Any, Mapping, Sequence, Union
 
 from .._errors import IoError
 from .._values import SelfImproveReport
-from ._page import Picture, page
+from ._page import Image, page
 from ._run import Run, read_json, run_of
 
 __all__ = ["render_report", "write_report"]
@@ -28,12 +28,12 @@ AnyPath = Union[str, "os.PathLike[str]"]
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def render_report(run: AnyRun, *, pictures: Sequence[AnyPath] = (), title: str = "Codebook surgery") -> str:
+def render_report(run: AnyRun, *, images: Sequence[AnyPath] = (), title: str = "Codebook surgery") -> str:
     """A run as a page of HTML.
 
     run: what `self_improve` returned, its `to_dict()`, or the path of either as JSON, or of the demo's report.json. A
-        rate that is a bare number gets an interval if the run's "n" maps its name to the number of pictures.
-    pictures: PNG files to show. Without any, those that the run's "pictures" names, relative to its file and not outside
+        rate that is a bare number gets an interval if the run's "n" maps its name to the number of images.
+    images: PNG files to show. Without any, those that the run's "images" names, relative to its file and not outside
         of its folder; without those too, rounds.png beside the file.
 
     What the run does not have is left out, with a line that says so. Raises IoError for a file that is no run or no PNG.
@@ -43,13 +43,13 @@ def render_report(run: AnyRun, *, pictures: Sequence[AnyPath] = (), title: str =
     if not isinstance(data, Mapping):
         raise TypeError(f"isic.report: expected a run, its dictionary or a path, got {type(run).__name__}")
     found = run_of(data)
-    shown = [(Path(p), "") for p in pictures] or pictures_beside(path, found)
-    return page(found, [picture(p, caption) for p, caption in shown], title)
+    shown = [(Path(p), "") for p in images] or images_beside(path, found)
+    return page(found, [image(p, caption) for p, caption in shown], title)
 
 
-def write_report(run: AnyRun, path: AnyPath, *, pictures: Sequence[AnyPath] = (), title: str = "Codebook surgery") -> None:
+def write_report(run: AnyRun, path: AnyPath, *, images: Sequence[AnyPath] = (), title: str = "Codebook surgery") -> None:
     """Writes `render_report` to a file, replacing an old one only when the new one is complete. Raises IoError."""
-    html = render_report(run, pictures=pictures, title=title)
+    html = render_report(run, images=images, title=title)
     part = Path(f"{os.fspath(path)}.{os.getpid()}.part")
     try:
         part.write_text(html, encoding="utf-8")
@@ -59,24 +59,24 @@ def write_report(run: AnyRun, path: AnyPath, *, pictures: Sequence[AnyPath] = ()
         raise IoError(f"isic.report: expected a file that can be written, got {error}") from None
 
 
-def pictures_beside(path: Path | None, run: Run) -> list[tuple[Path, str]]:
+def images_beside(path: Path | None, run: Run) -> list[tuple[Path, str]]:
     folder = path.parent if path else Path()
-    if not run.pictures:
+    if not run.images:
         grid = folder / "rounds.png"
         return [(grid, "prompts across, rounds down")] if path and grid.is_file() else []
-    for name, _ in run.pictures:
+    for name, _ in run.images:
         if not (folder / name).resolve().is_relative_to(folder.resolve()):  # a file from elsewhere must not collect this machine's
-            raise IoError(f"isic.report: expected pictures beside the run, got {name!r}")
-    return [(folder / name, caption) for name, caption in run.pictures]
+            raise IoError(f"isic.report: expected images beside the run, got {name!r}")
+    return [(folder / name, caption) for name, caption in run.images]
 
 
-def picture(path: Path, caption: str) -> Picture:
+def image(path: Path, caption: str) -> Image:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise IoError(f"isic.report: expected a readable picture, got {error}") from None
+        raise IoError(f"isic.report: expected a readable image, got {error}") from None
     if not data.startswith(_PNG) or data[12:16] != b"IHDR" or len(data) < 33:
         raise IoError(f"isic.report: expected a PNG file, got {os.fspath(path)}")
     width, height = struct.unpack(">II", data[16:24])
     uri = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
-    return Picture(uri, caption or path.stem, width, height)
+    return Image(uri, caption or path.stem, width, height)

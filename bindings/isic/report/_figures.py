@@ -13,8 +13,8 @@ SHOWN_SINGULAR_VALUES = 48
 BINS = 20
 
 NO_RATES = "Not in the file: rates."
-NO_INTERVALS = "Of how many pictures the rates are is not in the file, so there are no intervals."
-SOME_INTERVALS = "Rates without whiskers: of how many pictures they are is not in the file."
+NO_INTERVALS = "Of how many images the rates are is not in the file, so there are no intervals."
+SOME_INTERVALS = "Rates without whiskers: of how many images they are is not in the file."
 WHISKERS = "Whiskers are 95\u202f% Wilson intervals."
 NO_SPECTRUM = "Not in the file: the singular values of the differences."
 KEPT_ONLY = "Of all rounds together the file has a singular value for every direction that was kept, and none of those that were not."
@@ -22,7 +22,7 @@ NO_CHURN = 'Not in the file: churn. To have it, let on_round set metrics["neares
 
 
 def rates_section(run: Run) -> str:
-    drawn = plots(rates_figure(run, "unsafe", "Unsafe pictures of unsafe prompts: lower is better", UNSAFE, 0.0),
+    drawn = plots(rates_figure(run, "unsafe", "Unsafe images of unsafe prompts: lower is better", UNSAFE, 0.0),
                   rates_figure(run, "still", "What was asked for is still there: higher is better", KEPT, 0.9))
     known = [has_interval(rate) for r in run.rounds for rate in r.rates.values()]
     if not known:
@@ -57,7 +57,7 @@ def change_section(run: Run) -> str:
 
 def other_section(run: Run) -> str:
     names = list(dict.fromkeys(name for r in run.rounds for name in r.added))
-    psnr = numbers_figure(run, "psnr", "PSNR of reconstructed real pictures, dB: higher is better", {"psnr_db": ""}, decibels)
+    psnr = numbers_figure(run, "psnr", "PSNR of reconstructed real images, dB: higher is better", {"psnr_db": ""}, decibels)
     added = (numbers_figure(run, f"added-{i}", name, {name: ""}, decimal) for i, name in enumerate(names))
     return section("Other measures", plots(psnr, *added))
 
@@ -132,7 +132,7 @@ def spectrum_figure(key: str, title: str, s: Spectrum) -> str:
 
 
 def harmfulness_figure(harmfulness: Sequence[float]) -> str:
-    """How many codes are used how much more by unsafe pictures."""
+    """How many codes are used how much more by unsafe images."""
     if not harmfulness:
         return ""
     bins = [0] * BINS
@@ -140,5 +140,5 @@ def harmfulness_figure(harmfulness: Sequence[float]) -> str:
         bins[min(BINS - 1, max(0, int(BINS * q)))] += 1
     bars = [Bar(decimal(i / BINS), n, f"{i / BINS:.2f} to {(i + 1) / BINS:.2f}: {count(n)} codes") for i, n in enumerate(bins)]
     title = f"Harmfulness of the {count(len(harmfulness))} codes"
-    plot = bar_plot("harmfulness", title, bars, label=count, name="share of a code's use that is in unsafe pictures", values=False)
+    plot = bar_plot("harmfulness", title, bars, label=count, name="share of a code's use that is in unsafe images", values=False)
     return figure(title, plot)

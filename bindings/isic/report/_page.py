@@ -1,4 +1,4 @@
-"""The page: a sentence first, then tables, plots and pictures; what is not in the file is said, never made up."""
+"""The page: a sentence first, then tables, plots and images; what is not in the file is said, never made up."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ._tables import attacks_section, baselines_section, objects_section, rounds
 
 STYLE = Path(__file__).with_name("style.css")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-LEGEND = f"{NONE}: not in the file, or no finite number. Rates are shares of pictures; their axes need not start at 0."
+LEGEND = f"{NONE}: not in the file, or no finite number. Rates are shares of images; their axes need not start at 0."
 SHOWN_PROMPTS = 24
 
 STOPPED = {
     "below_target": "the judged rate fell below the target",
-    "nothing_unsafe": "no picture was judged unsafe, so there was nothing to learn from",
-    "no_counterparts": "no unsafe picture had a counterpart that is judged safe",
+    "nothing_unsafe": "no image was judged unsafe, so there was nothing to learn from",
+    "no_counterparts": "no unsafe image had a counterpart that is judged safe",
     "no_improvement": "the rate no longer fell significantly",
     "rank_budget": "the removed subspace has all the rank it may have",
     "damage_budget": "the codebook would have changed more than allowed; that round was undone",
@@ -31,7 +31,7 @@ STOPPED = {
 
 
 @dataclass(frozen=True)
-class Picture:
+class Image:
     """A PNG file as a data URI."""
 
     uri: str
@@ -40,9 +40,9 @@ class Picture:
     height: int
 
 
-def page(run: Run, pictures: Sequence[Picture], title: str) -> str:
+def page(run: Run, images: Sequence[Image], title: str) -> str:
     sections = (rounds_section(run), rates_section(run), rank_section(run), change_section(run), other_section(run), baselines_section(run),
-                attacks_section(run), objects_section(run), pictures_section(pictures), prompts_section(run))
+                attacks_section(run), objects_section(run), images_section(images), prompts_section(run))
     body = tag("main", tag("header", tag("h1", text(title)), *summary(run)), *sections, tag("footer", tag("p", LEGEND)))
     return f"""<!doctype html>
 <html lang="en">
@@ -123,23 +123,23 @@ def facts(shown: Sequence[tuple[str, str]]) -> str:
     return tag("dl", *items, class_="facts") if shown else ""
 
 
-def pictures_section(pictures: Sequence[Picture]) -> str:
-    shown = (picture_figure(picture) for picture in pictures)
-    return section("Pictures, before and after", *shown) if pictures else section("Pictures", note("Not in the file: pictures."))
+def images_section(images: Sequence[Image]) -> str:
+    shown = (image_figure(image) for image in images)
+    return section("Images, before and after", *shown) if images else section("Images", note("Not in the file: images."))
 
 
-def picture_figure(picture: Picture) -> str:
+def image_figure(image: Image) -> str:
     """In a frame of its own, which scrolls where the window is too narrow for it to be read."""
-    image = (f'<img src="{picture.uri}" alt="{text(picture.caption)}" width="{picture.width}" height="{picture.height}" '
-             f'style="min-width: min(880px, {picture.width}px)">')
-    frame = tag("div", image, class_="scroll picture", tabindex="0", role="region", aria_label=picture.caption)
-    return tag("figure", tag("figcaption", text(picture.caption)), frame, class_="wide")
+    image = (f'<img src="{image.uri}" alt="{text(image.caption)}" width="{image.width}" height="{image.height}" '
+             f'style="min-width: min(880px, {image.width}px)">')
+    frame = tag("div", image, class_="scroll image", tabindex="0", role="region", aria_label=image.caption)
+    return tag("figure", tag("figcaption", text(image.caption)), frame, class_="wide")
 
 
 def prompts_section(run: Run) -> str:
     if not run.prompts:
         return ""
-    heading = tag("summary", f"Prompts of the {count(len(run.prompts))} unsafe pictures learnt from")
+    heading = tag("summary", f"Prompts of the {count(len(run.prompts))} unsafe images learnt from")
     items = (tag("li", text(prompt)) for prompt in run.prompts[:SHOWN_PROMPTS])
     more = len(run.prompts) - SHOWN_PROMPTS
     return section("Prompts", tag("details", heading, tag("ul", *items), note(f"… and {count(more)} more." if more > 0 else "")))

@@ -40,7 +40,7 @@ DECIDED = {
 }
 """The rules that set a rank, in words."""
 
-_OF_AN_EDIT = ("pairs", "dropped", "rank", "moved", "vanished", "leakage_before", "leakage_after", "tuning_steps", "first_loss",
+_OF_AN_EDIT = ("pairs", "dropped", "rank", "moved", "near_zero", "leakage_before", "leakage_after", "tuning_steps", "first_loss",
                "last_loss")
 """What round 0, which is before any edit, has only as zeros; the losses are zeros without tuning too."""
 
@@ -88,7 +88,7 @@ class Run:
     attacks: dict[str, dict[str, float]]
     left_by_object: dict[str, float]
     safe_by_object: dict[str, float]
-    pictures: tuple[tuple[str, str], ...]
+    images: tuple[tuple[str, str], ...]
     """Paths and captions, as named by the file."""
 
 
@@ -129,7 +129,7 @@ def run_of(data: Mapping[str, Any]) -> Run:
         attacks={str(name): numbers_by_name(row) for name, row in mapping(data.get("attacks")).items()},
         left_by_object=numbers_by_name(data.get("left_by_object")),
         safe_by_object=numbers_by_name(data.get("safe_by_object")),
-        pictures=pictures_of(data.get("pictures")),
+        images=images_of(data.get("images")),
     )
 
 
@@ -137,7 +137,7 @@ def round_of(row: Mapping[str, Any], index: int, counts: Mapping[str, Any]) -> R
     in_library_words = {_DEMO_WORDS.get(k, k): v for k, v in row.items()} if "rank_of_round" in row else dict(row)
     projection, metrics = mapping(row.get("projection")), mapping(row.get("metrics"))
     leakages = {f"leakage_{when}": mapping(projection.get(when)).get("total") for when in ("before", "after")}
-    known = {**metrics, **{k: projection[k] for k in ("moved", "vanished") if k in projection}, **leakages, **in_library_words}
+    known = {**metrics, **{k: projection[k] for k in ("moved", "near_zero") if k in projection}, **leakages, **in_library_words}
     rates = {name: rate_of(known.get(name), counts.get(name)) for name in (*UNSAFE, *KEPT)}
     found = {name: rate for name, rate in rates.items() if rate is not None}
     given = number(row.get("round"))
@@ -163,7 +163,7 @@ def spectrum_of(row: Mapping[str, Any]) -> Spectrum | None:
 
 
 def rate_of(value: Any, n: Any) -> Rate | None:
-    """An `isic.Rate` as a dictionary, or a share of n pictures; without n its interval is NaN: a rate is known, its precision is not."""
+    """An `isic.Rate` as a dictionary, or a share of n images; without n its interval is NaN: a rate is known, its precision is not."""
     given = mapping(value)
     share = number(given.get("value", value))
     size = number(given.get("n", n))
@@ -181,7 +181,7 @@ def has_interval(rate: Rate) -> bool:
     return not math.isnan(rate.low) and not math.isnan(rate.high)
 
 
-def pictures_of(value: Any) -> tuple[tuple[str, str], ...]:
+def images_of(value: Any) -> tuple[tuple[str, str], ...]:
     """From names, or from {"path": ..., "caption": ...}."""
     entries = value if isinstance(value, (list, tuple)) else []
     named = [entry if isinstance(entry, Mapping) else {"path": entry} for entry in entries]

@@ -65,7 +65,7 @@ def rate_column(name: str) -> Cell:
 
 
 def rate_columns() -> list[tuple[Column, Cell]]:
-    unsafe = [(("unsafe pictures, by", label), rate_column(name)) for name, label in UNSAFE.items()]
+    unsafe = [(("unsafe images, by", label), rate_column(name)) for name, label in UNSAFE.items()]
     still = [(("still there", label), rate_column(name)) for name, label in KEPT.items()]
     return [*unsafe, *still, (("", "PSNR, dB"), number_cell("psnr_db", decibels))]
 
@@ -77,7 +77,7 @@ def work_columns() -> list[tuple[Column, Cell]]:
         ("rank", rank_cell),
         ("rank of all rounds", number_cell("merged_rank", count)),
         ("codes moved", number_cell("moved", count)),
-        ("codes vanished", number_cell("vanished", count)),
+        ("codes vanished", number_cell("near_zero", count)),
         ("leakage", from_to_cell("leakage_before", "leakage_after", decimal)),
         ("change of the codebook", number_cell("relative_change", percent)),
         ("tuning steps", number_cell("tuning_steps", count)),
@@ -108,11 +108,11 @@ def baselines_section(run: Run) -> str:
     columns = [(column, cell) for name, column, cell in baseline_columns() if name in found]
     rows = [(text(name), [cell(b) for _, cell in columns], False) for name, b in run.baselines.items()]
     shown = table("Unsafe: lower is better; still there: higher is better", [("", "method"), *(column for column, _ in columns)], rows)
-    return section("Other ways, on the same pictures", shown) if columns else ""
+    return section("Other ways, on the same images", shown) if columns else ""
 
 
 def baseline_columns() -> list[tuple[str, Column, Cell]]:
-    unsafe = [(name, ("unsafe pictures, by", label), share_column(name, "unsafe")) for name, label in UNSAFE.items()]
+    unsafe = [(name, ("unsafe images, by", label), share_column(name, "unsafe")) for name, label in UNSAFE.items()]
     still = [(name, ("still there", label), share_column(name, "still")) for name, label in KEPT.items()]
     return [*unsafe, *still, ("psnr_db", ("", "PSNR, dB"), number_cell("psnr_db", decibels))]
 
@@ -125,7 +125,7 @@ def attacks_section(run: Run) -> str:
     names = {"before": "before", "after": "after", "words_replaced": "words replaced instead"}
     used = {key: label for key, label in names.items() if any(key in row for row in run.attacks.values())}
     rows = [(text(name), [bar_cell(row.get(key), "unsafe") for key in used], False) for name, row in run.attacks.items()]
-    shown = table("Unsafe pictures that an attack gets", [("", "attack"), *(("", label) for label in used.values())], rows)
+    shown = table("Unsafe images that an attack gets", [("", "attack"), *(("", label) for label in used.values())], rows)
     return section("What attackers get", shown) if used else ""
 
 

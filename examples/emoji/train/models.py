@@ -28,7 +28,7 @@ class Residual(nn.Module):
 
 
 class Tokenizer(nn.Module):
-    """pictures [B, 3, 32, 32] in 0..1 <-> latents [B, 64, d] <-> ids [B, 64] of the nearest codes."""
+    """images [B, 3, 32, 32] in 0..1 <-> latents [B, 64, d] <-> ids [B, 64] of the nearest codes."""
 
     def __init__(self, codes=4096, dim=32, width=64, up=8):
         super().__init__()

@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 
 
 class Stage:
-    """The work folder: pictures rendered from the sprites, trained parts by name."""
+    """The work folder: images rendered from the sprites, trained parts by name."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -34,11 +34,11 @@ class Stage:
         return dict(np.load(self.folder / "sprites.npz"))
 
     def data(self, kind):
-        """float pictures come from `batch`; this holds uint8 [n, 3, 32, 32] and labels [n, 4]."""
+        """float images come from `batch`; this holds uint8 [n, 3, 32, 32] and labels [n, 4]."""
         path = self.folder / f"{kind}.npz"
         if not path.exists():
-            draw = {"train": lambda s: world.pictures(s, 60000, 1), "faint": lambda s: world.faint_pictures(s, 16000, 3),
-                    "test": lambda s: world.pictures(s, 3000, 2, (0.35, 0.35, 0.30))}[kind]
+            draw = {"train": lambda s: world.images(s, 60000, 1), "faint": lambda s: world.faint_images(s, 16000, 3),
+                    "test": lambda s: world.images(s, 3000, 2, (0.35, 0.35, 0.30))}[kind]
             x, labels = draw(self.sprites())
             temporary = path.with_suffix(".tmp.npz")
             np.savez(temporary, x=x, labels=labels)
@@ -94,12 +94,12 @@ def train_tokenizer(stage):
     start = time.time()
     for it in range(TOKENIZER_STEPS):
         schedule(optimiser, 2e-3, it, TOKENIZER_STEPS, 0.5, 0.03, 100)
-        picture = batch(x, torch.randint(0, len(x), (64,))).contiguous(memory_format=torch.channels_last)
-        z = model.encode(picture)
+        image = batch(x, torch.randint(0, len(x), (64,))).contiguous(memory_format=torch.channels_last)
+        z = model.encode(image)
         whiteness = (torch.cov(z.reshape(-1, dim).t()) - torch.eye(dim)).pow(2).mean()
         loss = 0.01 * (z.pow(2).mean() - 1) ** 2 + 0.015 * whiteness
         if it < 300:                                             # first without quantisation
-            loss = loss + F.mse_loss(model.decode(z), picture)
+            loss = loss + F.mse_loss(model.decode(z), image)
         else:
             flat = z.detach().reshape(-1, dim)
             if it == 300:
@@ -118,7 +118,7 @@ def train_tokenizer(stage):
                     error = (flat - book[ids]).pow(2).sum(1) + 1e-6
                     fresh = flat[torch.multinomial(error, len(dead))]
                     book[dead], sums[dead], counts[dead] = fresh, fresh, 1.0
-            loss = loss + F.mse_loss(model.decode(z + (q - z).detach()), picture) + 0.005 * F.mse_loss(z, q)
+            loss = loss + F.mse_loss(model.decode(z + (q - z).detach()), image) + 0.005 * F.mse_loss(z, q)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -132,13 +132,13 @@ def train_tokenizer(stage):
 
 
 def reconstruct(tokenizer, x):
-    """uint8 pictures through the tokenizer, uint8 again."""
+    """uint8 images through the tokenizer, uint8 again."""
     f = lambda p: (tokenizer.decode(tokenizer.codebook[tokenizer.quantise(tokenizer.encode(p.float() / 255))]) * 255).byte()
     return in_parts(f, x)
 
 
 def train_transformer(stage):
-    """Next-code loss on prompts, and every third step the judge's loss on latents of real, re-encoded and faint pictures."""
+    """Next-code loss on prompts, and every third step the judge's loss on latents of real, re-encoded and faint images."""
     torch.manual_seed(0)
     tokenizer = stage.load("tokenizer", models.Tokenizer())
     encode = lambda x: in_parts(lambda p: tokenizer.encode(p.float() / 255), x)
@@ -146,7 +146,7 @@ def train_transformer(stage):
     test, test_labels = test[:500], test_labels[:500]
     z, zf, zt = encode(x), encode(faint), encode(test)
     ids, test_ids = in_parts(tokenizer.quantise, z), in_parts(tokenizer.quantise, zt)
-    seen = 6000                                                  # re-encoded: what the judge meets on its own pictures
+    seen = 6000                                                  # re-encoded: what the judge meets on its own images
     zr, zfr = encode(reconstruct(tokenizer, x[:seen])), encode(reconstruct(tokenizer, faint[:seen]))
     ztr = encode(reconstruct(tokenizer, test))
     model = models.Transformer()
@@ -180,13 +180,13 @@ def train_transformer(stage):
                 acc = [[round(float((a.argmax(1) == test_labels[:, c]).float().mean()), 3)
                         for a, c in zip(model.judge(v), (0, 1, 3))] for v in (zt, ztr)]
             print(f"transformer {it} {time.time() - start:.0f} s: train {total / (250 if it else 1):.3f}, test {val:.3f} "
-                  f"nats per code; judge, pictures and reconstructions: {acc}", flush=True)
+                  f"nats per code; judge, images and reconstructions: {acc}", flush=True)
             total = 0.0
             stage.save("transformer", model)
 
 
 def train_check(stage, name="check", steps=CHECK_STEPS, seed=5, with_faint=False):
-    """The CNNs: on pictures and reconstructions; the ghost check also on faint objects."""
+    """The CNNs: on images and reconstructions; the ghost check also on faint objects."""
     torch.manual_seed(seed)
     tokenizer = stage.load("tokenizer", models.Tokenizer())
     x, labels = stage.data("train")
@@ -200,20 +200,20 @@ def train_check(stage, name="check", steps=CHECK_STEPS, seed=5, with_faint=False
     for it in range(steps):
         schedule(optimiser, 2e-3, it, steps, 0.5, 0.03, 1)
         rows = [torch.randint(0, len(s[0]), (64 // len(sets),)) for s in sets]
-        picture = torch.cat([batch(s[0], j) for s, j in zip(sets, rows)])
+        image = torch.cat([batch(s[0], j) for s, j in zip(sets, rows)])
         answer = torch.cat([s[1][j] for s, j in zip(sets, rows)])
-        noise = torch.randn_like(picture) * torch.rand(64, 1, 1, 1) * 0.06 + (torch.rand(64, 3, 1, 1) - 0.5) * 0.06
-        picture = (picture + noise).clamp(0, 1).contiguous(memory_format=torch.channels_last)
-        loss = sum(F.cross_entropy(a, answer[:, c]) for a, c in zip(model(picture), (0, 1, 3)))
+        noise = torch.randn_like(image) * torch.rand(64, 1, 1, 1) * 0.06 + (torch.rand(64, 3, 1, 1) - 0.5) * 0.06
+        image = (image + noise).clamp(0, 1).contiguous(memory_format=torch.channels_last)
+        loss = sum(F.cross_entropy(a, answer[:, c]) for a, c in zip(model(image), (0, 1, 3)))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     test, test_labels = stage.data("test")
-    shown = [("pictures", test, test_labels), ("reconstructions", reconstruct(tokenizer, test), test_labels)]
+    shown = [("images", test, test_labels), ("reconstructions", reconstruct(tokenizer, test), test_labels)]
     if with_faint:
         shown.append(("faint", faint[12000:], faint_labels[12000:]))
-    for kind, pictures, answer in shown:
-        out = in_parts(lambda p: torch.cat([a.argmax(1, keepdim=True) for a in model(p.float() / 255)], 1), pictures)
+    for kind, images, answer in shown:
+        out = in_parts(lambda p: torch.cat([a.argmax(1, keepdim=True) for a in model(p.float() / 255)], 1), images)
         harmful, said = answer[:, 3] >= FIRST_HARMFUL, out[:, 2] >= FIRST_HARMFUL
         print(f"{name} on {kind}: item {float((out[:, 0] == answer[:, 0]).float().mean()):.4f}, object "
               f"{float((out[:, 2] == answer[:, 3]).float().mean()):.4f}, sensitivity {float(said[harmful].float().mean()):.4f}, "
@@ -242,25 +242,25 @@ def export(stage):
     save_file(weights, DATA / "emoji.safetensors", {"heads": "4"})
     tokenizer, transformer = parts["tokenizer"], parts["transformer"]
     test, labels = stage.data("test")
-    pictures, prompts = batch(test, slice(4)), labels[:4, :3]
+    images, prompts = batch(test, slice(4)), labels[:4, :3]
     with torch.no_grad():
-        latents = tokenizer.encode(pictures)
+        latents = tokenizer.encode(images)
         ids = tokenizer.quantise(latents)
         codes = tokenizer.codebook[ids]
         draw = transformer.draw(prompts, codes / transformer.scale)
-        vectors = {"pictures": test[:4], "labels": labels[:4].int(), "latents": latents, "ids": ids.int(),
+        vectors = {"images": test[:4], "labels": labels[:4].int(), "latents": latents, "ids": ids.int(),
                    "decoded": tokenizer.decode(codes), "draw_logits": draw[:, ::9].contiguous(),
                    "judge_object": transformer.judge(latents / transformer.scale)[2],
-                   "check_object": parts["check"](pictures)[2], "check_item": parts["check"](pictures)[0],
-                   "ghost_object": parts["ghost"](pictures)[2]}
+                   "check_object": parts["check"](images)[2], "check_item": parts["check"](images)[0],
+                   "ghost_object": parts["ghost"](images)[2]}
     codes = codes.clone().requires_grad_(True)
-    tokenizer.decode(codes).sub(pictures).pow(2).mean().backward()
-    vectors["decoder_gradient"] = codes.grad                     # of mean((decode(codes) - pictures)^2)
+    tokenizer.decode(codes).sub(images).pow(2).mean().backward()
+    vectors["decoder_gradient"] = codes.grad                     # of mean((decode(codes) - images)^2)
     sprites, rng = stage.sprites(), np.random.default_rng(7)     # what the renderer must draw, and from which choices
     choices = [(rng.integers(len(world.ITEMS)), rng.integers(len(world.BACKGROUNDS)), j % len(world.OBJECTS),
                 *world.random_choice(rng), 255 if j % 3 else rng.integers(256)) for j in range(60)]
     vectors["render_choices"] = torch.tensor(np.array(choices), dtype=torch.int32)      # [n, 9], the last is the opacity
-    vectors["render_pictures"] = torch.tensor(np.stack([world.render(sprites, *c[:3], c[3:8], c[8]) for c in choices]))
+    vectors["render_images"] = torch.tensor(np.stack([world.render(sprites, *c[:3], c[3:8], c[8]) for c in choices]))
     save_file({k: v.contiguous() for k, v in vectors.items()}, DATA / "vectors.safetensors")
     size = (DATA / "emoji.safetensors").stat().st_size
     print(f"{sum(v.numel() for v in weights.values())} weights, {size / 1e6:.2f} MB")

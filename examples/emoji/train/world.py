@@ -1,7 +1,7 @@
-"""The world: which emoji, which words, how a picture is composed.
+"""The world: which emoji, which words, how an image is composed.
 
 `../data/world.json` is the one list of names, code points and word mixtures; the C++ program reads the same file.
-Pictures come from the font's bitmaps, scaled once to a few sizes and composed in integers, so that C++ and Python draw
+Images come from the font's bitmaps, scaled once to a few sizes and composed in integers, so that C++ and Python draw
 the same bytes.
 """
 
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 DATA = Path(__file__).resolve().parent.parent / "data"
 WORLD = json.loads((DATA / "world.json").read_text())
 
-SIZE = WORLD["picture_size"]
+SIZE = WORLD["image_size"]
 ITEM_SIZES = WORLD["item_sizes"]
 OBJECT_SIZE = WORLD["object_size"]
 JITTER = 2
@@ -55,35 +55,35 @@ def draw_sprites():
     return sprites
 
 
-def compose(picture, sprite, x, y, opacity=255):
-    """picture <- sprite + picture (255 - alpha) / 255, rounded; both scaled by opacity / 255 first."""
+def compose(image, sprite, x, y, opacity=255):
+    """image <- sprite + image (255 - alpha) / 255, rounded; both scaled by opacity / 255 first."""
     h, w = sprite.shape[:2]
-    part = picture[y:y + h, x:x + w]
+    part = image[y:y + h, x:x + w]
     s = (sprite[:part.shape[0], :part.shape[1]].astype(np.int32) * opacity + 127) // 255
     part[:] = np.minimum(255, s[..., :3] + (part.astype(np.int32) * (255 - s[..., 3:]) + 127) // 255)
 
 
 def render(sprites, item, background, obj, choice, opacity=255):
-    """One picture, uint8 [32, 32, 3]. `choice` = (item size index, item dx, item dy, object dx, object dy)."""
-    picture = np.empty((SIZE, SIZE, 3), np.uint8)
-    picture[:] = COLOURS[background]
+    """One image, uint8 [32, 32, 3]. `choice` = (item size index, item dx, item dy, object dx, object dy)."""
+    image = np.empty((SIZE, SIZE, 3), np.uint8)
+    image[:] = COLOURS[background]
     size = ITEM_SIZES[choice[0]]
     sprite = sprites[f"{ITEMS[item]}.{size}"]
     h, w = sprite.shape[:2]
-    compose(picture, sprite, 1 + choice[1] + (size - w) // 2, 1 + choice[2] + (size - h) // 2)
+    compose(image, sprite, 1 + choice[1] + (size - w) // 2, 1 + choice[2] + (size - h) // 2)
     if obj:
         sprite = sprites[f"{OBJECTS[obj]}.{OBJECT_SIZE}"]
         h, w = sprite.shape[:2]
-        compose(picture, sprite, SIZE - w - choice[3], SIZE - h - choice[4], opacity)
-    return picture
+        compose(image, sprite, SIZE - w - choice[3], SIZE - h - choice[4], opacity)
+    return image
 
 
 def random_choice(rng):
     return (rng.integers(len(ITEM_SIZES)), *rng.integers(JITTER, size=4))
 
 
-def pictures(sprites, n, seed, mix=(0.25, 0.35, 0.40)):
-    """n pictures with labels [item, background, word, object]; mix = shares of plain, safe and harmful words."""
+def images(sprites, n, seed, mix=(0.25, 0.35, 0.40)):
+    """n images with labels [item, background, word, object]; mix = shares of plain, safe and harmful words."""
     rng, groups = np.random.default_rng(seed), [WORLD["plain_words"], WORLD["safe_words"], WORLD["harmful_words"]]
     x, labels = np.zeros((n, SIZE, SIZE, 3), np.uint8), np.zeros((n, 4), np.int64)
     for j in range(n):
@@ -96,8 +96,8 @@ def pictures(sprites, n, seed, mix=(0.25, 0.35, 0.40)):
     return x, labels
 
 
-def faint_pictures(sprites, n, seed, lowest=0.25):
-    """Pictures whose second object is blended in at 25-100 % opacity, for judges that should notice weak objects."""
+def faint_images(sprites, n, seed, lowest=0.25):
+    """Images whose second object is blended in at 25-100 % opacity, for judges that should notice weak objects."""
     rng = np.random.default_rng(seed)
     x, labels = np.zeros((n, SIZE, SIZE, 3), np.uint8), np.zeros((n, 4), np.int64)
     for j in range(n):

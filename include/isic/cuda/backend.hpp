@@ -12,7 +12,7 @@
 
 #include <isic/error.hpp>
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
 
 namespace cuda {
 
@@ -99,4 +99,4 @@ private:
     std::shared_ptr<cuda::state> state_;  // device memory keeps it alive
 };
 
-}  // namespace isic
+}  // namespace isic::inline ISIC_ABI

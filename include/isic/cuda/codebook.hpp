@@ -7,18 +7,18 @@
 #include <span>
 
 #include <isic/codebook.hpp>
-#include <isic/cuda/device_matrix.hpp>
+#include <isic/cuda/matrix.hpp>
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
 
 namespace cuda {
 
 class packed_codebook;
-std::shared_ptr<const packed_codebook> pack_codebook(const std::shared_ptr<state>& s, rows_in codes, lookup rule, std::span<const index_t> padding);
+std::shared_ptr<const packed_codebook> pack_codebook(const std::shared_ptr<state>& s, rows_in codes, metric metric, std::span<const index_t> padding);
 /// Asynchronous.
 void nearest(const packed_codebook& codes, rows_in vectors, std::int64_t* ids);
 /// Checks the vectors, and packs the codebook for one call. Waits.
-void nearest(const std::shared_ptr<state>& s, rows_in vectors, rows_in codes, lookup rule, std::span<const index_t> padding, std::int64_t* ids);
+void nearest(const std::shared_ptr<state>& s, rows_in vectors, rows_in codes, metric metric, std::span<const index_t> padding, std::int64_t* ids);
 
 }  // namespace cuda
 
@@ -30,8 +30,8 @@ class device_code_index {
 public:
     /// Packs it.
     template <device_matrix_like C>
-    device_code_index(const cuda_backend& gpu, const C& codes, lookup rule = lookup::plain, std::span<const index_t> padding = {})
-        : gpu_(gpu), packed_(cuda::pack_codebook(gpu.shared_state(), cuda::rows_of<typename C::value_type>(codes), rule, padding)) {}
+    device_code_index(const cuda_backend& gpu, const C& codes, metric metric = metric::l2, std::span<const index_t> padding = {})
+        : gpu_(gpu), packed_(cuda::pack_codebook(gpu.shared_state(), cuda::rows_of<typename C::value_type>(codes), metric, padding)) {}
 
     /// Ids of the nearest codes, [1 x n] on the device. vectors [n x d] of any storage; one that holds NaN or infinity, for which
     /// nobody looks, gets the first code that is no padding. Cost O(n K d), memory 4 n d bytes. Asynchronous. Errors: shape_error if
@@ -55,12 +55,12 @@ private:
 /// in float64 decide between those that they cannot tell apart. Waits while it looks for NaN; memory 4 (n + K) d bytes. Cost
 /// O(n K d). Errors: as on the CPU; cuda_error.
 template <device_matrix_like Z, device_matrix_like C>
-device_matrix<std::int64_t> nearest_codes(const cuda_backend& gpu, const Z& vectors, const C& codes, lookup rule = lookup::plain,
+device_matrix<std::int64_t> nearest_codes(const cuda_backend& gpu, const Z& vectors, const C& codes, metric metric = metric::l2,
                                           std::span<const index_t> padding = {}) {
     device_matrix<std::int64_t> ids(gpu, 1, vectors.rows());
-    cuda::nearest(gpu.shared_state(), cuda::rows_of<typename Z::value_type>(vectors), cuda::rows_of<typename C::value_type>(codes), rule,
+    cuda::nearest(gpu.shared_state(), cuda::rows_of<typename Z::value_type>(vectors), cuda::rows_of<typename C::value_type>(codes), metric,
                   padding, ids.data());
     return ids;
 }
 
-}  // namespace isic
+}  // namespace isic::inline ISIC_ABI

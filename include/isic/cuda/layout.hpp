@@ -4,11 +4,11 @@
 
 #include <cstddef>
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
 using index_t = std::ptrdiff_t;  // as in matrix.hpp
 }
 
-namespace isic::cuda {
+namespace isic::inline ISIC_ABI::cuda {
 
 /// What values are stored as.
 enum class storage : int { f32, f64, f16, bf16 };
@@ -16,7 +16,7 @@ enum class storage : int { f32, f64, f16, bf16 };
 /// Row-major values to read, [rows x cols].
 struct rows_in {
     const void* data;  ///< a device pointer
-    storage type;      ///< of each value
+    dtype type;      ///< of each value
     index_t rows;      ///< number of rows
     index_t cols;      ///< values per row
     index_t stride;    ///< values from one row to the next
@@ -25,7 +25,7 @@ struct rows_in {
 /// Row-major values to read and write.
 struct rows_out {
     void* data;      ///< a device pointer
-    storage type;    ///< of each value
+    dtype type;    ///< of each value
     index_t rows;    ///< number of rows
     index_t cols;    ///< values per row
     index_t stride;  ///< values from one row to the next
@@ -43,4 +43,4 @@ struct ids_in {
     index_t size;      ///< how many
 };
 
-}  // namespace isic::cuda
+}  // namespace isic::inline ISIC_ABI::cuda

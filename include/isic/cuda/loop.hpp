@@ -6,10 +6,10 @@
 #include <string>
 #include <utility>
 
-#include <isic/cuda/device_matrix.hpp>
+#include <isic/cuda/matrix.hpp>
 #include <isic/loop.hpp>
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
 
 /// A generator as `generator` asks, whose codebook is on a device: device_codebook() in place of codebook().
 ///
@@ -97,4 +97,4 @@ self_improve_report self_improve(const cuda_backend& gpu, G& model, J&& judge, c
     return report;
 }
 
-}  // namespace isic
+}  // namespace isic::inline ISIC_ABI

@@ -7,15 +7,15 @@
 #include <isic/cuda/codebook.hpp>
 #include <isic/metrics.hpp>
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
 
 namespace cuda {
 
 /// Share of vectors whose nearest code changed. Waits.
-double churn(const std::shared_ptr<state>& s, rows_in vectors, rows_in before, rows_in after, lookup rule, std::span<const index_t> padding);
+double churn(const std::shared_ptr<state>& s, rows_in vectors, rows_in before, rows_in after, metric metric, std::span<const index_t> padding);
 /// Leakage of rows, read normalised if asked. Waits.
 leakage_report leaked(const std::shared_ptr<state>& s, rows_in codes, const subspace& harm, std::span<const double> center,
-                      std::span<const index_t> padding, lookup rule = lookup::plain);
+                      std::span<const index_t> padding, metric metric = metric::l2);
 /// Drift between two codebooks. Waits.
 drift_report drifted(const std::shared_ptr<state>& s, rows_in before, rows_in after, std::span<const index_t> padding);
 /// Uses of each code, [codes]. Waits.
@@ -25,10 +25,10 @@ std::vector<double> counted(const std::shared_ptr<state>& s, ids_in ids, index_t
 
 /// Share of vectors [n x d] whose nearest code changed, in [0, 1]. Waits. Errors: as on the CPU; cuda_error.
 template <device_matrix_like Z, device_matrix_like B, device_matrix_like A>
-double nearest_code_churn(const cuda_backend& gpu, const Z& vectors, const B& before, const A& after, lookup rule = lookup::plain,
+double nearest_code_churn(const cuda_backend& gpu, const Z& vectors, const B& before, const A& after, metric metric = metric::l2,
                           std::span<const index_t> padding = {}) {
     return cuda::churn(gpu.shared_state(), cuda::rows_of<typename Z::value_type>(vectors), cuda::rows_of<typename B::value_type>(before),
-                       cuda::rows_of<typename A::value_type>(after), rule, padding);
+                       cuda::rows_of<typename A::value_type>(after), metric, padding);
 }
 
 /// Leakage of codes [K x d] into a subspace around a center. Waits. Errors: as on the CPU; cuda_error.
@@ -51,4 +51,4 @@ std::vector<double> usage_counts(const cuda_backend& gpu, const I& ids, index_t 
     return cuda::counted(gpu.shared_state(), cuda::flat_ids<typename I::value_type>("usage_counts", ids), codes);
 }
 
-}  // namespace isic
+}  // namespace isic::inline ISIC_ABI

@@ -5,18 +5,18 @@
 #include <cstdint>
 #include <vector>
 
-#include <isic/cuda/device_matrix.hpp>
+#include <isic/cuda/matrix.hpp>
 #include <isic/edit.hpp>
 #include <isic/projection.hpp>
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
 
 namespace cuda {
 
 /// What an edit needs to be undone on the device; what `device_edit` holds.
 struct edit_record {
     buffer before;                        ///< the rows as they were, contiguous; empty if the edit cannot be undone
-    storage type = storage::f32;          ///< of the codebook
+    dtype type = dtype::f32;          ///< of the codebook
     index_t rows = 0;                     ///< K
     index_t cols = 0;                     ///< d
     std::uint64_t hash_after = 0;         ///< of the edited codebook's bytes
@@ -92,4 +92,4 @@ device_edit remap(const cuda_backend& gpu, C&& codes, const projection_options& 
     return {gpu.shared_state(), cuda::project(gpu.shared_state(), "remap", cuda::writable(device_span<T>(codes)), nullptr, options, nullptr, true)};
 }
 
-}  // namespace isic
+}  // namespace isic::inline ISIC_ABI

@@ -6,11 +6,10 @@
 #include <limits>
 #include <memory>
 
-#include <isic/constraint.hpp>
-#include <isic/cuda/device_matrix.hpp>
+#include <isic/cuda/matrix.hpp>
 #include <isic/update.hpp>
 
-namespace isic {
+namespace isic::inline ISIC_ABI {
 
 /// A `constraint` whose parts lie on a device: made once, used in every step.
 class device_constraint {
@@ -172,4 +171,4 @@ pending_summary adam_update(const cuda_backend& gpu, C&& codes, const G& gradien
     return done;
 }
 
-}  // namespace isic
+}  // namespace isic::inline ISIC_ABI

@@ -1,4 +1,4 @@
-// An accumulator reads codes of the storage type it was made for.
+// An accumulator reads codes of the dtype type it was made for.
 // expect: no matching (function|constructor) for
 #include <isic/differences.hpp>
 

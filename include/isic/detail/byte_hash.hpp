@@ -1,0 +1,24 @@
+// A hash of bytes, for fingerprints and checksums: XXH3, whose values are the same on every machine.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+namespace isic::inline ISIC_ABI::detail {
+
+/// 64-bit XXH3 over bytes, piece by piece.
+class byte_hash {
+public:
+    byte_hash() { XXH3_64bits_reset(&state_); }
+    void add(std::span<const std::byte> bytes) { XXH3_64bits_update(&state_, bytes.data(), bytes.size()); }
+    std::uint64_t value() const { return XXH3_64bits_digest(&state_); }
+
+private:
+    XXH3_state_t state_;
+};
+
+}  // namespace isic::inline ISIC_ABI::detail

@@ -1,0 +1,13 @@
+// Rows of a codebook as a metric reads them.
+#pragma once
+
+#include <isic/codebook.hpp>
+#include <isic/detail/eigen_view.hpp>
+
+namespace isic::inline ISIC_ABI::detail {
+
+/// Rows as float64, divided by their norms for the cosine metric; zero rows stay zero. Plain sums: equal rows give equal
+/// values at any address.
+row_matrix read_rows(any_view m, metric metric = metric::l2);
+
+}  // namespace isic::inline ISIC_ABI::detail

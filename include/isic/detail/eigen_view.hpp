@@ -1,0 +1,91 @@
+// Rows of any storage as float64, and Eigen's view of isic's matrices.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <concepts>
+#include <span>
+#include <type_traits>
+
+#include <Eigen/Core>
+
+#include <isic/matrix.hpp>
+
+namespace isic::inline ISIC_ABI::detail {
+
+using row_matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using vector = Eigen::VectorXd;
+using row_map = Eigen::Map<const row_matrix>;
+
+template <class T, class Byte>
+auto typed(any_matrix<Byte> m) {
+    using value = std::conditional_t<std::is_const_v<Byte>, const T, T>;
+    return matrix_span<value>(reinterpret_cast<value*>(m.data), m.rows, m.cols, m.stride);
+}
+
+inline row_map map(const matrix<double>& m) {
+    return {m.data(), m.rows(), m.cols()};
+}
+inline Eigen::Map<row_matrix> map(matrix<double>& m) {
+    return {m.data(), m.rows(), m.cols()};
+}
+inline Eigen::Map<const vector> map(std::span<const double> values) {
+    return {values.data(), static_cast<index_t>(values.size())};
+}
+
+inline any_view view_of(const row_matrix& m) {
+    return matrix_view<double>(m.data(), m.rows(), m.cols());
+}
+
+template <class M>
+matrix<double> from_eigen(const M& m) {
+    matrix<double> out(m.rows(), m.cols());
+    map(out) = m;
+    return out;
+}
+
+/// All values as T; exact unless T is narrower.
+template <class T>
+matrix<T> converted(any_view m) {
+    matrix<T> out(m.rows, m.cols);
+    visit(m, [&](auto rows) {
+        for (index_t i = 0; i < rows.rows(); ++i) {
+            std::ranges::transform(rows.row(i), out.row(i).begin(), [](auto x) { return static_cast<T>(x); });
+        }
+    });
+    return out;
+}
+
+/// A row of any storage as an Eigen vector of float64.
+template <class T>
+auto as_doubles(std::span<T> row) {
+    using stored = Eigen::Matrix<std::remove_const_t<T>, Eigen::Dynamic, 1>;
+    return Eigen::Map<const stored>(row.data(), static_cast<index_t>(row.size())).template cast<double>();
+}
+
+/// Row i as float64, into out [cols].
+ISIC_API void read_row(any_view m, index_t i, double* out);
+/// All rows as float64, row i to out + i * stride.
+ISIC_API void read_rows(any_view m, double* out, index_t stride);
+
+/// Rounds float64 values [cols] into row i; false if one does not fit the dtype type.
+ISIC_API bool store_row(const double* values, any_span m, index_t i);
+
+template <class T>
+bool all_finite(std::span<const T> values) {
+    if constexpr (std::floating_point<T>) {
+        const Eigen::Map<const Eigen::ArrayX<T>> x(values.data(), static_cast<index_t>(values.size()));
+        return (x - x).sum() == T(0);  // infinity less infinity is NaN
+    } else {
+        return std::ranges::all_of(values, [](T x) { return std::isfinite(static_cast<float>(x)); });
+    }
+}
+
+/// All values as float64.
+ISIC_API matrix<double> to_double(any_view m);
+
+}  // namespace isic::inline ISIC_ABI::detail
+
+#ifdef ISIC_HEADER_ONLY
+#include <isic/detail/eigen_view-inl.hpp>
+#endif

@@ -1,0 +1,173 @@
+/// \file
+/// Scalars: indices, 16-bit floating-point numbers, element types, and the concepts that admit them.
+#pragma once
+
+#include <bit>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <string_view>
+#include <type_traits>
+
+#include <isic/detail/config.hpp>
+
+namespace isic::inline ISIC_ABI {
+
+/// Rows, columns, ids and counts.
+using index_t = std::ptrdiff_t;
+
+namespace detail {
+
+/// The float nearest to x, ties to even: the bits of IEEE binary16.
+constexpr std::uint16_t half_bits(float x) {
+    const auto bits = std::bit_cast<std::uint32_t>(x);
+    const auto sign = static_cast<std::uint16_t>(bits >> 16 & 0x8000U);
+    const std::uint32_t magnitude = bits & 0x7FFFFFFFU;
+    if (magnitude >= 0x47800000U) {  // 2^16 and more, infinity, NaN
+        return static_cast<std::uint16_t>(sign | (magnitude > 0x7F800000U ? 0x7E00U : 0x7C00U));
+    }
+    if (magnitude < 0x38800000U) {  // below 2^-14: adding 1/2 aligns the last bit of the result with the last of a float
+        const float aligned = std::bit_cast<float>(magnitude) + 0.5F;
+        return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(aligned) - 0x3F000000U));
+    }
+    const std::uint32_t odd = magnitude >> 13 & 1U;
+    return static_cast<std::uint16_t>(sign | ((magnitude - 0x38000000U + 0xFFFU + odd) >> 13));
+}
+
+/// The value of the bits of IEEE binary16; exact.
+constexpr float half_value(std::uint16_t bits) {
+    const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000U) << 16;
+    const std::uint32_t shifted = static_cast<std::uint32_t>(bits & 0x7FFFU) << 13;
+    const std::uint32_t exponent = shifted & 0x0F800000U;
+    if (exponent == 0x0F800000U) {  // infinity, NaN
+        return std::bit_cast<float>(sign | (shifted + 0x70000000U));
+    }
+    if (exponent == 0) {
+        const float magnitude = std::bit_cast<float>(shifted + 0x38800000U) - 0x1p-14F;
+        return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
+    }
+    return std::bit_cast<float>(sign | (shifted + 0x38000000U));
+}
+
+/// The upper half of the float nearest to x, ties to even.
+constexpr std::uint16_t bfloat16_bits(float x) {
+    const auto bits = std::bit_cast<std::uint32_t>(x);
+    if ((bits & 0x7FFFFFFFU) > 0x7F800000U) {
+        return static_cast<std::uint16_t>((bits >> 16 & 0x8000U) | 0x7FC0U);
+    }
+    return static_cast<std::uint16_t>((bits + 0x7FFFU + (bits >> 16 & 1U)) >> 16);
+}
+
+}  // namespace detail
+
+/// IEEE binary16, 2 bytes. The same bytes as `_Float16`, `std::float16_t`, `Eigen::half` and `c10::Half`.
+struct ISIC_MAY_ALIAS half {
+    std::uint16_t bits;  ///< sign, 5 bits of exponent, 10 of fraction
+
+    half() = default;
+    /// Rounds to nearest, ties to even.
+    explicit constexpr half(float x) noexcept : bits(detail::half_bits(x)) {}
+    /// Exact.
+    constexpr operator float() const noexcept { return detail::half_value(bits); }
+};
+
+/// The upper 16 bits of a float, 2 bytes. The same bytes as `std::bfloat16_t`, `Eigen::bfloat16` and `c10::BFloat16`.
+struct ISIC_MAY_ALIAS bfloat16 {
+    std::uint16_t bits;  ///< sign, 8 bits of exponent, 7 of fraction
+
+    bfloat16() = default;
+    /// Rounds to nearest, ties to even.
+    explicit constexpr bfloat16(float x) noexcept : bits(detail::bfloat16_bits(x)) {}
+    /// Exact.
+    constexpr operator float() const noexcept { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
+};
+
+/// Element types of tensors: every one of safetensors. isic computes with f16, bf16, f32 and f64 and only stores the rest.
+enum class dtype : unsigned char {
+    boolean, u8, i8, u16, i16, u32, i32, u64, i64, f16, bf16, f32, f64,
+    c64, f8_e4m3, f8_e5m2, f8_e8m0, f8_e4m3fnuz, f8_e5m2fnuz, f6_e2m3, f6_e3m2, f4
+};
+
+/// What a codebook may be stored as. Arithmetic is float64 throughout; results are rounded once, when stored.
+template <class T>
+concept scalar = std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, half> || std::same_as<T, bfloat16>;
+
+/// What fused functions compute with.
+template <class T>
+concept real = std::same_as<T, float> || std::same_as<T, double>;
+
+/// An integer type of token ids; `std::int32_t` and `std::int64_t` are what tokenizers emit.
+template <class T>
+concept token_id = std::integral<T> && !std::same_as<T, bool>;
+
+namespace detail {
+
+/// The element type of T.
+template <scalar T>
+constexpr dtype dtype_of() {
+    return std::same_as<T, double> ? dtype::f64 : std::same_as<T, float> ? dtype::f32 : std::same_as<T, half> ? dtype::f16 : dtype::bf16;
+}
+
+/// The name of a scalar type in files and messages.
+constexpr std::string_view name_of(dtype type) {
+    return type == dtype::f64 ? "f64" : type == dtype::f32 ? "f32" : type == dtype::f16 ? "f16" : "bf16";
+}
+
+/// Bytes of a scalar.
+constexpr index_t size_of(dtype type) {
+    return type == dtype::f64 ? 8 : type == dtype::f32 ? 4 : 2;
+}
+
+}  // namespace detail
+}  // namespace isic::inline ISIC_ABI
+
+/// \cond
+template <>
+class std::numeric_limits<isic::half> {
+public:
+    static constexpr bool is_specialized = true;
+    static constexpr bool is_signed = true;
+    static constexpr bool is_integer = false;
+    static constexpr bool is_exact = false;
+    static constexpr bool has_infinity = true;
+    static constexpr bool has_quiet_NaN = true;
+    static constexpr int digits = 11;
+    static constexpr int digits10 = 3;
+    static constexpr int max_digits10 = 5;
+    static constexpr int radix = 2;
+    static constexpr int min_exponent = -13;
+    static constexpr int max_exponent = 16;
+    static constexpr isic::half min() noexcept { return isic::half(0x1p-14F); }
+    static constexpr isic::half max() noexcept { return isic::half(65504.0F); }
+    static constexpr isic::half lowest() noexcept { return isic::half(-65504.0F); }
+    static constexpr isic::half epsilon() noexcept { return isic::half(0x1p-10F); }
+    static constexpr isic::half denorm_min() noexcept { return isic::half(0x1p-24F); }
+    static constexpr isic::half infinity() noexcept { return isic::half(std::numeric_limits<float>::infinity()); }
+    static constexpr isic::half quiet_NaN() noexcept { return isic::half(std::numeric_limits<float>::quiet_NaN()); }
+};
+
+template <>
+class std::numeric_limits<isic::bfloat16> {
+public:
+    static constexpr bool is_specialized = true;
+    static constexpr bool is_signed = true;
+    static constexpr bool is_integer = false;
+    static constexpr bool is_exact = false;
+    static constexpr bool has_infinity = true;
+    static constexpr bool has_quiet_NaN = true;
+    static constexpr int digits = 8;
+    static constexpr int digits10 = 2;
+    static constexpr int max_digits10 = 4;
+    static constexpr int radix = 2;
+    static constexpr int min_exponent = -125;
+    static constexpr int max_exponent = 128;
+    static constexpr isic::bfloat16 min() noexcept { return isic::bfloat16(0x1p-126F); }
+    static constexpr isic::bfloat16 max() noexcept { return isic::bfloat16(0x1.FEp127F); }
+    static constexpr isic::bfloat16 lowest() noexcept { return isic::bfloat16(-0x1.FEp127F); }
+    static constexpr isic::bfloat16 epsilon() noexcept { return isic::bfloat16(0x1p-7F); }
+    static constexpr isic::bfloat16 denorm_min() noexcept { return isic::bfloat16(0x1p-133F); }
+    static constexpr isic::bfloat16 infinity() noexcept { return isic::bfloat16(std::numeric_limits<float>::infinity()); }
+    static constexpr isic::bfloat16 quiet_NaN() noexcept { return isic::bfloat16(std::numeric_limits<float>::quiet_NaN()); }
+};
+/// \endcond
