@@ -21,7 +21,7 @@ class Model:
         return np.where(knife, noise % 2, 4 + noise)
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
-        """A "image" is the brightness of its tokens; your decoder returns whatever your judge reads."""
+        """An "image" is the brightness of its tokens; your decoder returns whatever your judge reads."""
         return self.codebook[tokens, 3].sum(axis=1)
 
 
