@@ -7,7 +7,7 @@ namespace isic::python {
 namespace {
 
 void require_class(std::string_view function, std::string_view name, py::handle object, const char* expected) {
-    if (!py::isinstance(object, member("isic._values", expected))) {
+    if (!py::isinstance(object, member("isic._results", expected))) {
         const auto got = py::str(py::type::of(object).attr("__qualname__")).cast<std::string>();
         throw py::type_error(in_python_words(fmt::format("isic::{}: expected {} to be an isic.{}, got {}", function, name, expected, got)));
     }
@@ -58,7 +58,7 @@ py::object object_of(const rate& r) {
 subspace subspace_of(std::string_view function, std::string_view name, py::handle object) {
     require_class(function, name, object, "Subspace");
     subspace out;
-    out.basis = doubles(function, "basis", object.attr("basis")).take();
+    out.basis = doubles(function, "basis", object.attr("basis")).copy();
     out.singular_values = vector_of(function, "singular_values", object.attr("singular_values"));
     out.energy = object.attr("energy").cast<double>();
     const py::object chosen = object.attr("chosen");
@@ -79,7 +79,7 @@ rate rate_of(std::string_view function, py::handle object) {
 
 assignments assignments_of(std::string_view function, py::handle object) {
     require_class(function, "the batch", object, "Assignments");
-    return {vector_of(function, "counts", object.attr("counts")), doubles(function, "sums", object.attr("sums")).take()};
+    return {vector_of(function, "counts", object.attr("counts")), doubles(function, "sums", object.attr("sums")).copy()};
 }
 
 constraint constraint_of(std::string_view function, py::handle object) {
@@ -95,14 +95,9 @@ constraint constraint_of(std::string_view function, py::handle object) {
     }
     out.keep_norms = option_of<bool>(function, "constraint.keep_norms", object.attr("keep_norms"));
     out.within = option_of<double>(function, "constraint.within", object.attr("within"));
-    out.anchor = doubles(function, "constraint.anchor", object.attr("anchor")).take();
-    out.execution = execution_of(function, option_of<int>(function, "constraint.threads", object.attr("threads")));
+    out.anchor = doubles(function, "constraint.anchor", object.attr("anchor")).copy();
+    out.execution = {.threads = option_of<int>(function, "constraint.threads", object.attr("threads"))};
     return out;
-}
-
-execution execution_of(std::string_view function, int threads) {
-    detail::require_threads(function, threads);
-    return {.threads = threads};
 }
 
 rank_rule rank_rule_of(std::string_view function, std::string_view word) {
