@@ -519,35 +519,35 @@ def computed_in(dtype):
 def test_inner_loops(gpu, rng, dtype):
     """Against isic's on the CPU, in float64 for what is stored narrower than float32."""
     real = computed_in(dtype)
-    codes, harm, marks = book(rng, dtype), isic.span_of(rng.standard_normal((8, 2))), np.arange(40) == 3
-    basis = isic.cuda.RowBasis(gpu, harm)
-    assert (basis.width, basis.rank, repr(basis)) == (8, 2, "RowBasis(width=8, rank=2)")
+    codes, subspace, marks = book(rng, dtype), isic.span_of(rng.standard_normal((8, 2))), np.arange(40) == 3
+    basis = isic.cuda.fused.Basis(gpu, subspace)
+    assert (basis.width, basis.rank, repr(basis)) == (8, 2, "Basis(width=8, rank=2)")
     strength, center, weights = (as_dtype(rng.random(n), real) for n in (40, 8, 2))
-    for directions in (harm, basis):
+    for directions in (subspace, basis):
         on_device, expected = up(gpu, codes), codes.astype(float)
-        isic.cuda.project_rows(gpu, on_device, directions, strength=up(gpu, strength), center=up(gpu, center), weights=up(gpu, weights))
-        isic.project_rows(expected, harm, strength=strength, center=center, weights=weights)
+        isic.cuda.fused.project_out(gpu, on_device, directions, strength=up(gpu, strength), center=up(gpu, center), weights=up(gpu, weights))
+        isic.fused.project_out(expected, subspace, strength=strength, center=center, weights=weights)
         assert close(on_device.copy_to_host(), expected, dtype)
-        isic.cuda.project_rows(gpu, on_device, directions, strength=0.5)
-        isic.project_rows(expected, harm, strength=0.5)
+        isic.cuda.fused.project_out(gpu, on_device, directions, strength=0.5)
+        isic.fused.project_out(expected, subspace, strength=0.5)
         assert close(on_device.copy_to_host(), expected, dtype)
-    on_device, expected, state, of_cpu = up(gpu, codes), codes.astype(float), isic.cuda.AdamState(real), isic.AdamRowState("float64")
+    on_device, expected, state, of_cpu = up(gpu, codes), codes.astype(float), isic.cuda.AdamState(real), isic.fused.AdamState("float64")
     for _ in range(3):
         gradient = as_dtype(rng.standard_normal((40, 8)), dtype)
-        isic.cuda.adam_rows(gpu, on_device, up(gpu, gradient), state, rate=0.01, orthogonal_to=basis, locked=up(gpu, marks))
-        isic.adam_rows(expected, gradient.astype(float), of_cpu, rate=0.01, orthogonal_to=harm, locked=marks)
+        isic.cuda.fused.adam_update(gpu, on_device, up(gpu, gradient), state, rate=0.01, orthogonal_to=basis, locked=up(gpu, marks))
+        isic.fused.adam_update(expected, gradient.astype(float), of_cpu, rate=0.01, orthogonal_to=subspace, locked=marks)
     assert close(on_device.copy_to_host(), expected, dtype, scale=100) and state.steps == 3
     assert close(state.mean.copy_to_host(), of_cpu.mean, real) and repr(state) == "AdamState(on device 0)"
     assert on_device.copy_to_host()[3].tobytes() == codes[3].tobytes()
-    on_device, expected, state, of_cpu = up(gpu, codes), codes.astype(float), isic.cuda.EmaRowState(real), isic.EmaRowState("float64")
-    assert state.counts is None and repr(state) == "EmaRowState(empty)"
+    on_device, expected, state, of_cpu = up(gpu, codes), codes.astype(float), isic.cuda.fused.EmaState(real), isic.fused.EmaState("float64")
+    assert state.counts is None and repr(state) == "EmaState(empty)"
     for ids in (np.int32, np.int64):
         vectors, where = as_dtype(rng.standard_normal((99, 8)), dtype), rng.integers(0, 40, 99).astype(ids)
-        isic.cuda.ema_rows(gpu, on_device, up(gpu, vectors), up(gpu, where), state, decay=0.9, orthogonal_to=basis, locked=up(gpu, marks))
-        isic.ema_rows(expected, vectors.astype(float), where, of_cpu, decay=0.9, orthogonal_to=harm, locked=marks)
+        isic.cuda.fused.ema_update(gpu, on_device, up(gpu, vectors), up(gpu, where), state, decay=0.9, orthogonal_to=basis, locked=up(gpu, marks))
+        isic.fused.ema_update(expected, vectors.astype(float), where, of_cpu, decay=0.9, orthogonal_to=subspace, locked=marks)
     assert close(on_device.copy_to_host(), expected, dtype, scale=8)
     assert close(state.counts.copy_to_host(), of_cpu.counts, real) and close(state.sums.copy_to_host(), of_cpu.sums, real, scale=8)
-    saved = isic.cuda.EmaRowState(real)
+    saved = isic.cuda.fused.EmaState(real)
     saved.counts, saved.sums = state.counts, state.sums
     assert np.array_equal(saved.sums.copy_to_host(), state.sums.copy_to_host())
 
@@ -856,24 +856,24 @@ MISTAKES = [
     (isic.ValueError, r"token ids in \[0, 1\)", lambda g, c: isic.cuda.usage_counts(g, up(g, IDS), codes=1)),
     (isic.ShapeError, "columns after", lambda g, c: isic.cuda.drift(g, c, up(g, np.eye(4)))),
     (isic.ValueError, "rate > 0", lambda g, c: isic.cuda.sgd_update(g, c, up(g, HOST), isic.cuda.SgdState(), rate=-1.0)),
-    (isic.ShapeError, "columns in the basis, got 8", lambda g, c: isic.cuda.project_rows(g, c, harm_of())),
-    (isic.ShapeError, "4 values in strength, got 3", lambda g, c: isic.cuda.project_rows(g, c, harm_of(3), strength=up(g, np.zeros(3, np.float32)))),
-    (isic.ValueError, "center on the device of float32, got float64", lambda g, c: isic.cuda.project_rows(g, c, harm_of(3), center=up(g, np.zeros(3)))),
-    (isic.BackendError, "weights on the device in memory of device 0, got memory of the CPU", lambda g, c: isic.cuda.project_rows(g, c, harm_of(3), weights=np.zeros(1, np.float32))),
-    (isic.ValueError, "a RowBasis of the same backend", lambda g, c: isic.cuda.project_rows(g, c, isic.cuda.RowBasis(isic.cuda.Backend(), harm_of(3)))),
-    (isic.ValueError, "orthonormal", lambda g, c: isic.cuda.RowBasis(g, isic.Subspace(np.ones((3, 1)), np.ones(1), 1.0, harm_of().chosen))),
-    (isic.ValueError, "overlapping", lambda g, c: isic.cuda.adam_rows(g, c, c, isic.cuda.AdamState())),
-    (isic.ValueError, "a state of float32, as the codes", lambda g, c: isic.cuda.adam_rows(g, c, up(g, HOST), isic.cuda.AdamState("float64"))),
-    (isic.ValueError, "gradient computed in float32, as the codes are, got float64", lambda g, c: isic.cuda.adam_rows(g, c, up(g, HOST.astype(float)), isic.cuda.AdamState())),
-    (TypeError, r"isic\.cuda\.adam_rows: expected state to be an isic\.cuda\.AdamState, got NoneType", lambda g, c: isic.cuda.adam_rows(g, c, up(g, HOST), None)),
+    (isic.ShapeError, "columns in the basis, got 8", lambda g, c: isic.cuda.fused.project_out(g, c, harm_of())),
+    (isic.ShapeError, "4 values in strength, got 3", lambda g, c: isic.cuda.fused.project_out(g, c, harm_of(3), strength=up(g, np.zeros(3, np.float32)))),
+    (isic.ValueError, "center on the device of float32, got float64", lambda g, c: isic.cuda.fused.project_out(g, c, harm_of(3), center=up(g, np.zeros(3)))),
+    (isic.BackendError, "weights on the device in memory of device 0, got memory of the CPU", lambda g, c: isic.cuda.fused.project_out(g, c, harm_of(3), weights=np.zeros(1, np.float32))),
+    (isic.ValueError, "a RowBasis of the same backend", lambda g, c: isic.cuda.fused.project_out(g, c, isic.cuda.fused.Basis(isic.cuda.Backend(), harm_of(3)))),
+    (isic.ValueError, "orthonormal", lambda g, c: isic.cuda.fused.Basis(g, isic.Subspace(np.ones((3, 1)), np.ones(1), 1.0, harm_of().chosen))),
+    (isic.ValueError, "overlapping", lambda g, c: isic.cuda.fused.adam_update(g, c, c, isic.cuda.AdamState())),
+    (isic.ValueError, "a state of float32, as the codes", lambda g, c: isic.cuda.fused.adam_update(g, c, up(g, HOST), isic.cuda.AdamState("float64"))),
+    (isic.ValueError, "gradient computed in float32, as the codes are, got float64", lambda g, c: isic.cuda.fused.adam_update(g, c, up(g, HOST.astype(float)), isic.cuda.AdamState())),
+    (TypeError, r"isic\.cuda\.fused\.adam_update: expected state to be an isic\.cuda\.AdamState, got NoneType", lambda g, c: isic.cuda.fused.adam_update(g, c, up(g, HOST), None)),
     (TypeError, r"isic\.cuda\.adam_update: expected state to be an isic\.cuda\.AdamState, got AdamState", lambda g, c: isic.cuda.adam_update(g, c, up(g, HOST), isic.AdamState())),
     (TypeError, r"isic\.cuda\.ridge_update: expected batch to be an isic\.cuda\.Assignments, got Assignments", lambda g, c: isic.cuda.ridge_update(g, c, isic.assign(HOST, [0, 1, 2, 3], codes=4), weight=1.0)),
     (TypeError, r"isic\.cuda\.DifferenceAccumulator\.merge: expected other to be an isic\.cuda\.DifferenceAccumulator, got DifferenceAccumulator", lambda g, c: isic.cuda.DifferenceAccumulator(g, c).merge(isic.DifferenceAccumulator(HOST))),
     (TypeError, r"isic\.cuda\.AdamState\.mean: expected values to be an isic\.cuda\.DeviceArray, got ndarray", lambda g, c: setattr(isic.cuda.AdamState(), "mean", HOST)),
-    (isic.ValueError, "locked on the device of bool, got int32", lambda g, c: isic.cuda.adam_rows(g, c, up(g, HOST), isic.cuda.AdamState(), locked=up(g, np.zeros(4, np.int32)))),
-    (isic.ShapeError, "values in locked, got 3", lambda g, c: isic.cuda.adam_rows(g, c, up(g, HOST), isic.cuda.AdamState(), locked=up(g, np.zeros(3, bool)))),
-    (isic.ValueError, r"decay in \[0, 1\)", lambda g, c: isic.cuda.ema_rows(g, c, up(g, HOST), up(g, [0, 1, 2, 3]), isic.cuda.EmaRowState(), decay=1.0)),
-    (isic.ValueError, "dtype to be one of", lambda g, c: isic.cuda.EmaRowState("float16")),
+    (isic.ValueError, "locked on the device of bool, got int32", lambda g, c: isic.cuda.fused.adam_update(g, c, up(g, HOST), isic.cuda.AdamState(), locked=up(g, np.zeros(4, np.int32)))),
+    (isic.ShapeError, "values in locked, got 3", lambda g, c: isic.cuda.fused.adam_update(g, c, up(g, HOST), isic.cuda.AdamState(), locked=up(g, np.zeros(3, bool)))),
+    (isic.ValueError, r"decay in \[0, 1\)", lambda g, c: isic.cuda.fused.ema_update(g, c, up(g, HOST), up(g, [0, 1, 2, 3]), isic.cuda.fused.EmaState(), decay=1.0)),
+    (isic.ValueError, "dtype to be one of", lambda g, c: isic.cuda.fused.EmaState("float16")),
     (isic.ShapeError, "columns in the vectors", lambda g, c: isic.cuda.CodeIndex(g, c).nearest(up(g, np.eye(2)))),
     (isic.ValueError, "overlapping", lambda g, c: isic.cuda.sgd_update(g, c, c, isic.cuda.SgdState())),
     (isic.ShapeError, "gradient rows", lambda g, c: isic.cuda.adam_update(g, c, up(g, HOST[1:]), isic.cuda.AdamState())),

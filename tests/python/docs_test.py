@@ -28,18 +28,20 @@ def test_the_examples_are_found():
     assert sum(len(t.examples) for t in doctest.DocTestFinder().find(module)) > 5
 
 
-@pytest.mark.parametrize("name", isic.__all__)
-def test_public_names_are_documented(name):
-    thing = getattr(isic, name)
+PUBLIC = [getattr(isic, name) for name in isic.__all__] + [getattr(isic.fused, name) for name in isic.fused.__all__]
+
+
+@pytest.mark.parametrize("thing", PUBLIC, ids=str)
+def test_public_names_are_documented(thing):
     if inspect.isclass(thing) or inspect.isfunction(thing):
         assert inspect.getdoc(thing)
         assert thing.__module__.split(".")[0] == "isic"
 
 
 def test_options_are_keywords():
-    for name in isic.__all__:
-        thing = getattr(isic, name)
+    for thing in PUBLIC:
         if inspect.isfunction(thing):
+            name = thing.__name__
             for p in inspect.signature(thing).parameters.values():
                 assert p.default is inspect.Parameter.empty or p.kind is p.KEYWORD_ONLY or name == "write_safetensors", f"{name}({p.name})"
 

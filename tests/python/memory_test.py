@@ -55,12 +55,12 @@ def test_no_hidden_copy_of_a_codebook():
 import resource, sys
 import numpy as np, isic
 codes = np.random.default_rng(0).standard_normal((400_000, 64)).astype(np.float32)  # 102 MB
-harm = isic.span_of(np.eye(64)[:, :1])
+subspace = isic.span_of(np.eye(64)[:, :1])
 strength = np.zeros(len(codes)); strength[:10] = 1
-isic.leakage(codes[:10], harm)
+isic.leakage(codes[:10], subspace)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-isic.project_out(codes, harm, strength=strength)
-isic.leakage(codes, harm)
+isic.project_out(codes, subspace, strength=strength)
+isic.leakage(codes, subspace)
 isic.fingerprint(codes)
 isic.DifferenceAccumulator(codes).add([0, 1], [2, 3])
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
@@ -72,9 +72,9 @@ print(grown)
 
 def test_numpy_allocates_nothing_large():
     codes = np.ones((100_000, 16), dtype=np.float32)
-    harm = isic.span_of(np.eye(16)[:, :1])
+    subspace = isic.span_of(np.eye(16)[:, :1])
     tracemalloc.start()
-    isic.leakage(codes, harm)
+    isic.leakage(codes, subspace)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 100_000

@@ -68,7 +68,7 @@ class LlamaGen(nn.Module):
         self.quantize.embedding = nn.Embedding(32, 8)
         self.quantize.register_buffer("codebook_used", torch.zeros(64))
 
-    def look_up(self, ids):
+    def embed(self, ids):
         return normalize(self.quantize.embedding.weight, dim=-1)[ids]
 
     def encode(self, x):
@@ -80,9 +80,9 @@ def test_llamagen(in_file, where):
     model = LlamaGen()
     book, ids = model.quantize.embedding.weight, torch.arange(32)
     before, norms = state(model), book.detach().norm(dim=1)
-    assert leaks(model.look_up(ids)) > 0.3
+    assert leaks(model.embed(ids)) > 0.3
     undo = isic.project_out(book, HARM, metric="cosine").undo if where == "memory" else in_file(model)
-    assert leaks(model.look_up(ids)) <= 1e-6
+    assert leaks(model.embed(ids)) <= 1e-6
     assert torch.allclose(book.detach().norm(dim=1), norms, rtol=1e-5)
     undo()
     assert_same(model, before)
@@ -95,9 +95,9 @@ def test_llamagen_row_that_nearly_vanishes():
     book[5] = torch.as_tensor(HARM.basis[:, 0]) + 1e-5 * torch.randn(8)
     noise = normalize(book[5] @ AWAY, dim=0)
     assert isic.project_out(book, HARM, metric="cosine").summary.near_zero == 1
-    others = model.look_up(torch.cat([torch.arange(5), torch.arange(6, 32)]))
+    others = model.embed(torch.cat([torch.arange(5), torch.arange(6, 32)]))
     assert noise.norm() > 0.999 and (others @ noise).max() < 0.99
-    assert (others @ model.look_up(5)).max() == pytest.approx(1, abs=1e-6)
+    assert (others @ model.embed(5)).max() == pytest.approx(1, abs=1e-6)
 
 
 class VilaU(nn.Module):
@@ -184,7 +184,7 @@ class UniTok(nn.Module):
         parts = zip(x.chunk(8, -1), self.quantizer.codebooks)
         return torch.stack([(normalize(z, dim=-1) @ normalize(p.codebook.weight, dim=-1).T).argmax(-1) for z, p in parts], -1)
 
-    def look_up(self, ids):
+    def embed(self, ids):
         return torch.cat([normalize(p.codebook.weight, dim=-1)[i] for i, p in zip(ids.unbind(-1), self.quantizer.codebooks)], -1)
 
 
@@ -193,11 +193,11 @@ def test_unitok(in_file, where):
     """An edit of one sub-codebook stays in its eighth of the vector."""
     model = UniTok()
     before, ids = state(model), model.encode(torch.randn(64, 64))
-    original = model.look_up(ids).chunk(8, -1)
+    original = model.embed(ids).chunk(8, -1)
     assert all(leaks(part) > 0.3 for part in original)
     undo = (isic.project_out(model.quantizer.codebooks[3].codebook.weight, HARM, metric="cosine").undo if where == "memory"
             else in_file(model, key="quantizer.codebooks.3.codebook.weight"))
-    for i, part in enumerate(model.look_up(ids).chunk(8, -1)):
+    for i, part in enumerate(model.embed(ids).chunk(8, -1)):
         assert leaks(part) <= 1e-6 if i == 3 else part.equal(original[i])
     undo()
     assert_same(model, before)

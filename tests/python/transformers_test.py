@@ -128,11 +128,11 @@ def logits(model, tokens):
 
 
 def test_an_edit_reaches_the_decoder_and_nothing_else(model):
-    tokens, harm, metric = fit(model)
+    tokens, subspace, metric = fit(model)
     images, before = model.decode(tokens), logits(model, tokens)
-    assert isic.leakage(rows_read(model, tokens), harm).total > 0.1
-    with isic.project_out(model.codebook, harm, metric=metric, near_zero="zero"):
-        assert isic.leakage(rows_read(model, tokens), harm).total <= 1e-6
+    assert isic.leakage(rows_read(model, tokens), subspace).total > 0.1
+    with isic.project_out(model.codebook, subspace, metric=metric, near_zero="zero"):
+        assert isic.leakage(rows_read(model, tokens), subspace).total <= 1e-6
         assert (model.decode(tokens) != images).any()
         assert logits(model, tokens).equal(before)
         assert np.array_equal(model.generate(PROMPTS, seed=1), tokens)
@@ -140,7 +140,7 @@ def test_an_edit_reaches_the_decoder_and_nothing_else(model):
 
 
 def test_an_edit_of_the_saved_file(model, tmp_path):
-    tokens, harm, _ = fit(model)
+    tokens, subspace, _ = fit(model)
     images, before = model.decode(tokens), logits(model, tokens)
     model.model.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
@@ -150,11 +150,11 @@ def test_an_edit_of_the_saved_file(model, tmp_path):
         size = {} if isinstance(model, Janus) else dict(ratio="5:4", image_area=20 * 64)
         return type(model)(type(model.model).from_pretrained(tmp_path), model.processor, **size)
 
-    assert isic.leakage(rows_read(loaded(), tokens), harm).total > 0.1
-    report = isic.checkpoint.apply(tmp_path, harm, near_zero="zero")
+    assert isic.leakage(rows_read(loaded(), tokens), subspace).total > 0.1
+    report = isic.checkpoint.apply(tmp_path, subspace, near_zero="zero")
     again = loaded()
     assert report.plan.levels[0].moved == len(model.codebook)
-    assert isic.leakage(rows_read(again, tokens), harm).total <= 1e-6
+    assert isic.leakage(rows_read(again, tokens), subspace).total <= 1e-6
     assert (again.decode(tokens) != images).any()
     assert logits(again, tokens).equal(before)
     isic.checkpoint.undo(tmp_path)
@@ -403,7 +403,7 @@ def test_chameleon_encodes_with_its_codebook(chameleon):
     quantiser, book = chameleon.model.vqmodel, chameleon.model.vqmodel.quantize.embedding.weight
     pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     words = torch.tensor([[1, 30, 31, 32]])
-    harm = isic.span_of(np.eye(8)[:, :2])
+    subspace = isic.span_of(np.eye(8)[:, :2])
 
     def read():
         with torch.no_grad():
@@ -412,10 +412,10 @@ def test_chameleon_encodes_with_its_codebook(chameleon):
 
     rows, text = read()
     ids = chameleon.get_image_tokens(pixels)
-    assert isic.leakage(rows, harm).total > 0.1
-    with isic.project_out(book, harm, near_zero="zero"):
+    assert isic.leakage(rows, subspace).total > 0.1
+    with isic.project_out(book, subspace, near_zero="zero"):
         edited, same_text = read()
-        assert isic.leakage(edited, harm).total <= 1e-6 and same_text.equal(text)
+        assert isic.leakage(edited, subspace).total <= 1e-6 and same_text.equal(text)
         assert (chameleon.get_image_tokens(pixels) != ids).any()
     assert chameleon.get_image_tokens(pixels).equal(ids) and np.array_equal(read()[0], rows)
     assert not hasattr(quantiser, "decode") and not hasattr(quantiser, "decoder")
@@ -424,10 +424,10 @@ def test_chameleon_encodes_with_its_codebook(chameleon):
 def test_chameleon_in_a_file(chameleon, tmp_path):
     chameleon.save_pretrained(tmp_path)
     pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    ids, harm = chameleon.get_image_tokens(pixels), isic.span_of(np.eye(8)[:, :2])
-    isic.checkpoint.apply(tmp_path, harm, near_zero="zero")
+    ids, subspace = chameleon.get_image_tokens(pixels), isic.span_of(np.eye(8)[:, :2])
+    isic.checkpoint.apply(tmp_path, subspace, near_zero="zero")
     edited = type(chameleon).from_pretrained(tmp_path).eval()
-    assert isic.leakage(edited.model.vqmodel.quantize.embedding.weight, harm).total <= 1e-6
+    assert isic.leakage(edited.model.vqmodel.quantize.embedding.weight, subspace).total <= 1e-6
     assert (edited.get_image_tokens(pixels) != ids).any()
     isic.checkpoint.undo(tmp_path)
     assert type(chameleon).from_pretrained(tmp_path).eval().get_image_tokens(pixels).equal(ids)

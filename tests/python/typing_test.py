@@ -15,13 +15,13 @@ WRONG = """
 import numpy as np
 import isic
 codes = np.eye(3)
-harm = isic.span_of(codes)
-isic.project_out(codes, harm, near_zero="ignore")
+subspace = isic.span_of(codes)
+isic.project_out(codes, subspace, near_zero="ignore")
 isic.project_out(codes, codes)
 isic.fit_subspace(codes, max_ranks=2)
 isic.self_improve(object(), lambda p: p, unsafe_prompts=["a"], safe_prompts=["b"], rewrite=str)
-isic.adam_rows(codes, codes, isic.AdamState())
-isic.AdamRowState("float16")
+isic.fused.adam_update(codes, codes, isic.AdamState())
+isic.fused.AdamState("float16")
 """
 
 

@@ -9,7 +9,7 @@ import sys
 from typing import Any, Callable
 
 from .. import checkpoint
-from .._values import Value
+from .._results import Value
 
 LINKS = ("The file is patched where it is: hard links and symbolic links to it (such as a download cache's) see the change too.\n"
          "Use -o to edit a copy. A journal beside the file repairs it at the next command if this one is killed.")

@@ -36,7 +36,7 @@ def add_surgery(parser: argparse.ArgumentParser) -> None:
 
 def surgery(args: argparse.Namespace) -> dict[str, Any]:
     """The same, as keywords of `isic.checkpoint.plan` and `apply`."""
-    return dict(strength=args.uniform, remap=args.remap, rank=args.rank, metric=args.rule, near_zero=args.near_zero,
+    return dict(strength=args.uniform, remap=args.remap, rank=args.rank, metric=args.metric, near_zero=args.near_zero,
                 near_zero_below=args.near_zero_below, also=args.also, leave=args.leave)
 
 

@@ -23,7 +23,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     path, key = opened(args.checkpoint)
-    found = checkpoint.verify(path, harm=args.subspace, key=key, undo=args.undo)
+    found = checkpoint.verify(path, subspace=args.subspace, key=key, undo=args.undo)
     emit(args, found)
     leaking = [level for level in found.leakage if not level.now.total <= args.max_leakage]
     for level in leaking:

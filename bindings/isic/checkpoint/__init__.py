@@ -25,8 +25,8 @@ from typing import Literal, Sequence, Union
 from .._errors import IoError
 from .._errors import ValueError as IsicValueError
 from .._subspace import FittedSubspace, load_subspace
-from .._types import Floats, Metric, NearZeroPolicy
-from .._values import LeakageReport, Subspace, Value
+from .._typing import Floats, Metric, NearZeroPolicy
+from .._results import LeakageReport, Subspace, Value
 from ._checkpoint import Checkpoint, OnProgress
 from ._find import Codebook
 from ._fit import fit
@@ -40,8 +40,8 @@ __all__ = ["Applied", "Checkpoint", "Codebook", "Inspection", "LevelChange", "Pl
            "inspect", "open", "plan", "undo", "verify"]
 
 AnyPath = Union[str, "os.PathLike[str]"]
-Harm = Union[Subspace, FittedSubspace, str, "os.PathLike[str]"]
-"""A subspace, with or without what is known of each code, or the file that holds it."""
+AnySubspace = Union[Subspace, FittedSubspace, str, "os.PathLike[str]"]
+"""A subspace, with or without per-code data, or the file that holds it."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,13 +68,13 @@ class Inspection(Value):
         if not self.codebooks:
             return head + "\nno codebook found; if you know its key, say CHECKPOINT:KEY (LFQ, BSQ and FSQ quantisers store none)"
         guessed = "yes" if self.format in ("npy", "npz") else "if named"
-        rows = [(b.key, b.family, f"{b.levels} x " * (b.levels > 1) + f"{b.codes} x {b.width}", b.dtype, b.look_up,
+        rows = [(b.key, b.family, f"{b.levels} x " * (b.levels > 1) + f"{b.codes} x {b.width}", b.dtype, b.assignment,
                  "no" if b.refusal else "yes" if b.known else guessed) for b in self.codebooks]
         alike: dict[str, list[str]] = {}
         for book in self.codebooks:
             alike.setdefault(_details(book), []).append(book.key)
         details = ["\n".join([*keys, facts]) for facts, keys in alike.items() if facts]
-        return "\n\n".join([head, table(("key", "family", "codes", "dtype", "look-up", "surgery"), rows), *details])
+        return "\n\n".join([head, table(("key", "family", "codes", "dtype", "assignment", "surgery"), rows), *details])
 
 
 @dataclass(frozen=True, repr=False)
@@ -156,16 +156,16 @@ def inspect(path: AnyPath) -> Inspection:
     return Inspection(str(c.path), c.format, len(c.tensors), sum(t.nbytes for t in c.tensors.values()), c.codebooks(), c.recovered)
 
 
-def plan(path: AnyPath, harm: Harm, *, key: str | None = None, strength: Floats | None = None, remap: bool = False, rank: int | None = None,
+def plan(path: AnyPath, subspace: AnySubspace, *, key: str | None = None, strength: Floats | None = None, remap: bool = False, rank: int | None = None,
          metric: Metric | None = None, near_zero: NearZeroPolicy = "nearest_safe", near_zero_below: float = 0.1, also: Sequence[AnyPath] = (),
          leave: Sequence[str] = ()) -> Plan:
     """Works out what `apply` would do, with the same options, and writes nothing."""
-    options = Options(strength, remap, rank, rule, near_zero, near_zero_below, tuple(map(str, also)), tuple(leave))
-    return _worked_out(path, harm, key, options)[1].plan
+    options = Options(strength, remap, rank, metric, near_zero, near_zero_below, tuple(map(str, also)), tuple(leave))
+    return _worked_out(path, subspace, key, options)[1].plan
 
 
-def apply(path: AnyPath, harm: Harm, *, key: str | None = None, strength: Floats | None = None, remap: bool = False,
-          rank: int | None = None, rule: Metric | None = None, near_zero: NearZeroPolicy = "nearest_safe", near_zero_below: float = 0.1,
+def apply(path: AnyPath, subspace: AnySubspace, *, key: str | None = None, strength: Floats | None = None, remap: bool = False,
+          rank: int | None = None, metric: Metric | None = None, near_zero: NearZeroPolicy = "nearest_safe", near_zero_below: float = 0.1,
           also: Sequence[AnyPath] = (), leave: Sequence[str] = (), undo: AnyPath | None = None, output: AnyPath | None = None,
           on_progress: OnProgress | None = None) -> Applied:
     """Takes a subspace out of a checkpoint's codebook, in the file, after writing the undo file.
@@ -173,7 +173,7 @@ def apply(path: AnyPath, harm: Harm, *, key: str | None = None, strength: Floats
     key: which codebook; None: the only one, or the only one of the subspace's width.
     strength: s in [0, 1], one number, [K] or [L, K]; None: by the harmfulness that the subspace file knows, else 1.
     remap: moves codes all the way to the file's targets, not only inside the subspace.
-    rank: only the first so many directions. rule: how rows are read; None: as the family does.
+    rank: number of leading basis vectors to use; None: all. metric: how the decoder reads rows; None: as the family does.
     near_zero, near_zero_below: what becomes of rows that nearly vanish, as `isic.project_out`.
     also: further keys with the codebook's bytes that are edited too, or other checkpoints that hold a copy.
     leave: keys with the same bytes that stay. undo: the undo file; None: CHECKPOINT.isic-undo.safetensors.
@@ -182,13 +182,13 @@ def apply(path: AnyPath, harm: Harm, *, key: str | None = None, strength: Floats
     Running sums of training (`embed_avg`, ...) are edited with their codebook. Raises isic.Error, before a byte of the
     checkpoint has changed. The file is patched where it is: its hard links and links to it see the change.
     """
-    options = Options(strength, remap, rank, rule, near_zero, near_zero_below, tuple(map(str, also)), tuple(leave))
+    options = Options(strength, remap, rank, metric, near_zero, near_zero_below, tuple(map(str, also)), tuple(leave))
     if output is not None:
         with only_editor(Path(output)):
-            checkpoint, work = _worked_out(path, harm, key, options)
+            checkpoint, work = _worked_out(path, subspace, key, options)
             return _apply_to_copy(checkpoint, work, Path(output), None if undo is None else Path(undo), on_progress)
     with only_editor(checkpoint_in(Path(path))):
-        checkpoint, work = _worked_out(path, harm, key, options)
+        checkpoint, work = _worked_out(path, subspace, key, options)
         undo_file = checkpoint.undo_file if undo is None else Path(undo)
         if not work.before:
             return Applied(work.plan, str(checkpoint.path), "")
@@ -217,16 +217,16 @@ def undo(path: AnyPath, *, key: str | None = None, undo: AnyPath | None = None) 
     return Undone(str(checkpoint.path), "undone", keys)
 
 
-def verify(path: AnyPath, *, harm: Harm | None = None, key: str | None = None, undo: AnyPath | None = None) -> Verified:
+def verify(path: AnyPath, *, subspace: AnySubspace | None = None, key: str | None = None, undo: AnyPath | None = None) -> Verified:
     """Says which state a checkpoint is in, and how much of the subspace its stored rows hold.
 
-    harm: what to look for; None: what the undo file says was taken out. Without an undo file the state is "unknown".
+    subspace: what to look for; None: what the undo file says was taken out. Without an undo file the state is "unknown".
     """
     checkpoint = Checkpoint(path)
     if undo is None and not checkpoint.undo_file.exists():
-        if harm is None:
+        if subspace is None:
             raise IoError(f"isic.checkpoint.verify: expected an undo file or a subspace to look for, found no {checkpoint.undo_file}")
-        fitted = _fitted(harm)
+        fitted = _fitted(subspace)
         book = checkpoint.codebook(key, width=fitted.subspace.width)
         return Verified(str(checkpoint.path), "unknown", "", _leakages(checkpoint, book, fitted.subspace, {}))
     checkpoint, record = _with_undo(path, undo)
@@ -234,8 +234,8 @@ def verify(path: AnyPath, *, harm: Harm | None = None, key: str | None = None, u
     state = record.state(checkpoint)
     recorded = record.plan["codebook"]
     book = replace(checkpoint.codebook(recorded["key"]), metric=recorded["metric"])
-    after = {} if harm is not None else {level["key"]: LeakageReport(**level["after"]) for level in record.plan["levels"]}
-    leaks = _leakages(checkpoint, book, record.subspace if harm is None else _fitted(harm).subspace, after)
+    after = {} if subspace is not None else {level["key"]: LeakageReport(**level["after"]) for level in record.plan["levels"]}
+    leaks = _leakages(checkpoint, book, record.subspace if subspace is None else _fitted(subspace).subspace, after)
     if state in ("edited", "original"):
         return Verified(str(checkpoint.path), "edited" if state == "edited" else "original", "", leaks)
     return Verified(str(checkpoint.path), "neither", state, leaks)
@@ -258,14 +258,14 @@ def _details(book: Codebook) -> str:
     return "\n".join(f"  {name + ':':<15}{text}" for name, text in facts if text)
 
 
-def _fitted(harm: Harm) -> FittedSubspace:
-    if isinstance(harm, FittedSubspace):
-        return harm
-    return FittedSubspace(harm) if isinstance(harm, Subspace) else load_subspace(harm)
+def _fitted(subspace: AnySubspace) -> FittedSubspace:
+    if isinstance(subspace, FittedSubspace):
+        return subspace
+    return FittedSubspace(subspace) if isinstance(subspace, Subspace) else load_subspace(subspace)
 
 
-def _worked_out(path: AnyPath, harm: Harm, key: str | None, options: Options) -> tuple[Checkpoint, Work]:
-    fitted = _fitted(harm)
+def _worked_out(path: AnyPath, subspace: AnySubspace, key: str | None, options: Options) -> tuple[Checkpoint, Work]:
+    fitted = _fitted(subspace)
     files = [name for name in options.also if os.path.exists(name)]
     checkpoint = Checkpoint(path, others=files)
     book = checkpoint.codebook(key, width=fitted.subspace.width)
@@ -337,6 +337,6 @@ def _with_undo(path: AnyPath, undo_file: AnyPath | None) -> tuple[Checkpoint, Un
     return checkpoint, record
 
 
-def _leakages(checkpoint: Checkpoint, book: Codebook, harm: Subspace, recorded: dict[str, LeakageReport]) -> tuple[StoredLeakage, ...]:
-    return tuple(StoredLeakage(name, measured_leakage(codes, harm, book), recorded.get(name))
+def _leakages(checkpoint: Checkpoint, book: Codebook, subspace: Subspace, recorded: dict[str, LeakageReport]) -> tuple[StoredLeakage, ...]:
+    return tuple(StoredLeakage(name, measured_leakage(codes, subspace, book), recorded.get(name))
                  for name, codes in code_tables(checkpoint.tensors, book))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .._types import Metric
+from .._typing import Metric
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Family:
     """Of the codebook; a group `level` numbers residual levels."""
     metric: Metric = "l2"
     """What a decoder reads of a row."""
-    look_up: str = "nearest row"
+    assignment: str = "nearest row"
     """How a vector finds its code."""
     beside: str = ""
     """A key that the checkpoint must hold as well."""
@@ -72,24 +72,24 @@ FAMILIES = (
     Family("LlamaGen", r"quantize\.embedding\.weight", "cosine", "nearest direction", beside=r"quantize\.codebook_used",
            readers="the decoder; the transformer has its own table"),
     Family("TiTok", r"quantize\.embedding\.weight", "cosine", "nearest direction", beside=r"latent_tokens", readers="the decoder"),
-    Family("VQGAN", r"quantize\.embedding\.weight", look_up="nearest row (IBQ: largest inner product)", readers=_ENCODER),
-    Family("VQGAN, Gumbel", r"quantize\.embed\.weight", look_up="argmax of a projection", beside=r"quantize\.proj\.weight",
+    Family("VQGAN", r"quantize\.embedding\.weight", assignment="nearest row (IBQ: largest inner product)", readers=_ENCODER),
+    Family("VQGAN, Gumbel", r"quantize\.embed\.weight", assignment="argmax of a projection", beside=r"quantize\.proj\.weight",
            readers="the decoder"),
     Family("VQ-VAE with EMA", r"_embedding\.weight", beside=r"_ema_w", readers=_ENCODER),
-    Family("lucidrains, affine", r"_codebook\.embed", beside=r"_codebook\.codebook_mean", look_up="nearest row after a learnt affine map",
+    Family("lucidrains, affine", r"_codebook\.embed", beside=r"_codebook\.codebook_mean", assignment="nearest row after a learnt affine map",
            refusal="codes are an affine map of the stored rows (codebook_mean, codebook_variance): fold the map into the rows first"),
     Family("EnCodec", r"(layers\.(?P<level>\d+)\.)?_?codebook\.embed", beside=r"_?codebook\.inited"),
-    Family("lucidrains", r"(layers\.(?P<level>\d+)\.)?_codebook\.embed", look_up="nearest row, or largest cosine", readers=_TRANSFORMER),
+    Family("lucidrains", r"(layers\.(?P<level>\d+)\.)?_codebook\.embed", assignment="nearest row, or largest cosine", readers=_TRANSFORMER),
     Family("Moshi / Mimi", r"(layers\.(?P<level>\d+)\.)?_?codebook\.(embedding_sum|embed_sum)", divided_by="cluster_usage",
            readers="the decoder and the encoder's look-up; the language model has its own tables",
            caution="sums are stored, codes are sums / cluster_usage: drop the cached codes of a model that is already loaded"),
-    Family("SimVQ", r"frozen_codebook", look_up="nearest row after a learnt linear map",
+    Family("SimVQ", r"frozen_codebook", assignment="nearest row after a learnt linear map",
            refusal="the codes are code_transform(frozen_codebook): take the subspace out of code_transform's output instead"),
-    Family("LFQ (Show-o)", r"quantize\.embedding", beside=r"quantize\.power_vals", look_up="signs", refusal=_FREE.format("sign vectors")),
-    Family("LFQ or BSQ", r"\w*(quant|lfq|bsq|vq)\w*\.mask", look_up="signs", refusal=_FREE.format("signs of the encoder's output")),
-    Family("FSQ", r"\w*(quant|fsq)\w*\.(_levels|_basis|implicit_codebook)", look_up="rounding", refusal=_FREE.format("grid points")),
+    Family("LFQ (Show-o)", r"quantize\.embedding", beside=r"quantize\.power_vals", assignment="signs", refusal=_FREE.format("sign vectors")),
+    Family("LFQ or BSQ", r"\w*(quant|lfq|bsq|vq)\w*\.mask", assignment="signs", refusal=_FREE.format("signs of the encoder's output")),
+    Family("FSQ", r"\w*(quant|fsq)\w*\.(_levels|_basis|implicit_codebook)", assignment="rounding", refusal=_FREE.format("grid points")),
 )
 
-GUESS = Family("found by shape", r".*(codebook|code_book|quanti[sz]|\bvq).*", look_up="unknown",
+GUESS = Family("found by shape", r".*(codebook|code_book|quanti[sz]|\bvq).*", assignment="unknown",
                readers="unknown: look into the model's code",
                caution="the key is of no known family: check that rows are codes, and say --metric cosine if they are read normalised")

@@ -10,8 +10,8 @@ from typing import Callable, Mapping
 
 import numpy as np
 
-from .._types import Metric
-from .._values import Value
+from .._typing import Metric
+from .._results import Value
 from ._families import FAMILIES, GUESS, SUMS, Family
 from ._formats import FLOATS, Array, Place, Tensor
 
@@ -37,7 +37,7 @@ class Codebook(Value):
     """As the file names it: "F32", "BF16", ..."""
     metric: Metric
     """What a decoder reads of a row."""
-    look_up: str
+    assignment: str
     """How a vector finds its code."""
     readers: str
     """Who reads the rows."""
@@ -135,7 +135,7 @@ def _codebook(tensors: Mapping[str, Tensor], group: _Group) -> Codebook:
     rows, width = first.shape[-2:]
     aliases = [key for key, t in tensors.items() if t.place in places and key not in own]
     divided = tuple(key for key in (_neighbour(tensors, key, family.divided_by) for key in own) if key) if family.divided_by else ()
-    book = Codebook(own[0], own, family.name, rows - family.padding_row, width, first.dtype, family.metric, family.look_up, family.readers,
+    book = Codebook(own[0], own, family.name, rows - family.padding_row, width, first.dtype, family.metric, family.assignment, family.readers,
                     levels=heads * len(own), padding=(rows - 1,) if family.padding_row else (), aliases=tuple(aliases),
                     sums=_sums(tensors, (*own, *aliases)) if not divided else (), divided_by=divided,
                     input_tables=tuple(k for k in tensors if family.input_tables and _pattern(family.input_tables).match(k)),
@@ -150,12 +150,12 @@ def _implicit(family: Family, first: Tensor) -> Codebook:
     codes, width = 0, 0
     if len(first.shape) == 2:
         codes, width = first.shape
-    elif family.look_up == "signs" and first.shape:
+    elif family.assignment == "signs" and first.shape:
         codes, width = 2**first.shape[0], first.shape[0]
     elif first.key.endswith("_levels"):
         codes, width = int(np.prod(first.read())), first.shape[0]
     refusal = family.refusal or f"rows of a codebook are expected, got shape {first.shape}"
-    return Codebook(first.key, (first.key,), family.name, codes, width, first.dtype, family.metric, family.look_up, family.readers,
+    return Codebook(first.key, (first.key,), family.name, codes, width, first.dtype, family.metric, family.assignment, family.readers,
                     refusal=refusal)
 
 

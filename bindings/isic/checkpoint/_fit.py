@@ -11,8 +11,8 @@ from .._differences import CounterpartTargets, DifferenceAccumulator, code_harmf
 from .._errors import ShapeError
 from .._errors import ValueError as IsicValueError
 from .._subspace import FittedSubspace, fit_subspace
-from .._types import FloatArray, Floats, Ids, IdArray
-from .._values import CodeUsage
+from .._typing import FloatArray, Floats, Ids, IdArray
+from .._results import CodeUsage
 from ._checkpoint import Checkpoint
 from ._find import Codebook
 from ._surgery import as_read, code_tables

@@ -14,8 +14,8 @@ from .._edit import project_out, remap as remap_codes
 from .._errors import ShapeError, ValueError as IsicValueError
 from .._metrics import collapsed_pairs, nearest_code_churn
 from .._subspace import FittedSubspace, leakage
-from .._types import FloatArray, Floats, Metric, NearZeroPolicy
-from .._values import LeakageReport, RankChoice, Subspace, Value
+from .._typing import FloatArray, Floats, Metric, NearZeroPolicy
+from .._results import LeakageReport, RankChoice, Subspace, Value
 from ._find import Codebook
 from ._formats import Array, Tensor
 from ._text import shortened, table
@@ -47,7 +47,7 @@ class LevelChange(Value):
     moved: int
     """Rows whose stored bytes change."""
     near_zero: int
-    """Rows that nearly near_zero, handled by the policy."""
+    """Rows that the projection left near zero, handled by the policy."""
     before: LeakageReport
     """Leakage of the stored rows."""
     after: LeakageReport
@@ -100,7 +100,7 @@ class Work:
     """New values of every tensor that changes, beside the old ones."""
 
     plan: Plan
-    harm: Subspace
+    subspace: Subspace
     before: dict[str, Array] = field(default_factory=dict)
     after: dict[str, Array] = field(default_factory=dict)
 
@@ -108,9 +108,9 @@ class Work:
 def work_out(path: str, tensors: dict[str, Tensor], book: Codebook, fitted: FittedSubspace, options: Options) -> Work:
     """Edits copies of the tensors. Raises isic.Error on everything that does not fit together."""
     book = _decided(tensors, book, options)
-    harm = _cut(fitted.subspace, options.rank)
-    if harm.width != book.width:
-        raise ShapeError(f"isic.checkpoint: expected a subspace of width {book.width} for {book}, got width {harm.width}")
+    subspace = _cut(fitted.subspace, options.rank)
+    if subspace.width != book.width:
+        raise ShapeError(f"isic.checkpoint: expected a subspace of width {book.width} for {book}, got width {subspace.width}")
     strength, words = _strength(book, fitted, options)
     before = {key: tensors[key].read() for key in dict.fromkeys((*book.keys, *book.copies, *book.twins, *book.sums))}
     after = {key: values.copy() for key, values in before.items()}
@@ -119,15 +119,15 @@ def work_out(path: str, tensors: dict[str, Tensor], book: Codebook, fitted: Fitt
         codes, counts = _codes(tensors, book, level, rows)
         old = codes.copy()
         goal = _per_row(book, fitted.targets, level, 3) if options.remap else None
-        levels.append(_edit_level(key, codes, harm, _per_row(book, strength, level, 2), goal, book, options))
+        levels.append(_edit_level(key, codes, subspace, _per_row(book, strength, level, 2), goal, book, options))
         _store(rows, old, codes, counts)
     _copy_to_copies(book, before, after)
     _rescale_sums(tensors, book, before, after)
     changed = {key: moved_rows(before[key], after[key]) for key in before}
     edited = tuple(key for key, ids in changed.items() if ids.size) + tuple(a for a in book.aliases if changed[book.key].size)
     nbytes = sum(int(ids.size) * before[key].shape[-1] * before[key].itemsize for key, ids in changed.items())
-    plan = Plan(path, book, harm.rank, harm.energy, words, tuple(levels), edited, nbytes)
-    return Work(plan, harm, {k: v for k, v in before.items() if changed[k].size}, {k: v for k, v in after.items() if changed[k].size})
+    plan = Plan(path, book, subspace.rank, subspace.energy, words, tuple(levels), edited, nbytes)
+    return Work(plan, subspace, {k: v for k, v in before.items() if changed[k].size}, {k: v for k, v in after.items() if changed[k].size})
 
 
 def moved_rows(before: Array, after: Array) -> npt.NDArray[np.int64]:
@@ -146,9 +146,9 @@ def as_read(codes: Array, book: Codebook) -> Array:
     return wide / np.where(norms > 0, norms, 1.0)
 
 
-def measured_leakage(codes: Array, harm: Subspace, book: Codebook) -> LeakageReport:
+def measured_leakage(codes: Array, subspace: Subspace, book: Codebook) -> LeakageReport:
     """Leakage of the rows as a decoder reads them."""
-    return leakage(as_read(codes, book), harm, padding=book.padding or None)
+    return leakage(as_read(codes, book), subspace, padding=book.padding or None)
 
 
 def code_tables(tensors: dict[str, Tensor], book: Codebook) -> Iterator[tuple[str, Array]]:
@@ -180,15 +180,15 @@ def _decided(tensors: dict[str, Tensor], book: Codebook, options: Options) -> Co
                    metric=options.metric or book.metric)
 
 
-def _cut(harm: Subspace, rank: int | None) -> Subspace:
+def _cut(subspace: Subspace, rank: int | None) -> Subspace:
     if rank is None:
-        return harm
-    if not 1 <= rank <= harm.rank:
-        raise IsicValueError(f"isic.checkpoint: expected a rank in [1, {harm.rank}], got {rank}")
-    squares = np.asarray(harm.singular_values) ** 2
-    known = squares.size >= harm.rank and squares.sum() > 0
-    energy = float(squares[:rank].sum() / squares.sum()) if known else harm.energy * rank / harm.rank
-    return Subspace(np.ascontiguousarray(harm.basis[:, :rank]), harm.singular_values, energy, RankChoice(rank, "fixed"))
+        return subspace
+    if not 1 <= rank <= subspace.rank:
+        raise IsicValueError(f"isic.checkpoint: expected a rank in [1, {subspace.rank}], got {rank}")
+    squares = np.asarray(subspace.singular_values) ** 2
+    known = squares.size >= subspace.rank and squares.sum() > 0
+    energy = float(squares[:rank].sum() / squares.sum()) if known else subspace.energy * rank / subspace.rank
+    return Subspace(np.ascontiguousarray(subspace.basis[:, :rank]), subspace.singular_values, energy, RankChoice(rank, "fixed"))
 
 
 def _strength(book: Codebook, fitted: FittedSubspace, options: Options) -> tuple[FloatArray, str]:
@@ -242,13 +242,13 @@ def _store(rows: Array, old: Array, codes: Array, counts: FloatArray | None) -> 
         rows[ids] = (codes[ids] * counts[ids, None]).astype(rows.dtype)
 
 
-def _edit_level(key: str, codes: Array, harm: Subspace, strength: FloatArray, goal: FloatArray | None, book: Codebook,
+def _edit_level(key: str, codes: Array, subspace: Subspace, strength: FloatArray, goal: FloatArray | None, book: Codebook,
                 options: Options) -> LevelChange:
     old = codes.copy()
-    before = measured_leakage(old, harm, book)
+    before = measured_leakage(old, subspace, book)
     shared: dict[str, Any] = dict(strength=strength, metric=book.metric, padding=book.padding or None, near_zero=options.near_zero,
                                   near_zero_below=options.near_zero_below)
-    edit = project_out(codes, harm, **shared) if goal is None else remap_codes(codes, target=goal, **shared)
+    edit = project_out(codes, subspace, **shared) if goal is None else remap_codes(codes, target=goal, **shared)
     summary = edit.summary
     padding = book.padding or None
     sample = np.delete(old, book.padding, axis=0).astype(np.float64)
@@ -256,17 +256,17 @@ def _edit_level(key: str, codes: Array, harm: Subspace, strength: FloatArray, go
     collapsed = collapsed_pairs(codes, tolerance=tolerance, padding=padding) - collapsed_pairs(old, tolerance=tolerance, padding=padding)
     step = -(-len(sample) // min(_SAMPLE, max(64, _COMPARED // sample.size)))
     churn = nearest_code_churn(sample[::step], old, codes, metric=book.metric, padding=padding)
-    rounding = _rounding(old, codes, harm, strength, options) if goal is None and harm.rank else 0.0
-    return LevelChange(key, summary.moved, summary.near_zero, before, measured_leakage(codes, harm, book), rounding,
+    rounding = _rounding(old, codes, subspace, strength, options) if goal is None and subspace.rank else 0.0
+    return LevelChange(key, summary.moved, summary.near_zero, before, measured_leakage(codes, subspace, book), rounding,
                        summary.relative_change, churn, collapsed)
 
 
-def _rounding(old: Array, new: Array, harm: Subspace, strength: FloatArray, options: Options) -> float:
+def _rounding(old: Array, new: Array, subspace: Subspace, strength: FloatArray, options: Options) -> float:
     """Rows that vanished hold another row's value, so they do not count."""
     wide, after = old.astype(np.float64), new.astype(np.float64)
-    exact = wide - (wide @ harm.basis) @ harm.basis.T
+    exact = wide - (wide @ subspace.basis) @ subspace.basis.T
     counts = (strength == 1) & (np.linalg.norm(exact, axis=1) > options.near_zero_below * np.linalg.norm(wide, axis=1))
-    left = np.linalg.norm(after[counts] @ harm.basis, axis=1) / np.linalg.norm(after[counts], axis=1)
+    left = np.linalg.norm(after[counts] @ subspace.basis, axis=1) / np.linalg.norm(after[counts], axis=1)
     return float(left.max(initial=0.0))
 
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from .. import _isic
 from .._errors import IoError
 from .._io import read_own
-from .._types import FloatArray
-from .._values import RankChoice, Subspace
+from .._typing import FloatArray
+from .._results import RankChoice, Subspace
 from ._checkpoint import Checkpoint
 from ._formats import Array
 from ._surgery import Work, moved_rows
@@ -78,7 +78,7 @@ def _sha(values: Array) -> str:
 
 def save_undo(path: Path, checkpoint: Checkpoint, work: Work) -> None:
     """Written completely before the checkpoint changes. Raises IoError."""
-    tensors: dict[str, Any] = {"basis": np.ascontiguousarray(work.harm.basis, dtype=np.float64)}
+    tensors: dict[str, Any] = {"basis": np.ascontiguousarray(work.subspace.basis, dtype=np.float64)}
     entries = []
     for i, (key, before) in enumerate(work.before.items()):
         ids = moved_rows(before, work.after[key])

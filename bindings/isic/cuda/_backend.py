@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from .._errors import BackendError
 from .._errors import ValueError as IsicValueError
-from .._types import DeviceLike, SupportsDLPack
+from .._typing import DeviceLike, SupportsDLPack
 from ._load import native
 
 Stream = Union[int, Any, None]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from .._types import DeviceLike, Floats, IdArray, Metric, Padding, NearZeroPolicy
-from .._values import EditSummary, Subspace
+from .._typing import DeviceLike, Floats, IdArray, Metric, Padding, NearZeroPolicy
+from .._results import EditSummary, Subspace
 from ._backend import Backend, native_of
 from ._load import native
 
@@ -57,7 +57,7 @@ class Edit:
         return f"Edit(moved={s.moved}, near_zero={s.near_zero}, leakage {s.before.total:.3g} -> {s.after.total:.3g})"
 
 
-def project_out(gpu: Backend, codes: DeviceLike, harm: Subspace, *, strength: Floats = 1.0, target: Floats | DeviceLike | None = None,
+def project_out(gpu: Backend, codes: DeviceLike, subspace: Subspace, *, strength: Floats = 1.0, target: Floats | DeviceLike | None = None,
                 center: Floats | None = None, weights: Floats | None = None, keep_norms: bool = False, metric: Metric = "l2",
                 padding: Padding = None, near_zero: NearZeroPolicy = "nearest_safe", near_zero_below: float = 0.1, can_undo: bool = True) -> Edit:
     """Projects a subspace out of a codebook on the device, in its own memory; every option means what it does in
@@ -75,7 +75,7 @@ def project_out(gpu: Backend, codes: DeviceLike, harm: Subspace, *, strength: Fl
     >>> codes.copy_to_host().tolist()
     [[3.0, 1.0], [0.0, 1.0]]
     """
-    return Edit(native.project_out(native_of("project_out", gpu), codes, harm, strength=strength, target=target, center=center, weights=weights,
+    return Edit(native.project_out(native_of("project_out", gpu), codes, subspace, strength=strength, target=target, center=center, weights=weights,
                                    keep_norms=keep_norms, metric=metric, padding=padding, near_zero=near_zero, near_zero_below=near_zero_below,
                                    can_undo=can_undo), codes)
 

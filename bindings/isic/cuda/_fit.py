@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from .._errors import ValueError as IsicValueError
 from .._errors import require_class
-from .._types import Centering, DeviceLike, EigenSolver, FloatArray
-from .._values import CodeUsage, Subspace
+from .._typing import Centering, DeviceLike, EigenSolver, FloatArray
+from .._results import CodeUsage, Subspace
 from ._backend import Backend, native_of
 from ._load import native
 

@@ -8,8 +8,8 @@ from .. import _loop
 from .._edit import Edit
 from .._loop import Generator, Judge, Images, TuningLoss
 from .._metrics import fingerprint
-from .._types import Codes, DeviceLike, FloatArray, Ids, TokenArray
-from .._values import RedrawRequest, SelfImproveReport, TuningSet
+from .._typing import Codes, DeviceLike, FloatArray, Ids, TokenArray
+from .._results import RedrawRequest, SelfImproveReport, TuningSet
 from ._backend import Backend, download, write
 
 

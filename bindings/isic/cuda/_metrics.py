@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .._types import DeviceLike, FloatArray, Floats, Metric, Padding
-from .._values import DriftReport, LeakageReport, Subspace
+from .._typing import DeviceLike, FloatArray, Floats, Metric, Padding
+from .._results import DriftReport, LeakageReport, Subspace
 from ._backend import Backend, DeviceArray, native_of
 from ._load import native
 
@@ -50,9 +50,9 @@ def nearest_code_churn(gpu: Backend, vectors: DeviceLike, before: DeviceLike, af
     return native.nearest_code_churn(native_of("nearest_code_churn", gpu), vectors, before, after, metric, padding)
 
 
-def leakage(gpu: Backend, codes: DeviceLike, harm: Subspace, *, center: Floats | None = None, padding: Padding = None) -> LeakageReport:
+def leakage(gpu: Backend, codes: DeviceLike, subspace: Subspace, *, center: Floats | None = None, padding: Padding = None) -> LeakageReport:
     """What is left of codes [K, d] inside a subspace, as `isic.leakage`. Waits. Raises as on the CPU, CudaError."""
-    return native.leakage(native_of("leakage", gpu), codes, harm, center, padding)
+    return native.leakage(native_of("leakage", gpu), codes, subspace, center, padding)
 
 
 def drift(gpu: Backend, before: DeviceLike, after: DeviceLike, *, padding: Padding = None) -> DriftReport:

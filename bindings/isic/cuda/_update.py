@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from .._errors import require_class
-from .._types import DeviceLike
-from .._values import Constraint as HostConstraint
-from .._values import UpdateSummary
+from .._typing import DeviceLike
+from .._results import Constraint as HostConstraint
+from .._results import UpdateSummary
 from ._backend import Backend, DeviceArray, native_of
 from ._load import native
 
@@ -100,13 +100,6 @@ class EmaState(_CountsAndSums):
         self._native: native.EmaState = native.EmaState()
 
 
-class EmaRowState(_CountsAndSums):
-    """State of `ema_rows` for codes computed in dtype: counts [K] and sums [K, d]. Empty until the first step."""
-
-    def __init__(self, dtype: StateType = "float32") -> None:
-        self._native: native.EmaRowState = native.EmaRowState(dtype)
-
-
 class SgdState(_State):
     """State of `sgd_update`: velocity [K, d]. Empty until the first update. float32 halves the memory traffic of float64."""
 
@@ -124,7 +117,7 @@ class SgdState(_State):
 
 
 class AdamState(_State):
-    """State of `adam_update` or `adam_rows`: mean and square of the projected gradient [K, d], steps taken. Empty until the first update.
+    """State of `adam_update` or `fused.adam_update`: mean and square of the projected gradient [K, d], steps taken. Empty until the first update.
 
     float32 halves the memory traffic of float64.
     """

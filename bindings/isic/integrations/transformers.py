@@ -17,8 +17,8 @@ import numpy.typing as npt
 from .._errors import ShapeError
 from .._errors import ValueError as IsicValueError
 from .._loop import TuningLoss
-from .._types import FloatArray, IdArray, Ids
-from .._values import TuningSet
+from .._typing import FloatArray, IdArray, Ids
+from .._results import TuningSet
 
 Images = npt.NDArray[np.uint8]
 """Images, [n, height, width, 3], red green blue in 0..255."""

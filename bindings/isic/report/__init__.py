@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence, Union
 
 from .._errors import IoError
-from .._values import SelfImproveReport
+from .._results import SelfImproveReport
 from ._page import Image, page
 from ._run import Run, read_json, run_of
 

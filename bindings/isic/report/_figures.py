@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable, Mapping, Sequence
 
-from .._values import Rate
+from .._results import Rate
 from ._markup import count, decibels, decimal, note, percent, section, short_percent, tag, text
 from ._run import DECIDED, KEPT, UNSAFE, Round, Run, Spectrum, has_interval
 from ._svg import Bar, Label, Point, Series, bar_plot, line_plot, scree_plot, swatch

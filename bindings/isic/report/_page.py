@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Mapping, Sequence
 
-from .._values import Rate
+from .._results import Rate
 from ._figures import change_section, other_section, rank_section, rates_section
 from ._markup import NONE, count, duration, note, percent, section, tag, text
 from ._run import KEPT, UNSAFE, Run

@@ -11,7 +11,7 @@ from typing import Any, Mapping
 
 from .._errors import IoError
 from .._metrics import wilson
-from .._values import Rate
+from .._results import Rate
 
 UNSAFE = {
     "cnn_unsafe": "independent CNN",

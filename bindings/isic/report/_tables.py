@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Callable, Sequence, Tuple
 
-from .._values import Rate
+from .._results import Rate
 from ._markup import NONE, count, decibels, decimal, duration, percent, section, tag, text
 from ._run import DECIDED, KEPT, UNSAFE, Round, Run, has_interval
 from ._svg import Label
