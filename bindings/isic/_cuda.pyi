@@ -1,4 +1,4 @@
-"""Types of the compiled part of isic.cuda, which is there where isic was built with CUDA. The wrappers document it."""
+"""Types of the native module of isic.cuda, which exists in builds with CUDA. The wrappers document it."""
 
 from typing import Any, Callable
 

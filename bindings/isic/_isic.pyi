@@ -1,4 +1,4 @@
-"""Types of the compiled part. Arrays, ids and options are checked there; the wrappers document them."""
+"""Types of the native module. It checks arrays, ids and options; the wrappers document them."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence

@@ -8,7 +8,7 @@ from ._typing import Codes, Floats, IdArray, Metric, Padding
 
 
 def drift(before: Codes, after: Codes, *, padding: Padding = None) -> DriftReport:
-    """How far rows moved between two codebooks [K, d], which may differ in dtype; rows in `padding` do not count.
+    """Distance between two codebooks [K, d], which may differ in dtype; rows in `padding` do not count.
 
     Raises ShapeError, ValueError on padding ids, NumericError (NaN, infinity, squares that overflow float64, or a zero
     codebook before).

@@ -75,7 +75,7 @@ void bind_metrics(py::module_& m) {
         .def(py::init(&make_index), "codes"_a, "metric"_a, "padding"_a)
         .def("nearest", &nearest, "vectors"_a, "threads"_a)
         .def("__repr__", [](const codebook_index& self) {
-            return fmt::format("{} x {} {}", self.book.rows, self.book.cols, name_of(self.book.type));
+            return fmt::format("{} x {} {}", self.book.rows, self.book.cols, detail::name_of(self.book.type));
         });
     m.def("nearest_code_churn", &python_churn, "vectors"_a, "before"_a, "after"_a, "metric"_a, "padding"_a);
     m.def("collapsed_pairs", &python_collapsed, "codes"_a, "tolerance"_a, "padding"_a);

@@ -1,4 +1,4 @@
-"""Checkpoints: codebooks are found, only their bytes change, what belongs to them follows, and undo restores every byte."""
+"""Checkpoints: codebooks are found, an edit changes only their bytes and those of their tensors, and undo restores every byte."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def harm_of(width, rank=1, seed=3):
 
 
 def leak(codes, subspace):
-    """Without isic: worst share of a row's norm inside the subspace."""
+    """Largest share of a row's norm inside the subspace, computed without isic."""
     wide = np.asarray(codes, dtype=np.float64)
     return float((np.linalg.norm(wide @ subspace.basis, axis=-1) / np.linalg.norm(wide, axis=-1)).max())
 
@@ -198,7 +198,7 @@ WRITERS = {"safetensors": safetensors_file, "sharded": write_sharded, "torch": w
 
 
 def read_by_others(path):
-    """By the formats' own libraries."""
+    """Reads tensors with the formats' own libraries."""
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return dict(arrays)
@@ -247,7 +247,7 @@ def test_a_single_array(rng, tmp_path):
     path = tmp_path / "codebook.npy"
     np.save(path, normal(rng, 50, 8))
     before = path.read_bytes()
-    assert str(isic.checkpoint.inspect(path)).splitlines()[3].endswith("unknown  yes")  # as apply finds it without a key
+    assert str(isic.checkpoint.inspect(path)).splitlines()[3].endswith("unknown     yes")  # apply finds it without a key
     isic.checkpoint.apply(path, harm_of(8))
     assert leak(np.load(path), harm_of(8)) < 1e-6
     isic.checkpoint.undo(path)
@@ -315,7 +315,7 @@ def test_torch_files_with_objects_parameters_and_views(rng, tmp_path):
 def test_transposed_tensors_of_torch_are_read_and_refused_with_the_fix(dtype, rng, tmp_path):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     if dtype == "bfloat16":
-        bfloat16()  # which reads them
+        bfloat16()  # reads them
     key = "quantize.embedding.weight"
     codes = torch.from_numpy(normal(rng, 50, 8)).to(getattr(torch, dtype))
     wide = torch.cat([codes, codes + 1], dim=1)
@@ -365,7 +365,7 @@ def test_torch_tensors_outside_of_their_storage_are_left_out(offset, shape, stri
     assert isic.checkpoint.open(tmp_path / "x.pt").tensors == {}
 
 
-# What belongs to a codebook
+# Tensors that belong to a codebook
 
 
 def test_padding_rows_are_left_alone(rng, tmp_path):
@@ -481,7 +481,7 @@ def test_separate_input_tables_stay(rng, tmp_path):
     assert np.array_equal(isic.read_safetensors(path)[0]["gen_embed.weight"], codes)
 
 
-# How rows move
+# Edits of rows
 
 
 def ids_of(rng, n=30, t=12, codes=40, harmful=10):
@@ -589,7 +589,7 @@ def test_subspace_files(rng, tmp_path):
 
 
 def test_a_subspace_file_is_the_same_in_cpp(tmp_path):
-    """Byte for byte what tests/subspace_file_test.cpp writes and reads."""
+    """The bytes that tests/subspace_file_test.cpp writes and reads."""
     header = (b'{"__metadata__":{"decided_by":"energy","energy":"0.9375","format":"isic.subspace","rank":"2","version":"1"},'
               b'"basis":{"data_offsets":[0,48],"dtype":"F64","shape":[3,2]},'
               b'"harmfulness":{"data_offsets":[48,80],"dtype":"F64","shape":[2,2]},'
@@ -649,7 +649,7 @@ def test_apply_keeps_one_undo_file_per_edit(rng, tmp_path):
     path = vq(tmp_path, rng)
     original = path.read_bytes()
     isic.checkpoint.apply(path, harm_of(8))
-    assert isic.checkpoint.apply(path, harm_of(8)).undo_file == ""  # nothing had to change
+    assert isic.checkpoint.apply(path, harm_of(8)).undo_file == ""  # no byte changed
     with pytest.raises(isic.IoError, match="earlier edit"):
         isic.checkpoint.apply(path, harm_of(8, seed=4))
     isic.checkpoint.apply(path, harm_of(8, seed=4), undo=tmp_path / "second")
@@ -659,7 +659,7 @@ def test_apply_keeps_one_undo_file_per_edit(rng, tmp_path):
     isic.checkpoint.undo(path, undo=tmp_path / "second")
     isic.checkpoint.undo(path)
     assert path.read_bytes() == original
-    isic.checkpoint.apply(path, harm_of(8, seed=4))  # the old undo file's edit is gone, so it may be replaced
+    isic.checkpoint.apply(path, harm_of(8, seed=4))  # the old edit is undone, so its undo file may be replaced
 
 
 def test_undo_refuses_what_it_does_not_know(rng, tmp_path):
@@ -716,7 +716,7 @@ def test_output_of_a_sharded_checkpoint_is_a_folder(rng, tmp_path):
 
 
 def test_links_are_followed_and_stay(rng, tmp_path):
-    """A download cache links to its files: the target is patched, the link stays one."""
+    """A link of a download cache: its target is patched, and it stays a link."""
     (tmp_path / "blobs").mkdir()
     blob = vq(tmp_path, rng).rename(tmp_path / "blobs" / "abc")
     link = tmp_path / "model.safetensors"
@@ -728,13 +728,13 @@ def test_links_are_followed_and_stay(rng, tmp_path):
 
 def test_read_only_files_are_refused(rng, tmp_path, monkeypatch):
     path = vq(tmp_path, rng)
-    monkeypatch.setattr(os, "access", lambda *_: False)  # the user of a test may be one who can write every file
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may run as root
     with pytest.raises(isic.IoError, match="can be written"):
         isic.checkpoint.apply(path, harm_of(8))
     assert os.listdir(tmp_path) == [path.name]
 
 
-# What is not a checkpoint
+# Files that are not checkpoints
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02old torch", b"PK\x03\x04", b"\x93NUMPY\x01\x00",
@@ -796,7 +796,7 @@ print(peak.group(1) if peak else resource.getrusage(resource.RUSAGE_SELF).ru_max
 
 
 def sparse_checkpoint(path, rng, nbytes):
-    """A codebook behind a tensor of nothing but a hole."""
+    """A codebook behind a sparse tensor."""
     codes = normal(rng, 4096, 8)
     book = {"dtype": "F32", "shape": [4096, 8], "data_offsets": [nbytes, nbytes + codes.nbytes]}
     hole = {"dtype": "U8", "shape": [nbytes], "data_offsets": [0, nbytes]}

@@ -1,4 +1,4 @@
-"""The command line: what it prints, its exit codes, and one line per error with nothing written."""
+"""The command line: output, exit codes, and one line per error without writes."""
 
 import json
 import re

@@ -860,7 +860,7 @@ MISTAKES = [
     (isic.ShapeError, "4 values in strength, got 3", lambda g, c: isic.cuda.fused.project_out(g, c, harm_of(3), strength=up(g, np.zeros(3, np.float32)))),
     (isic.ValueError, "center on the device of float32, got float64", lambda g, c: isic.cuda.fused.project_out(g, c, harm_of(3), center=up(g, np.zeros(3)))),
     (isic.BackendError, "weights on the device in memory of device 0, got memory of the CPU", lambda g, c: isic.cuda.fused.project_out(g, c, harm_of(3), weights=np.zeros(1, np.float32))),
-    (isic.ValueError, "a RowBasis of the same backend", lambda g, c: isic.cuda.fused.project_out(g, c, isic.cuda.fused.Basis(isic.cuda.Backend(), harm_of(3)))),
+    (isic.ValueError, "a Basis of the same backend", lambda g, c: isic.cuda.fused.project_out(g, c, isic.cuda.fused.Basis(isic.cuda.Backend(), harm_of(3)))),
     (isic.ValueError, "orthonormal", lambda g, c: isic.cuda.fused.Basis(g, isic.Subspace(np.ones((3, 1)), np.ones(1), 1.0, harm_of().chosen))),
     (isic.ValueError, "overlapping", lambda g, c: isic.cuda.fused.adam_update(g, c, c, isic.cuda.AdamState())),
     (isic.ValueError, "a state of float32, as the codes", lambda g, c: isic.cuda.fused.adam_update(g, c, up(g, HOST), isic.cuda.AdamState("float64"))),

@@ -1,4 +1,4 @@
-"""Every example in a docstring runs, and every public name has one."""
+"""Every example in a docstring runs, and every public name has a docstring."""
 
 import doctest
 import importlib
@@ -52,7 +52,7 @@ def test_the_readme_prints_what_it_says(capsys):
         pytest.skip("the sources are not here")
     names = {}
     programs = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
-    for program in programs:  # each goes on where the one before ended
+    for program in programs:  # each continues the one before
         exec(program, names)
         printed = capsys.readouterr().out.splitlines()
         assert printed and all(f"# {line}" in program for line in printed)

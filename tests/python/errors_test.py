@@ -1,4 +1,4 @@
-"""A caller's mistake raises one of few exceptions, in Python's words, before anything is written."""
+"""A caller's mistake raises an isic exception with Python names, before anything is written."""
 
 import builtins
 import os
@@ -32,7 +32,7 @@ CODES = np.arange(12.0).reshape(4, 3)
 
 
 def with_locked(locked):
-    """Every update that takes codes which may not move."""
+    """Every update with locked codes."""
     limits = isic.Constraint(locked=locked)
     state, ids = isic.fused.AdamState("float64"), [0, 1, 2, 3]
     return [lambda c: isic.sgd_update(c, c + 1, isic.SgdState(), constraint=limits),

@@ -200,7 +200,7 @@ def test_a_saved_ema_state_goes_on(codes, rng, dtype):
 
 
 def edits(subspace):
-    """Each function that edits rows, given the rows."""
+    """Each function that edits rows, called with the rows."""
     def adam(rows, **options):
         isic.fused.adam_update(rows, np.ones_like(rows), isic.fused.AdamState(str(rows.dtype)), orthogonal_to=subspace, **options)
 
@@ -223,7 +223,7 @@ def test_what_cannot_be_edited(codes, subspace):
             edit(np.asfortranarray(before))
         with pytest.raises(isic.ShapeError, match="12"):
             edit(before[:, :11].copy())
-        with pytest.raises(isic.ValueError, match="threads >= 1"):
+        with pytest.raises(isic.ValueError, match="threads >= 0"):
             edit(before, threads=-1)
     assert np.array_equal(codes, before)
 
@@ -325,7 +325,7 @@ def test_an_index_says_what_it_cannot_do(rng):
     for make, error in ((lambda: isic.CodeIndex([[1.0]]), TypeError), (lambda: isic.CodeIndex(np.zeros((0, 4))), isic.ShapeError),
                         (lambda: isic.CodeIndex(codes, padding=[10]), isic.ValueError),
                         (lambda: isic.CodeIndex(codes, padding=range(10)), isic.ValueError),
-                        (lambda: isic.CodeIndex(codes, metric="cosine"), isic.ValueError),
+                        (lambda: isic.CodeIndex(codes, metric="dot"), isic.ValueError),
                         (lambda: isic.CodeIndex(codes * np.nan), isic.NumericError),
                         (lambda: isic.CodeIndex(codes).nearest(codes[:, :3].copy()), isic.ShapeError),
                         (lambda: isic.CodeIndex(codes).nearest(codes * np.inf), isic.NumericError),
@@ -336,11 +336,11 @@ def test_an_index_says_what_it_cannot_do(rng):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_are_read_whatever_holds_them(rng, dtype):
-    """Arrays of a codebook's dtypes as they lie; others, odd strides and lists after conversion: the same numbers."""
+    """Arrays of a codebook's dtypes are read in place; others, odd strides and lists after conversion: equal results."""
     codes, h, s = (as_dtype(rng.standard_normal((40, 6)), dtype) for _ in range(3))
     wide_h, wide_s = h.astype(float), s.astype(float)
     forms = [h, np.asfortranarray(h), np.concatenate([h, h], axis=1)[:, :6], np.repeat(h, 2, axis=1)[:, ::2], wide_h, wide_h.tolist()]
-    if dtype != "bfloat16":  # which neither knows
+    if dtype != "bfloat16":  # unknown to both
         forms.append(h.astype(h.dtype.newbyteorder()))
         forms += [torch_of(h).requires_grad_()] if importlib.util.find_spec("torch") else []
     for form in forms:

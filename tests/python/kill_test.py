@@ -131,6 +131,6 @@ def test_never_a_third_state(rows, share, tmp_path):
 
 
 def test_signals_are_what_they_say():
-    """SIGKILL cannot be caught: what the test above relies on."""
+    """SIGKILL cannot be caught, as the test above requires."""
     with pytest.raises(OSError):
         signal.signal(signal.SIGKILL, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Two who edit one checkpoint: one is told to wait, and what the other did can be undone."""
+"""Two processes edit one checkpoint: one fails with a message, and the other's edit can be undone."""
 
 import pathlib
 import subprocess
@@ -46,7 +46,7 @@ def test_the_second_is_told_to_wait_and_nothing_changes(model):
 
 
 def test_whoever_comes_first_can_be_undone(model):
-    """Three at once, with different subspaces: at most one edit is in the file, and it is what the undo file is of."""
+    """Three processes with different subspaces: the file has at most one edit, and the undo file belongs to it."""
     before = model.read_bytes()
     for _ in range(4):
         all_of_them = [subprocess.Popen([sys.executable, "-c", PROGRAM, model, model.parent / f"harm{i}.safetensors"], stdout=subprocess.PIPE)

@@ -50,7 +50,7 @@ def test_every_other_row():
 
 
 def test_no_hidden_copy_of_a_codebook():
-    """numpy's own allocations are traced, C++'s are seen by the process's peak."""
+    """Allocations of numpy are traced, those of C++ raise the process's peak."""
     program = """
 import resource, sys
 import numpy as np, isic
@@ -143,7 +143,7 @@ def test_the_codebook_is_kept_alive():
 
 
 class Producer:
-    """A tensor library that only knows DLPack."""
+    """A tensor library with DLPack only."""
 
     def __init__(self, array, versioned=True, device=(1, 0)):
         self.array, self.versioned, self.device = array, versioned, device
@@ -219,7 +219,7 @@ def test_memory_of_a_gpu():
 
 
 def test_other_threads_run_meanwhile():
-    """A thread counts while the main thread is in C++; with the GIL held it would come to a stand."""
+    """A thread counts while the main thread is in C++; it would stop if the GIL were held."""
     vectors, codes = np.random.default_rng(0).standard_normal((20_000, 64)), np.random.default_rng(1).standard_normal((8000, 64))
     counted = []
     stop = threading.Event()

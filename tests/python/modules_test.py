@@ -1,4 +1,4 @@
-"""Codebooks as other projects keep them: their key names, look-ups and training sums, edited in memory and in a saved file."""
+"""Codebooks of other projects: their keys, assignments and training sums, edited in memory and in a saved file."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from torch.nn.functional import normalize  # noqa: E402
 
 HARM = isic.span_of(np.random.default_rng(1).standard_normal((8, 2)))
 AWAY = torch.as_tensor(np.eye(8) - HARM.basis @ HARM.basis.T, dtype=torch.float32)
-"""Data times this has nothing in the harmful subspace."""
+"""Projects data out of the harmful subspace."""
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def same_numbers():
 
 @pytest.fixture
 def in_file(tmp_path):
-    """Edits a module by way of a saved file: save, apply, load. Returns what undoes the file and loads it again."""
+    """Edits a module through a saved file: save, apply, load. Returns a function that undoes the file and loads it."""
 
     def edit(module, **options):
         file = tmp_path / "model.safetensors"
@@ -60,7 +60,7 @@ def assert_same(module, before):
 
 
 class LlamaGen(nn.Module):
-    """Rows are normalised at every look-up."""
+    """Rows are normalised when they are read."""
 
     def __init__(self):
         super().__init__()
@@ -88,8 +88,8 @@ def test_llamagen(in_file, where):
     assert_same(model, before)
 
 
-def test_llamagen_row_that_nearly_vanishes():
-    """Normalised, the little that is left of such a row would be a code of noise; it takes another code's direction instead."""
+def test_llamagen_near_zero_row():
+    """Normalisation would turn the remainder of such a row into noise; it takes another code's direction."""
     model = LlamaGen()
     book = model.quantize.embedding.weight.requires_grad_(False)
     book[5] = torch.as_tensor(HARM.basis[:, 0]) + 1e-5 * torch.randn(8)
@@ -101,7 +101,7 @@ def test_llamagen_row_that_nearly_vanishes():
 
 
 class VilaU(nn.Module):
-    """Residual levels of K rows and a padding row; running sums that training divides to make the rows."""
+    """Residual levels of K rows and a padding row, with the running sums of training."""
 
     def __init__(self, levels=3):
         super().__init__()
@@ -113,7 +113,7 @@ class VilaU(nn.Module):
             book.register_buffer("embed_ema", book.weight[:-1].clone())
 
     def forward(self, x, decay=0.8):
-        """The sum over the levels, and in training a step of every level's averages."""
+        """The sum over the levels; training also updates every level's averages."""
         total = torch.zeros_like(x)
         for book in self.quantizer.codebooks:
             ids = torch.cdist(x - total, book.weight[:-1]).argmin(-1)
@@ -148,7 +148,7 @@ def test_vila_u(vila_u, in_file, where):
     vila_u.eval()
     x = torch.randn(64, 8)
     for book in vila_u.quantizer.codebooks:
-        book.weight[16] = 7  # must stay, whatever it holds
+        book.weight[16] = 7  # padding must not change
     before = state(vila_u)
     assert leaks(vila_u(x)) > 0.3
     undo = [e.undo for e in edit_rows(vila_u) + edit_sums(vila_u)] if where == "memory" else [in_file(vila_u)]
@@ -204,7 +204,7 @@ def test_unitok(in_file, where):
 
 
 class TokenFlow(nn.Module):
-    """One index of two halves, normalised separately: 32 numbers for meaning, 8 for pixels; distances are added."""
+    """One index with two halves, normalised separately: 32 semantic values and 8 pixel values; distances are added."""
 
     def __init__(self):
         super().__init__()
@@ -222,7 +222,7 @@ class TokenFlow(nn.Module):
 
 @pytest.mark.parametrize("where", ["memory", "file"])
 def test_tokenflow(in_file, where):
-    """The pixel half is edited, the semantic half with the same ids stays; encoding would change with it."""
+    """The pixel half is edited, the semantic half with the same ids is not; encoding would change."""
     model = TokenFlow()
     before, x = state(model), (torch.randn(256, 32), torch.randn(256, 8))
     (meaning, pixels), ids = model.halves(), model.encode(*x)
@@ -257,7 +257,7 @@ KINDS = {"euclidean": {}, "cosine": dict(use_cosine_sim=True), "residual": dict(
 @pytest.mark.parametrize("where", ["memory", "file"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_lucidrains(in_file, kind, where):
-    """With the sums edited too, its own training steps on clean data do not bring the concept back."""
+    """With edited sums, its own training steps on clean data do not restore the concept."""
     model = lucidrains(**KINDS[kind])
     metric = "cosine" if kind == "cosine" else "l2"
     before, x = state(model), torch.randn(4, 64, 8)

@@ -1,4 +1,4 @@
-"""The report page: what it says, what it refuses, and what a real browser makes of it."""
+"""The report page: contents, errors, and rendering in a real browser."""
 
 import base64
 import json
@@ -39,7 +39,7 @@ def png(width, height):
 
 
 def demo_run(rounds=3):
-    """As the demo's report.json, with an attack on the page wherever there is text."""
+    """The demo's report.json with an injection in every text."""
     rows = []
     for i in range(rounds + 1):
         left = 0.96 * 0.4**i
@@ -57,7 +57,7 @@ def demo_run(rounds=3):
 
 
 def python_run():
-    """A real run of self_improve, with an attack on the page in its prompts and metrics."""
+    """A run of self_improve with an injection in its prompts and metrics."""
     model = Toy()
     original = model.codebook.copy()
     vectors = np.random.default_rng(0).normal(size=(200, 4))
@@ -82,7 +82,7 @@ def words(html):
     return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]*>", " ", html, flags=re.DOTALL))
 
 
-# What the page says
+# Contents of the page
 
 
 def test_the_summary_comes_first(folder):
@@ -171,7 +171,7 @@ STRANGE = [None, True, "text", [], {}, [[]], [None], float("nan"), float("inf"),
 
 @pytest.mark.parametrize("strange", STRANGE, ids=repr)
 def test_strange_values_are_no_numbers(strange):
-    """Each known field in turn holds something strange: the page is made, without a NaN in a drawing."""
+    """Each known field in turn has an invalid value: the page is written, without NaN in a plot."""
     whole = {**demo_run(2), **{k: v for k, v in python_run().to_dict().items() if k not in ("rounds", "best_round")}}
     for key in set(whole) - {"rounds"}:
         assert "nan" not in drawings(isic.report.render_report({**whole, key: strange})), key
@@ -236,7 +236,7 @@ def test_a_run_cannot_name_images_elsewhere(folder, name):
         isic.report.render_report(folder / "report.json")
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"{}", b'{"rounds": null}', b'{"rounds": 3}', b'{"rounds": [3]}',
@@ -308,7 +308,7 @@ AS_3_AND_4 = """import fcntl, os, sys
 reads, writes = (fcntl.fcntl(int(pipe), fcntl.F_DUPFD, 10) for pipe in sys.argv[1:3])
 os.dup2(reads, 3), os.dup2(writes, 4)
 os.execv(sys.argv[3], sys.argv[3:])"""
-"""Starts a program with two pipes as its file descriptors 3 and 4, where the browser looks for them."""
+"""Starts a program with two pipes as its file descriptors 3 and 4, which the browser reads."""
 
 
 class Browser:
@@ -338,7 +338,7 @@ class Browser:
         return answer["result"]
 
     def until(self, wanted):
-        """The first message that is wanted; the others are kept as events."""
+        """Returns the first matching message and keeps the others as events."""
         while True:
             while b"\0" not in self.rest:
                 assert select.select([self.reads], [], [], 60)[0], "the browser does not answer"
@@ -353,7 +353,7 @@ class Browser:
                 return message
 
     def show(self, path, width, theme):
-        """Opens a page in a window of this width and theme; returns what it did: names and details of events."""
+        """Opens a page in a window of this width and theme; returns its events, by name and details."""
         self.events = []
         self("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         self("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
@@ -433,7 +433,7 @@ def test_a_browser_shows_it(browser, tmp_path, make, theme, width):
 @needs_browser
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_can_be_read(browser, tmp_path, theme):
-    """On a phone no text is smaller than 10 px, and all text stands out from the page, 4.5 : 1 or more (WCAG AA)."""
+    """On a phone all text has at least 10 px and a contrast of at least 4.5 : 1 (WCAG AA)."""
     browser.show(demo_page(tmp_path), 390, theme)
     small = browser.value("""[...document.querySelectorAll('svg text, p, td, th, small, li, dt, dd, figcaption, .tag')].map(e => {
         const scale = e.ownerSVGElement ? e.ownerSVGElement.getBoundingClientRect().width / 400 : 1;
@@ -470,7 +470,7 @@ def test_plots_are_named_and_ids_are_unique(browser, tmp_path):
 
 @needs_browser
 def test_the_policy_would_stop_a_script(browser, tmp_path):
-    """Escaping is the first wall; behind it stands the page's own policy. Without it the same script runs."""
+    """The page's policy stops a script that is not escaped; without the policy the script runs."""
     path = demo_page(tmp_path)
     html = path.read_text(encoding="utf-8").replace("</main>", "<script>document.title = 'evil'</script></main>")
     path.write_text(html, encoding="utf-8")

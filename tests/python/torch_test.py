@@ -1,4 +1,4 @@
-"""Tensors and parameters of torch are edited where they are."""
+"""Tensors and parameters of torch are edited in place."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A program whose types mypy --strict checks; typing_test.py runs it too."""
+"""A program for mypy --strict; typing_test.py also runs it."""
 
 from __future__ import annotations
 

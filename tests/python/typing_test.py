@@ -1,4 +1,4 @@
-"""The package is typed: a program passes mypy --strict, and wrong calls do not."""
+"""The package is typed: a program passes mypy --strict, and wrong calls fail."""
 
 import pathlib
 import subprocess
@@ -27,7 +27,7 @@ isic.fused.AdamState("float16")
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Of mypy: numpy's stubs are read once."""
+    """The cache of mypy, so that numpy's stubs are read once."""
     return tmp_path_factory.mktemp("mypy")
 
 
@@ -56,7 +56,7 @@ def test_the_package_itself_is_typed(cache):
 
 
 def test_the_stub_names_what_is_compiled():
-    """Each name of the compiled module stands in its stub, and the other way round."""
+    """The native module and its stub have the same names."""
     stub = (pathlib.Path(isic.__file__).parent / "_isic.pyi").read_text()
     declared = {line.split("(")[0].split(":")[0].split()[1] for line in stub.splitlines() if line.startswith(("def ", "class "))}
     assert declared == {name for name in dir(isic._isic) if not name.startswith("_")} - {"version"}

@@ -1,18 +1,17 @@
-"""What isic does, on memory of a GPU: differences, subspace, projection, updates, metrics and the loop.
+"""isic on a GPU: differences, subspaces, projection, updates, metrics and the loop.
 
-Codebooks are edited where they lie: tensors of torch, arrays of CuPy, or whatever else on the GPU speaks DLPack or has a
-__cuda_array_interface__; float32, float64, float16 or bfloat16. Nothing crosses between CPU and GPU silently: `upload` and
-`download` do. ::
+Codebooks are edited in place: torch tensors, CuPy arrays, or any object on the GPU with DLPack or __cuda_array_interface__;
+float32, float64, float16 or bfloat16. Nothing is copied between CPU and GPU silently: `upload` and `download` copy. ::
 
-    gpu = isic.cuda.Backend.of(model.codebook)  # its device and, of torch or CuPy, the stream that they work on
+    gpu = isic.cuda.Backend.of(model.codebook)  # its device and torch's current stream
     pairs = isic.cuda.DifferenceAccumulator(gpu, model.codebook)
     pairs.add(harmful_ids, safe_ids)
     subspace = isic.cuda.fit_subspace(gpu, pairs)
     edit = isic.cuda.project_out(gpu, model.codebook, subspace)
-    edit.undo()  # every byte as it was
+    edit.undo()  # restores every byte
 
-Subspaces, summaries and reports are those of isic, on the CPU. Importing this module loads nothing of CUDA; `available` says
-whether a device can be used, and `unavailable_reason` why not.
+Subspaces, summaries and reports are those of isic, on the CPU. Importing this module does not load CUDA. `available`
+returns whether a device can be used, `unavailable_reason` why not.
 """
 
 from . import fused as fused

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Union
 
-from .._typing import DeviceLike
 from .._results import Subspace
+from .._typing import DeviceLike
 from ._backend import Backend, native_of
 from ._load import native
 from ._update import AdamState, StateType, _CountsAndSums, native_part
