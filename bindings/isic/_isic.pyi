@@ -57,7 +57,7 @@ class Edit:
     def center(self) -> FloatArray: ...
 
 class EmaState:
-    """State of `ema_update`: decayed counts [K] and sums [K, d]. Empty until the first update; yours to keep."""
+    """State of `ema_update`: decayed counts [K] and sums [K, d]. Empty until the first update. The caller keeps it."""
     def __init__(self) -> None: ...
     @property
     def counts(self) -> FloatArray: ...
@@ -69,7 +69,7 @@ class EmaState:
     def sums(self, values: Floats) -> None: ...
 
 class SgdState:
-    """State of `sgd_update`: velocity [K, d]. Empty until the first update; yours to keep."""
+    """State of `sgd_update`: velocity [K, d]. Empty until the first update. The caller keeps it."""
     def __init__(self) -> None: ...
     @property
     def velocity(self) -> FloatArray: ...
@@ -77,7 +77,7 @@ class SgdState:
     def velocity(self, values: Floats) -> None: ...
 
 class AdamState:
-    """State of `adam_update`: mean and square of the projected gradient [K, d], steps taken. Empty until the first update; yours to keep."""
+    """State of `adam_update`: mean and square of the projected gradient [K, d], steps taken. Empty until the first update. The caller keeps it."""
     steps: int
     def __init__(self) -> None: ...
     @property

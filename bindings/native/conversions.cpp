@@ -67,7 +67,8 @@ adjacent_array<T> numbers(std::string_view function, std::string_view name, py::
         fail<value_error>(function, fmt::format("real numbers in {}", name), py::str(a.dtype()).cast<std::string>());
     }
     if (a.ndim() != dimensions) {
-        fail<shape_error>(function, fmt::format("{} of {} dimension{}", name, dimensions, dimensions == 1 ? "" : "s"), fmt::format("{}", a.ndim()));
+        fail<shape_error>(function, fmt::format("{} of {} dimension{}", name, dimensions, dimensions == 1 ? "" : "s"),
+                          fmt::format("{}", a.ndim()));
     }
     return py::module_::import("numpy").attr("require")(a, py::dtype::of<T>(), "CA").template cast<adjacent_array<T>>();
 }
@@ -75,12 +76,14 @@ template adjacent_array<float> numbers(std::string_view, std::string_view, py::h
 template adjacent_array<double> numbers(std::string_view, std::string_view, py::handle, index_t);
 
 std::optional<double> number_in(py::handle object) {
-    const bool number = py::hasattr(object, "ndim") ? object.attr("ndim").cast<int>() == 0 : PyNumber_Check(object.ptr()) != 0;
+    const bool number =
+        py::hasattr(object, "ndim") ? object.attr("ndim").cast<int>() == 0 : PyNumber_Check(object.ptr()) != 0;
     return number ? std::optional(py::float_(py::reinterpret_borrow<py::object>(object)).cast<double>()) : std::nullopt;
 }
 
 void fail_kind(std::string_view function, std::string_view name, std::string_view kind, py::handle object) {
-    throw py::type_error(in_python_words(fmt::format("isic::{}: expected {} to be {}, got {}", function, name, kind, type_name_of(object))));
+    throw py::type_error(in_python_words(
+        fmt::format("isic::{}: expected {} to be {}, got {}", function, name, kind, type_name_of(object))));
 }
 
 std::vector<double> vector_of(std::string_view function, std::string_view name, py::handle object) {
@@ -100,9 +103,10 @@ adjacent_array<bool> marks_of(std::string_view function, std::string_view name, 
         fail<shape_error>(function, fmt::format("{} of 1 dimension", name), fmt::format("{}", a.ndim()));
     }
     if (a.dtype().kind() != 'b' && a.size() > 0) {
-        fail<value_error>(function, fmt::format("True or False per code in {}", name),
-                                  fmt::format("{}; astype(bool) makes that of zeros and ones, numpy.isin(range(K), ids) of row numbers",
-                                              py::str(a.dtype()).cast<std::string>()));
+        fail<value_error>(
+            function, fmt::format("True or False per code in {}", name),
+            fmt::format("{}; convert zeros and ones by astype(bool), row numbers by numpy.isin(range(K), ids)",
+                        py::str(a.dtype()).cast<std::string>()));
     }
     return py::module_::import("numpy").attr("require")(a, py::dtype::of<bool>(), "CA").cast<adjacent_array<bool>>();
 }
@@ -110,15 +114,18 @@ adjacent_array<bool> marks_of(std::string_view function, std::string_view name, 
 id_array ids_of(std::string_view function, std::string_view name, py::handle object) {
     const py::array a = host_array(function, name, object);
     if (const char kind = a.dtype().kind(); kind != 'i' && kind != 'u' && a.size() > 0) {
-        const char* const fix = kind == 'b' ? "numpy.flatnonzero makes row numbers of a mask" : "token ids are made integers by astype(int)";
-        fail<value_error>(function, fmt::format("integers in {}", name), fmt::format("{}; {}", py::str(a.dtype()).cast<std::string>(), fix));
+        const char* const fix =
+            kind == 'b' ? "convert a mask to row numbers by numpy.flatnonzero" : "convert token ids by astype(int)";
+        fail<value_error>(function, fmt::format("integers in {}", name),
+                          fmt::format("{}; {}", py::str(a.dtype()).cast<std::string>(), fix));
     }
     if (a.dtype().kind() == 'u' && a.itemsize() == 8 && a.size() > 0) {
         const auto largest = a.attr("max")().cast<std::uint64_t>();
         require<value_error>(largest <= static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()), function,
-                                     fmt::format("integers below 2^63 in {}", name), fmt::format("{}", largest));
+                             fmt::format("integers below 2^63 in {}", name), fmt::format("{}", largest));
     }
-    const auto values = a.attr("astype")("int64", "order"_a = "C").cast<py::array_t<std::int64_t, py::array::c_style>>();
+    const auto values =
+        a.attr("astype")("int64", "order"_a = "C").cast<py::array_t<std::int64_t, py::array::c_style>>();
     id_array out{{values.data(), values.data() + values.size()}, {}};
     out.shape.assign(values.shape(), values.shape() + values.ndim());
     return out;

@@ -13,14 +13,15 @@ namespace {
 void require_same_shape(std::string_view function, const id_array& harmful, const id_array& safe) {
     if (harmful.shape != safe.shape) {
         fail<shape_error>(function, fmt::format("safe ids of shape [{}]", fmt::join(harmful.shape, ", ")),
-                                  fmt::format("[{}]", fmt::join(safe.shape, ", ")));
+                          fmt::format("[{}]", fmt::join(safe.shape, ", ")));
     }
 }
 
 /// T of ids [n, T] or of one image [T].
 index_t tokens_per_image(std::string_view function, const id_array& ids) {
     if (ids.shape.empty() || ids.shape.size() > 2) {
-        fail<shape_error>(function, "ids [n, T], or [T] of one image", fmt::format("shape [{}]", fmt::join(ids.shape, ", ")));
+        fail<shape_error>(function, "ids [n, T], or [T] of one image",
+                          fmt::format("shape [{}]", fmt::join(ids.shape, ", ")));
     }
     return ids.shape.back();
 }
@@ -83,7 +84,8 @@ void merge_moments(accumulator& self, const accumulator& other) {
 
 /// isic::counterpart_targets with the memory of its codebook.
 struct targets_with_codebook {
-    explicit targets_with_codebook(py::handle codes) : book(memory_of("counterpart_targets", "codes", codes, access::read)), sums(book.view()) {}
+    explicit targets_with_codebook(py::handle codes)
+        : book(memory_of("counterpart_targets", "codes", codes, access::read)), sums(book.view()) {}
 
     memory book;
     counterpart_targets<double> sums;
@@ -109,8 +111,12 @@ void bind_differences(py::module_& m) {
 
     py::class_<accumulator>(m, "DifferenceAccumulator")
         .def(py::init(&make_accumulator), "codes"_a, "width"_a)
-        .def("add", [](accumulator& self, py::handle h, py::handle s) { add_pairs("difference_accumulator::add", self.moments, h, s); },
-             "harmful_ids"_a, "safe_ids"_a)
+        .def(
+            "add",
+            [](accumulator& self, py::handle h, py::handle s) {
+                add_pairs("difference_accumulator::add", self.moments, h, s);
+            },
+            "harmful_ids"_a, "safe_ids"_a)
         .def("add_safe", &add_safe, "safe_ids"_a)
         .def("add_rows", &add_rows, "harmful"_a, "safe"_a)
         .def("merge", &merge_moments, "other"_a)
@@ -118,30 +124,50 @@ void bind_differences(py::module_& m) {
         .def_property_readonly("count", [](const accumulator& self) { return self.moments.count(); })
         .def("usage", [](const accumulator& self) { return object_of(self.moments.usage()); })
         .def("mean", [](const accumulator& self) { return array_of(self.moments.mean()); })
-        .def("safe_mean", [](const accumulator& self) { return array_of(unlocked([&] { return self.moments.safe_mean(); })); })
+        .def("safe_mean",
+             [](const accumulator& self) { return array_of(unlocked([&] { return self.moments.safe_mean(); })); })
         .def("second_moment", [](const accumulator& self) { return array_of(self.moments.second_moment()); })
-        .def("safe_second_moment", [](const accumulator& self) { return array_of(unlocked([&] { return self.moments.safe_second_moment(); })); });
+        .def("safe_second_moment", [](const accumulator& self) {
+            return array_of(unlocked([&] { return self.moments.safe_second_moment(); }));
+        });
 
-    m.def("code_harmfulness", [](py::handle usage, double prior) {
-        return object_of(code_harmfulness(usage_of("code_harmfulness", usage), {.prior_per_code = prior}));
-    }, "usage"_a, "prior_per_code"_a);
-    m.def("code_strength", [](py::handle harmfulness, double low, double high) {
-        return array_of(code_strength(vector_of("code_strength", "harmfulness", harmfulness), {.low = low, .high = high}));
-    }, "harmfulness"_a, "low"_a, "high"_a);
-    m.def("excess_strength", [](py::handle p_harmful, py::handle p_safe) {
-        code_scores scores;
-        scores.p_harmful = vector_of("excess_strength", "p_harmful", p_harmful);
-        scores.p_safe = vector_of("excess_strength", "p_safe", p_safe);
-        return array_of(excess_strength(scores));
-    }, "p_harmful"_a, "p_safe"_a);
-    m.def("gate_strength", [](py::handle score, double threshold) {
-        return array_of(gate_strength(vector_of("gate_strength", "score", score), threshold));
-    }, "score"_a, "threshold"_a);
+    m.def(
+        "code_harmfulness",
+        [](py::handle usage, double prior) {
+            return object_of(code_harmfulness(usage_of("code_harmfulness", usage), {.prior_per_code = prior}));
+        },
+        "usage"_a, "prior_per_code"_a);
+    m.def(
+        "code_strength",
+        [](py::handle harmfulness, double low, double high) {
+            return array_of(
+                code_strength(vector_of("code_strength", "harmfulness", harmfulness), {.low = low, .high = high}));
+        },
+        "harmfulness"_a, "low"_a, "high"_a);
+    m.def(
+        "excess_strength",
+        [](py::handle p_harmful, py::handle p_safe) {
+            code_scores scores;
+            scores.p_harmful = vector_of("excess_strength", "p_harmful", p_harmful);
+            scores.p_safe = vector_of("excess_strength", "p_safe", p_safe);
+            return array_of(excess_strength(scores));
+        },
+        "p_harmful"_a, "p_safe"_a);
+    m.def(
+        "gate_strength",
+        [](py::handle score, double threshold) {
+            return array_of(gate_strength(vector_of("gate_strength", "score", score), threshold));
+        },
+        "score"_a, "threshold"_a);
 
     py::class_<targets_with_codebook>(m, "CounterpartTargets")
         .def(py::init<py::handle>(), "codes"_a)
-        .def("add", [](targets_with_codebook& self, py::handle h, py::handle s) { add_pairs("counterpart_targets::add", self.sums, h, s); },
-             "harmful_ids"_a, "safe_ids"_a)
+        .def(
+            "add",
+            [](targets_with_codebook& self, py::handle h, py::handle s) {
+                add_pairs("counterpart_targets::add", self.sums, h, s);
+            },
+            "harmful_ids"_a, "safe_ids"_a)
         .def("merge", &merge_targets, "other"_a)
         .def("targets", &targets_of, "weight"_a, "prior"_a)
         .def("counts", [](const targets_with_codebook& self) { return array_of(self.sums.counts()); });

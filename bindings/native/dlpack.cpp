@@ -8,7 +8,7 @@
 namespace isic::python {
 namespace {
 
-/// A type of DLPack as numpy and torch call it.
+/// The name of a DLPack type in numpy and torch.
 std::string name_of_type(int code, int bits) {
     constexpr std::array<const char*, 7> names{"int", "uint", "float", nullptr, "bfloat", "complex", "bool"};
     if (code < 0 || code >= static_cast<int>(names.size()) || names[static_cast<std::size_t>(code)] == nullptr) {
@@ -33,12 +33,14 @@ layout layout_of_tensor(const dlpack::tensor& t) {
     m.shape.assign(t.shape, t.shape + t.ndim);
     m.strides.assign(m.shape.size(), 1);
     for (std::size_t i = m.shape.size(); i-- > 0;) {
-        m.strides[i] = t.strides != nullptr ? t.strides[i] : i + 1 < m.shape.size() ? m.strides[i + 1] * m.shape[i + 1] : 1;
+        m.strides[i] = t.strides != nullptr     ? t.strides[i]
+                       : i + 1 < m.shape.size() ? m.strides[i + 1] * m.shape[i + 1]
+                                                : 1;
     }
     return m;
 }
 
-/// Takes a capsule over, as the protocol asks: renames it, and calls the deleter when the result is destroyed.
+/// Consumes a capsule as the protocol requires: renames it, and calls the deleter when the result is destroyed.
 template <class Managed>
 py::capsule take_over(py::capsule& capsule, const char* used_name) {
     auto* held = static_cast<Managed*>(PyCapsule_GetPointer(capsule.ptr(), PyCapsule_GetName(capsule.ptr())));
@@ -52,7 +54,7 @@ py::capsule take_over(py::capsule& capsule, const char* used_name) {
     });
 }
 
-/// Newer producers take max_version and copy, older ones nothing; some take the one without the other.
+/// Newer producers accept max_version and copy, some only max_version, older ones neither.
 py::capsule dlpack_capsule(py::handle object, const py::dict& always) {
     const py::object produce = object.attr("__dlpack__");
     const auto attempt = [&](const py::dict& more) -> std::optional<py::capsule> {
@@ -91,20 +93,23 @@ void require_cpu(std::string_view function, std::string_view name, py::handle ob
         return;
     }
     if (const auto kind = dlpack_device(object).first; !is_host(kind)) {
-        fail<backend_error>(function, fmt::format("{} in memory of the CPU", name),
-                                    fmt::format("memory of a device of DLPack type {}; pass a copy on the CPU (Tensor.cpu()), or give a "
-                                                "codebook on a GPU to isic.cuda", kind));
+        fail<backend_error>(
+            function, fmt::format("{} in memory of the CPU", name),
+            fmt::format("memory of a device of DLPack type {}; pass a copy on the CPU (Tensor.cpu()), or use "
+                        "isic.cuda",
+                        kind));
     }
 }
 
 void require_changeable(std::string_view function, std::string_view name, py::handle object, access how) {
-    if (how == access::edit && type_name_of(object).rfind("jax", 0) == 0) {  // says nothing of it in its capsules
+    if (how == access::edit && type_name_of(object).rfind("jax", 0) == 0) {  // its capsules do not say read-only
         fail<value_error>(function, fmt::format("writable memory in {}", name),
-                                  "an array of jax, which nobody may change; edit a copy (numpy.array) and make a new one of that");
+                          "an array of jax, which is immutable; edit a copy (numpy.array) and convert it back");
     }
 }
 
-handed_over take_dlpack(std::string_view function, std::string_view name, py::handle object, access how, const py::dict& arguments) {
+handed_over take_dlpack(std::string_view function, std::string_view name, py::handle object, access how,
+                        const py::dict& arguments) {
     py::capsule capsule = dlpack_capsule(object, arguments);
     if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned") != 0) {
         const py::capsule owner = take_over<dlpack::managed_versioned>(capsule, "used_dltensor_versioned");
@@ -133,12 +138,12 @@ memory memory_of_dlpack(std::string_view function, std::string_view name, py::ha
         memory out = checked(function, name, taken.values, how);
         out.owner = taken.owner;
         return out;
-    } catch (const py::error_already_set& e) {  // of the producer: memory that is not there, or sparse
+    } catch (const py::error_already_set& e) {  // raised by the producer, e.g. for sparse or meta tensors
         if (!e.matches(PyExc_Exception)) {
             throw;
         }
-        fail<value_error>(function, fmt::format("{} in memory that its library hands out", name),
-                                  fmt::format("\"{}\" from it", py::str(e.value()).cast<std::string>()));
+        fail<value_error>(function, fmt::format("{} in memory that its library exports", name),
+                          fmt::format("\"{}\" from it", py::str(e.value()).cast<std::string>()));
     }
 }
 

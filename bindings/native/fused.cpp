@@ -8,36 +8,20 @@
 #include <variant>
 
 #include "module.hpp"
+#include "precision.hpp"
 #include "values.hpp"
 
 namespace isic::python {
 namespace {
 
 /// isic::fused::basis in both precisions.
-struct basis_pair {
+struct basis_pair : in_both<fused::basis> {
     basis_pair() = default;
-    explicit basis_pair(const subspace& s) : narrow(s), wide(s) {}
-
-    template <real T>
-    const fused::basis<T>& of() const {
-        if constexpr (std::same_as<T, float>) {
-            return narrow;
-        } else {
-            return wide;
-        }
-    }
-
-    fused::basis<float> narrow;
-    fused::basis<double> wide;
+    explicit basis_pair(const subspace& s) : in_both{fused::basis<float>(s), fused::basis<double>(s)} {}
 };
 
 basis_pair make_basis(const subspace& s) {
     return basis_pair(s);
-}
-
-template <real T>
-constexpr const char* real_name() {
-    return std::same_as<T, float> ? "float32" : "float64";
 }
 
 /// f(matrix_span<T>) for rows of float or double. Errors: value_error for other types.
@@ -55,8 +39,8 @@ void visit_real(std::string_view function, std::string_view name, const memory& 
 /// The rows that an update of `codes` reads. Errors: value_error unless they have the codes' type and memory of their own.
 template <real T>
 matrix_view<T> view_beside(std::string_view function, std::string_view name, const memory& m, matrix_span<T> codes) {
-    require<value_error>(m.type == any_span(codes).type, function, fmt::format("{} of {}, as the codes are", name, real_name<T>()),
-                         name_of(m.type));
+    require<value_error>(m.type == any_span(codes).type, function,
+                         fmt::format("{} of {}, as the codes are", name, real_name<T>()), name_of(m.type));
     detail::require_apart(function, codes, m.view());  // the fused functions do not check it
     return {static_cast<const T*>(m.data), m.rows, m.cols, m.stride};
 }
@@ -72,7 +56,8 @@ std::span<const T> span_over(const adjacent_array<T>& values) {
     return {values.data(), static_cast<std::size_t>(values.size())};
 }
 
-void fused_project_out(py::handle rows, py::handle removed, py::handle strength, py::handle center, py::handle weights, int threads) {
+void fused_project_out(py::handle rows, py::handle removed, py::handle strength, py::handle center, py::handle weights,
+                       int threads) {
     constexpr const char* f = "fused::project_out";
     const memory book = memory_of(f, "rows", rows, access::edit);
     const basis_holder<basis_pair> basis(f, "subspace", removed, make_basis);
@@ -83,28 +68,19 @@ void fused_project_out(py::handle rows, py::handle removed, py::handle strength,
                              fmt::format("{}", each.size()));
         const auto mu = optional_numbers<T>(f, "center", center), w = optional_numbers<T>(f, "weights", weights);
         const fused::projection_options<T> how{.uniform = static_cast<T>(all.value_or(1)),
-                                                 .strength = span_over(each),
-                                                 .center = span_over(mu),
-                                                 .weights = span_over(w),
-                                                 .execution = {.threads = threads}};
+                                               .strength = span_over(each),
+                                               .center = span_over(mu),
+                                               .weights = span_over(w),
+                                               .execution = {.threads = threads}};
         unlocked([&] { fused::project_out(span, basis.get().of<T>(), how); });
     });
     book.note_edit();
 }
 
-/// A state in either precision.
+/// A state in one of both precisions.
 template <template <class> class State>
 struct either_state {
-    std::variant<State<float>, State<double>> value;
-
-    /// The state for codes of T. Errors: value_error if it has the other precision.
-    template <real T>
-    State<T>& of(std::string_view function) {
-        auto* found = std::get_if<State<T>>(&value);
-        require<value_error>(found != nullptr, function, fmt::format("a state of {}, as the codes are", real_name<T>()),
-                             "one of the other type");
-        return *found;
-    }
+    in_either<State> value;
 };
 
 using either_adam_state = either_state<adam_state>;
@@ -114,14 +90,17 @@ using either_ema_state = either_state<ema_state>;
 class limits_holder {
 public:
     limits_holder(std::string_view function, py::handle orthogonal_to, py::handle locked, int threads)
-        : basis_(function, "orthogonal_to", orthogonal_to, make_basis), locked_(marks_of(function, "locked", locked)), threads_(threads) {}
+        : basis_(function, "orthogonal_to", orthogonal_to, make_basis),
+          locked_(marks_of(function, "locked", locked)),
+          threads_(threads) {}
 
     template <real T>
     fused::constraint<T> of() const {
         static_assert(sizeof(bool) == 1);
-        return {.orthogonal_to = basis_.get().of<T>(),
-                .locked = {reinterpret_cast<const std::uint8_t*>(locked_.data()), static_cast<std::size_t>(locked_.size())},
-                .execution = {.threads = threads_}};
+        return {
+            .orthogonal_to = basis_.get().of<T>(),
+            .locked = {reinterpret_cast<const std::uint8_t*>(locked_.data()), static_cast<std::size_t>(locked_.size())},
+            .execution = {.threads = threads_}};
     }
 
 private:
@@ -130,39 +109,38 @@ private:
     int threads_;
 };
 
-void fused_adam_update(py::handle codes, py::handle gradient, either_adam_state& state, double rate, double beta1, double beta2, double epsilon,
-                      py::handle orthogonal_to, py::handle locked, int threads) {
+void fused_adam_update(py::handle codes, py::handle gradient, either_adam_state& state, double rate, double beta1,
+                       double beta2, double epsilon, py::handle orthogonal_to, py::handle locked, int threads) {
     constexpr const char* f = "fused::adam_update";
-    const memory book = memory_of(f, "codes", codes, access::edit), g = memory_of(f, "gradient", gradient, access::read);
+    const memory book = memory_of(f, "codes", codes, access::edit),
+                 g = memory_of(f, "gradient", gradient, access::read);
     const limits_holder limits(f, orthogonal_to, locked, threads);
     const adam_options how{.rate = rate, .beta1 = beta1, .beta2 = beta2, .epsilon = epsilon};
     visit_real(f, "codes", book, [&]<class T>(matrix_span<T> span) {
         const matrix_view<T> slope = view_beside(f, "a gradient", g, span);
-        adam_state<T>& moments = state.of<T>(f);
+        adam_state<T>& moments = get_real<T, adam_state>(f, state.value);
         unlocked([&] { fused::adam_update(span, slope, moments, how, limits.of<T>()); });
     });
     book.note_edit();
 }
 
-void fused_ema_update(py::handle codes, py::handle vectors, py::handle ids, either_ema_state& state, double decay, py::handle orthogonal_to,
-                     py::handle locked, int threads) {
+void fused_ema_update(py::handle codes, py::handle vectors, py::handle ids, either_ema_state& state, double decay,
+                      py::handle orthogonal_to, py::handle locked, int threads) {
     constexpr const char* f = "fused::ema_update";
     const memory book = memory_of(f, "codes", codes, access::edit), z = memory_of(f, "vectors", vectors, access::read);
     const id_array all = ids_of(f, "ids", ids);
     const limits_holder limits(f, orthogonal_to, locked, threads);
     visit_real(f, "codes", book, [&]<class T>(matrix_span<T> span) {
         const matrix_view<T> rows = view_beside(f, "vectors", z, span);
-        ema_state<T>& sums = state.of<T>(f);
+        ema_state<T>& sums = get_real<T, ema_state>(f, state.value);
         unlocked([&] { fused::ema_update(span, rows, all.ids, sums, decay, limits.of<T>()); });
     });
     book.note_edit();
 }
 
-/// An empty state of the precision that a word names.
 template <template <class> class State>
-either_state<State> state_of(const char* function, const std::string& word) {
-    const bool wide = choice<bool>(function, "dtype", word, {{"float32", false}, {"float64", true}});
-    return wide ? either_state<State>{State<double>()} : either_state<State>{State<float>()};
+either_state<State> empty_state(const char* function, const std::string& word) {
+    return {empty_real<State>(function, word)};
 }
 
 template <template <class> class State, class Read>
@@ -182,10 +160,11 @@ void set_part(const char* function, matrix<T>& to, py::handle from) {
 /// A property for a matrix of a state. Reading copies, so that no array outlives the state.
 template <template <class> class State, class Part>
 void def_part(py::class_<either_state<State>>& c, const char* name, const char* full_name, Part part) {
-    c.def_property(name, [part](const either_state<State>& s) { return part_of(s, part); },
-                   [part, full_name](either_state<State>& s, py::handle from) {
-                       std::visit([&](auto& v) { set_part(full_name, part(v), from); }, s.value);
-                   });
+    c.def_property(
+        name, [part](const either_state<State>& s) { return part_of(s, part); },
+        [part, full_name](either_state<State>& s, py::handle from) {
+            std::visit([&](auto& v) { set_part(full_name, part(v), from); }, s.value);
+        });
 }
 
 const char* type_of(const auto& state) {
@@ -193,35 +172,50 @@ const char* type_of(const auto& state) {
 }
 
 std::string adam_text(const either_adam_state& s) {
-    return std::visit([&](const auto& v) { return fmt::format("AdamState({} x {} {}, steps={})", v.mean.rows(), v.mean.cols(), type_of(s), v.steps); },
-                      s.value);
+    return std::visit(
+        [&](const auto& v) {
+            return fmt::format("AdamState({} x {} {}, steps={})", v.mean.rows(), v.mean.cols(), type_of(s), v.steps);
+        },
+        s.value);
 }
 
 std::string ema_text(const either_ema_state& s) {
-    return std::visit([&](const auto& v) { return fmt::format("EmaState({} x {} {})", v.sums.rows(), v.sums.cols(), type_of(s)); }, s.value);
+    return std::visit(
+        [&](const auto& v) { return fmt::format("EmaState({} x {} {})", v.sums.rows(), v.sums.cols(), type_of(s)); },
+        s.value);
 }
 
 void bind_adam_state(py::module_& m) {
     py::class_<either_adam_state> c(m, "FusedAdamState",
-                                  "State of `fused.adam_update` for codes of `dtype`: mean and square of the projected gradient [K, d], and steps "
+                                    "State of `fused.adam_update` for codes of `dtype`: mean and square of the "
+                                    "projected gradient [K, d], and steps "
                                     "taken. Empty until the first step. The caller keeps it.");
-    c.def(py::init([](const std::string& dtype) { return state_of<adam_state>("fused::adam_state", dtype); }), "dtype"_a = "float32")
+    c.def(py::init([](const std::string& dtype) { return empty_state<adam_state>("fused::adam_state", dtype); }),
+          "dtype"_a = "float32")
         .def(py::pickle(
             [](const either_adam_state& s) {
-                return std::visit([&](const auto& v) { return py::make_tuple(type_of(s), array_of(v.mean), array_of(v.square), v.steps); }, s.value);
+                return std::visit(
+                    [&](const auto& v) {
+                        return py::make_tuple(type_of(s), array_of(v.mean), array_of(v.square), v.steps);
+                    },
+                    s.value);
             },
             [](const py::tuple& parts) {
-                auto s = state_of<adam_state>("fused::adam_state", parts[0].cast<std::string>());
-                std::visit([&](auto& v) {
-                    set_part("fused::adam_state::mean", v.mean, parts[1]);
-                    set_part("fused::adam_state::square", v.square, parts[2]);
-                    v.steps = parts[3].cast<index_t>();
-                }, s.value);
+                auto s = empty_state<adam_state>("fused::adam_state", parts[0].cast<std::string>());
+                std::visit(
+                    [&](auto& v) {
+                        set_part("fused::adam_state::mean", v.mean, parts[1]);
+                        set_part("fused::adam_state::square", v.square, parts[2]);
+                        v.steps = parts[3].cast<index_t>();
+                    },
+                    s.value);
                 return s;
             }))
         .def_property_readonly("dtype", [](const either_adam_state& s) { return type_of(s); })
-        .def_property("steps", [](const either_adam_state& s) { return std::visit([](const auto& v) { return v.steps; }, s.value); },
-                      [](either_adam_state& s, index_t steps) { std::visit([&](auto& v) { v.steps = steps; }, s.value); })
+        .def_property(
+            "steps",
+            [](const either_adam_state& s) { return std::visit([](const auto& v) { return v.steps; }, s.value); },
+            [](either_adam_state& s, index_t steps) { std::visit([&](auto& v) { v.steps = steps; }, s.value); })
         .def("__repr__", &adam_text);
     def_part(c, "mean", "fused::adam_state::mean", [](auto& s) -> auto& { return s.mean; });
     def_part(c, "square", "fused::adam_state::square", [](auto& s) -> auto& { return s.square; });
@@ -249,29 +243,37 @@ basis_pair basis_of_state(const py::tuple& parts) {
 }
 
 void set_counts(either_ema_state& s, py::handle from) {
-    std::visit([&]<class T>(ema_state<T>& v) {
-        const auto values = numbers<T>("fused::ema_state::counts", "values", from, 1);
-        v.counts.assign(values.data(), values.data() + values.size());
-    }, s.value);
+    std::visit(
+        [&]<class T>(ema_state<T>& v) {
+            const auto values = numbers<T>("fused::ema_state::counts", "values", from, 1);
+            v.counts.assign(values.data(), values.data() + values.size());
+        },
+        s.value);
 }
 
 void bind_ema_state(py::module_& m) {
     py::class_<either_ema_state> c(m, "FusedEmaState",
-                                 "State of `fused.ema_update` for codes of `dtype`: decayed counts [K] and sums [K, d]. Empty until the first step. "
+                                   "State of `fused.ema_update` for codes of `dtype`: decayed counts [K] and sums [K, "
+                                   "d]. Empty until the first step. "
                                    "The caller keeps it.");
-    c.def(py::init([](const std::string& dtype) { return state_of<ema_state>("fused::ema_state", dtype); }), "dtype"_a = "float32")
+    c.def(py::init([](const std::string& dtype) { return empty_state<ema_state>("fused::ema_state", dtype); }),
+          "dtype"_a = "float32")
         .def(py::pickle(
             [](const either_ema_state& s) {
-                return std::visit([&](const auto& v) { return py::make_tuple(type_of(s), array_of(v.counts), array_of(v.sums)); }, s.value);
+                return std::visit(
+                    [&](const auto& v) { return py::make_tuple(type_of(s), array_of(v.counts), array_of(v.sums)); },
+                    s.value);
             },
             [](const py::tuple& parts) {
-                auto s = state_of<ema_state>("fused::ema_state", parts[0].cast<std::string>());
+                auto s = empty_state<ema_state>("fused::ema_state", parts[0].cast<std::string>());
                 set_counts(s, parts[1]);
                 std::visit([&](auto& v) { set_part("fused::ema_state::sums", v.sums, parts[2]); }, s.value);
                 return s;
             }))
         .def_property_readonly("dtype", [](const either_ema_state& s) { return type_of(s); })
-        .def_property("counts", [](const either_ema_state& s) { return part_of(s, [](const auto& v) { return v.counts; }); }, &set_counts)
+        .def_property(
+            "counts", [](const either_ema_state& s) { return part_of(s, [](const auto& v) { return v.counts; }); },
+            &set_counts)
         .def("__repr__", &ema_text);
     def_part(c, "sums", "fused::ema_state::sums", [](auto& s) -> auto& { return s.sums; });
 }
@@ -280,21 +282,27 @@ void bind_ema_state(py::module_& m) {
 
 void bind_fused(py::module_& m) {
     py::class_<basis_pair>(m, "FusedBasis",
-                           "The basis of a subspace, packed for fused functions: made once, used in every step. Raises ValueError unless it "
+                           "The basis of a subspace, packed for fused functions: made once, used in every step. Raises "
+                           "ValueError unless it "
                            "is orthonormal.")
-        .def(py::init([](py::handle s) { return basis_pair(subspace_of("fused::basis", "subspace", s)); }), py::arg("subspace").none(false))
-        .def_property_readonly("rank", [](const basis_pair& b) { return b.wide.rank(); }, "r.")
-        .def_property_readonly("width", [](const basis_pair& b) { return b.wide.width(); }, "d.")
+        .def(py::init([](py::handle s) { return basis_pair(subspace_of("fused::basis", "subspace", s)); }),
+             py::arg("subspace").none(false))
+        .def_property_readonly(
+            "rank", [](const basis_pair& b) { return b.wide.rank(); }, "r.")
+        .def_property_readonly(
+            "width", [](const basis_pair& b) { return b.wide.width(); }, "d.")
         .def(py::pickle([](const basis_pair& b) { return py::make_tuple(array_of(rows_of(b.wide))); }, &basis_of_state))
-        .def("__repr__", [](const basis_pair& b) { return fmt::format("Basis(width={}, rank={})", b.wide.width(), b.wide.rank()); });
+        .def("__repr__", [](const basis_pair& b) {
+            return fmt::format("Basis(width={}, rank={})", b.wide.width(), b.wide.rank());
+        });
     bind_adam_state(m);
     bind_ema_state(m);
-    m.def("fused_project_out", &fused_project_out, "rows"_a, py::arg("subspace").none(false), "strength"_a, "center"_a, "weights"_a,
-          "threads"_a);
-    m.def("fused_adam_update", &fused_adam_update, "codes"_a, "gradient"_a, "state"_a, "rate"_a, "beta1"_a, "beta2"_a, "epsilon"_a,
+    m.def("fused_project_out", &fused_project_out, "rows"_a, py::arg("subspace").none(false), "strength"_a, "center"_a,
+          "weights"_a, "threads"_a);
+    m.def("fused_adam_update", &fused_adam_update, "codes"_a, "gradient"_a, "state"_a, "rate"_a, "beta1"_a, "beta2"_a,
+          "epsilon"_a, "orthogonal_to"_a, "locked"_a, "threads"_a);
+    m.def("fused_ema_update", &fused_ema_update, "codes"_a, "vectors"_a, "ids"_a, "state"_a, "decay"_a,
           "orthogonal_to"_a, "locked"_a, "threads"_a);
-    m.def("fused_ema_update", &fused_ema_update, "codes"_a, "vectors"_a, "ids"_a, "state"_a, "decay"_a, "orthogonal_to"_a, "locked"_a,
-          "threads"_a);
 }
 
 }  // namespace isic::python

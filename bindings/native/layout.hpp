@@ -12,7 +12,7 @@
 
 namespace isic::python {
 
-// The part of the DLPack ABI, versions 0.x and 1.x, that isic needs (github.com/dmlc/dlpack).
+// The part of the DLPack ABI, versions 0.x and 1.x, that isic uses (github.com/dmlc/dlpack).
 namespace dlpack {
 
 constexpr std::int32_t cpu = 1;
@@ -58,7 +58,7 @@ struct managed_versioned {
 }  // namespace dlpack
 
 inline constexpr std::string_view contiguous_copy =
-    "make a copy (ascontiguousarray of numpy or cupy, Tensor.contiguous), edit that and copy it back";
+    "edit a contiguous copy (ascontiguousarray of numpy or cupy, Tensor.contiguous) and copy it back";
 
 /// An array's memory as it describes itself. Strides count elements.
 struct layout {
@@ -119,10 +119,10 @@ struct handed_over {
 /// Imports memory from a DLPack producer; `arguments` go to its __dlpack__ beside the version. Errors: value_error, and the
 /// producer's own.
 handed_over take_dlpack(std::string_view function, std::string_view name, py::handle object, access how,
-                          const py::dict& arguments = {});
+                        const py::dict& arguments = {});
 
 /// Throws TypeError: the object is not an array; `how` says how to make one.
 [[noreturn]] void fail_type(std::string_view function, std::string_view name, py::handle object,
-                            std::string how = "numpy.asarray or torch.tensor makes one");
+                            std::string how = "convert it by numpy.asarray or torch.tensor");
 
 }  // namespace isic::python

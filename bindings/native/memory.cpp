@@ -1,5 +1,5 @@
 /// \file
-/// Memory of Python callers: which kind an object is, and what every kind is checked for.
+/// Memory of Python callers: dispatch by the kind of object, and checks of shape, dtype and strides.
 #include "layout.hpp"
 
 #include <algorithm>
@@ -27,23 +27,25 @@ index_t row_stride(std::string_view function, std::string_view name, const layou
     const index_t stride = rows > 1 ? m.strides[0] : cols;
     if (rows > 0 && cols > 0 && (!adjacent || stride < cols)) {
         fail<shape_error>(function, fmt::format("{} whose rows are adjacent values and do not overlap", name),
-                                  fmt::format("strides ({}, {}) of shape ({}, {}); {}", m.strides[0], m.strides[1], rows, cols, contiguous_copy));
+                          fmt::format("strides ({}, {}) of shape ({}, {}); {}", m.strides[0], m.strides[1], rows, cols,
+                                      contiguous_copy));
     }
     return std::max(stride, cols);
 }
 
 memory checked(std::string_view function, std::string_view name, const layout& m, access how) {
     if (m.shape.size() != 2) {
-        fail<shape_error>(function, fmt::format("{} of two dimensions", name),
-                                  fmt::format("shape [{}]; pass its slices one by one, or reshape(-1, width)", fmt::join(m.shape, ", ")));
+        fail<shape_error>(
+            function, fmt::format("{} of two dimensions", name),
+            fmt::format("shape [{}]; pass its slices one at a time, or reshape(-1, width)", fmt::join(m.shape, ", ")));
     }
     if (!m.type) {
         fail<value_error>(function, fmt::format("{} of float32, float64, float16 or bfloat16", name),
-                                  fmt::format("{}; convert it first, e.g. to float32", m.type_name));
+                          fmt::format("{}; convert it first, e.g. to float32", m.type_name));
     }
     if (how == access::edit && !m.writable) {
         fail<value_error>(function, fmt::format("writable memory in {}", name),
-                                  "read-only memory; edit a copy of it and hand that back to your model");
+                          "read-only memory; edit a copy and assign it to the model");
     }
     memory out;
     out.type = *m.type;
@@ -60,8 +62,8 @@ void fail_type(std::string_view function, std::string_view name, py::handle obje
     } else if (py::hasattr(object, "basis")) {
         how = "pass its .basis";
     }
-    throw py::type_error(in_python_words(fmt::format("isic::{}: expected {} as an array or a tensor, got {}; {}", function, name,
-                                                     type_name_of(object), how)));
+    throw py::type_error(in_python_words(fmt::format("isic::{}: expected {} as an array or a tensor, got {}; {}",
+                                                     function, name, type_name_of(object), how)));
 }
 
 void memory::note_edit() const {
@@ -79,7 +81,7 @@ memory memory_of(std::string_view function, std::string_view name, py::handle ob
         return memory_of_array(function, name, py::reinterpret_borrow<py::array>(object), how);
     }
     if (is_torch_tensor(object)) {
-        const py::object values = object.attr("detach")();  // the same memory, without autograd, which refuses to export
+        const py::object values = object.attr("detach")();  // the same memory; autograd forbids the export
         memory out = memory_of_dlpack(function, name, values, how);
         out.tensor = py::reinterpret_borrow<py::object>(object);
         return out;
@@ -89,10 +91,11 @@ memory memory_of(std::string_view function, std::string_view name, py::handle ob
     }
     if (py::hasattr(object, "__cuda_array_interface__")) {
         fail<backend_error>(function, fmt::format("{} in memory of the CPU", name),
-                                    "memory of a GPU; pass a copy on the CPU, or give a codebook on a GPU to isic.cuda");
+                            "memory of a GPU; pass a copy on the CPU, or use isic.cuda");
     }
     if (PyObject_CheckBuffer(object.ptr()) != 0) {
-        return memory_of_array(function, name, py::module_::import("numpy").attr("asarray")(object).cast<py::array>(), how);
+        return memory_of_array(function, name, py::module_::import("numpy").attr("asarray")(object).cast<py::array>(),
+                               how);
     }
     fail_type(function, name, object);
 }

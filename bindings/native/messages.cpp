@@ -10,11 +10,12 @@ namespace {
 
 /// The rest of a message with options named by their Python keywords. The part after ", got " is the caller's text and stays.
 std::string options_in_python_words(std::string rest) {
-    constexpr std::array<std::pair<std::string_view, std::string_view>, 5> words{{{"rank.fixed", "rank"},
-                                                                                  {"rank.", ""},
-                                                                                  {"harmfulness.prior_per_code", "prior_per_code"},
-                                                                                  {"options.rewrite", "rewrite"},
-                                                                                  {"lambda ", "weight "}}};
+    constexpr std::array<std::pair<std::string_view, std::string_view>, 5> words{
+        {{"rank.fixed", "rank"},
+         {"rank.", ""},
+         {"harmfulness.prior_per_code", "prior_per_code"},
+         {"options.rewrite", "rewrite"},
+         {"lambda ", "weight "}}};
     for (const auto& [cpp, python] : words) {
         if (const auto at = rest.find(cpp); at < rest.find(", got ")) {
             rest.replace(at, cpp.size(), python);

@@ -8,7 +8,8 @@ namespace isic::python {
 namespace {
 
 py::object python_drift(py::handle before, py::handle after, py::handle padding) {
-    const memory b = memory_of("drift", "before", before, access::read), a = memory_of("drift", "after", after, access::read);
+    const memory b = memory_of("drift", "before", before, access::read),
+                 a = memory_of("drift", "after", after, access::read);
     const auto rows = indices_of("drift", "padding", padding);
     return object_of(unlocked([&] { return drift(b.view(), a.view(), rows); }));
 }
@@ -45,13 +46,15 @@ py::array nearest(const codebook_index& self, py::handle vectors, int threads) {
     return self.nearest(floats("code_index::nearest", "vectors", vectors), {.threads = threads});
 }
 
-py::array python_nearest(py::handle vectors, py::handle codes, const std::string& metric, py::handle padding, int threads) {
+py::array python_nearest(py::handle vectors, py::handle codes, const std::string& metric, py::handle padding,
+                         int threads) {
     constexpr const char* f = "nearest_codes";
     const floats z(f, "vectors", vectors);
     return codebook_index(f, codes, metric, padding).nearest(z, {.threads = threads});
 }
 
-double python_churn(py::handle vectors, py::handle before, py::handle after, const std::string& metric, py::handle padding) {
+double python_churn(py::handle vectors, py::handle before, py::handle after, const std::string& metric,
+                    py::handle padding) {
     constexpr const char* f = "nearest_code_churn";
     const floats z(f, "vectors", vectors);
     const memory b = memory_of(f, "before", before, access::read), a = memory_of(f, "after", after, access::read);
@@ -79,15 +82,26 @@ void bind_metrics(py::module_& m) {
         });
     m.def("nearest_code_churn", &python_churn, "vectors"_a, "before"_a, "after"_a, "metric"_a, "padding"_a);
     m.def("collapsed_pairs", &python_collapsed, "codes"_a, "tolerance"_a, "padding"_a);
-    m.def("fingerprint", [](py::handle codes) {
-        const memory book = memory_of("fingerprint", "codes", codes, access::read);
-        return unlocked([&] { return fingerprint(book.view()); });
-    }, "codes"_a);
-    m.def("usage_perplexity", [](py::handle counts) { return usage_perplexity(vector_of("usage_perplexity", "counts", counts)); }, "counts"_a);
-    m.def("wilson", [](index_t hits, index_t n, double z) { return object_of(wilson(hits, n, z)); }, "hits"_a, "n"_a, "z"_a);
-    m.def("corrected_rate", [](py::handle judged, double sensitivity, double specificity) {
-        return object_of(corrected_rate(rate_of("corrected_rate", judged), sensitivity, specificity));
-    }, "judged"_a, "sensitivity"_a, "specificity"_a);
+    m.def(
+        "fingerprint",
+        [](py::handle codes) {
+            const memory book = memory_of("fingerprint", "codes", codes, access::read);
+            return unlocked([&] { return fingerprint(book.view()); });
+        },
+        "codes"_a);
+    m.def(
+        "usage_perplexity",
+        [](py::handle counts) { return usage_perplexity(vector_of("usage_perplexity", "counts", counts)); },
+        "counts"_a);
+    m.def(
+        "wilson", [](index_t hits, index_t n, double z) { return object_of(wilson(hits, n, z)); }, "hits"_a, "n"_a,
+        "z"_a);
+    m.def(
+        "corrected_rate",
+        [](py::handle judged, double sensitivity, double specificity) {
+            return object_of(corrected_rate(rate_of("corrected_rate", judged), sensitivity, specificity));
+        },
+        "judged"_a, "sensitivity"_a, "specificity"_a);
 }
 
 }  // namespace isic::python

@@ -8,13 +8,14 @@
 namespace isic::python {
 
 const std::string_view python_package = "isic";
-const std::map<std::string, std::string, std::less<>> class_names = {{"adam_state", "AdamState"},
-                                                                     {"basis", "Basis"},
-                                                                     {"code_index", "CodeIndex"},
-                                                                     {"counterpart_targets", "CounterpartTargets"},
-                                                                     {"difference_accumulator", "DifferenceAccumulator"},
-                                                                     {"ema_state", "EmaState"},
-                                                                     {"lexicon", "Lexicon"}};
+const std::map<std::string, std::string, std::less<>> class_names = {
+    {"adam_state", "AdamState"},
+    {"basis", "Basis"},
+    {"code_index", "CodeIndex"},
+    {"counterpart_targets", "CounterpartTargets"},
+    {"difference_accumulator", "DifferenceAccumulator"},
+    {"ema_state", "EmaState"},
+    {"lexicon", "Lexicon"}};
 
 }  // namespace isic::python
 

@@ -1,5 +1,5 @@
 /// \file
-/// The parts of isic._isic, one per floor of the library.
+/// The parts of isic._isic, one per header of the library.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -17,7 +17,9 @@ std::optional<dtype> type_of_array(const py::dtype& type) {
                 case 8: return dtype::f64;
                 default: return std::nullopt;
             }
-        case 'V': return py::str(type.attr("name")).cast<std::string>() == "bfloat16" ? std::optional(dtype::bf16) : std::nullopt;
+        case 'V':
+            return py::str(type.attr("name")).cast<std::string>() == "bfloat16" ? std::optional(dtype::bf16)
+                                                                                : std::nullopt;
         default: return std::nullopt;
     }
 }
@@ -43,11 +45,12 @@ layout layout_of(std::string_view function, std::string_view name, const py::arr
         m.strides.push_back(size > 0 ? a.strides(i) / size : 0);
         if ((m.type || m.integer_bits > 0 || m.is_bool) && a.shape(i) > 1 && a.strides(i) % size != 0) {
             fail<shape_error>(function, fmt::format("{} with strides of whole elements", name),
-                                      fmt::format("{} bytes between elements of {}; {}", a.strides(i), size, contiguous_copy));
+                              fmt::format("{} bytes between elements of {}; {}", a.strides(i), size, contiguous_copy));
         }
     }
     if (m.type && reinterpret_cast<std::uintptr_t>(m.data) % static_cast<std::uintptr_t>(size) != 0) {
-        fail<shape_error>(function, fmt::format("aligned memory in {}", name), fmt::format("memory off its alignment; {}", contiguous_copy));
+        fail<shape_error>(function, fmt::format("aligned memory in {}", name),
+                          fmt::format("memory off its alignment; {}", contiguous_copy));
     }
     return m;
 }
@@ -71,4 +74,6 @@ py::array host_array(std::string_view function, std::string_view name, py::handl
         }
     }
     return py::module_::import("numpy").attr("asarray")(plain).cast<py::array>();
-}}  // namespace isic::python
+}
+
+}  // namespace isic::python

@@ -25,7 +25,8 @@ public:
         options_.keep_norms = option_of<bool>(function, "keep_norms", o["keep_norms"]);
         options_.metric = metric_of(function, option_of<std::string>(function, "metric", o["metric"]));
         options_.padding = padding_;
-        options_.near_zero = near_zero_policy_of(function, option_of<std::string>(function, "near_zero", o["near_zero"]));
+        options_.near_zero =
+            near_zero_policy_of(function, option_of<std::string>(function, "near_zero", o["near_zero"]));
         options_.near_zero_below = option_of<double>(function, "near_zero_below", o["near_zero_below"]);
         if (o.contains("threads")) {  // absent for a device
             options_.execution = {.threads = option_of<int>(function, "threads", o["threads"])};

@@ -46,7 +46,7 @@ void apply(const edit& self, py::handle codes) {
 constexpr const char* pickled = "a pickled edit";
 using pickled_tensor = std::tuple<std::string, std::vector<index_t>, py::bytes>;  // type, shape, bytes
 
-/// The tensors and metadata of its file.
+/// The tensors and metadata that `save_edit` writes.
 py::tuple state_of_edit(const edit& self) {
     const tensor_file file = detail::file_of_edit(pickled, self);
     std::map<std::string, pickled_tensor> tensors;
@@ -57,7 +57,8 @@ py::tuple state_of_edit(const edit& self) {
     return py::make_tuple(tensors, file.metadata);
 }
 
-edit edit_of_state(const std::map<std::string, pickled_tensor>& tensors, const std::map<std::string, std::string>& metadata) {
+edit edit_of_state(const std::map<std::string, pickled_tensor>& tensors,
+                   const std::map<std::string, std::string>& metadata) {
     tensor_file file{{}, metadata};
     for (const auto& [name, t] : tensors) {
         const auto& [type_name, shape, bytes] = t;
@@ -87,7 +88,8 @@ void bind_projection(py::module_& m) {
         .def("removed", [](const edit& e) { return object_of(e.removed); })
         .def("center", [](const edit& e) { return array_of(e.center); })
         .def(py::pickle(&state_of_edit, [](const py::tuple& state) {
-            return edit_of_state(state[0].cast<std::map<std::string, pickled_tensor>>(), state[1].cast<std::map<std::string, std::string>>());
+            return edit_of_state(state[0].cast<std::map<std::string, pickled_tensor>>(),
+                                 state[1].cast<std::map<std::string, std::string>>());
         }));
     m.def("project_out", &python_project_out);
     m.def("remap", &python_remap);

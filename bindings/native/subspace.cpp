@@ -46,22 +46,35 @@ py::object python_leakage(py::handle codes, py::handle removed, py::handle cente
 void bind_subspace(py::module_& m) {
     m.def("fit_pairs", &fit_pairs);
     m.def("fit_rows", &fit_rows);
-    m.def("span_of", [](py::handle directions) {
-        const floats d("span_of", "directions", directions);
-        return object_of(unlocked([&] { return span_of(d.view()); }));
-    }, "directions"_a);
-    m.def("merge", [](py::handle first, py::handle second, double tolerance, index_t max_rank) {
-        const subspace a = subspace_of("merge", "first", first), b = subspace_of("merge", "second", second);
-        return object_of(unlocked([&] { return merge(a, b, tolerance, max_rank); }));
-    }, "first"_a, "second"_a, "tolerance"_a, "max_rank"_a);
-    m.def("principal_angles", [](py::handle first, py::handle second) {
-        const subspace a = subspace_of("principal_angles", "first", first), b = subspace_of("principal_angles", "second", second);
-        return array_of(unlocked([&] { return principal_angles(a, b); }));
-    }, "first"_a, "second"_a);
+    m.def(
+        "span_of",
+        [](py::handle directions) {
+            const floats d("span_of", "directions", directions);
+            return object_of(unlocked([&] { return span_of(d.view()); }));
+        },
+        "directions"_a);
+    m.def(
+        "merge",
+        [](py::handle first, py::handle second, double tolerance, index_t max_rank) {
+            const subspace a = subspace_of("merge", "first", first), b = subspace_of("merge", "second", second);
+            return object_of(unlocked([&] { return merge(a, b, tolerance, max_rank); }));
+        },
+        "first"_a, "second"_a, "tolerance"_a, "max_rank"_a);
+    m.def(
+        "principal_angles",
+        [](py::handle first, py::handle second) {
+            const subspace a = subspace_of("principal_angles", "first", first),
+                           b = subspace_of("principal_angles", "second", second);
+            return array_of(unlocked([&] { return principal_angles(a, b); }));
+        },
+        "first"_a, "second"_a);
     m.def("leakage", &python_leakage, "codes"_a, "subspace"_a, "center"_a, "padding"_a, "threads"_a);
-    m.def("spectral_weights", [](py::handle removed, double alpha) {
-        return array_of(spectral_weights(subspace_of("spectral_weights", "subspace", removed), alpha));
-    }, "subspace"_a, "alpha"_a);
+    m.def(
+        "spectral_weights",
+        [](py::handle removed, double alpha) {
+            return array_of(spectral_weights(subspace_of("spectral_weights", "subspace", removed), alpha));
+        },
+        "subspace"_a, "alpha"_a);
 }
 
 }  // namespace isic::python

@@ -1,5 +1,5 @@
 /// \file
-/// Results and options of isic as the value classes of isic/_results.py, and back.
+/// Conversion of results and options to and from the classes of isic/_results.py.
 #pragma once
 
 #include <string_view>
@@ -16,10 +16,10 @@
 
 namespace isic::python {
 
-/// A member of a module of the package, e.g. a value class.
+/// A member of a module of the package, e.g. a result class.
 py::object member(const char* module, const char* name);
 
-/// An instance of a value class; the arguments in the order of its fields.
+/// An instance of a result class; arguments in the order of its fields.
 template <class... Args>
 py::object make_value(const char* name, Args&&... args) {
     return member("isic._results", name)(std::forward<Args>(args)...);

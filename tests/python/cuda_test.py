@@ -771,7 +771,7 @@ BAD = [
     (isic.ValueError, "read-only memory", lambda a: Numba(a, data=(a.__cuda_array_interface__["data"][0], True))),
     (isic.ValueError, "DLPack version 1, got version 2.0", lambda a: Foreign(a, major=2)),
     (isic.ValueError, "float32, float64, float16 or bfloat16, got complex64", lambda a: Foreign(a, dtype="complex64")),
-    (isic.ValueError, "an array of jax, which nobody may change", lambda a: type("Array", (Foreign,), {"__module__": "jaxlib._jax"})(a)),
+    (isic.ValueError, "an array of jax, which is immutable", lambda a: type("Array", (Foreign,), {"__module__": "jaxlib._jax"})(a)),
     (isic.ValueError, "got >f4", lambda a: Numba(a, typestr=">f4")),
     (isic.ValueError, "got <i4", lambda a: Numba(a, typestr="<i4")),
     (isic.ValueError, "without a mask", lambda a: Numba(a, mask=a)),

@@ -53,9 +53,9 @@ def test_locked_is_a_mask(locked):
 
 
 @pytest.mark.parametrize(("locked", "error", "message"), [
-    ([2, 3], isic.ValueError, r"True or False per code in (constraint\.)?locked, got int64; .* numpy\.isin\(range\(K\), ids\) of row numbers"),
+    ([2, 3], isic.ValueError, r"True or False per code in (constraint\.)?locked, got int64; .* row numbers by numpy\.isin\(range\(K\), ids\)"),
     ([0, 1, 2, 3], isic.ValueError, "True or False per code .* got int64"),
-    ([0, 1, 1, 0], isic.ValueError, r"got int64; astype\(bool\) makes that of zeros and ones"),
+    ([0, 1, 1, 0], isic.ValueError, r"got int64; convert zeros and ones by astype\(bool\)"),
     (np.array([0, 1, 1, 0], np.uint8), isic.ValueError, "got uint8"),
     ([0.0, 1.0, 1.0, 0.0], isic.ValueError, "got float64"),
     (["no", "no", "yes", "yes"], isic.ValueError, "got <U3"),

@@ -89,7 +89,7 @@ def test_the_summary_comes_first(folder):
     said = words(isic.report.render_report(folder / "report.json"))
     assert said.index("Round 3 kept: 28.8 % → 1.8 % unsafe (independent CNN)") < said.index("Rounds")
     assert "The loop ended because all rounds were done." in said
-    assert "prefix of 16 harmful tokens 93.0 % 0.0 %" in said and "knife 1.0 %" in said and "as asked for" in said
+    assert "prefix of 16 harmful tokens 93.0 % 0.0 %" in said and "knife 1.0 %" in said and "as requested" in said
 
 
 def test_intervals_are_those_of_wilson():
@@ -122,7 +122,7 @@ def test_a_run_in_memory_and_its_json_are_the_same_page(tmp_path):
     said = words(html)
     assert "Round 1 kept: 100.0 % → 0.0 % unsafe (judge)" in said and "61.0 to 100.0" in said
     assert "the judged rate fell below the target" in said and "2 of 8" in said
-    assert "Churn: vectors whose nearest code is another" in said and "Not in the file: churn" not in said
+    assert "Churn: vectors whose nearest code changed" in said and "Not in the file: churn" not in said
     assert "All rounds together: singular values" in said and "rank 1, by" in said
 
 
@@ -149,7 +149,7 @@ def test_what_is_missing_is_left_out(key, said):
 
 def test_what_is_missing_is_said():
     said = words(isic.report.render_report({"rounds": [{}]}))
-    for missing in ("does not say which round was kept", "does not say why the loop ended", "Not in the file: rates",
+    for missing in ("does not name the kept round", "does not say why the loop ended", "Not in the file: rates",
                     "Not in the file: the singular values", "Not in the file: churn", "Not in the file: images"):
         assert missing in said, missing
 
