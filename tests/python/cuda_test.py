@@ -73,7 +73,7 @@ def test_a_package_without_cuda_says_how_to_get_it(monkeypatch):
     assert not isic.cuda.available() and isic.cuda.device_count() == 0
     assert "built without CUDA" in isic.cuda.unavailable_reason() and "cmake.define.ISIC_CUDA=ON" in isic.cuda.unavailable_reason()
     for call in (isic.cuda.Backend, isic.cuda.EmaState):
-        with pytest.raises(isic.BackendError, match="isic.cuda: this isic was built without CUDA"):
+        with pytest.raises(isic.BackendError, match="isic.cuda: isic was built without CUDA"):
             call()
 
 

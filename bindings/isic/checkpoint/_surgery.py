@@ -86,7 +86,7 @@ class Plan(Value):
     def __str__(self) -> str:
         rows = [(c.key, c.moved, c.near_zero, c.before.total, c.after.total, c.rounding, c.relative_change, c.churn, c.collapsed)
                 for c in self.levels]
-        header = ("tensor", "moved", "near zero", "leakage", "after", "rounding", "change", "churn", "collapsed")
+        header = ("tensor", "moved", "near-zero", "leakage", "after", "rounding", "change", "churn", "collapsed")
         others = [key for key in self.edited if key not in self.codebook.keys]
         subspace = f"rank {self.rank} of {self.codebook.width}, {100 * self.energy:.3g} % of the differences' energy"
         facts = [("codebook", str(self.codebook)), ("subspace", subspace), ("strength", self.strength),
