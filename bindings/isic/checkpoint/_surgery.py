@@ -8,7 +8,6 @@ from typing import Any, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from .. import _isic
 from .._differences import code_strength
 from .._edit import project_out, remap as remap_codes
 from .._errors import ShapeError, ValueError as IsicValueError
