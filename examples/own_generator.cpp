@@ -20,7 +20,7 @@ struct generator {
         return out;
     }
 
-    // A "image" is the brightness of its tokens; your decoder returns whatever your judge reads.
+    // An "image" is the brightness of its tokens; your decoder returns whatever your judge reads.
     std::vector<float> decode(const isic::token_grid& tokens) const {
         std::vector<float> images;
         for (isic::index_t i = 0; i < tokens.images(); ++i) {

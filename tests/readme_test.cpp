@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -17,15 +18,15 @@ std::string text_of(const std::string& path) {
     return out.str();
 }
 
-// The contents of the README's blocks of one language, in order.
-std::vector<std::string> blocks(const std::string& language) {
-    const std::string readme = text_of("README.md");
+// The contents of a document's blocks of one language, in order.
+std::vector<std::string> blocks(const std::string& document, const std::string& language) {
+    const std::string text = text_of(document);
     const std::string open = "```" + language + "\n";
     std::vector<std::string> out;
-    for (auto at = readme.find(open); at != std::string::npos; at = readme.find(open, at)) {
+    for (auto at = text.find(open); at != std::string::npos; at = text.find(open, at)) {
         at += open.size();
-        const auto end = readme.find("```", at);
-        out.push_back(readme.substr(at, end - at));
+        const auto end = text.find("```", at);
+        out.push_back(text.substr(at, end - at));
         at = end;
     }
     return out;
@@ -45,12 +46,18 @@ std::string output_of(const char* program) {
 
 }  // namespace
 
-TEST_CASE("the README's programs are the compiled examples") {
-    const auto programs = blocks("cpp");
-    REQUIRE(programs.size() == 3);
-    CHECK(programs[0] == text_of("examples/quickstart.cpp"));
-    CHECK(programs[1] == text_of("examples/own_generator.cpp"));
-    CHECK(programs[2] == text_of("examples/gpu.cpp"));
+TEST_CASE("the documents' programs are the compiled examples") {
+    const auto readme = blocks("README.md", "cpp");
+    REQUIRE(readme.size() == 2);
+    CHECK(readme[0] == text_of("examples/quickstart.cpp"));
+    REQUIRE(!readme[1].empty());
+    CHECK(text_of("examples/own_generator.cpp").find(readme[1]) != std::string::npos);  // an excerpt
+    const auto generator = blocks("docs/generator.md", "cpp");
+    REQUIRE(generator.size() == 1);
+    CHECK(generator[0] == text_of("examples/own_generator.cpp"));
+    const auto gpu = blocks("docs/gpu.md", "cpp");
+    REQUIRE(!gpu.empty());
+    CHECK(gpu[0] == text_of("examples/gpu.cpp"));
 }
 
 #ifdef ISIC_QUICKSTART
@@ -61,11 +68,31 @@ constexpr const char* quickstart = nullptr;
 constexpr const char* own_generator = nullptr;
 #endif
 
-TEST_CASE("the README shows what its programs print" * doctest::skip(quickstart == nullptr)) {
-    const auto outputs = blocks("text");
-    REQUIRE(outputs.size() == 2);
-    CHECK(outputs[0] == output_of(quickstart));
-    CHECK(outputs[1] == output_of(own_generator));
+TEST_CASE("the documents show what their programs print" * doctest::skip(quickstart == nullptr)) {
+    const auto readme = blocks("README.md", "text");
+    REQUIRE(readme.size() == 2);
+    CHECK(readme[0] == output_of(quickstart));
+    CHECK(readme[1] == output_of(own_generator));
+    const auto generator = blocks("docs/generator.md", "text");
+    REQUIRE(generator.size() == 1);
+    CHECK(generator[0] == output_of(own_generator));
+}
+
+TEST_CASE("local links of the documents lead to files") {
+    for (const std::string document : {"README.md", "CONTRIBUTING.md", "SECURITY.md", "bindings/README.md", "docs/architecture.md", "docs/choosing.md",
+                                       "docs/generator.md", "docs/gpu.md", "docs/method.md", "docs/performance.md", "docs/results.md",
+                                       "docs/decisions/README.md"}) {
+        const std::string text = text_of(document);
+        const std::string folder = document.substr(0, document.rfind('/') + 1);
+        for (auto at = text.find("]("); at != std::string::npos; at = text.find("](", at)) {
+            at += 2;
+            const std::string target = text.substr(at, text.find(')', at) - at);
+            if (target.find("://") == std::string::npos && target.find(' ') == std::string::npos) {  // a C++ lambda has spaces
+                INFO(document);
+                CHECK_MESSAGE(std::filesystem::exists(std::string(ISIC_SOURCE_DIR) + "/" + folder + target), target);
+            }
+        }
+    }
 }
 
 TEST_CASE("the README's commands exist") {
