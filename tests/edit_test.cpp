@@ -51,7 +51,7 @@ bool same(const edit& a, const edit& b) {
                                             s.before.largest, s.after.total, s.after.largest, e.removed.energy,
                                             static_cast<double>(e.removed.chosen.rank), static_cast<double>(e.removed.chosen.decided_by)});
     };
-    return a.rows() == b.rows() && a.cols() == b.cols() && a.storage() == b.storage() && a.ids() == b.ids() &&
+    return a.rows() == b.rows() && a.cols() == b.cols() && a.type() == b.type() && a.ids() == b.ids() &&
            a.fingerprint_before() == b.fingerprint_before() && a.fingerprint_after() == b.fingerprint_after() &&
            edit_access::before(a) == edit_access::before(b) && edit_access::after(a) == edit_access::after(b) && numbers(a) == numbers(b) &&
            a.removed.width() == b.removed.width() && a.removed.rank() == b.removed.rank() &&
@@ -161,7 +161,7 @@ TEST_CASE_TEMPLATE("another codebook is refused and keeps every byte", T, ISIC_S
     refused(dice.matrix<T>(4, 8), shape, {"8 rows"});
     refused(matrix<T>(0, 0), shape, {});
     using other = std::conditional_t<std::same_as<T, float>, double, float>;
-    refused(dice.matrix<other>(8, 4), value, {"a codebook of " + e.storage()});
+    refused(dice.matrix<other>(8, 4), value, {"a codebook of " + std::string(isic::detail::name_of(e.type()))});
     auto one_byte = after;
     one_byte(0, 3) = static_cast<T>(0.25F);  // a row that the edit does not hold
     refused(one_byte, value, {"fingerprint"});
@@ -295,7 +295,7 @@ TEST_CASE("an edit file can be read as plain safetensors") {
     isic::save_edit(folder.file("e"), e);
     const isic::tensor_file file = isic::read_safetensors(folder.file("e"));
     CHECK(file.metadata.at("format") == "isic.edit");
-    CHECK(file.metadata.at("storage") == "bf16");
+    CHECK(file.metadata.at("dtype") == "bf16");
     CHECK(file.metadata.at("fingerprint_before") == fmt::format("{:016x}", isic::fingerprint(before)));
     CHECK(file.tensors.at("ids").values<index_t>() == e.ids());
     const auto old_rows = file.tensors.at("before").values<isic::bfloat16>();
@@ -404,8 +404,8 @@ TEST_CASE("what is wrong in an edit file is named with what was expected") {
     std::vector<wrong> all{
         {meta("format", "isic.subspace"), {"format: expected 'isic.edit', got 'isic.subspace'"}},
         {meta("version", "2"), {"version: expected '1', got '2'"}},
-        {meta("storage", "f8"), {"storage: expected f32, f64, f16 or bf16, got 'f8'"}},
-        {meta("storage", "f64"), {"before: expected F64 [8, 4], got F32 [8, 4]"}},
+        {meta("dtype", "f8"), {"dtype: expected f32, f64, f16 or bf16, got 'f8'"}},
+        {meta("dtype", "f64"), {"before: expected F64 [8, 4], got F32 [8, 4]"}},
         {meta("codes", "8"), {"ids: expected ascending ids below 8, got 8"}},
         {meta("codes", "10"), {"checksum: expected "}},
         {meta("codes", "-9"), {"codes: expected a size, got '-9'"}},
@@ -450,7 +450,7 @@ TEST_CASE("what is wrong in an edit file is named with what was expected") {
          },
          {"after: expected F32 [8, 4], got F32 [7, 4]"}},
     };
-    const tensor_file names = isic::detail::file_of_edit("", files.original());
+    const tensor_file names = isic::detail::file_of_edit(files.original());
     for (const auto& entry : names.tensors) {
         all.push_back({[=](tensor_file& f) { f.tensors.erase(entry.first); }, {entry.first + ": expected ", ", got no such tensor"}});
     }
@@ -483,7 +483,7 @@ TEST_CASE("what could not be loaded is not saved, and an old file stays") {
         CHECK(same(isic::load_edit(path), good));
         CHECK(folder.count() == 1);
     };
-    refused(edit(), "storage: expected f32, f64, f16 or bf16, got ''");
+    refused(edit(), "codes: expected an edit of a codebook, got an empty edit");
     edit bad = good;
     bad.center = {1, 2, 3};
     refused(bad, "center: expected 0 or 4 values, got 3");

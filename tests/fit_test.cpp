@@ -326,8 +326,8 @@ TEST_CASE("streamed differences fit what the stored rows fit, n < d included") {
 TEST_CASE("token ids, merged in any split, fit what the SVD of the gathered differences fits") {
     isic_test::random dice(15);
     const auto book = dice.matrix<float>(50, 8);
-    isic::difference_accumulator<float> left(book);
-    isic::difference_accumulator<float> right(book);
+    isic::difference_accumulator left(book);
+    isic::difference_accumulator right(book);
     dense rows(0, 8);
     for (int image = 0; image < 6; ++image) {
         auto h = dice.ids<int>(20, 50);

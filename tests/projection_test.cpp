@@ -765,7 +765,7 @@ TEST_CASE("wherever memory runs out, no byte is written") {
     CHECK(failures > 20);
 }
 
-TEST_CASE_TEMPLATE("rows that would not fit the dtype type are refused, all of them", T, float, isic::half, isic::bfloat16) {
+TEST_CASE_TEMPLATE("rows that would not fit the dtype are refused, all of them", T, float, isic::half, isic::bfloat16) {
     isic_test::random dice(22);
     auto book = dice.matrix<T>(6, 4);
     const auto original = bytes_of(book);

@@ -536,7 +536,7 @@ TEST_CASE("what moved is reported as it was") {
     CHECK(bytes_of(still) == bytes_of(start));
 }
 
-TEST_CASE_TEMPLATE("a row whose new values do not fit the dtype type stays as it was, and is counted", T, float, isic::half, isic::bfloat16) {
+TEST_CASE_TEMPLATE("a row whose new values do not fit the dtype stays as it was, and is counted", T, float, isic::half, isic::bfloat16) {
     isic_test::random dice(16);
     const auto start = dice.matrix<T>(4, 3);
     auto codes = start;

@@ -93,7 +93,7 @@ private:
             require_size(function_, "target columns", d, options_.target.cols());
             isic::detail::require_finite(function_, "the targets", options_.target);
         }
-        options_.strength.check(function_, "strength", codes_.rows);
+        isic::detail::require_shares(function_, "strength", options_.strength, codes_.rows);
         isic::detail::require_range(function_, "near_zero_below", options_.near_zero_below, 0.0, 1.0);
     }
 
@@ -101,7 +101,7 @@ private:
         const index_t d = codes_.cols;
         if (harm_ != nullptr) {
             // A basis rounded to float would leak; each direction becomes a row.
-            const Eigen::MatrixXd v = isic::detail::orthonormal_rest(isic::detail::map(harm_->basis), Eigen::MatrixXd(d, 0));
+            const Eigen::MatrixXd v = isic::detail::orthonormalise(isic::detail::map(harm_->basis));
             rank_ = v.cols();
             directions_ = to_device<double>(s_, {v.data(), static_cast<std::size_t>(v.size())});
             weights_ = to_device<double>(s_, options_.weights);

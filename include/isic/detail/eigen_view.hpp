@@ -68,7 +68,7 @@ ISIC_API void read_row(any_view m, index_t i, double* out);
 /// All rows as float64, row i to out + i * stride.
 ISIC_API void read_rows(any_view m, double* out, index_t stride);
 
-/// Rounds float64 values [cols] into row i; false if one does not fit the dtype type.
+/// Rounds float64 values [cols] into row i; false if one does not fit the dtype.
 ISIC_API bool store_row(const double* values, any_span m, index_t i);
 
 template <class T>

@@ -115,8 +115,8 @@ ISIC_INLINE rank_choice choose_rank(std::span<const double> sigma, index_t n, in
     return choice;
 }
 
-ISIC_INLINE index_t rank_needed(const rank_options& o, index_t d) {
-    return std::min(d, o.fixed > 0 ? o.fixed : rank_budget(o, d, "fit_subspace"));
+ISIC_INLINE index_t rank_needed(const rank_options& o, index_t d, std::string_view function) {
+    return std::min(d, o.fixed > 0 ? o.fixed : rank_budget(o, d, function));
 }
 
 ISIC_INLINE bool needs_all_values(const rank_options& o, index_t n, index_t d) {

@@ -52,7 +52,7 @@ ISIC_INLINE subspace subspace_of_pairs(const eigen_pairs& pairs, double trace, i
 ISIC_INLINE subspace span_of(any_view directions) {
     require_not_empty("span_of", "directions", directions);
     require_finite("span_of", "the directions", directions);
-    Eigen::MatrixXd v = orthonormal_rest(map(to_double(directions)), Eigen::MatrixXd(directions.rows, 0));
+    Eigen::MatrixXd v = orthonormalise(map(to_double(directions)));
     require<numeric_error>(v.cols() > 0, "span_of", "a direction that is not zero", "zeros only");
     fix_signs(v);
     subspace out;
@@ -73,12 +73,12 @@ inline leakage_sums sum_leakage(any_view codes, const matrix<double>& basis, std
                          const execution& exec) {
     const index_t d = codes.cols;
     const blocks_of_rows blocks(codes.rows, d);
-    struct workplace {
+    struct thread_memory {
         row_block rows;
         row_matrix coefficients;
     };
-    const auto make = [&] { return workplace{row_block(blocks.length, d), row_matrix(blocks.length, basis.cols())}; };
-    const auto sum_block = [&](workplace& at, index_t start, index_t n) {
+    const auto make = [&] { return thread_memory{row_block(blocks.length, d), row_matrix(blocks.length, basis.cols())}; };
+    const auto sum_block = [&](thread_memory& at, index_t start, index_t n) {
         read_rows(codes.block(start, n), at.rows.data(), at.rows.stride());
         for (index_t i = 0; i < n; ++i) {
             if (is_padding[static_cast<std::size_t>(start + i)]) {  // it may hold anything

@@ -10,8 +10,8 @@
 namespace isic::inline ISIC_ABI {
 namespace detail {
 
-/// The tensors and metadata that `save_edit` writes; `path` is only named in errors.
-ISIC_API tensor_file file_of_edit(const std::filesystem::path& path, const edit& e);
+/// The tensors and metadata that `save_edit` writes.
+ISIC_API tensor_file file_of_edit(const edit& e);
 /// The edit that they are. Errors: as `load_edit`.
 ISIC_API edit edit_of_file(const std::filesystem::path& path, const tensor_file& file);
 

@@ -87,17 +87,17 @@ public:
         require(key, text(key) == expected, fmt::format("'{}'", expected), fmt::format("'{}'", text(key)));
     }
 
-    /// A number in text, read to the last character.
-    template <class T>
-    static bool parse(const std::string& digits, int base, T& out) {
+    /// Parses all of `digits` as a number, in the base of an integer; false if it is none. Independent of the locale.
+    template <class T, class... Base>
+    static bool parse(const std::string& digits, T& out, Base... base) {
         const char* const end = digits.data() + digits.size();
-        const auto [last, code] = std::from_chars(digits.data(), end, out, base);
+        const auto [last, code] = std::from_chars(digits.data(), end, out, base...);
         return code == std::errc() && last == end;
     }
 
     index_t size(const char* key) const {
         index_t out = 0;
-        require(key, parse(text(key), 10, out) && out >= 0, "a size", fmt::format("'{}'", text(key)));
+        require(key, parse(text(key), out) && out >= 0, "a size", fmt::format("'{}'", text(key)));
         return out;
     }
 

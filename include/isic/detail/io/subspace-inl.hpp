@@ -10,7 +10,6 @@
 #include <vector>
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include <isic/io/safetensors.hpp>
 
@@ -122,9 +121,9 @@ private:
     }
 
     double energy() const {
-        const nlohmann::json number = nlohmann::json::parse(text("energy"), nullptr, false);  // whatever the locale
-        require("energy", number.is_number(), "a number", fmt::format("'{}'", text("energy")));
-        return number.get<double>();
+        double out = 0;
+        require("energy", parse(text("energy"), out) && std::isfinite(out), "a number", fmt::format("'{}'", text("energy")));
+        return out;
     }
 
     std::vector<index_t> codes_;
