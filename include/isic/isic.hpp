@@ -23,5 +23,6 @@
 #include <isic/projection.hpp>
 #include <isic/rank.hpp>
 #include <isic/subspace.hpp>
+#include <isic/types.hpp>
 #include <isic/update.hpp>
 #include <isic/version.hpp>

@@ -9,6 +9,7 @@
 
 #include <isic/detail/checks.hpp>
 #include <isic/detail/eigen_view.hpp>
+#include <isic/detail/kernels/kernels.hpp>
 #include <isic/detail/moments.hpp>
 
 namespace isic::inline ISIC_ABI {
