@@ -242,10 +242,6 @@ TEST_CASE("a DLTensor that cannot be viewed is refused") {
     refused(value, [](dl_tensor& t) { t.dtype = {dl_float, 32, 4}; }, "4 lanes");
     refused(shape_wrong, [&](dl_tensor& t) { t.strides = strides; }, "inner stride 2");
     std::int64_t reversed[] = {-2, 1};
-    refused(std::type_identity<isic::shape_error>{}, [&](dl_tensor& t) { t.strides = reversed; }, "stride");
-    check_throws<isic::value_error>("any_matrix", [&] {
-        dl_tensor t = good;
-        t.data = nullptr;
-        isic::span_of_dlpack(t);
-    }, {"null"});
+    refused(shape_wrong, [&](dl_tensor& t) { t.strides = reversed; }, "stride -2");
+    refused(value, [](dl_tensor& t) { t.data = nullptr; }, "null");
 }

@@ -15,7 +15,7 @@
 
 namespace isic::inline ISIC_ABI::detail {
 
-inline constexpr index_t full_solver_width = 128;  // up to this width the full solver is faster
+inline constexpr index_t full_solver_width = 128;  // up to this d the full solver is faster
 
 /// Rotates columns p and q so that they are orthogonal; false if they already are, to rounding.
 inline bool make_orthogonal(Eigen::MatrixXd& x, index_t p, index_t q) {

@@ -29,7 +29,7 @@ ISIC_INLINE code_scores code_harmfulness(const code_usage& usage, const harmfuln
     const double prior = 2 * options.prior_per_code * static_cast<double>(codes);
     const double prior_h = prior * (total_h / (total_h + total_s));
     const double prior_s = prior * (total_s / (total_h + total_s));
-    // Every code gets half a count in the pool, so that unused ones keep a share.
+    // Half a count per code: unused codes keep a positive share.
     const double pool = total_h + total_s + 0.5 * static_cast<double>(codes);
     code_scores out;
     for (std::size_t k = 0; k < usage.harmful.size(); ++k) {

@@ -45,7 +45,7 @@ inline double squared_distance(any_view a, any_view b, index_t k) {
 /// One call of `project_out` or `remap`: new rows in float64 beside the codebook, and a write only after every check has passed.
 class projector {
 public:
-    /// harm null: V is the identity.
+    /// harm null: V = identity.
     projector(std::string_view function, any_span codes, const subspace* harm, const projection_options& options)
         : function_(function), codes_(codes), harm_(harm), options_(options), edit_(edit_access::for_codebook(codes)) {
         check();
@@ -157,7 +157,7 @@ private:
     struct block_sums {
         double change = 0;                               // sum ||c' - c||^2
         double whole = 0;                                // sum ||c||^2
-        std::optional<index_t> overflow = std::nullopt;  // the first row that does not fit
+        std::optional<index_t> overflow = std::nullopt;  // the first row that overflows the dtype
     };
 
     void project_rows() {
@@ -226,7 +226,7 @@ private:
         read_rows(codes_.block(start, n), at.rows.data(), at.rows.stride());
         for (index_t i = 0; i < n; ++i) {
             auto row = at.rows.row(i);
-            if (is_padding(start + i)) {  // it may hold anything
+            if (is_padding(start + i)) {  // of any value
                 row.setZero();
                 continue;
             }
@@ -378,7 +378,7 @@ private:
         for_each_of(edit_.ids(), [&](index_t i, index_t k) { std::ranges::copy(rows.row(i), codes_.row(k).begin()); });
     }
 
-    /// copy(i, ids[i]) on several threads.
+    /// Calls copy(i, ids[i]) for all i, on several threads.
     template <class Copy>
     void for_each_of(const std::vector<index_t>& ids, const Copy& copy) const {
         const blocks_of_rows blocks(static_cast<index_t>(ids.size()), codes_.cols);
@@ -414,7 +414,7 @@ private:
     std::string_view function_;
     any_span codes_;
     const subspace* harm_;
-    std::optional<part_in_subspace> part_;  // none: V is the identity
+    std::optional<part_in_subspace> part_;  // empty: V = identity
     const projection_options& options_;
     edit edit_;
     any_span fresh_;               // the new rows [K x d], in the edit's memory until `keep_moved_rows`

@@ -1,5 +1,6 @@
-// Rows as float64, block by block, on several threads. Which rows make a block depends on their width alone, and so do sums that
-// are kept per block: they are the same for any number of threads.
+/// \file
+/// Loops over blocks of rows on several threads. The blocks depend on the width of the rows only, so sums per block, added in order,
+/// do not depend on the number of threads.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +15,7 @@
 
 namespace isic::inline ISIC_ABI::detail {
 
-/// Working memory for a block of rows. Each row begins a cache line: equal rows have equal norms, to the last bit.
+/// Float64 memory for a block of rows. Every row is aligned to a cache line, so equal rows have bitwise equal norms.
 class row_block {
 public:
     row_block(index_t rows, index_t width)
@@ -38,12 +39,12 @@ private:
 /// x <- V diag(w) V^T x for the rows x of a block.
 class part_in_subspace {
 public:
-    /// v [d x r]; w [r] or empty: all 1. w must outlive it.
+    /// v [d x r]; w [r], a view whose memory must outlive the object; empty: all 1.
     template <class V>
     part_in_subspace(const V& v, std::span<const double> weights, simd level)
         : rows_(v.transpose()), weights_(weights), level_(level) {}
 
-    /// rest: as large, for what is left.
+    /// x <- V diag(w) V^T x for the first n rows; `rest`, of the size of x, is overwritten.
     void operator()(row_block& x, row_block& rest, index_t n, std::pmr::memory_resource& memory) const {
         std::copy(x.data(), x.data() + n * x.stride(), rest.data());
         if (rows_.rows() > 0) {
@@ -62,10 +63,10 @@ private:
     simd level_;
 };
 
-/// A thread's memory for kernels.
+/// Scratch memory of one thread for kernels.
 using kernel_memory = std::unique_ptr<scratch_memory>;
 
-/// How rows of some width are cut into blocks that stay in a core's own cache.
+/// A partition of n rows into blocks that fit the private cache of a core.
 struct blocks_of_rows {
     blocks_of_rows(index_t n, index_t width) : rows(n), length(std::clamp<index_t>(16384 / width, 8, 512)) {}
     index_t count() const { return (rows + length - 1) / length; }
@@ -74,20 +75,20 @@ struct blocks_of_rows {
     index_t length;
 };
 
-/// work(tools, first row, rows) for every block; each thread has tools of its own, made by make() before it starts. What work
-/// throws is thrown when all threads have ended.
+/// Calls work(memory, first row, rows) for every block on several threads. make() creates the memory of each thread before they
+/// start. An exception of work is rethrown after all threads have ended.
 template <class Make, class Work>
 void for_each_block(const blocks_of_rows& blocks, int threads, const Make& make, const Work& work) {
     const kernels::row_ranges ranges(blocks.rows, threads, blocks.length);
-    std::vector<decltype(make())> tools;
+    std::vector<decltype(make())> memory;
     for (index_t i = 0; i < ranges.count(); ++i) {
-        tools.push_back(make());
+        memory.push_back(make());
     }
-    std::vector<std::exception_ptr> errors(tools.size());
+    std::vector<std::exception_ptr> errors(memory.size());
     kernels::for_each_range(ranges, [&](index_t i, index_t begin, index_t end) {
         try {
             for (index_t start = begin; start < end; start += blocks.length) {
-                work(tools[static_cast<std::size_t>(i)], start, std::min(blocks.length, end - start));
+                work(memory[static_cast<std::size_t>(i)], start, std::min(blocks.length, end - start));
             }
         } catch (...) {
             errors[static_cast<std::size_t>(i)] = std::current_exception();
@@ -100,13 +101,13 @@ void for_each_block(const blocks_of_rows& blocks, int threads, const Make& make,
     }
 }
 
-/// The same for work that returns something: all of it, in the order of the blocks.
+/// The same for work with a result; returns the results in the order of the blocks.
 template <class Make, class Work>
 auto results_of_blocks(const blocks_of_rows& blocks, int threads, const Make& make, const Work& work) {
-    using tools_of_thread = decltype(make());
-    std::vector<std::invoke_result_t<Work, tools_of_thread&, index_t, index_t>> out(static_cast<std::size_t>(blocks.count()));
-    for_each_block(blocks, threads, make, [&](tools_of_thread& tools, index_t start, index_t n) {
-        out[static_cast<std::size_t>(start / blocks.length)] = work(tools, start, n);
+    using thread_memory = decltype(make());
+    std::vector<std::invoke_result_t<Work, thread_memory&, index_t, index_t>> out(static_cast<std::size_t>(blocks.count()));
+    for_each_block(blocks, threads, make, [&](thread_memory& memory, index_t start, index_t n) {
+        out[static_cast<std::size_t>(start / blocks.length)] = work(memory, start, n);
     });
     return out;
 }

@@ -33,7 +33,7 @@ ISIC_INLINE void check(std::string_view function, const constraint& limits, inde
     if (std::isfinite(within)) {
         require_size(function, "rows in constraint.anchor", codes, anchor.rows());
         require_size(function, "columns in constraint.anchor", width, anchor.cols());
-        // A locked row may be padding and hold anything.
+        // A locked row may be padding, of any value.
         require_finite(function, "constraint.anchor", anchor.view(), locked.empty() ? nullptr : &locked);
     }
 }
@@ -45,12 +45,12 @@ inline void project_out(const subspace& harm, vector& x) {
     }
 }
 
-/// Whether code k may move.
+/// Whether code k is not locked.
 inline bool may_move(const constraint& c, index_t k) {
     return c.locked.empty() || !c.locked[static_cast<std::size_t>(k)];
 }
 
-/// row + step, as far as the constraint allows.
+/// row + step, constrained: projected, scaled to the norm of the row, moved into the radius of the anchor.
 inline vector constrained_row(const constraint& c, index_t k, const vector& row, vector step) {
     project_out(c.orthogonal_to, step);
     vector out = row + step;
@@ -128,7 +128,7 @@ update_summary move_rows(any_span codes, const constraint& limits, const Step& s
 inline void check_codes(std::string_view function, any_view codes, const constraint& limits) {
     require_not_empty(function, "a codebook", codes);
     check(function, limits, codes.rows, codes.cols);
-    // A locked row may be padding and hold anything.
+    // A locked row may be padding, of any value.
     require_finite(function, "the codebook", codes, limits.locked.empty() ? nullptr : &limits.locked);
     require_apart(function, codes, limits.anchor.view());
 }
@@ -149,7 +149,8 @@ inline void check_gradient(std::string_view function, any_view codes, any_view g
     require_apart(function, codes, gradient);
 }
 
-/// State matrices: made on first use, afterwards their shape must stay. All are checked before one is made.
+/// Creates state matrices in the first step; throws shape_error unless they have the codebook's shape. All are checked before one is
+/// created.
 inline void prepare_states(std::string_view function, index_t rows, index_t cols, std::initializer_list<matrix<double>*> states) {
     for (const matrix<double>* state : states) {
         require_size(function, "rows in the optimiser state", rows, state->empty() ? rows : state->rows());

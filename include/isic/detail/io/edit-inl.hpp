@@ -162,7 +162,7 @@ ISIC_INLINE edit edit_of_file(const std::filesystem::path& path, const tensor_fi
 
 ISIC_INLINE void save_edit(const std::filesystem::path& path, const edit& e) {
     const tensor_file file = detail::file_of_edit(e);
-    detail::edit_of_file(path, file);
+    static_cast<void>(detail::edit_of_file(path, file));  // throws if it could not be loaded again
     write_safetensors(path, file);
 }
 
