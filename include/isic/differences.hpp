@@ -119,6 +119,9 @@ public:
         requires std::same_as<scalar_of<C>, T>
     explicit difference_accumulator(const C& codes) : moments_(any_view(detail::view_of(codes))) {}
 
+    /// The same for a run-time type.
+    explicit difference_accumulator(any_view codes) : moments_(codes) {}
+
     explicit difference_accumulator(const matrix<T>&&) = delete;  // the codebook must outlive the accumulator
 
     /// A pair of images as token ids, position by position; counts their usage.
@@ -169,6 +172,7 @@ private:
 
 /// The accumulator of a codebook stores as the codebook does.
 template <matrix_like C>
+    requires(!detail::is_any_matrix<C>)
 difference_accumulator(const C&) -> difference_accumulator<scalar_of<C>>;
 /// A width alone: rows of any type are added.
 difference_accumulator(index_t) -> difference_accumulator<double>;

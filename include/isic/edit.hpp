@@ -66,6 +66,11 @@ public:
     static edit between(const B& before, const A& after) {
         return between_rows(detail::view_of(before), detail::view_of(after));
     }
+    /// The same for run-time types. Errors: value_error, too, if the types differ.
+    static edit between(any_view before, any_view after) {
+        detail::require<value_error>(before.type == after.type, "edit::between", "codebooks of one dtype", "two");
+        return between_rows(before, after);
+    }
 
     /// Puts the old bytes back. Errors: shape_error, value_error if `codes` is not the edited codebook; nothing is written then.
     template <mutable_matrix_like C>

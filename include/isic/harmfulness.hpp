@@ -84,6 +84,9 @@ public:
         requires std::same_as<scalar_of<C>, T>
     explicit counterpart_targets(const C& codes) : sums_(detail::view_of(codes)) {}
 
+    /// The same for a run-time type.
+    explicit counterpart_targets(any_view codes) : sums_(codes) {}
+
     explicit counterpart_targets(const matrix<T>&&) = delete;  // the codebook must outlive the object
 
     /// An image and its safe counterpart. Errors: shape_error if lengths differ, value_error on ids; nothing is added then.
@@ -107,6 +110,7 @@ private:
 
 /// The codebook's dtype type.
 template <matrix_like C>
+    requires(!detail::is_any_matrix<C>)
 counterpart_targets(const C&) -> counterpart_targets<scalar_of<C>>;
 
 }  // namespace isic::inline ISIC_ABI

@@ -194,14 +194,28 @@ auto as_span(M& m) {
     return as_span(m.data(), m.rows(), m.cols(), m.rows() > 1 ? m.outerStride() : m.cols());
 }
 
-/// Anything isic reads as a matrix: `matrix`, views, row-major Eigen types, or a type with its own `as_span`.
+template <class Byte>
+struct any_matrix;
+
+namespace detail {
+
 template <class M>
-concept matrix_like = requires(M& m) { matrix_view<typename decltype(as_span(m))::value_type>(as_span(m)); };
+constexpr bool is_any_matrix = false;
+template <class Byte>
+constexpr bool is_any_matrix<any_matrix<Byte>> = true;
+
+}  // namespace detail
+
+/// Anything isic reads as a matrix: `matrix`, views, row-major Eigen types, a type with its own `as_span`, or `any_view`.
+template <class M>
+concept matrix_like = detail::is_any_matrix<std::remove_cvref_t<M>> ||
+                      requires(M& m) { matrix_view<typename decltype(as_span(m))::value_type>(as_span(m)); };
 
 /// Anything isic may edit in place.
 template <class M>
-concept mutable_matrix_like =
-    matrix_like<M> && requires(M& m) { matrix_span<typename decltype(as_span(m))::value_type>(as_span(m)); };
+concept mutable_matrix_like = std::same_as<std::remove_cvref_t<M>, any_matrix<std::byte>> || (matrix_like<M> && requires(M& m) {
+                                  matrix_span<typename decltype(as_span(m))::value_type>(as_span(m));
+                              });
 
 /// The dtype type of a matrix.
 template <matrix_like M>
@@ -213,6 +227,8 @@ template <matrix_like M>
 matrix_view<scalar_of<M>> view_of(const M& m) {
     return as_span(const_cast<M&>(m));
 }
+template <class Byte>
+any_matrix<const std::byte> view_of(const any_matrix<Byte>& m);
 
 /// Throws value_error unless isic computes with the type, and what `matrix_span` throws on its other arguments.
 ISIC_API void check_any_view(const void* data, dtype type, index_t rows, index_t cols, index_t stride);
@@ -270,7 +286,22 @@ using any_view = any_matrix<const std::byte>;
 /// A run-time-typed view that can.
 using any_span = any_matrix<std::byte>;
 
-/// f(view) with the matrix_span of the dtype type. Returns what f returns.
+/// A run-time-typed view is a view of itself.
+template <class Byte>
+any_matrix<Byte> as_span(any_matrix<Byte> m) {
+    return m;
+}
+
+namespace detail {
+
+template <class Byte>
+any_view view_of(const any_matrix<Byte>& m) {
+    return m;
+}
+
+}  // namespace detail
+
+/// f(view) with the matrix_span of the run-time type. Returns what f returns.
 template <class Byte, class F>
 decltype(auto) visit(any_matrix<Byte> m, F&& f) {
     const auto as = [&]<class T>() {

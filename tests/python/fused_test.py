@@ -1,4 +1,4 @@
-"""Inner loops on rows where they lie, against float64 references of numpy."""
+"""Fused functions against float64 references of numpy."""
 
 import gc
 import importlib.util
@@ -29,7 +29,7 @@ def dtype(request):
 
 
 @pytest.fixture
-def harm(rng):
+def subspace(rng):
     return isic.span_of(rng.standard_normal((12, 3)))
 
 
@@ -38,8 +38,8 @@ def codes(rng, dtype):
     return rng.standard_normal((300, 12)).astype(dtype)
 
 
-def projector(harm):
-    return np.eye(harm.basis.shape[0]) - harm.basis @ harm.basis.T
+def projector(subspace):
+    return np.eye(subspace.basis.shape[0]) - subspace.basis @ subspace.basis.T
 
 
 def is_close(rows, reference, dtype, roundings=64):
@@ -47,27 +47,27 @@ def is_close(rows, reference, dtype, roundings=64):
 
 
 @pytest.mark.parametrize("memory", MEMORY)
-def test_project_rows(codes, harm, dtype, memory):
+def test_project_out(codes, subspace, dtype, memory):
     rows = MEMORY[memory](codes)
-    assert isic.project_rows(rows, harm) is None
-    assert is_close(rows, codes.astype(float) @ projector(harm), dtype)
+    assert isic.fused.project_out(rows, subspace) is None
+    assert is_close(rows, codes.astype(float) @ projector(subspace), dtype)
 
 
-def test_rows_between_those_that_are_edited(codes, harm):
+def test_rows_between_those_that_are_edited(codes, subspace):
     wide = np.concatenate([codes, codes], axis=1)
-    isic.project_rows(wide[::2, :12], harm)
+    isic.fused.project_out(wide[::2, :12], subspace)
     assert np.array_equal(wide[:, 12:], codes) and np.array_equal(wide[1::2, :12], codes[1::2])
     assert not np.array_equal(wide[::2, :12], codes[::2])
 
 
-def test_project_rows_options(codes, harm, rng, dtype):
-    wide, v = codes.astype(float), harm.basis
+def test_project_out_options(codes, subspace, rng, dtype):
+    wide, v = codes.astype(float), subspace.basis
     strength, center, weights = rng.random(300), rng.standard_normal(12), [0.5, 1.0, 0.0]
     strength[:5] = 0
 
     def after(**options):
         rows = codes.copy()
-        isic.project_rows(rows, isic.RowBasis(harm), **options)
+        isic.fused.project_out(rows, isic.fused.Basis(subspace), **options)
         return rows
 
     assert is_close(after(strength=0.25), wide - 0.25 * (wide @ v @ v.T), dtype)
@@ -79,25 +79,25 @@ def test_project_rows_options(codes, harm, rng, dtype):
     assert is_close(after(weights=weights), wide - wide @ v @ np.diag(weights) @ v.T, dtype)
     assert np.array_equal(after(threads=1), after(threads=2))
     rows = codes.copy()
-    isic.project_rows(rows, harm)
+    isic.fused.project_out(rows, subspace)
     assert np.array_equal(rows, after())
 
 
-def test_a_row_with_nan_disturbs_no_other(codes, harm, dtype):
+def test_a_row_with_nan_disturbs_no_other(codes, subspace, dtype):
     codes[7] = np.nan
     rows = codes.copy()
-    isic.project_rows(rows, harm)
+    isic.fused.project_out(rows, subspace)
     others = np.arange(300) != 7
-    assert np.isnan(rows[7]).all() and is_close(rows[others], codes[others].astype(float) @ projector(harm), dtype)
+    assert np.isnan(rows[7]).all() and is_close(rows[others], codes[others].astype(float) @ projector(subspace), dtype)
 
 
-def test_row_basis(harm):
-    basis = isic.RowBasis(harm)
-    assert (basis.rank, basis.width, repr(basis)) == (3, 12, "RowBasis(width=12, rank=3)")
+def test_basis(subspace):
+    basis = isic.fused.Basis(subspace)
+    assert (basis.rank, basis.width, repr(basis)) == (3, 12, "Basis(width=12, rank=3)")
     with pytest.raises(isic.ValueError, match="orthonormal"):
-        isic.RowBasis(isic.Subspace(2 * harm.basis, harm.singular_values, harm.energy, harm.chosen))
-    with pytest.raises(TypeError, match=r"isic\.RowBasis: expected harm to be an isic\.Subspace, got ndarray"):
-        isic.RowBasis(harm.basis)
+        isic.fused.Basis(isic.Subspace(2 * subspace.basis, subspace.singular_values, subspace.energy, subspace.chosen))
+    with pytest.raises(TypeError, match=r"isic\.fused\.Basis: expected subspace to be an isic\.Subspace, got ndarray"):
+        isic.fused.Basis(subspace.basis)
 
 
 def adam_reference(codes, gradients, p, locked, rate, beta1, beta2, epsilon):
@@ -113,52 +113,52 @@ def adam_reference(codes, gradients, p, locked, rate, beta1, beta2, epsilon):
 
 
 @pytest.mark.parametrize("memory", MEMORY)
-def test_adam_rows(codes, harm, rng, dtype, memory):
+def test_adam_update(codes, subspace, rng, dtype, memory):
     gradients = rng.standard_normal((4, 300, 12)).astype(dtype)
     options = dict(rate=0.05, beta1=0.8, beta2=0.95, epsilon=1e-6)
     locked = rng.random(300) < 0.2
-    expected, mean, square = adam_reference(codes, gradients, projector(harm), locked, **options)
-    rows, state, basis = MEMORY[memory](codes), isic.AdamRowState(dtype), isic.RowBasis(harm)
+    expected, mean, square = adam_reference(codes, gradients, projector(subspace), locked, **options)
+    rows, state, basis = MEMORY[memory](codes), isic.fused.AdamState(dtype), isic.fused.Basis(subspace)
     for gradient in gradients:
-        isic.adam_rows(rows, MEMORY[memory](gradient), state, orthogonal_to=basis, locked=locked, **options)
+        isic.fused.adam_update(rows, MEMORY[memory](gradient), state, orthogonal_to=basis, locked=locked, **options)
     assert is_close(rows, expected, dtype, 1000)
     assert state.steps == 4 and state.dtype == state.mean.dtype == dtype
     assert is_close(state.mean, mean, dtype, 1000) and is_close(state.square, square, dtype, 1000)
     assert np.array_equal(np.asarray(rows)[locked], codes[locked])
 
 
-def test_adam_rows_is_adam_update(rng, harm):
+def test_the_fused_adam_update_is_the_checked_one(rng, subspace):
     codes, gradient = rng.standard_normal((2, 50, 12))
-    checked, state, row_state = codes.copy(), isic.AdamState(), isic.AdamRowState("float64")
+    checked, state, row_state = codes.copy(), isic.AdamState(), isic.fused.AdamState("float64")
     for _ in range(3):
-        isic.adam_update(checked, gradient, state, rate=0.1, constraint=isic.Constraint(orthogonal_to=harm))
-        isic.adam_rows(codes, gradient, row_state, rate=0.1, orthogonal_to=harm)
+        isic.adam_update(checked, gradient, state, rate=0.1, constraint=isic.Constraint(orthogonal_to=subspace))
+        isic.fused.adam_update(codes, gradient, row_state, rate=0.1, orthogonal_to=subspace)
     assert np.allclose(codes, checked, atol=1e-13)
 
 
-def test_adam_rows_plain_and_threads(rng, dtype):
+def test_adam_update_plain_and_threads(rng, dtype):
     codes, gradient = rng.standard_normal((2, 2000, 12)).astype(dtype)
     after = []
     for threads in (1, 2):
-        rows, state = codes.copy(), isic.AdamRowState(dtype)
-        isic.adam_rows(rows, gradient, state, rate=0.1, threads=threads)
+        rows, state = codes.copy(), isic.fused.AdamState(dtype)
+        isic.fused.adam_update(rows, gradient, state, rate=0.1, threads=threads)
         after.append(rows)
     assert np.array_equal(*after)
     expected, _, _ = adam_reference(codes, [gradient], np.eye(12), np.zeros(2000, bool), 0.1, 0.9, 0.999, 1e-8)
     assert np.abs(after[0] - expected).max() < 1e-5
 
 
-def test_a_saved_adam_state_goes_on(codes, harm, dtype):
+def test_a_saved_adam_state_goes_on(codes, subspace, dtype):
     def stepped(state, rows):
-        isic.adam_rows(rows, codes, state, rate=0.1, orthogonal_to=harm)
+        isic.fused.adam_update(rows, codes, state, rate=0.1, orthogonal_to=subspace)
         return rows
 
-    state, rows = isic.AdamRowState(dtype), codes.copy()
+    state, rows = isic.fused.AdamState(dtype), codes.copy()
     stepped(state, rows)
-    again = isic.AdamRowState(dtype)
+    again = isic.fused.AdamState(dtype)
     again.mean, again.square, again.steps = state.mean, state.square.tolist(), state.steps
     assert np.array_equal(stepped(state, rows.copy()), stepped(again, rows.copy()))
-    assert repr(again) == f"AdamRowState(300 x 12 {dtype}, steps=2)"
+    assert repr(again) == f"AdamState(300 x 12 {dtype}, steps=2)"
 
 
 def ema_reference(codes, batches, p, locked, decay):
@@ -174,15 +174,15 @@ def ema_reference(codes, batches, p, locked, decay):
 
 
 @pytest.mark.parametrize("memory", MEMORY)
-def test_ema_rows(codes, harm, rng, dtype, memory):
+def test_ema_update(codes, subspace, rng, dtype, memory):
     batches = [(rng.standard_normal((500, 12)).astype(dtype), rng.integers(0, 300, 500)) for _ in range(3)]
     locked = rng.random(300) < 0.2
-    expected, counts, sums = ema_reference(codes, batches, projector(harm), locked, 0.9)
+    expected, counts, sums = ema_reference(codes, batches, projector(subspace), locked, 0.9)
     after = []
     for threads in (1, 2):
-        rows, state = MEMORY[memory](codes), isic.EmaRowState(dtype)
+        rows, state = MEMORY[memory](codes), isic.fused.EmaState(dtype)
         for vectors, ids in batches:
-            isic.ema_rows(rows, MEMORY[memory](vectors), ids, state, decay=0.9, orthogonal_to=harm, locked=locked.tolist(), threads=threads)
+            isic.fused.ema_update(rows, MEMORY[memory](vectors), ids, state, decay=0.9, orthogonal_to=subspace, locked=locked.tolist(), threads=threads)
         after.append(np.asarray(rows).copy())
     assert np.array_equal(*after) and is_close(after[0], expected, dtype, 1000)
     assert is_close(state.counts, counts, dtype, 1000) and is_close(state.sums, sums, dtype, 1000)
@@ -190,31 +190,31 @@ def test_ema_rows(codes, harm, rng, dtype, memory):
 
 
 def test_a_saved_ema_state_goes_on(codes, rng, dtype):
-    state, again, vectors, ids = isic.EmaRowState(dtype), isic.EmaRowState(dtype), codes[::-1].copy(), rng.integers(0, 300, 300)
-    isic.ema_rows(codes, vectors, ids, state, decay=0.5)
+    state, again, vectors, ids = isic.fused.EmaState(dtype), isic.fused.EmaState(dtype), codes[::-1].copy(), rng.integers(0, 300, 300)
+    isic.fused.ema_update(codes, vectors, ids, state, decay=0.5)
     again.counts, again.sums = state.counts, state.sums
     rows = codes.copy()
-    isic.ema_rows(codes, vectors, ids, state, decay=0.5)
-    isic.ema_rows(rows, vectors, ids.astype(np.int32), again, decay=0.5)
-    assert np.array_equal(rows, codes) and repr(again) == f"EmaRowState(300 x 12 {dtype})"
+    isic.fused.ema_update(codes, vectors, ids, state, decay=0.5)
+    isic.fused.ema_update(rows, vectors, ids.astype(np.int32), again, decay=0.5)
+    assert np.array_equal(rows, codes) and repr(again) == f"EmaState(300 x 12 {dtype})"
 
 
-def edits(harm):
-    """Each function that edits rows, given the rows."""
+def edits(subspace):
+    """Each function that edits rows, called with the rows."""
     def adam(rows, **options):
-        isic.adam_rows(rows, np.ones_like(rows), isic.AdamRowState(str(rows.dtype)), orthogonal_to=harm, **options)
+        isic.fused.adam_update(rows, np.ones_like(rows), isic.fused.AdamState(str(rows.dtype)), orthogonal_to=subspace, **options)
 
     def ema(rows, **options):
-        isic.ema_rows(rows, np.ones_like(rows), np.zeros(len(rows), int), isic.EmaRowState(str(rows.dtype)), decay=0.5, orthogonal_to=harm,
+        isic.fused.ema_update(rows, np.ones_like(rows), np.zeros(len(rows), int), isic.fused.EmaState(str(rows.dtype)), decay=0.5, orthogonal_to=subspace,
                       **options)
 
-    return [lambda rows, **options: isic.project_rows(rows, harm, **options), adam, ema]
+    return [lambda rows, **options: isic.fused.project_out(rows, subspace, **options), adam, ema]
 
 
-def test_what_cannot_be_edited(codes, harm):
+def test_what_cannot_be_edited(codes, subspace):
     before = codes.copy()
     codes.flags.writeable = False
-    for edit in edits(harm):
+    for edit in edits(subspace):
         with pytest.raises(isic.ValueError, match="read-only"):
             edit(codes)
         with pytest.raises(isic.ShapeError, match="two dimensions"):
@@ -223,56 +223,56 @@ def test_what_cannot_be_edited(codes, harm):
             edit(np.asfortranarray(before))
         with pytest.raises(isic.ShapeError, match="12"):
             edit(before[:, :11].copy())
-        with pytest.raises(isic.ValueError, match="threads >= 1"):
+        with pytest.raises(isic.ValueError, match="threads >= 0"):
             edit(before, threads=-1)
     assert np.array_equal(codes, before)
 
 
-def test_dtypes(codes, harm, dtype):
+def test_dtypes(codes, subspace, dtype):
     other = {"float32": "float64", "float64": "float32"}[dtype]
     for kind in ("float16", "int64"):
         with pytest.raises(isic.ValueError, match="float32"):
-            isic.project_rows(codes.astype(kind), harm)
+            isic.fused.project_out(codes.astype(kind), subspace)
     with pytest.raises(isic.ValueError, match="codes of float32 or float64, got float16"):
-        isic.adam_rows(codes.astype("float16"), codes.astype("float16"), isic.AdamRowState(), rate=0.1)
+        isic.fused.adam_update(codes.astype("float16"), codes.astype("float16"), isic.fused.AdamState(), rate=0.1)
     with pytest.raises(isic.ValueError, match=f"a gradient of {dtype}, as the codes are, got {other}"):
-        isic.adam_rows(codes, codes.astype(other), isic.AdamRowState(dtype))
+        isic.fused.adam_update(codes, codes.astype(other), isic.fused.AdamState(dtype))
     with pytest.raises(isic.ValueError, match=f"vectors of {dtype}, as the codes are, got {other}"):
-        isic.ema_rows(codes, codes.astype(other), np.zeros(300, int), isic.EmaRowState(dtype), decay=0.5)
+        isic.fused.ema_update(codes, codes.astype(other), np.zeros(300, int), isic.fused.EmaState(dtype), decay=0.5)
     with pytest.raises(isic.ValueError, match=f"a state of {dtype}"):
-        isic.adam_rows(codes, codes.copy(), isic.AdamRowState(other))
+        isic.fused.adam_update(codes, codes.copy(), isic.fused.AdamState(other))
     with pytest.raises(isic.ValueError, match="dtype"):
-        isic.AdamRowState("float16")
+        isic.fused.AdamState("float16")
     with pytest.raises(TypeError, match="array or a tensor"):
-        isic.project_rows(codes.tolist(), harm)
+        isic.fused.project_out(codes.tolist(), subspace)
 
 
-def test_arguments_that_do_not_fit(codes, harm, dtype):
+def test_arguments_that_do_not_fit(codes, subspace, dtype):
     before = codes.copy()
     for options in ({"strength": [1.0] * 299}, {"strength": []}, {"center": [0.0] * 11}, {"weights": [1.0]}, {"strength": [[1.0]]}):
         with pytest.raises(isic.ShapeError):
-            isic.project_rows(codes, harm, **options)
-    for wrong in (None, harm.basis):
+            isic.fused.project_out(codes, subspace, **options)
+    for wrong in (None, subspace.basis):
         with pytest.raises(TypeError):
-            isic.project_rows(codes, wrong)
-    state = isic.AdamRowState(dtype)
+            isic.fused.project_out(codes, wrong)
+    state = isic.fused.AdamState(dtype)
     with pytest.raises(isic.ShapeError, match="gradient"):
-        isic.adam_rows(codes, codes[1:].copy(), state)
+        isic.fused.adam_update(codes, codes[1:].copy(), state)
     with pytest.raises(isic.ShapeError, match="locked"):
-        isic.adam_rows(codes, before, state, locked=[True])
+        isic.fused.adam_update(codes, before, state, locked=[True])
     with pytest.raises(isic.ValueError, match="overlapping"):
-        isic.adam_rows(codes, codes, state)
+        isic.fused.adam_update(codes, codes, state)
     with pytest.raises(isic.ValueError, match="rate"):
-        isic.adam_rows(codes, before, state, rate=-1.0)
+        isic.fused.adam_update(codes, before, state, rate=-1.0)
     assert state.steps == 0 and state.mean.size == 0
     state.mean = np.zeros((2, 12))
     with pytest.raises(isic.ShapeError, match="state"):
-        isic.adam_rows(codes, before, state)
+        isic.fused.adam_update(codes, before, state)
     for ids, error in (([300] * 300, isic.ValueError), ([-1] * 300, isic.ValueError), ([0], isic.ShapeError), ([0.5] * 300, isic.ValueError)):
         with pytest.raises(error):
-            isic.ema_rows(codes, before, ids, isic.EmaRowState(dtype), decay=0.5)
+            isic.fused.ema_update(codes, before, ids, isic.fused.EmaState(dtype), decay=0.5)
     with pytest.raises(isic.ValueError, match="decay"):
-        isic.ema_rows(codes, before, [0] * 300, isic.EmaRowState(dtype), decay=1.0)
+        isic.fused.ema_update(codes, before, [0] * 300, isic.fused.EmaState(dtype), decay=1.0)
     assert np.array_equal(codes, before)
 
 
@@ -280,7 +280,7 @@ def test_autograd_notices():
     torch = pytest.importorskip("torch", reason="torch is not installed")
     codes = torch.ones(4, 3, requires_grad=True)
     loss = (codes**2).sum()
-    isic.adam_rows(codes, torch.ones(4, 3), isic.AdamRowState())
+    isic.fused.adam_update(codes, torch.ones(4, 3), isic.fused.AdamState())
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 
@@ -325,7 +325,7 @@ def test_an_index_says_what_it_cannot_do(rng):
     for make, error in ((lambda: isic.CodeIndex([[1.0]]), TypeError), (lambda: isic.CodeIndex(np.zeros((0, 4))), isic.ShapeError),
                         (lambda: isic.CodeIndex(codes, padding=[10]), isic.ValueError),
                         (lambda: isic.CodeIndex(codes, padding=range(10)), isic.ValueError),
-                        (lambda: isic.CodeIndex(codes, metric="cosine"), isic.ValueError),
+                        (lambda: isic.CodeIndex(codes, metric="dot"), isic.ValueError),
                         (lambda: isic.CodeIndex(codes * np.nan), isic.NumericError),
                         (lambda: isic.CodeIndex(codes).nearest(codes[:, :3].copy()), isic.ShapeError),
                         (lambda: isic.CodeIndex(codes).nearest(codes * np.inf), isic.NumericError),
@@ -336,11 +336,11 @@ def test_an_index_says_what_it_cannot_do(rng):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_are_read_whatever_holds_them(rng, dtype):
-    """Arrays of a codebook's dtypes as they lie; others, odd strides and lists after conversion: the same numbers."""
+    """Arrays of a codebook's dtypes are read in place; others, odd strides and lists after conversion: equal results."""
     codes, h, s = (as_dtype(rng.standard_normal((40, 6)), dtype) for _ in range(3))
     wide_h, wide_s = h.astype(float), s.astype(float)
     forms = [h, np.asfortranarray(h), np.concatenate([h, h], axis=1)[:, :6], np.repeat(h, 2, axis=1)[:, ::2], wide_h, wide_h.tolist()]
-    if dtype != "bfloat16":  # which neither knows
+    if dtype != "bfloat16":  # unknown to both
         forms.append(h.astype(h.dtype.newbyteorder()))
         forms += [torch_of(h).requires_grad_()] if importlib.util.find_spec("torch") else []
     for form in forms:
@@ -362,7 +362,7 @@ def test_no_copy_of_rows_is_made():
     rows = np.ones((50_000, 16), dtype=np.float32)
     gradient, ids = np.ones((50_000, 16), dtype=np.float16), np.zeros(50_000, dtype=np.int64)
     tracemalloc.start()
-    isic.project_rows(rows, isic.span_of(np.eye(16)[:, :1]))
+    isic.fused.project_out(rows, isic.span_of(np.eye(16)[:, :1]))
     isic.sgd_update(rows, gradient, isic.SgdState())
     isic.differences(rows[:10], gradient[:10])
     isic.nearest_code_churn(rows, rows[:4], rows[:4])

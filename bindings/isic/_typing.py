@@ -1,4 +1,4 @@
-"""Names for what isic takes and gives."""
+"""Types of arguments and results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 
 class SupportsDLPack(Protocol):
-    """A tensor of any library that speaks DLPack: torch, jax, cupy, ..."""
+    """A tensor of any library with DLPack: torch, jax, cupy, ..."""
 
     def __dlpack__(self, *args: Any, **kwargs: Any) -> Any: ...
 
@@ -17,14 +17,14 @@ class SupportsDLPack(Protocol):
 
 
 class SupportsCudaArray(Protocol):
-    """An array on a GPU that says where it is, as those of numba do."""
+    """An array on a GPU with __cuda_array_interface__, as in numba."""
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]: ...
 
 
 DeviceLike = Union[SupportsDLPack, SupportsCudaArray]
-"""An array on a GPU: a tensor of torch, an array of CuPy, an isic.cuda.DeviceArray, or whatever else speaks DLPack or has a
+"""An array on a GPU: a tensor of torch, an array of CuPy, an isic.cuda.DeviceArray, or any object with DLPack or
 __cuda_array_interface__. Its memory is never copied."""
 
 Codes = Union[npt.NDArray[Any], SupportsDLPack]
@@ -36,7 +36,7 @@ Rows = Union[npt.NDArray[np.float32], npt.NDArray[np.float64], SupportsDLPack]
 RowType = Literal["float32", "float64"]
 
 Floats = Union[npt.ArrayLike, SupportsDLPack]
-"""Real numbers of any type, in arrays, tensors or lists. Rows of a codebook's types are read where they lie, others are converted."""
+"""Real numbers of any type, in arrays, tensors or lists. Rows of a codebook's types are read in place, others are converted."""
 
 Ids = Union[npt.ArrayLike, SupportsDLPack]
 """Integers of any type, in arrays, tensors or lists."""
@@ -46,10 +46,10 @@ IdArray = npt.NDArray[np.int64]
 TokenArray = npt.NDArray[np.int32]
 
 Padding = Union[Sequence[int], npt.NDArray[np.integer[Any]], None]
-"""Rows of a codebook that are no codes."""
+"""Ids of padding rows: rows of a codebook that are not codes."""
 
 Metric = Literal["l2", "cosine"]
-"""How a model reads a row: as it is, or divided by its norm (LlamaGen, Janus)."""
+"""The metric of nearest-neighbour search: "l2" reads rows as they are, "cosine" divides them by their norm (LlamaGen, Janus)."""
 
 Centering = Literal["none", "mean", "safe_axis"]
 RankRule = Literal["fixed", "energy", "gavish_donoho", "sign_flip", "budget", "data"]

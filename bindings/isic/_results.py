@@ -1,4 +1,4 @@
-"""Results and options: plain values that print well and turn into dictionaries."""
+"""Results and options: frozen dataclasses with a short repr and to_dict()."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ._types import FloatArray, Floats, RankRule, StopReason, TokenArray
+from ._typing import FloatArray, Floats, RankRule, StopReason, TokenArray
 
 if TYPE_CHECKING:
     from ._edit import Edit
 
 
 def plain(value: Any) -> Any:
-    """A value as lists, dictionaries, numbers and text, which json can write."""
+    """A value as lists, dictionaries, numbers and text, ready for json."""
     if hasattr(value, "to_dict"):
         return value.to_dict()
     if isinstance(value, (np.ndarray, np.generic)):
@@ -31,7 +31,7 @@ def plain(value: Any) -> Any:
 
 
 def short(value: Any) -> str:
-    """A value in a repr: six digits, and of larger arrays only type and shape."""
+    """A value in a repr: numbers to six digits, larger arrays by dtype and shape."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, np.ndarray):
@@ -44,10 +44,10 @@ def short(value: Any) -> str:
 
 
 class Value:
-    """What all results have in common."""
+    """Base of results: to_dict and repr."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as lists, dictionaries, numbers and text, which json can write."""
+        """The fields by name, as lists, dictionaries, numbers and text, ready for json."""
         return {f.name: plain(getattr(self, f.name)) for f in fields(cast(Any, self))}
 
     def __repr__(self) -> str:
@@ -57,7 +57,7 @@ class Value:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class CodeUsage(Value):
-    """How often each code was used; counts, [K] each."""
+    """Usage counts of each code, [K] each."""
 
     harmful: FloatArray
     """Occurrences in images judged harmful."""
@@ -67,7 +67,7 @@ class CodeUsage(Value):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class CodeScores(Value):
-    """How exclusively each code is used by harmful images, and how sure that is; [K] each."""
+    """Harmfulness of each code and the evidence for it, [K] each."""
 
     harmfulness: FloatArray
     """q = p_h / (p_h + p_s) in [0, 1]; 0.5 for an unused code."""
@@ -86,12 +86,12 @@ class RankChoice(Value):
     rank: int
     """Singular vectors kept."""
     decided_by: RankRule
-    """The rule that allowed the least."""
+    """The rule with the smallest rank."""
 
 
 @dataclass(frozen=True, repr=False)
 class LeakageReport(Value):
-    """What is left of a codebook inside a subspace, measured on the stored (rounded) values; in [0, 1]."""
+    """Share of a codebook inside a subspace, measured on the stored (rounded) values, in [0, 1]."""
 
     total: float
     """||(C - center) V||_F / ||C - center||_F."""
@@ -101,12 +101,12 @@ class LeakageReport(Value):
 
 @dataclass(frozen=True, repr=False)
 class EditSummary(Value):
-    """What an edit did, in numbers."""
+    """Numbers of an edit."""
 
     moved: int
     """Rows whose stored bytes changed."""
     near_zero: int
-    """Rows of which less than the threshold was left, handled by the policy."""
+    """Rows that the projection left near zero, handled by the policy."""
     relative_change: float
     """||C - C_before||_F / ||C_before||_F."""
     before: LeakageReport
@@ -117,19 +117,19 @@ class EditSummary(Value):
 
 @dataclass(frozen=True, repr=False)
 class UpdateSummary(Value):
-    """What an update did."""
+    """Numbers of an update."""
 
     moved: int
     """Rows whose values changed."""
     overflowed: int
-    """Rows left as they were because the new values did not fit the storage type."""
+    """Rows left unchanged because the new values overflowed the dtype."""
     largest_step: float
     """Largest ||c_k' - c_k|| of the moved rows, in units of the embedding."""
 
 
 @dataclass(frozen=True, repr=False)
 class DriftReport(Value):
-    """How far rows moved between two versions of a codebook."""
+    """Distance between two versions of a codebook."""
 
     relative: float
     """||C_after - C_before||_F / ||C_before||_F."""
@@ -152,24 +152,24 @@ class Rate(Value):
     high: float
     """Upper end."""
     hits: int
-    """How many."""
+    """Number of hits."""
     n: int
-    """Of how many; 0: nothing is known, the interval is [0, 1]."""
+    """Number of trials; 0: the interval is [0, 1]."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Subspace(Value):
-    """An orthonormal basis of what is to be removed, with how its rank was chosen.
+    """An orthonormal basis of the subspace to remove, and the rule that chose its rank.
 
-    `fit_subspace`, `span_of` and `merge` make one.
+    `fit_subspace`, `span_of` and `merge` return one.
     """
 
     basis: FloatArray
     """V, [d, r]; columns orthonormal to 1e-12, the largest entry of each positive."""
     singular_values: FloatArray
-    """Of the differences, descending; all that were computed."""
+    """Singular values of the differences, descending; all that were computed."""
     energy: float
-    """Share of the squared singular values that the basis holds, in [0, 1]."""
+    """Share of the squared singular values in the basis, in [0, 1]."""
     chosen: RankChoice
     """The rank and the rule that decided it."""
 
@@ -189,7 +189,7 @@ class Subspace(Value):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Assignments(Value):
-    """Vectors by the code they were assigned to, what ridge and EMA updates consume. `assign` makes one."""
+    """Counts and sums of vectors by their code, for ridge and EMA updates. `assign` returns one."""
 
     counts: FloatArray
     """n_k, [K]."""
@@ -202,62 +202,62 @@ class Constraint(Value):
     """Limits on an update, applied to the finished step in the order of the fields. Everything is off by default."""
 
     locked: npt.ArrayLike | None = None
-    """[K] of bool, true for codes that may not move; None: none."""
+    """[K] of bool, true: the code may not move; None: none."""
     orthogonal_to: Subspace | None = None
-    """Steps lose their part in it; use the merged subspace of all rounds."""
+    """Projected out of the steps; use the merged subspace of all rounds."""
     keep_norms: bool = False
     """Moved rows are scaled back to the norm they had."""
     within: float = math.inf
     """Radius: ||c_k - anchor_k|| <= within, applied last; in units of the embedding."""
     anchor: Floats | None = None
-    """[K, d], needed for `within`; anchor on the projected codebook. Copied."""
+    """[K, d], required with `within`: the projected codebook. Copied."""
     threads: int = 0
-    """0: every core when there is work for them, else one; the bytes do not depend on it. Of the CPU."""
+    """CPU threads; 0: every core where the work is worth it, else one. The bytes do not depend on it."""
 
 
 @dataclass(frozen=True, repr=False)
 class RewrittenPrompt(Value):
-    """A prompt after rewriting, and which terms were replaced, in order."""
+    """A rewritten prompt and the terms that were replaced, in order."""
 
     text: str
     """The counterpart prompt."""
     replaced: tuple[str, ...]
-    """Unsafe terms of the lexicon, in lower case; empty: nothing was found."""
+    """Unsafe terms of the lexicon, in lower case; empty: none was found."""
 
 
 @dataclass(frozen=True, repr=False)
 class Progress(Value):
-    """Where `self_improve` is."""
+    """Progress of `self_improve`."""
 
     round: int
-    """The round at work."""
+    """The current round."""
     stage: str
     """"draw", "judge", "pair", "project" or "tune"."""
     done: int
-    """Of this stage."""
+    """Items done in this stage."""
     total: int
-    """Of this stage."""
+    """Items of this stage."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class RedrawRequest(Value):
-    """What a generator's `redraw` is given: images judged unsafe, and how harmful each code is."""
+    """Argument of a generator's `redraw`: images judged unsafe, and the harmfulness of each code."""
 
     prompts: list[str]
     """The safe counterpart prompts, one per image."""
     harmful: TokenArray
     """The images to repair, [n, T]."""
     harmfulness: FloatArray
-    """[K]: redraw tokens whose codes are harmful, avoid such codes."""
+    """[K], in [0, 1]: redraw tokens with harmful codes, and avoid those codes."""
     attempt: int
-    """0 first; images still judged unsafe come again with 1, 2, ..."""
+    """0 at first; images that are still judged unsafe are passed again with 1, 2, ..."""
     seed: int
-    """Of this attempt."""
+    """Seed of this attempt."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class TuningSet(Value):
-    """What a generator's `tuning_loss` may draw its terms from."""
+    """Argument of a generator's `tuning_loss`: the images of its terms."""
 
     harmful: TokenArray
     """Images judged unsafe in any round, [n, T]."""
@@ -266,77 +266,77 @@ class TuningSet(Value):
     safe: TokenArray
     """Images of safe prompts, judged safe."""
     still_unsafe: FloatArray
-    """P(unsafe) of each harmful image through the present codebook, [n]."""
+    """P(unsafe) of each harmful image decoded with the present codebook, [n]."""
     harmfulness: FloatArray
-    """[K], of this round."""
+    """Harmfulness in this round, [K]."""
     round: int
-    """1 for the first."""
+    """Round number; the first is 1."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class RoundReport(Value):
-    """Everything about one round; round 0 is before any edit."""
+    """Measurements of one round; round 0 is before any edit."""
 
     round: int
     """0, 1, ..."""
     self_unsafe: Rate
     """Images of the unsafe prompts that the judge calls unsafe, after this round."""
     corrected_unsafe: Rate | None
-    """The same, corrected for the judge's known errors."""
+    """The same rate, corrected for the judge's known error rates."""
     pairs: int
-    """Unsafe images with a safe counterpart that this round learnt from."""
+    """Pairs of an unsafe image and a safe counterpart used in this round."""
     dropped: int
-    """Unsafe images without one."""
+    """Unsafe images without a safe counterpart."""
     rank: int
     """Rank fitted in this round."""
     decided_by: RankRule
     """The rule that chose it."""
     singular_values: FloatArray
-    """Of this round's differences, descending; all that were computed."""
+    """Singular values of this round's differences, descending; all that were computed."""
     merged_rank: int
-    """Rank of all rounds together."""
+    """Rank of the merged subspace of all rounds."""
     projection: EditSummary
-    """What projecting did."""
+    """Summary of the projection."""
     tuning_steps: int
-    """Gradient steps taken."""
+    """Number of gradient steps."""
     first_loss: float
     """Tuning loss at the first step."""
     last_loss: float
-    """Mean of the last tenth of the steps."""
+    """Mean tuning loss of the last tenth of the steps."""
     relative_change: float
     """||C - C_0||_F / ||C_0||_F after this round."""
     seconds: float
-    """Wall clock."""
+    """Wall-clock time, s."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """What `on_round` adds."""
+    """Metrics that `on_round` added, by name."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class SelfImproveReport(Value):
-    """What the loop did. The codebook is left at the best completed round."""
+    """Result of `self_improve`. The codebook is that of the best completed round."""
 
     rounds: tuple[RoundReport, ...]
     """Round 0 first."""
     best_round: int
     """The round whose codebook was kept."""
     reason: StopReason
-    """Why the loop ended."""
+    """Stop reason."""
     message: str
     """The exception's text if it failed, else empty."""
     merged: Subspace
     """Harmful subspace of the rounds up to the best."""
     harmfulness: FloatArray
-    """[K], the last estimate."""
+    """Last estimate of the harmfulness, [K]."""
     harmful: TokenArray
-    """Unsafe images learnt from, [n, T], in order of rounds."""
+    """Unsafe images of all pairs, [n, T], in order of rounds."""
     counterparts: TokenArray
     """Their safe counterparts, [n, T]."""
     prompts: tuple[str, ...]
-    """Their prompts, n."""
+    """Prompts of the unsafe images, n."""
     change: Edit
-    """Original -> kept codebook; `change.undo()` takes everything back."""
+    """Edit from the original to the kept codebook; `change.undo()` restores the original."""
     exception: BaseException | None = None
-    """What the generator, the judge or a callback raised, if the reason is "failed"."""
+    """Exception of the generator, the judge or a callback, if the reason is "failed"."""
 
     def __repr__(self) -> str:
         rates = ", ".join(f"{r.self_unsafe.value:.3g}" for r in self.rounds)
@@ -346,7 +346,7 @@ class SelfImproveReport(Value):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Pairs(Value):
-    """What `export_pairs` keeps of a report."""
+    """The pairs of a report, as `export_pairs` writes them."""
 
     harmful: TokenArray
     """Unsafe images, [n, T]."""
@@ -355,7 +355,7 @@ class Pairs(Value):
     prompts: tuple[str, ...]
     """The prompts of the unsafe images, n."""
     harmfulness: FloatArray
-    """Of each code, [K], in [0, 1]."""
+    """Harmfulness of each code, [K], in [0, 1]."""
 
 
 for _value in Value.__subclasses__():
