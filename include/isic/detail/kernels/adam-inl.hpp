@@ -132,6 +132,8 @@ private:
 
     /// A row in registers. x: the gradient, then the step.
     struct row {
+        HWY_INLINE row() {}  // an implicit one would lack the target's attributes
+
         V x[parts];
         V mean[parts];
         V square[parts];
