@@ -135,7 +135,8 @@ template <class T>
 struct storage_of<T> {
     using type = bfloat16;
 };
-#if defined(__FLT16_MANT_DIG__) && !defined(__STDCPP_FLOAT16_T__)
+// g++ before 13 has `_Float16` in C++ on x86 only, but defines the macro elsewhere too.
+#if defined(__FLT16_MANT_DIG__) && !defined(__STDCPP_FLOAT16_T__) && (defined(__clang__) || defined(__x86_64__) || __GNUC__ >= 13)
 template <class T>
     requires(std::same_as<T, _Float16> && !sixteen_bits<T, 11>)
 struct storage_of<T> {
