@@ -19,7 +19,7 @@
     T* const name = reinterpret_cast<T*>(isic_dynamic_shared_memory)
 #endif
 
-namespace isic::inline ISIC_ABI::cuda {
+namespace isic::inline ISIC_ABI::cuda::detail {
 
 /// A kernel has to be told before it may have more.
 inline constexpr std::size_t dynamic_shared_memory_limit = 48 * 1024;
@@ -55,4 +55,4 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shar
 #endif
 }
 
-}  // namespace isic::inline ISIC_ABI::cuda
+}  // namespace isic::inline ISIC_ABI::cuda::detail

@@ -18,7 +18,7 @@
 #include <isic/cuda/backend.hpp>
 #include <isic/cuda/matrix.hpp>
 
-namespace isic::inline ISIC_ABI::cuda {
+namespace isic::inline ISIC_ABI::cuda::detail {
 
 /// Throws cuda_error unless the call succeeded; a runtime error that is not sticky is cleared.
 void check(cudaError_t status, std::string_view function, std::string_view call);
@@ -29,14 +29,14 @@ void check(cusolverStatus_t status, std::string_view function, std::string_view 
 void check_info(int info, std::string_view function, std::string_view call);
 
 /// Makes a device the calling thread's current one, and puts the old one back. The default stream is the current device's.
-class on_device {
+class device_guard {
 public:
-    explicit on_device(int device);
+    explicit device_guard(int device);
     /// For destructors and waiting: without an error where a device cannot be made current.
-    on_device(int device, std::nothrow_t) noexcept;
-    ~on_device();
-    on_device(const on_device&) = delete;
-    on_device& operator=(const on_device&) = delete;
+    device_guard(int device, std::nothrow_t) noexcept;
+    ~device_guard();
+    device_guard(const device_guard&) = delete;
+    device_guard& operator=(const device_guard&) = delete;
 
 private:
     int before_ = 0;
@@ -67,7 +67,7 @@ public:
     cublasHandle_t blas();                 ///< made on first exec, on the stream
     cusolverDnHandle_t solver();           ///< the same
     cusolverDnParams_t solver_params();    ///< the same
-    int processors() const noexcept { return processors_; }  ///< streaming multiprocessors
+    int multiprocessors() const noexcept { return multiprocessors_; }  ///< streaming multiprocessors
 
     void* allocate(std::size_t bytes);
     void release(void* memory, std::size_t bytes) noexcept;
@@ -76,7 +76,7 @@ public:
 
 private:
     int device_ = 0;
-    int processors_ = 1;
+    int multiprocessors_ = 1;
     device_allocator allocator_;
     unique_handle<cudaStream_t, cudaStreamDestroy> own_stream_;
     cudaStream_t stream_ = nullptr;
@@ -129,9 +129,9 @@ std::vector<T> to_host(state& s, const T* device, index_t n) {
 }
 
 /// What is queued on `later` from now on waits for all that is on `earlier` by now.
-void order(const state& s, cudaStream_t earlier, cudaStream_t later);
+void order_streams(const state& s, cudaStream_t earlier, cudaStream_t later);
 
 /// Sets bytes on the device, in stream order.
 void fill_bytes(state& s, void* device, int value, std::size_t bytes);
 
-}  // namespace isic::inline ISIC_ABI::cuda
+}  // namespace isic::inline ISIC_ABI::cuda::detail

@@ -13,12 +13,13 @@
 #include <cub/device/device_radix_sort.cuh>
 #endif
 
-#include "rows.cuh"
+#include "sort_kernels.hpp"
+#include "warp.cuh"
 
-namespace isic::inline ISIC_ABI::cuda {
+namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
 
-__global__ void make_keys_kernel(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys) {
+__global__ void make_keys_kernel(device_ids ids, index_t codes, std::int64_t* order, std::int64_t* keys) {
     const index_t t = thread_number();
     if (t < ids.size) {
         const std::int64_t id = id_at(ids, t);
@@ -33,7 +34,7 @@ void find_starts(const Policy& policy, const std::int64_t* keys, index_t n, std:
     thrust::lower_bound(policy, keys, keys + n, first, first + codes + 1, starts);
 }
 
-cudaError_t make_keys(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys, cudaStream_t stream) {
+cudaError_t make_keys(device_ids ids, index_t codes, std::int64_t* order, std::int64_t* keys, cudaStream_t stream) {
     return launch(make_keys_kernel, blocks_for(ids.size), dim3(threads_per_block), 0, stream, ids, codes, order, keys);
 }
 
@@ -41,7 +42,7 @@ cudaError_t make_keys(ids_in ids, index_t codes, std::int64_t* order, std::int64
 
 #ifdef ISIC_KERNEL_SHIM
 
-cudaError_t sort_by_code(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts,
+cudaError_t sort_by_code(device_ids ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts,
                          memory_source, cudaStream_t stream) {
     const cudaError_t status = make_keys(ids, codes, order, keys, stream);
     if (status == cudaSuccess) {
@@ -76,7 +77,7 @@ private:
 }  // namespace
 
 /// Thrust would sort by all 64 bits, of which every eight are a pass; ids have as many as the number of codes.
-cudaError_t sort_by_code(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts,
+cudaError_t sort_by_code(device_ids ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts,
                          memory_source source, cudaStream_t stream) {
     const index_t n = ids.size;
     const int bits = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(codes)));
@@ -109,4 +110,4 @@ cudaError_t sort_by_code(ids_in ids, index_t codes, std::int64_t* order, std::in
 
 #endif
 
-}  // namespace isic::inline ISIC_ABI::cuda
+}  // namespace isic::inline ISIC_ABI::cuda::detail

@@ -165,7 +165,7 @@ struct watched {
 
 template <class... P, class... A>
 void run(void (*kernel)(P...), unsigned blocks, unsigned threads, cudaStream_t on, A... args) {
-    REQUIRE(isic::cuda::launch(kernel, blocks, threads, 0, on, args...) == cudaSuccess);
+    REQUIRE(isic::cuda::detail::launch(kernel, blocks, threads, 0, on, args...) == cudaSuccess);
 }
 
 bool says(const std::string& race, const char* what) {
@@ -209,7 +209,7 @@ TEST_CASE_FIXTURE(watched, "races: a __syncwarp orders the lanes that it names")
 TEST_CASE_FIXTURE(watched, "races: dynamic shared memory is watched, and every block has its own") {
     float* const out = memory<float>(64);
     for (const by how : {by::nothing, by::barrier}) {
-        REQUIRE(isic::cuda::launch(read_dynamic_neighbour, 1, 64, 64 * sizeof(float), nullptr, out, how) ==
+        REQUIRE(isic::cuda::detail::launch(read_dynamic_neighbour, 1, 64, 64 * sizeof(float), nullptr, out, how) ==
                 cudaSuccess);
         CHECK(says(race(), "in shared memory") == (how == by::nothing));
     }

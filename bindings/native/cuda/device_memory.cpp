@@ -55,7 +55,7 @@ handed_over take_torch(gpu& on, std::string_view function, std::string_view name
     require_device(on, function, name, values);
     const py::object torch_cuda = loaded_torch().attr("cuda");
     const py::object current = torch_cuda.attr("current_stream")(values.attr("device"));
-    on.backend().wait_for(stream_of(current.attr("cuda_stream").cast<std::uintptr_t>()));
+    on.backend().wait_stream(stream_of(current.attr("cuda_stream").cast<std::uintptr_t>()));
     const entered device(torch_cuda.attr("device")(values.attr("device")));
     return take_dlpack(function, name, values, how, py::dict("stream"_a = -1));
 }
@@ -85,9 +85,9 @@ std::vector<index_t> strides_of(std::string_view function, std::string_view name
 /// libraries work in the order of the default stream.
 void wait_as_told(gpu& on, const py::dict& interface) {
     if (interface["version"].cast<int>() < 3) {
-        on.backend().wait_for(nullptr);
+        on.backend().wait_stream(nullptr);
     } else if (const py::object stream = interface.attr("get")("stream"); !stream.is_none()) {
-        on.backend().wait_for(stream_of(stream.cast<std::uintptr_t>()));
+        on.backend().wait_stream(stream_of(stream.cast<std::uintptr_t>()));
     }
 }
 
@@ -448,11 +448,11 @@ memory device_memory_of(gpu& on, std::string_view function, std::string_view nam
     return out;
 }
 
-cuda::rows_in rows_of(const memory& m) {
-    return cuda::read_only(writable(m));
+cuda::any_device_view rows_of(const memory& m) {
+    return cuda::any_view_of(writable(m));
 }
 
-cuda::rows_out writable(const memory& m) {
+cuda::any_device_span writable(const memory& m) {
     return {m.data, static_cast<cuda::storage>(m.type), m.rows, m.cols, m.stride};
 }
 static_assert(static_cast<int>(cuda::dtype::f64) == static_cast<int>(dtype::f64) &&
@@ -486,7 +486,7 @@ device_array::device_array(shared_gpu on, const element& type, std::vector<index
 device_array::~device_array() {
     if (seen_by_others_) {
         try {
-            on_->backend().wait_for(nullptr);  // others may have queued reads
+            on_->backend().wait_stream(nullptr);  // others may have queued reads
         } catch (const cuda_error&) {          // the memory goes in any case
         }
     }
@@ -494,7 +494,7 @@ device_array::~device_array() {
 
 void device_array::hand_over(std::uintptr_t stream) {
     seen_by_others_ = seen_by_others_ || stream != on_->stream() || on_->own_stream();
-    on_->backend().precede(stream_of(stream));
+    on_->backend().record_stream(stream_of(stream));
 }
 
 void bind_device_memory(py::module_& m) {

@@ -38,8 +38,8 @@ const element& element_of() {
 /// after what its producer has queued. Errors: backend_error for memory of the CPU or of another device.
 memory device_memory_of(gpu& on, std::string_view function, std::string_view name, py::handle object, access how);
 
-cuda::rows_in rows_of(const memory& m);
-cuda::rows_out writable(const memory& m);
+cuda::any_device_view rows_of(const memory& m);
+cuda::any_device_span writable(const memory& m);
 
 /// f(device_span<T>) of the dtype type T.
 template <class F>
@@ -67,7 +67,7 @@ device_values device_values_of(gpu& on, std::string_view function, std::string_v
 
 /// Token ids on the backend's device, int32 or int64 of any shape.
 struct device_ids {
-    cuda::ids_in ids;
+    cuda::device_ids ids;
     std::vector<index_t> shape;
     py::object owner;
 };

@@ -1,4 +1,4 @@
-#include "eigen.hpp"
+#include "eigensolver.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -7,9 +7,11 @@
 #include <Eigen/Cholesky>
 
 #include <isic/detail/eigensolver.hpp>
-#include "kernels.hpp"
+#include <fmt/format.h>
 
-namespace isic::inline ISIC_ABI::cuda {
+#include "differences_kernels.hpp"
+
+namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
 
 constexpr std::string_view caller = "fit_subspace";
@@ -241,7 +243,7 @@ eigen_solver chosen(eigen_solver solver, index_t d, index_t wanted, bool all_val
 }  // namespace
 
 solved leading_eigenpairs(const std::shared_ptr<state>& s, double* a, index_t d, index_t wanted, bool all_values, eigen_solver solver) {
-    const on_device guard(s->device());
+    const device_guard guard(s->device());
     const eigen_solver used = chosen(solver, d, wanted, all_values);
     if (used == eigen_solver::jacobi) {
         const bool may_fail = solver == eigen_solver::automatic;  // its sweeps are limited, which syevd's steps are not
@@ -265,4 +267,4 @@ solved leading_eigenpairs(const std::shared_ptr<state>& s, double* a, index_t d,
     return {by_syevd(s, a, d, wanted), eigen_solver::syevd};
 }
 
-}  // namespace isic::inline ISIC_ABI::cuda
+}  // namespace isic::inline ISIC_ABI::cuda::detail

@@ -5,9 +5,10 @@
 #include <isic/cuda/subspace.hpp>
 
 #include <isic/detail/gram_schmidt.hpp>
+
 #include "runtime.hpp"
 
-namespace isic::inline ISIC_ABI::cuda {
+namespace isic::inline ISIC_ABI::cuda::detail {
 
 /// Pairs on the host, and who found them.
 struct solved {
@@ -19,4 +20,4 @@ struct solved {
 /// all_values: every solver but `randomised`, and all d values. Errors: cuda_error.
 solved leading_eigenpairs(const std::shared_ptr<state>& s, double* a, index_t d, index_t wanted, bool all_values, eigen_solver solver);
 
-}  // namespace isic::inline ISIC_ABI::cuda
+}  // namespace isic::inline ISIC_ABI::cuda::detail
