@@ -302,25 +302,15 @@ struct dlpack_fields {
 
 ISIC_API any_span span_of_dlpack(const dlpack_fields& t);
 
-/// A struct with the fields of a DLTensor. A concept, because nvcc does not compile the expression in a requires-clause.
-template <class Tensor>
-concept dlpack_tensor = requires(const Tensor& t) {
-    t.device.device_type;
-    t.dtype.code;
-    t.dtype.lanes;
-    t.byte_offset;
-    t.strides;
-    t.shape;
-};
-
 }  // namespace detail
 
 /// The view of a two-dimensional DLTensor on the CPU (DLPack 0.6 to 1.x; any struct with its fields).
 ///
 /// Errors: shape_error unless it has two dimensions and adjacent columns, value_error for another device or element type.
-template <detail::dlpack_tensor Tensor>
+template <class Tensor>
+    requires requires(const Tensor& t) { t.device.device_type; t.dtype.code; t.dtype.lanes; t.byte_offset; t.strides; t.shape; }
 any_span span_of_dlpack(const Tensor& t) {
-    return detail::span_of_dlpack({t.data, static_cast<int>(t.device.device_type), static_cast<int>(t.ndim),
+    return detail::span_of_dlpack(detail::dlpack_fields{t.data, static_cast<int>(t.device.device_type), static_cast<int>(t.ndim),
                                    static_cast<int>(t.dtype.code), static_cast<int>(t.dtype.bits),
                                    static_cast<int>(t.dtype.lanes), t.shape, t.strides, t.byte_offset});
 }

@@ -14,7 +14,7 @@ namespace {
 using isic::detail::require;
 using isic::detail::require_size;
 
-constexpr std::string_view function = "nearest_codes";
+constexpr std::string_view search_name = "nearest_codes";
 
 index_t panels_of(index_t rows) {
     return (rows + panel_rows - 1) / panel_rows;
@@ -53,7 +53,7 @@ scratch<double> norms_of(const std::shared_ptr<state>& s, any_device_view m, met
         return {};
     }
     scratch<double> norms(s, m.rows);
-    check(measure_norms(m, norms.data(), s->stream()), function, "measure_norms");
+    check(measure_norms(m, norms.data(), s->stream()), search_name, "measure_norms");
     return norms;
 }
 
@@ -63,19 +63,19 @@ scratch<double> norms_of(const std::shared_ptr<state>& s, any_device_view m, met
 class packed_codebook {
 public:
     packed_codebook(const std::shared_ptr<state>& s, any_device_view codes, metric metric, std::span<const index_t> padding) : s_(s), codes_(codes), metric_(metric) {
-        require_not_empty(function, "a codebook", codes);
-        const std::vector<bool> is_padding = isic::detail::padding_mask(function, padding, codes.rows);
+        require_not_empty(search_name, "a codebook", codes);
+        const std::vector<bool> is_padding = isic::detail::padding_mask(search_name, padding, codes.rows);
         const auto first = std::ranges::find(is_padding, false);
-        require<value_error>(first != is_padding.end(), function, "a code that is no padding", "padding only");
+        require<value_error>(first != is_padding.end(), search_name, "a code that is no padding", "padding only");
         first_ = first - is_padding.begin();
         const device_guard guard(s->device());
-        padding_ = padding_mask_of(s, padding, codes.rows, function);
-        require_finite_rows(s, codes, padding_.data(), function, "the codebook");
+        padding_ = padding_mask_of(s, padding, codes.rows, search_name);
+        require_finite_rows(s, codes, padding_.data(), search_name, "the codebook");
         pack(std::ranges::count(is_padding, false));
     }
 
     void nearest(any_device_view vectors, std::int64_t* ids) const {
-        require_size(function, "columns in the vectors", codes_.cols, vectors.cols);
+        require_size(search_name, "columns in the vectors", codes_.cols, vectors.cols);
         if (vectors.rows == 0) {
             return;
         }
@@ -128,8 +128,8 @@ private:
 
     /// Queues the float32 scores.
     void score(const scaled_rows& queries, const search_memory& m) const {
-        check(pack_queries(queries, center_.data(), largest_norm_.data(), m.queries, s_->stream()), function, "pack_queries");
-        check(least_scores({m.queries, panels(), m.panels_per_split, m.best}, m.splits, s_->stream()), function, "least_scores");
+        check(pack_queries(queries, center_.data(), largest_norm_.data(), m.queries, s_->stream()), search_name, "pack_queries");
+        check(least_scores({m.queries, panels(), m.panels_per_split, m.best}, m.splits, s_->stream()), search_name, "least_scores");
     }
 
     /// Queues the float64 distances.
@@ -150,7 +150,7 @@ private:
                              .nearest_ids = m.nearest_ids,
                              .ids = ids},
                             s_->stream()),
-              function, "nearest_codes");
+              search_name, "nearest_codes");
     }
 
     /// Panels of codes per split: at least eight blocks per SM, which holds two or three at a time, so that the last wave costs little.
@@ -172,8 +172,8 @@ private:
         fill_bytes(*s_, largest_norm_.data(), 0, largest_norm_.bytes());
         const scratch<double> sums(s_, center_parts(codes_.rows) * codes_.cols);
         const scaled_rows codes{codes_, norms_.data()};
-        check(center_of_rows(codes, padding_.data(), winners, sums.data(), center_.data(), s_->stream()), function, "center_of_rows");
-        check(pack_codes(codes, padding_.data(), center_.data(), panels(), s_->stream()), function, "pack_codes");
+        check(center_of_rows(codes, padding_.data(), winners, sums.data(), center_.data(), s_->stream()), search_name, "center_of_rows");
+        check(pack_codes(codes, padding_.data(), center_.data(), panels(), s_->stream()), search_name, "pack_codes");
     }
 
     std::shared_ptr<state> s_;
@@ -197,9 +197,9 @@ void nearest(const packed_codebook& codes, any_device_view vectors, std::int64_t
 }
 
 void nearest(const std::shared_ptr<state>& s, any_device_view vectors, any_device_view codes, metric metric, std::span<const index_t> padding, std::int64_t* ids) {
-    require_not_empty(function, "a codebook", codes);
-    require_size(function, "columns in the vectors", codes.cols, vectors.cols);
-    require_finite_rows(s, vectors, nullptr, function, "the vectors");
+    require_not_empty(search_name, "a codebook", codes);
+    require_size(search_name, "columns in the vectors", codes.cols, vectors.cols);
+    require_finite_rows(s, vectors, nullptr, search_name, "the vectors");
     packed_codebook(s, codes, metric, padding).nearest(vectors, ids);
 }
 

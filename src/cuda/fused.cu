@@ -231,13 +231,13 @@ __global__ void start_ema_kernel(any_device_view codes, A* counts, A* sums) {
 template <class A, int Rows, class Arguments, class KernelOf>
 cudaError_t launch_fused(const Arguments& a, index_t count, index_t own_values, bool aligned, int multiprocessors,
                            cudaStream_t stream, KernelOf kernel_of) {
-    return with_tile<A, Rows>(a.basis.width, aligned, [&]<class Tile>(std::type_identity<Tile> tile) {
+    return with_tile<A, Rows>(a.basis.width, aligned, [&]<class Tile>(std::type_identity<Tile> type) {
         const tile_launch l = Tile::launch_for(a.basis);
         const index_t rows = l.threads / Tile::lanes * Tile::rows;
         const index_t tiles = (count + rows - 1) / rows;
         const index_t most = Tile::blocks * multiprocessors;
         const std::size_t bytes = (l.shared + static_cast<std::size_t>(own_values)) * sizeof(A);
-        return launch(kernel_of(tile), dim3(static_cast<unsigned>(tiles < most ? tiles : most)), dim3(static_cast<unsigned>(l.threads)), bytes,
+        return launch(kernel_of(type), dim3(static_cast<unsigned>(tiles < most ? tiles : most)), dim3(static_cast<unsigned>(l.threads)), bytes,
                       stream, a, l.slab, static_cast<index_t>(l.shared));
     });
 }

@@ -5,7 +5,9 @@
 #include <cuda_runtime_api.h>
 
 #include <isic/subspace.hpp>
-#include <kernel_types.hpp>
+#include <checks_kernels.hpp>
+#include <codebook_kernels.hpp>
+#include <metrics_kernels.hpp>
 
 #include "cuda/support.hpp"
 #include "support/cuda/stand_in.hpp"
@@ -298,9 +300,9 @@ TEST_CASE("no driver, no device, too little memory, a sticky error") {
 }
 
 TEST_CASE("no launch is refused for the number of rows") {
-    using namespace isic::cuda;
+    using namespace isic::cuda::detail;
     const index_t many = index_t{1} << 33;
-    const any_device_view rows{nullptr, dtype::f32, many, 1, 1};
+    const isic::any_device_view rows{nullptr, isic::dtype::f32, many, 1, 1};
     const scaled_rows unscaled{rows, nullptr};
     const code_panels panels{nullptr, nullptr, many / panel_rows, 4, nullptr};
     begin(true);  // nothing of it is run

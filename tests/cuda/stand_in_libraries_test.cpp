@@ -99,7 +99,7 @@ TEST_CASE_FIXTURE(fresh, "stand-in: gemm") {
                 for (int j = 0; j < 4; ++j) {
                     for (int i = 0; i < 5; ++i) {
                         expected(i, j) = 3 * expected(i, j) + beta * c(i, j);
-                        c(i, j) = beta == 0 ? nan : c(i, j);  // is not read
+                        c(i, j) = beta == 0 ? not_a_number : c(i, j);  // is not read
                     }
                 }
                 const matrix found = device_gemm<double>(blas.handle, ta, tb, 3, a, b, beta, c);
@@ -263,7 +263,7 @@ matrix symmetric(const matrix& a) {
 matrix with_triangle_nan(matrix a, bool lower) {
     for (int j = 0; j < a.cols; ++j) {
         for (int i = 0; i < a.rows; ++i) {
-            a(i, j) = (lower ? i > j : i < j) ? nan : a(i, j);
+            a(i, j) = (lower ? i > j : i < j) ? not_a_number : a(i, j);
         }
     }
     return a;

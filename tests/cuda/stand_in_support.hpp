@@ -259,7 +259,7 @@ vector<T> as(const vector<double>& values) {
     return vector<T>(values.begin(), values.end());
 }
 
-inline constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+inline constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 
 // ---- Kernels, right and wrong
 

@@ -66,7 +66,7 @@ TEST_CASE_TEMPLATE("ridge and EMA steps are the CPU's and stay outside the subsp
     const auto batch = isic::assign(vectors, ids, 25);
     const auto device_batch = isic::assign(gpu, isic::upload(gpu, vectors), isic::upload_ids(gpu, ids), 25);
     isic::constraint limits;
-    limits.orthogonal_to = p.subspace;
+    limits.orthogonal_to = p.harm;
     const isic::device_constraint device_limits(gpu, limits, 25, 9);
     SUBCASE("ridge") {
         auto expected = codes;
@@ -77,10 +77,10 @@ TEST_CASE_TEMPLATE("ridge and EMA steps are the CPU's and stay outside the subsp
         CHECK(isic_test::ulps_apart(expected, found) <= (sizeof(T) == 8 ? 16.0 : 1.0));
         CHECK(std::memcmp(found.row(24).data(), codes.row(24).data(), 9 * sizeof(T)) == 0);  // no vectors
         if (sizeof(T) >= 4) {
-            CHECK(inside(codes, found, p.subspace) < 1e-6);
+            CHECK(inside(codes, found, p.harm) < 1e-6);
             auto free = isic::upload(gpu, codes);
             isic::ridge_update(gpu, free, device_batch, 0.5);
-            CHECK(inside(codes, isic::download(gpu, free), p.subspace) > 0.1);  // the constraint does it
+            CHECK(inside(codes, isic::download(gpu, free), p.harm) > 0.1);  // the constraint does it
         }
     }
     SUBCASE("EMA, several steps") {
