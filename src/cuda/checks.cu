@@ -1,12 +1,12 @@
-// Reading rows and ids: faults, histograms, hashes.
+// Validation, histograms and hashes of rows and ids.
 #include "checks_kernels.hpp"
 #include "warp.cuh"
 
 namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
 
-/// Sets a flag as other threads may at the same time: volatile accesses are relaxed atomic ones. Who finds it set leaves it, or the
-/// stores of all threads would queue up at one address.
+/// Sets a flag that other threads may set concurrently: volatile accesses are relaxed atomic. Test before write, so that contended
+/// stores do not serialise on one address.
 template <class T>
 __device__ void set_flag(volatile T* flag) {
     if (*flag == 0) {
@@ -69,7 +69,7 @@ __device__ std::uint64_t mixed(std::uint64_t x) {  // the finaliser of splitmix6
     return x ^ (x >> 31);
 }
 
-/// A warp adds up rows; their order does not matter, since sums of integers are exact.
+/// Warps sum the hashes of rows. Integer sums do not depend on their order.
 template <class T>
 __global__ void hash_rows_kernel(any_device_view m, unsigned long long* hash) {
     unsigned long long sum = 0;

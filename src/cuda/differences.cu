@@ -1,4 +1,4 @@
-// Embedding differences as float64 rows, for a Gram matrix.
+// Embedding differences as float64 rows, ready for a Gram matrix.
 #include "differences_kernels.hpp"
 #include "warp.cuh"
 
@@ -9,9 +9,9 @@ constexpr int difference_side = 32;
 constexpr int rows_side_by_side = threads_per_block / difference_side;
 constexpr int rows_per_thread = static_cast<int>(rows_per_difference_part) / rows_side_by_side;
 
-/// Writes the differences of a part of the rows and adds their sums to sums[part], in a fixed order. A thread keeps to its column; what
-/// it reads is on its way before it writes or notes anything, for which later loads would wait. Of a difference that is not finite
-/// replaced(row, column, difference) is written.
+/// Writes the differences of a part of the rows and adds their sums to sums[part], in a fixed order. A thread has one column. It loads
+/// all values before it writes or records anything, for which later loads would wait. A difference that is not finite is written as
+/// replaced(row, column, difference).
 template <class Difference, class Replaced>
 __device__ __forceinline__ void put_differences(index_t rows, index_t cols, double* out, double* sums,
                                                 Difference difference, Replaced replaced) {
@@ -25,7 +25,7 @@ __device__ __forceinline__ void put_differences(index_t rows, index_t cols, doub
     const index_t last_column = cols - 1;
     double value[rows_per_thread];
 #pragma unroll
-    for (int i = 0; i < rows_per_thread; ++i) {  // without a branch: what is outside reads what is at the edge
+    for (int i = 0; i < rows_per_thread; ++i) {  // without a branch: threads outside read the edge
         const index_t row = first + i * rows_side_by_side;
         value[i] = difference(row < last ? row : last, column < last_column ? column : last_column);
     }
@@ -48,7 +48,7 @@ __device__ __forceinline__ void put_differences(index_t rows, index_t cols, doub
     }
 }
 
-/// Values stored as T. A choice by storage between two loads would make the second wait.
+/// Values stored as T. A branch on the type between two loads would make the second wait.
 template <class T>
 struct stored_as {
     any_device_view m;

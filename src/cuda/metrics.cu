@@ -1,4 +1,4 @@
-// Leakage, drift and churn: partial sums in a fixed order, so that every run gives the same numbers.
+// Leakage, drift and churn: partial sums in a fixed order, so that every run gives the same results.
 #include "metrics_kernels.hpp"
 #include "warp.cuh"
 
@@ -12,7 +12,7 @@ index_t partials(index_t rows) {
     return (rows + rows_per_partial - 1) / rows_per_partial;
 }
 
-/// The part's rows are shared by the block's warps; each warp adds up its own, the first thread adds the warps' sums.
+/// The warps of a block share the rows of a part: each warp sums its rows, the first thread sums the warps.
 template <class Part, class Row, class Join>
 __device__ void reduce_rows(index_t rows, Part* parts, Row row_of, Join join) {
     using warp_sums = Part[warps_per_partial];
@@ -49,7 +49,7 @@ __device__ leakage_part row_leakage(const any_device_view& codes, const basis_vi
     const double scale = square > 0 ? sqrt(square) : 1.0;
     const auto at = [&](index_t c) {
         const double x = value_at(codes, k, c);
-        return (normalise ? x / scale : x) - (center == nullptr ? 0.0 : center[c]);  // a division costs more than all the rest
+        return (normalise ? x / scale : x) - (center == nullptr ? 0.0 : center[c]);  // the division is the most expensive operation
     };
     double all = 0;
     for (index_t c = lane(); c < codes.cols; c += warp_lanes) {

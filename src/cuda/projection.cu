@@ -1,11 +1,11 @@
-// c <- c + s (t - c) V diag(w) V^T in place, a warp per row, in float64, rounded once: as project_out on the CPU.
+// c <- c + s (t - c) V diag(w) V^T in place, one warp per row, in float64, rounded once, as project_out on the CPU.
 #include "projection_kernels.hpp"
 #include "warp.cuh"
 
 namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
 
-/// One row on its way; all lanes of a warp hold the same numbers.
+/// Working memory of a row; all lanes of a warp have the same pointers.
 struct moving_row {
     double* old;           // [d], as read
     double* fresh;         // [d]
@@ -46,7 +46,7 @@ __device__ double move_toward_target(const projection_arguments& a, index_t k, c
     return sqrt(warp_sum(square));
 }
 
-/// Here and below a lane has columns of its own: what it reads of a row is what it has written.
+/// Reads row k; returns its stored norm. A lane reads and writes its own columns only, here and below.
 template <class T>
 __device__ double read_row(const projection_arguments& a, index_t k, double* old) {
     const T* row = static_cast<const T*>(a.codes.data) + k * a.codes.stride;
@@ -62,7 +62,7 @@ __device__ double read_row(const projection_arguments& a, index_t k, double* old
     return stored_norm;
 }
 
-/// Rounds the row into the codebook unless a value does not fit.
+/// Rounds the row into the codebook unless a value overflows.
 template <class T>
 __device__ row_status write_row(const projection_arguments& a, index_t k, const double* fresh, double scale) {
     T* row = static_cast<T*>(a.codes.data) + k * a.codes.stride;
@@ -100,7 +100,7 @@ __device__ row_status project_row(const projection_arguments& a, index_t k, movi
     }
     const double target_norm = sqrt(warp_sum(target_square));
     const double scale = old_norm > target_norm ? old_norm : target_norm;
-    const double absolute = rounding<T>::least * sqrt(static_cast<double>(d));  // of subnormal entries
+    const double absolute = rounding<T>::least * sqrt(static_cast<double>(d));  // error of subnormal values
     const double noise_unit = rounding<double>::unit;
     const double too_small =
         (4 * rounding<T>::unit + 8 * noise_unit) * scale + (a.normalised ? absolute / stored_norm : absolute);
@@ -108,7 +108,7 @@ __device__ row_status project_row(const projection_arguments& a, index_t k, movi
     if (!(step > too_small)) {
         return row_status::stays;
     }
-    if (a.weights == nullptr && strength == 1) {  // once more for what rounding left; a partial move has nothing to clean
+    if (a.weights == nullptr && strength == 1) {  // a second pass removes what rounding left; a partial move needs none
         move_toward_target(a, k, r.fresh, r.fresh, r.coefficients, 1.0);
     }
     const double fresh_norm = norm_of(r.fresh, d);
@@ -135,7 +135,7 @@ __global__ void project_rows_kernel(projection_arguments a) {
     }
 }
 
-/// One warp writes a row of bytes; value(c) gives column c.
+/// One warp overwrites row k; value(c) is column c.
 template <class T, class Value>
 __device__ void overwrite_row(const any_device_span& m, index_t k, row_status* statuses, Value value) {
     T* row = static_cast<T*>(m.data) + k * m.stride;

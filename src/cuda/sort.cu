@@ -1,4 +1,4 @@
-// Vectors in the order of their codes, by CUB and Thrust.
+// Vectors sorted by code, with CUB and Thrust.
 #ifdef ISIC_KERNEL_SHIM
 #include <thrust/sort.h>
 #include <thrust/system/cpp/execution_policy.h>
@@ -24,7 +24,7 @@ __global__ void make_keys_kernel(device_ids ids, index_t codes, std::int64_t* or
     if (t < ids.size) {
         const std::int64_t id = id_at(ids, t);
         order[t] = t;
-        keys[t] = id >= 0 && id < codes ? id : codes;  // bad ids go behind the last code
+        keys[t] = id >= 0 && id < codes ? id : codes;  // bad ids follow the last code
     }
 }
 
@@ -58,7 +58,7 @@ cudaError_t sort_by_code(device_ids ids, index_t codes, std::int64_t* order, std
 
 namespace {
 
-/// Temporary memory comes from where all other does.
+/// Temporary memory from the backend's allocator.
 class working_bytes {
 public:
     working_bytes(memory_source source, std::size_t n)
@@ -76,7 +76,7 @@ private:
 
 }  // namespace
 
-/// Thrust would sort by all 64 bits, of which every eight are a pass; ids have as many as the number of codes.
+/// Sorts by the bits that ids in [0, codes] have: Thrust would sort by all 64 bits, one pass per eight.
 cudaError_t sort_by_code(device_ids ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts,
                          memory_source source, cudaStream_t stream) {
     const index_t n = ids.size;

@@ -1,5 +1,5 @@
 /// \file
-/// Vectors in the order of the codes that they are assigned to.
+/// Vectors sorted by the codes that they are assigned to.
 #pragma once
 
 #include "sort_kernels.hpp"
@@ -7,7 +7,7 @@
 
 namespace isic::inline ISIC_ABI::cuda::detail {
 
-/// Positions of ids sorted by code, equal ones in their order, those outside [0, codes) last; for the time of a call.
+/// Positions of ids sorted by code, equal codes in ascending position, ids outside [0, codes) last. Lives for one call. Not thread-safe.
 class sorted_by_code {
 public:
     /// Asynchronous. Errors: cuda_error.

@@ -16,7 +16,7 @@
 namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
 
-constexpr index_t chunk_rows = 4096;  // of float64 differences: up to a width of 1000 they stay in the second-level cache
+constexpr index_t chunk_rows = 4096;  // rows of float64 differences: up to a width of 1000 they fit the L2 cache
 constexpr index_t sum_parts = chunk_rows / rows_per_difference_part;
 constexpr std::string_view who = "device_accumulator";
 
@@ -100,7 +100,7 @@ struct moments::parts {
         return out;
     }
 
-    /// Throws what the kernels found in anything added so far. Waits.
+    /// Throws if a kernel has flagged an added value or id. Waits.
     void throw_if_flagged() const {
         const check_flags f = to_host(*s, flags.data(), 1).front();
         require<value_error>(f.bad_id == no_offender, who, "token ids inside the codebook",
@@ -303,7 +303,7 @@ matrix<double> moments::safe_second_moment() const {
 
 namespace {
 
-/// sum of the diagonal, gathered on the device: a copy to the host takes its time for every row.
+/// Sum of the diagonal, gathered on the device: a strided copy to the host takes as long as one copy per row.
 double trace_of(const std::shared_ptr<state>& s, const double* a, index_t d) {
     const scratch<double> gathered(s, d);
     const auto one = sizeof(double);
@@ -323,7 +323,7 @@ device_fit moments::fit(const device_fit_options& options) const {
     require<value_error>(options.rank.sign_flips == 0, function, "difference rows on the host for sign flips", "moments on a device");
     p.throw_if_flagged();
     const std::size_t bytes = p.second.bytes();
-    const scratch<double> gram(p.s, d * d);  // the solver uses it up
+    const scratch<double> gram(p.s, d * d);  // the solver overwrites it
     copy_on_device(*p.s, gram.data(), bytes, p.second.data(), bytes, bytes, 1);
     const double whole = trace_of(p.s, p.second.data(), d);
     if (options.center != centering::none) {

@@ -1,11 +1,11 @@
-// Constrained updates, a warp per row: the step, the constraint and the optimiser's state in one pass, in float64.
+// Constrained updates, one warp per row: step, constraint and optimiser state in one pass, in float64.
 #include "update_kernels.hpp"
 #include "warp.cuh"
 
 namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
 
-/// A row's working values, in shared memory. A lane has columns of its own: what it reads of step and fresh it has written.
+/// A row's working values, in shared memory. A lane reads and writes its own columns of step and fresh only.
 struct working_row {
     double* step;          // [d]
     double* fresh;         // [d]
@@ -29,7 +29,7 @@ __device__ bool ridge_step(const update_arguments& a, index_t k, double* step) {
 template <class T>
 __device__ bool ema_step(const update_arguments& a, index_t k, double* step) {
     const double decayed = a.decay * a.state_counts[k] + (1 - a.decay) * a.counts[k];
-    const double n = decayed < isic::detail::count_floor<double> ? 0.0 : decayed;  // it has faded
+    const double n = decayed < isic::detail::count_floor<double> ? 0.0 : decayed;  // flushed to zero below the count floor
     __syncwarp();
     if (lane() == 0) {
         a.state_counts[k] = n;
@@ -51,7 +51,7 @@ __device__ bool sgd_step(const update_arguments& a, index_t k, double* step) {
     return true;
 }
 
-/// The moments are of the projected gradient; what the constraint forbids must not steer the rest.
+/// Moments of the projected gradient: forbidden directions must not influence the others.
 __device__ bool adam_step(const update_arguments& a, index_t k, working_row r) {
     for (index_t c = lane(); c < a.codes.cols; c += warp_lanes) {
         r.step[c] = value_at(a.gradient, k, c);
@@ -80,7 +80,7 @@ __device__ bool step_of(const update_arguments& a, index_t k, working_row r) {
     }
 }
 
-/// fresh <- old + step, as far as the limits allow.
+/// fresh <- old + step under the constraint.
 template <class T>
 __device__ void constrain(const update_arguments& a, index_t k, working_row r) {
     const index_t d = a.codes.cols;

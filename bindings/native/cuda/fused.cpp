@@ -165,7 +165,7 @@ private:
 
 }  // namespace
 
-void bind_device_rows(py::module_& m) {
+void bind_device_fused(py::module_& m) {
     py::class_<row_bases>(m, "RowBasis")
         .def(py::init([](const shared_gpu& on, py::handle harm) { return row_bases(on, subspace_of("row_basis", "harm", harm)); }), "gpu"_a,
              py::arg("harm").none(false))

@@ -83,7 +83,7 @@ py::tuple fit_rows(const shared_gpu& on, py::handle rows, const py::kwargs& opti
 
 }  // namespace
 
-void bind_device_fit(py::module_& m) {
+void bind_device_subspace(py::module_& m) {
     const auto numbers = [](auto read) {
         return [read](const device_pairs& self) { return array_of(self.on->run([&] { return std::invoke(read, self.moments); })); };
     };
