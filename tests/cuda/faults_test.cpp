@@ -26,7 +26,7 @@ int code_for(const std::string& entry_point) {
     return entry_point.starts_with("cublas") ? 3 : entry_point.starts_with("cusolver") ? 2 : 2;  // all: out of memory
 }
 
-/// Runs `work` once to count its calls, then again with each call failing; `unchanged` looks at what it worked on.
+/// Runs `work` once to count its calls, then again with each call failing; `unchanged` checks its operands.
 void fail_every_call(const std::function<void()>& work) {
     for (const bool deferred : {true, false}) {
         begin(deferred);
@@ -139,7 +139,7 @@ TEST_CASE("updates: every failing call is one typed error and leaks nothing") {
     });
 }
 
-TEST_CASE("look-ups and metrics: every failing call is one typed error and leaks nothing") {
+TEST_CASE("search and metrics: every failing call is one typed error and leaks nothing") {
     isic_test::random r(47);
     const auto codes = r.matrix<float>(3, 6);
     const auto edited = r.matrix<float>(3, 6);

@@ -61,7 +61,7 @@ double allowed(index_t d) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("project_rows on a device is the formula, of every width, rank and stride", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("fused::project_out on a device is the formula, of every width, rank and stride", T, ISIC_STORAGE) {
     using A = arithmetic<T>;
     isic::cuda_backend gpu;
     isic_test::random r(61);
@@ -102,7 +102,7 @@ TEST_CASE_TEMPLATE("project_rows on a device is the formula, of every width, ran
     }
 }
 
-TEST_CASE_TEMPLATE("project_rows on a device takes the subspace out, with more directions than fit at a time, over all blocks", T, float, double) {
+TEST_CASE_TEMPLATE("fused::project_out on a device takes the subspace out, with more directions than fit at a time, over all blocks", T, float, double) {
     isic::cuda_backend gpu;
     isic_test::random r(62);
     for (const auto& [K, d, rank] : {std::tuple<index_t, index_t, index_t>{5, 256, 100}, {2, 1024, 40}, {1500, 8, 3}, {3, 1100, 5}}) {
@@ -147,7 +147,7 @@ TEST_CASE_TEMPLATE("NaN and infinity stay in their rows on a device", T, ISIC_ST
     }
 }
 
-TEST_CASE_TEMPLATE("adam_rows on a device does what adam_update does in float64", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("fused::adam_update on a device does what adam_update does in float64", T, ISIC_STORAGE) {
     using A = arithmetic<T>;
     isic::cuda_backend gpu;
     isic_test::random r(64);
@@ -187,7 +187,7 @@ TEST_CASE_TEMPLATE("adam_rows on a device does what adam_update does in float64"
     }
 }
 
-TEST_CASE_TEMPLATE("a step of adam_rows on a device is the rate at first, and does not leak", T, float, double) {
+TEST_CASE_TEMPLATE("a step of fused::adam_update on a device is the rate at first, and does not leak", T, float, double) {
     isic::cuda_backend gpu;
     isic_test::random r(65);
     auto codes = isic::upload(gpu, isic::matrix<T>(3, 9));
@@ -209,7 +209,7 @@ TEST_CASE_TEMPLATE("a step of adam_rows on a device is the rate at first, and do
     CHECK(leak_of_step(isic::fused::device_basis<T>(gpu, harm)) < 16 * isic_test::unit<T>);
 }
 
-TEST_CASE_TEMPLATE("ema_rows on a device does what ema_update does in float64, the same in every run", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("fused::ema_update on a device does what ema_update does in float64, the same in every run", T, ISIC_STORAGE) {
     using A = arithmetic<T>;
     isic::cuda_backend gpu;
     isic_test::random r(66);

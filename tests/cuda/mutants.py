@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Plants bugs in the CUDA backend, one at a time, and looks whether the tests over the stand-in notice.
+"""Plants bugs in the CUDA backend, one at a time, and checks that the tests over the stand-in fail.
 
   mutants.py BUILD_DIR            all; BUILD_DIR has been configured with -DISIC_CUDA=ON and built
   mutants.py BUILD_DIR 3 7        only these
@@ -15,7 +15,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "src" / "cuda"
 
-SLOW = "*every failing call*"  # looked at last
+SLOW = "*every failing call*"  # run last
 
 # what is wrong, file, text, text with the bug
 MUTANTS = [

@@ -75,7 +75,7 @@ TEST_CASE_TEMPLATE("every kind of projection is the CPU's", T, ISIC_STORAGE) {
     SUBCASE("norms kept") { check_as_on_the_cpu<T>(gpu, codes, harm, {.keep_norms = true}); }
     SUBCASE("affine") { check_as_on_the_cpu<T>(gpu, codes, harm, {.center = center}); }
     SUBCASE("toward counterparts") { check_as_on_the_cpu<T>(gpu, codes, harm, {.strength = strengths, .target = target}); }
-    SUBCASE("normalised look-up") { check_as_on_the_cpu<T>(gpu, codes, harm, {.metric = isic::metric::cosine}); }
+    SUBCASE("cosine") { check_as_on_the_cpu<T>(gpu, codes, harm, {.metric = isic::metric::cosine}); }
     SUBCASE("padding that holds NaN") {
         isic::matrix<T> odd = codes;
         odd(7, 1) = static_cast<T>(isic_test::not_a_number);

@@ -107,7 +107,7 @@ __global__ void count(unsigned* counter, bool atomic) {
     }
 }
 
-__global__ void count_and_look(unsigned* counter, unsigned* out) {
+__global__ void count_and_read(unsigned* counter, unsigned* out) {
     atomicAdd(counter, 1U);
     out[blockIdx.x] = *counter;
 }
@@ -241,7 +241,7 @@ TEST_CASE_FIXTURE(watched, "races: blocks are in no order, unless they are atomi
     CHECK(race() == "");
     run(count, 4, 1, nullptr, counter, false);
     CHECK(says(race(), "of two blocks"));
-    run(count_and_look, 2, 1, nullptr, counter, memory<unsigned>(2));
+    run(count_and_read, 2, 1, nullptr, counter, memory<unsigned>(2));
     const std::string mixed = race();
     CHECK(says(mixed, "atomic access"));
     CHECK(says(mixed, "read"));
