@@ -147,7 +147,7 @@ struct solver_guard {
     syevjInfo_t eigen_options = nullptr;
 };
 
-std::mt19937& generator() {
+inline std::mt19937& generator() {
     static std::mt19937 g(7);
     return g;
 }
