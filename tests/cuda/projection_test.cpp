@@ -238,7 +238,7 @@ TEST_CASE("an edit is undone on the codebook it edited, and on no other") {
     auto narrow = isic::upload(gpu, r.matrix<float>(12, 5));
     check_throws<isic::shape_error>("device_edit::undo", [&] { done.undo(narrow); }, {"columns"});
     auto wide = isic::upload(gpu, r.matrix<double>(12, 6));
-    check_throws<isic::value_error>("device_edit::undo", [&] { done.undo(wide); }, {"storage"});
+    check_throws<isic::value_error>("device_edit::undo", [&] { done.undo(wide); }, {"element type"});
     const auto kept_nothing = isic::project_out(gpu, other, harm, {}, {.can_undo = false});
     CHECK_FALSE(kept_nothing.can_undo());
     CHECK(kept_nothing.summary().relative_change > 0.1);
