@@ -226,10 +226,12 @@ __device__ __forceinline__ void with_vectors(const Tile& g, const M& m, F f) {
     if constexpr (std::is_same_v<typename Tile::arithmetic, double>) {
         with_vectors_of<double>(g, m, f);
     } else {
-        switch (m.type) {
-            case dtype::f32: with_vectors_of<float>(g, m, f); break;
-            case dtype::f16: with_vectors_of<half_bits>(g, m, f); break;
-            default: with_vectors_of<bfloat_bits>(g, m, f); break;
+        if (m.type == dtype::f32) {
+            with_vectors_of<float>(g, m, f);
+        } else if (m.type == dtype::f16) {
+            with_vectors_of<half_bits>(g, m, f);
+        } else {
+            with_vectors_of<bfloat_bits>(g, m, f);
         }
     }
 }

@@ -137,12 +137,13 @@ cudaError_t with_storage(dtype type, F f) {
 /// One value of any element type; all threads take the same branch.
 __device__ inline double value_at(const any_device_view& m, index_t i, index_t j) {
     const index_t at = i * m.stride + j;
-    switch (m.type) {
-        case dtype::f32: return widen(static_cast<const float*>(m.data)[at]);
-        case dtype::f64: return static_cast<const double*>(m.data)[at];
-        case dtype::f16: return widen(static_cast<const half_bits*>(m.data)[at]);
-        default: return widen(static_cast<const bfloat_bits*>(m.data)[at]);
+    if (m.type == dtype::f32) {
+        return widen(static_cast<const float*>(m.data)[at]);
     }
+    if (m.type == dtype::f64) {
+        return static_cast<const double*>(m.data)[at];
+    }
+    return m.type == dtype::f16 ? widen(static_cast<const half_bits*>(m.data)[at]) : widen(static_cast<const bfloat_bits*>(m.data)[at]);
 }
 
 __device__ inline double value_at(const any_device_span& m, index_t i, index_t j) {
