@@ -342,7 +342,7 @@ ISIC_API any_span span_of_dlpack(const dlpack_fields& t);
 template <class Tensor>
     requires requires(const Tensor& t) { t.device.device_type; t.dtype.code; t.dtype.lanes; t.byte_offset; t.strides; t.shape; }
 any_span span_of_dlpack(const Tensor& t) {
-    return detail::span_of_dlpack({t.data, static_cast<int>(t.device.device_type), static_cast<int>(t.ndim),
+    return detail::span_of_dlpack(detail::dlpack_fields{t.data, static_cast<int>(t.device.device_type), static_cast<int>(t.ndim),
                                    static_cast<int>(t.dtype.code), static_cast<int>(t.dtype.bits),
                                    static_cast<int>(t.dtype.lanes), t.shape, t.strides, t.byte_offset});
 }

@@ -4,15 +4,19 @@
 #include <cmath>
 #include <numeric>
 
-#include <isic/detail/subspace.hpp>
-#include "eigen.hpp"
-#include "kernels.hpp"
-#include "look.hpp"
+#include <fmt/format.h>
 
-namespace isic::inline ISIC_ABI::cuda {
+#include <isic/detail/checks.hpp>
+#include <isic/detail/subspace.hpp>
+
+#include "eigensolver.hpp"
+#include "differences_kernels.hpp"
+#include "checks.hpp"
+
+namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
 
-constexpr index_t chunk_rows = 4096;  // of float64 differences: up to a width of 1000 they stay in the second-level cache
+constexpr index_t chunk_rows = 4096;  // rows of float64 differences: up to a width of 1000 they fit the L2 cache
 constexpr index_t sum_parts = chunk_rows / rows_per_difference_part;
 constexpr std::string_view who = "device_accumulator";
 
@@ -23,11 +27,11 @@ index_t column_bytes(index_t n) {
     return n * static_cast<index_t>(sizeof(double));
 }
 
-rows_in part_of(rows_in m, index_t first, index_t n) {
+any_device_view part_of(any_device_view m, index_t first, index_t n) {
     if (m.data == nullptr) {
         return {nullptr, m.type, n, m.cols, m.stride};
     }
-    const auto* start = static_cast<const std::byte*>(m.data) + first * m.stride * bytes_of(m.type);
+    const auto* start = static_cast<const std::byte*>(m.data) + first * m.stride * isic::detail::size_of(m.type);
     return {start, m.type, n, m.cols, m.stride};
 }
 
@@ -48,7 +52,7 @@ matrix<double> symmetric_to_host(state& s, const double* lower, index_t d) {
 struct moments::parts {
     std::shared_ptr<state> s;
     index_t d;
-    rows_in codes{};
+    any_device_view codes{};
     bool has_codes = false;
     bool keep_safe = false;
     index_t count = 0;
@@ -60,14 +64,14 @@ struct moments::parts {
     scratch<double> chunk;
     scratch<unsigned long long> harmful_counts;
     scratch<unsigned long long> safe_counts;
-    scratch<findings> found;
+    scratch<check_flags> flags;
 
     parts(std::shared_ptr<state> owner, index_t width) : s(std::move(owner)), d(width) {
         require<shape_error>(d >= 1, who, "a width >= 1", fmt::format("{}", d));
         second = zeros<double>(d * d);
         sum = zeros<double>(sum_parts * d);
         chunk = scratch<double>(s, chunk_rows * d);
-        found = nothing(s);
+        flags = make_check_flags(s);
     }
 
     template <class T>
@@ -96,13 +100,13 @@ struct moments::parts {
         return out;
     }
 
-    /// Throws what the kernels found in anything added so far. Waits.
-    void settle() const {
-        const findings f = to_host(*s, found.data(), 1).front();
-        require<value_error>(f.bad_id == nothing_found, who, "token ids inside the codebook",
+    /// Throws if a kernel has flagged an added value or id. Waits.
+    void throw_if_flagged() const {
+        const check_flags f = to_host(*s, flags.data(), 1).front();
+        require<value_error>(f.bad_id == no_offender, who, "token ids inside the codebook",
                              fmt::format("one outside, at position {} of a pair", f.bad_id));
         const auto width = static_cast<std::uint64_t>(d);
-        if (f.not_finite != nothing_found) {
+        if (f.not_finite != no_offender) {
             isic::detail::fail<numeric_error>(who, "finite differences",
                                               fmt::format("NaN or infinity in row {}, column {} of a pair", f.not_finite / width, f.not_finite % width));
         }
@@ -122,9 +126,8 @@ moments::moments(std::shared_ptr<state> owner, index_t width, bool keep_safe) : 
     }
 }
 
-moments::moments(std::shared_ptr<state> owner, rows_in codes) {
-    require<shape_error>(codes.rows > 0 && codes.cols > 0, who, "a codebook with rows and columns",
-                         fmt::format("{} x {}", codes.rows, codes.cols));
+moments::moments(std::shared_ptr<state> owner, any_device_view codes) {
+    require_not_empty(who, "a codebook", codes);
     parts_ = std::make_unique<parts>(std::move(owner), codes.cols);
     parts_->codes = codes;
     parts_->has_codes = true;
@@ -137,18 +140,18 @@ moments::moments(moments&&) noexcept = default;
 moments& moments::operator=(moments&&) noexcept = default;
 moments::~moments() = default;
 
-void moments::add_rows(rows_in harmful, rows_in safe) {
+void moments::add_rows(any_device_view harmful, any_device_view safe) {
     parts& p = *parts_;
     require<shape_error>(!p.has_codes, who, "an accumulator of rows", "one of token ids");
     require_size(who, "columns in harmful", p.d, harmful.cols);
     require_size(who, "columns in safe", p.d, safe.cols);
     require_size(who, "safe rows", harmful.rows, safe.rows);
-    const on_device guard(p.s->device());
+    const device_guard guard(p.s->device());
     for (index_t first = 0; first < harmful.rows; first += chunk_rows) {
         const index_t n = std::min(chunk_rows, harmful.rows - first);
-        const auto subtract = [&](rows_in from, rows_in what, const scratch<double>& sums) {
+        const auto subtract = [&](any_device_view from, any_device_view what, const scratch<double>& sums) {
             check(subtract_rows(part_of(from, first, n), part_of(what, first, n), first, p.chunk.data(), sums.data(),
-                                p.found.data(), p.s->stream()),
+                                p.flags.data(), p.s->stream()),
                   who, "subtract_rows");
         };
         subtract(harmful, safe, p.sum);
@@ -162,17 +165,17 @@ void moments::add_rows(rows_in harmful, rows_in safe) {
     p.safe_rows += safe.rows;
 }
 
-void moments::add_ids(ids_in harmful, ids_in safe) {
+void moments::add_ids(device_ids harmful, device_ids safe) {
     parts& p = *parts_;
     require<shape_error>(p.has_codes, who, "an accumulator over a codebook", "one of rows");
     require_size(who, "safe ids", harmful.size, safe.size);
     if (harmful.size == 0) {
         return;
     }
-    const on_device guard(p.s->device());
+    const device_guard guard(p.s->device());
     for (index_t first = 0; first < harmful.size; first += chunk_rows) {
         const index_t n = std::min(chunk_rows, harmful.size - first);
-        check(subtract_codes(p.codes, harmful, safe, first, n, p.chunk.data(), p.sum.data(), p.found.data(),
+        check(subtract_codes(p.codes, harmful, safe, first, n, p.chunk.data(), p.sum.data(), p.flags.data(),
                              p.s->stream()),
               who, "subtract_codes");
         p.add_chunk(n, p.second);
@@ -182,12 +185,12 @@ void moments::add_ids(ids_in harmful, ids_in safe) {
     p.count += harmful.size;
 }
 
-void moments::add_safe(ids_in safe) {
+void moments::add_safe(device_ids safe) {
     parts& p = *parts_;
     require<shape_error>(p.has_codes, who, "an accumulator over a codebook", "one of rows");
     if (safe.size > 0) {
-        const on_device guard(p.s->device());
-        check(look_at_ids(safe, p.codes.rows, p.found.data(), p.s->stream()), who, "look_at_ids");
+        const device_guard guard(p.s->device());
+        check(check_ids(safe, p.codes.rows, p.flags.data(), p.s->stream()), who, "check_ids");
         check(count_codes(safe, p.codes.rows, p.safe_counts.data(), p.s->stream()), who, "count_codes");
     }
 }
@@ -199,7 +202,7 @@ void moments::merge(const moments& other) {
     require_size(who, "codes", p.codes.rows, o.codes.rows);
     require<value_error>(p.s == o.s, who, "accumulators of one backend", "two backends");
     require<shape_error>(p.keep_safe == o.keep_safe, who, "accumulators that both keep the safe moment or neither", "one that does");
-    const on_device guard(p.s->device());
+    const device_guard guard(p.s->device());
     const auto add = [&](const scratch<double>& to, const scratch<double>& from, index_t n) {
         const double one = 1;
         constexpr index_t most = index_t{1} << 30;  // cuBLAS counts with 32 bits
@@ -218,31 +221,35 @@ void moments::merge(const moments& other) {
         check(add_counts(o.harmful_counts.data(), p.codes.rows, p.harmful_counts.data(), p.s->stream()), who, "add_counts");
         check(add_counts(o.safe_counts.data(), p.codes.rows, p.safe_counts.data(), p.s->stream()), who, "add_counts");
     }
-    check(join_findings(o.found.data(), p.found.data(), p.s->stream()), who, "join_findings");
+    check(merge_check_flags(o.flags.data(), p.flags.data(), p.s->stream()), who, "merge_check_flags");
     p.count += o.count;
     p.safe_rows += o.safe_rows;
 }
 
-index_t moments::width() const {
+void moments::add_differences(any_device_view rows) {
+    add_rows(rows, {nullptr, rows.type, rows.rows, rows.cols, rows.cols});
+}
+
+index_t moments::width() const noexcept {
     return parts_->d;
 }
-index_t moments::count() const {
+index_t moments::count() const noexcept {
     return parts_->count;
 }
 matrix<double> moments::second_moment() const {
-    parts_->settle();
+    parts_->throw_if_flagged();
     return symmetric_to_host(*parts_->s, parts_->second.data(), parts_->d);
 }
 
 std::vector<double> moments::mean() const {
-    parts_->settle();
+    parts_->throw_if_flagged();
     std::vector<double> out = parts_->total(parts_->sum);
     std::ranges::for_each(out, [&](double& x) { x /= std::max(1.0, static_cast<double>(parts_->count)); });
     return out;
 }
 
 code_usage moments::usage() const {
-    parts_->settle();
+    parts_->throw_if_flagged();
     if (!parts_->has_codes) {
         return {};
     }
@@ -251,7 +258,7 @@ code_usage moments::usage() const {
 
 std::vector<double> moments::safe_mean() const {
     parts& p = *parts_;
-    p.settle();
+    p.throw_if_flagged();
     std::vector<double> out;
     double total = static_cast<double>(p.safe_rows);
     if (p.has_codes) {
@@ -259,7 +266,7 @@ std::vector<double> moments::safe_mean() const {
         total = std::accumulate(counts.begin(), counts.end(), 0.0);
         const scratch<double> weights = to_device<double>(p.s, counts);
         const scratch<double> sum = p.zeros<double>(p.d);
-        const on_device guard(p.s->device());
+        const device_guard guard(p.s->device());
         for (index_t first = 0; first < p.codes.rows; first += chunk_rows) {
             const index_t n = std::min(chunk_rows, p.codes.rows - first);
             const double one = 1;
@@ -279,13 +286,13 @@ std::vector<double> moments::safe_mean() const {
 
 matrix<double> moments::safe_second_moment() const {
     parts& p = *parts_;
-    p.settle();
+    p.throw_if_flagged();
     if (!p.has_codes) {
         require<value_error>(p.keep_safe, who, "keep_safe_moment for the safe second moment", "an accumulator without");
         return symmetric_to_host(*p.s, p.safe_second.data(), p.d);
     }
     const scratch<double> gram = p.zeros<double>(p.d * p.d);
-    const on_device guard(p.s->device());
+    const device_guard guard(p.s->device());
     for (index_t first = 0; first < p.codes.rows; first += chunk_rows) {
         const index_t n = std::min(chunk_rows, p.codes.rows - first);
         check(weigh_codes(part_of(p.codes, first, n), p.safe_counts.data() + first, p.chunk.data(), p.s->stream()), who, "weigh_codes");
@@ -296,7 +303,7 @@ matrix<double> moments::safe_second_moment() const {
 
 namespace {
 
-/// sum of the diagonal, gathered on the device: a copy to the host takes its time for every row.
+/// Sum of the diagonal, gathered on the device: a strided copy to the host takes as long as one copy per row.
 double trace_of(const std::shared_ptr<state>& s, const double* a, index_t d) {
     const scratch<double> gathered(s, d);
     const auto one = sizeof(double);
@@ -314,9 +321,9 @@ device_fit moments::fit(const device_fit_options& options) const {
     require<shape_error>(p.count > 0, function, "at least one pair", "an empty accumulator");
     isic::detail::rank_budget(options.rank, d, function);
     require<value_error>(options.rank.sign_flips == 0, function, "difference rows on the host for sign flips", "moments on a device");
-    p.settle();
+    p.throw_if_flagged();
     const std::size_t bytes = p.second.bytes();
-    const scratch<double> gram(p.s, d * d);  // the solver uses it up
+    const scratch<double> gram(p.s, d * d);  // the solver overwrites it
     copy_on_device(*p.s, gram.data(), bytes, p.second.data(), bytes, bytes, 1);
     const double whole = trace_of(p.s, p.second.data(), d);
     if (options.center != centering::none) {
@@ -343,4 +350,4 @@ device_fit moments::fit(const device_fit_options& options) const {
     return {isic::detail::subspace_of_pairs(s.pairs, trace, p.count, options.rank, std::nullopt), s.solver};
 }
 
-}  // namespace isic::inline ISIC_ABI::cuda
+}  // namespace isic::inline ISIC_ABI::cuda::detail

@@ -11,17 +11,17 @@ namespace {
 struct device_pairs {
     shared_gpu on;
     memory book;
-    cuda::moments moments;
+    cuda::detail::moments moments;
 };
 
 constexpr std::string_view who = "device_accumulator";
 
 device_pairs make_pairs(const shared_gpu& on, py::handle codes, std::optional<index_t> width, bool keep_safe_moment) {
     if (width) {
-        return {on, {}, on->run([&] { return cuda::moments(on->state(), *width, keep_safe_moment); })};
+        return {on, {}, on->run([&] { return cuda::detail::moments(on->state(), *width, keep_safe_moment); })};
     }
     memory book = device_memory_of(*on, who, "codes", codes, access::read);
-    cuda::moments moments = on->run([&] { return cuda::moments(on->state(), rows_of(book)); });
+    cuda::detail::moments moments = on->run([&] { return cuda::detail::moments(on->state(), rows_of(book)); });
     return {on, std::move(book), std::move(moments)};
 }
 
@@ -83,7 +83,7 @@ py::tuple fit_rows(const shared_gpu& on, py::handle rows, const py::kwargs& opti
 
 }  // namespace
 
-void bind_device_fit(py::module_& m) {
+void bind_device_subspace(py::module_& m) {
     const auto numbers = [](auto read) {
         return [read](const device_pairs& self) { return array_of(self.on->run([&] { return std::invoke(read, self.moments); })); };
     };
@@ -99,10 +99,10 @@ void bind_device_fit(py::module_& m) {
         .def_property_readonly("width", [](const device_pairs& self) { return self.moments.width(); })
         .def_property_readonly("count", [](const device_pairs& self) { return self.moments.count(); })
         .def("usage", [](const device_pairs& self) { return object_of(self.on->run([&] { return self.moments.usage(); })); })
-        .def("mean", numbers(&cuda::moments::mean))
-        .def("safe_mean", numbers(&cuda::moments::safe_mean))
-        .def("second_moment", numbers(&cuda::moments::second_moment))
-        .def("safe_second_moment", numbers(&cuda::moments::safe_second_moment));
+        .def("mean", numbers(&cuda::detail::moments::mean))
+        .def("safe_mean", numbers(&cuda::detail::moments::safe_mean))
+        .def("second_moment", numbers(&cuda::detail::moments::second_moment))
+        .def("safe_second_moment", numbers(&cuda::detail::moments::safe_second_moment));
     m.def("fit_pairs", &fit_pairs);
     m.def("fit_rows", &fit_rows);
 }

@@ -16,15 +16,15 @@ double projector_distance(const isic::matrix<double>& a, const isic::matrix<doub
 }
 
 void check_same(const isic::device_fit& found, const isic::subspace& expected) {
-    CHECK(found.harm.chosen.rank == expected.chosen.rank);
-    CHECK(found.harm.chosen.decided_by == expected.chosen.decided_by);
-    REQUIRE(found.harm.rank() == expected.rank());
-    CHECK(projector_distance(found.harm.basis, expected.basis) < 1e-9);
-    CHECK(isic_test::largest_difference(found.harm.basis, expected.basis) < 1e-9);  // signs too
-    CHECK(found.harm.energy == doctest::Approx(expected.energy).epsilon(1e-10));
-    for (index_t i = 0; i < found.harm.rank(); ++i) {
+    CHECK(found.subspace.chosen.rank == expected.chosen.rank);
+    CHECK(found.subspace.chosen.decided_by == expected.chosen.decided_by);
+    REQUIRE(found.subspace.rank() == expected.rank());
+    CHECK(projector_distance(found.subspace.basis, expected.basis) < 1e-9);
+    CHECK(isic_test::largest_difference(found.subspace.basis, expected.basis) < 1e-9);  // signs too
+    CHECK(found.subspace.energy == doctest::Approx(expected.energy).epsilon(1e-10));
+    for (index_t i = 0; i < found.subspace.rank(); ++i) {
         const auto at = static_cast<std::size_t>(i);
-        CHECK(found.harm.singular_values[at] == doctest::Approx(expected.singular_values[at]).epsilon(1e-10));
+        CHECK(found.subspace.singular_values[at] == doctest::Approx(expected.singular_values[at]).epsilon(1e-10));
     }
 }
 
@@ -38,7 +38,7 @@ TEST_CASE_TEMPLATE("moments of rows are those of the CPU, over more than one chu
     const auto safe = r.matrix<T>(n, 5);
     isic::difference_accumulator<T> expected(5);
     expected.add_rows(harmful, safe);
-    isic::device_accumulator<T> found(gpu, 5, true);
+    isic::device_accumulator found(gpu, 5, true);
     isic::matrix<T> wide(n, 7, static_cast<T>(isic_test::not_a_number));  // rows with gaps between them
     for (index_t i = 0; i < n; ++i) {
         std::ranges::copy(harmful.row(i), wide.row(i).begin());
@@ -66,8 +66,8 @@ TEST_CASE_TEMPLATE("moments and usage of token ids are those of the CPU", Id, st
     expected.add(h, s);
     expected.add_safe(more);
     const auto on_device = isic::upload(gpu, codes);
-    isic::device_accumulator<float> found(gpu, on_device.view());
-    isic::device_accumulator<float> rest(gpu, on_device.view());
+    isic::device_accumulator found(gpu, on_device.view());
+    isic::device_accumulator rest(gpu, on_device.view());
     const std::span<const Id> all_h(h);
     const std::span<const Id> all_s(s);
     found.add(isic::upload_ids(gpu, all_h.first(120), 10), isic::upload_ids(gpu, all_s.first(120), 10));
@@ -143,7 +143,7 @@ TEST_CASE("centring by the mean and by the safe axis, as on the CPU") {
     }
     isic::difference_accumulator expected(6);
     expected.add_rows(harmful, safe);
-    isic::device_accumulator<double> found(gpu, 6, true);
+    isic::device_accumulator found(gpu, 6, true);
     found.add_rows(isic::upload(gpu, harmful), isic::upload(gpu, safe));
     const isic::subspace plain = isic::fit_subspace(expected, {.rank = {.fixed = 1}});
     for (const auto center : {isic::centering::mean, isic::centering::safe_axis}) {
@@ -159,24 +159,24 @@ TEST_CASE("what cannot be fitted says why, and NaN and bad ids are noticed when 
     auto bad = r.matrix<float>(9, 4);
     const auto good = isic::upload(gpu, r.matrix<float>(9, 4));
     bad(5, 2) = std::numeric_limits<float>::quiet_NaN();
-    isic::device_accumulator<float> rows(gpu, 4);
+    isic::device_accumulator rows(gpu, 4);
     check_throws<isic::shape_error>("fit_subspace", [&] { isic::fit_subspace(rows); }, {"empty"});
     rows.add_rows(isic::upload(gpu, bad), good);
     check_throws<isic::numeric_error>("device_accumulator", [&] { isic::fit_subspace(rows); }, {"row 5", "column 2"});
     check_throws<isic::numeric_error>("device_accumulator", [&] { rows.mean(); }, {"row 5"});
-    isic::device_accumulator<float> same(gpu, 4);
+    isic::device_accumulator same(gpu, 4);
     same.add_rows(good, good);
     check_throws<isic::numeric_error>("fit_subspace", [&] { isic::fit_subspace(same); }, {"zero"});
     check_throws<isic::shape_error>("device_accumulator", [&] { same.add_rows(good, isic::upload(gpu, r.matrix<float>(8, 4))); }, {"9", "8"});
     check_throws<isic::value_error>("device_accumulator", [&] { isic::fit_subspace(same, {.center = isic::centering::safe_axis}); }, {"keep_safe_moment"});
     check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(same, {.rank = {.sign_flips = 10}}); }, {"sign flips"});
-    isic::device_accumulator<float> ids(gpu, good.view());
+    isic::device_accumulator ids(gpu, good.view());
     const std::vector<std::int32_t> inside{0, 1, 8};
     const std::vector<std::int32_t> outside{0, 9, 1};
     ids.add(isic::upload_ids(gpu, inside), isic::upload_ids(gpu, outside));
     check_throws<isic::value_error>("device_accumulator", [&] { ids.usage(); }, {"position 1"});
     check_throws<isic::shape_error>("device_accumulator", [&] { ids.add_rows(good, good); }, {"token ids"});
     check_throws<isic::shape_error>("device_accumulator", [&] { rows.add(isic::upload_ids(gpu, inside), isic::upload_ids(gpu, inside)); }, {"codebook"});
-    check_throws<isic::numeric_error>("device_accumulator", [&] { isic::device_accumulator<float>(gpu, isic::upload(gpu, bad).view()); }, {"codebook", "row 5"});
-    check_throws<isic::shape_error>("device_accumulator", [&] { isic::device_accumulator<float>(gpu, 0); }, {"width"});
+    check_throws<isic::numeric_error>("device_accumulator", [&] { isic::device_accumulator(gpu, isic::upload(gpu, bad).view()); }, {"codebook", "row 5"});
+    check_throws<isic::shape_error>("device_accumulator", [&] { isic::device_accumulator(gpu, 0); }, {"width"});
 }

@@ -7,7 +7,7 @@ using isic_test::check_throws;
 namespace {
 
 template <class T>
-using arithmetic = isic::arithmetic_of<T>;
+using arithmetic = isic::fused::arithmetic_of<T>;
 
 template <class A, class Values>
 isic::matrix<A> row_of(const Values& values) {
@@ -61,7 +61,7 @@ double allowed(index_t d) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("project_rows on a device is the formula, of every width, rank and stride", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("fused::project_out on a device is the formula, of every width, rank and stride", T, ISIC_STORAGE) {
     using A = arithmetic<T>;
     isic::cuda_backend gpu;
     isic_test::random r(61);
@@ -87,10 +87,10 @@ TEST_CASE_TEMPLATE("project_rows on a device is the formula, of every width, ran
             const auto s = isic::upload(gpu, strength);
             const auto t = isic::upload(gpu, center);
             const auto w = isic::upload(gpu, weights);
-            const isic::device_row_basis<A> basis(gpu, harm);
+            const isic::fused::device_basis<A> basis(gpu, harm);
             CHECK(basis.rank() == rank);
             CHECK(basis.width() == d);
-            isic::project_rows(gpu, rows, basis, {.strength = s.view(), .center = t.view(), .weights = w.view()});
+            isic::fused::project_out(gpu, rows, basis, {.strength = s.view(), .center = t.view(), .weights = w.view()});
             const auto found = isic::download(gpu, rows);
             const auto expected = projected(codes, harm.basis, strength, center, weights);
             CHECK(roundings_off(found, expected) <= allowed<T>(d));
@@ -102,7 +102,7 @@ TEST_CASE_TEMPLATE("project_rows on a device is the formula, of every width, ran
     }
 }
 
-TEST_CASE_TEMPLATE("project_rows on a device takes the subspace out, with more directions than fit at a time, over all blocks", T, float, double) {
+TEST_CASE_TEMPLATE("fused::project_out on a device takes the subspace out, with more directions than fit at a time, over all blocks", T, float, double) {
     isic::cuda_backend gpu;
     isic_test::random r(62);
     for (const auto& [K, d, rank] : {std::tuple<index_t, index_t, index_t>{5, 256, 100}, {2, 1024, 40}, {1500, 8, 3}, {3, 1100, 5}}) {
@@ -111,11 +111,11 @@ TEST_CASE_TEMPLATE("project_rows on a device takes the subspace out, with more d
         const auto codes = r.matrix<T>(K, d);
         auto device = isic::upload(gpu, codes);
         CHECK(isic::leakage(gpu, device, harm).total > 0.05);
-        isic::project_rows(gpu, device, isic::device_row_basis<T>(gpu, harm));
+        isic::fused::project_out(gpu, device, isic::fused::device_basis<T>(gpu, harm));
         CHECK(isic::leakage(gpu, device, harm).total < 32 * isic_test::unit<T>);
-        isic::project_rows(gpu, device, isic::device_row_basis<T>(gpu, harm), {.uniform = 0});
+        isic::fused::project_out(gpu, device, isic::fused::device_basis<T>(gpu, harm), {.uniform = 0});
         const auto found = isic_test::bytes_on(gpu, device);
-        isic::project_rows(gpu, device, isic::device_row_basis<T>(), {.uniform = 1});
+        isic::fused::project_out(gpu, device, isic::fused::device_basis<T>(), {.uniform = 1});
         CHECK(isic_test::bytes_on(gpu, device) == found);  // neither strength 0 nor no direction changes a byte
     }
 }
@@ -126,15 +126,15 @@ TEST_CASE_TEMPLATE("NaN and infinity stay in their rows on a device", T, ISIC_ST
     isic_test::random r(63);
     for (const index_t d : {4, 7, 32, 33, 256, 1030}) {
         CAPTURE(d);
-        const isic::device_row_basis<A> basis(gpu, drawn(r, d, 3));
+        const isic::fused::device_basis<A> basis(gpu, drawn(r, d, 3));
         const auto whole = r.matrix<T>(9, d);
         auto broken = whole;
         broken(4, 2) = static_cast<T>(isic_test::not_a_number);
         broken(7, 0) = static_cast<T>(isic_test::infinity);
         auto a = isic::upload(gpu, whole);
         auto b = isic::upload(gpu, broken);
-        isic::project_rows(gpu, a, basis);
-        isic::project_rows(gpu, b, basis);
+        isic::fused::project_out(gpu, a, basis);
+        isic::fused::project_out(gpu, b, basis);
         const auto found = isic::download(gpu, b);
         const auto expected = isic::download(gpu, a);
         for (index_t k = 0; k < 9; ++k) {
@@ -142,12 +142,12 @@ TEST_CASE_TEMPLATE("NaN and infinity stay in their rows on a device", T, ISIC_ST
         }
         CHECK(std::isnan(static_cast<float>(found(4, 3))));
         auto kept = isic::upload(gpu, broken);
-        isic::project_rows(gpu, kept, basis, {.uniform = 0});
+        isic::fused::project_out(gpu, kept, basis, {.uniform = 0});
         CHECK(isic_test::bytes_on(gpu, kept) == bytes_of(broken));
     }
 }
 
-TEST_CASE_TEMPLATE("adam_rows on a device does what adam_update does in float64", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("fused::adam_update on a device does what adam_update does in float64", T, ISIC_STORAGE) {
     using A = arithmetic<T>;
     isic::cuda_backend gpu;
     isic_test::random r(64);
@@ -166,10 +166,10 @@ TEST_CASE_TEMPLATE("adam_rows on a device does what adam_update does in float64"
         limits.locked[static_cast<std::size_t>(K / 2)] = K > 1;
         const std::vector<std::uint8_t> marks(limits.locked.begin(), limits.locked.end());
         const auto locked = isic::upload_marks(gpu, marks);
-        const isic::device_row_basis<A> basis(gpu, harm);
+        const isic::fused::device_basis<A> basis(gpu, harm);
         for (int step = 0; step < 3; ++step) {
             const auto gradient = r.matrix<T>(K, d);
-            isic::adam_rows(gpu, device, isic::upload(gpu, gradient), state, {.rate = 0.05}, {.orthogonal_to = basis, .locked = locked.view()});
+            isic::fused::adam_update(gpu, device, isic::upload(gpu, gradient), state, {.rate = 0.05}, {.orthogonal_to = basis, .locked = locked.view()});
             isic::adam_update(expected, gradient, slow, {.rate = 0.05}, limits);
         }
         CHECK(state.steps == 3);
@@ -187,29 +187,29 @@ TEST_CASE_TEMPLATE("adam_rows on a device does what adam_update does in float64"
     }
 }
 
-TEST_CASE_TEMPLATE("a step of adam_rows on a device is the rate at first, and does not leak", T, float, double) {
+TEST_CASE_TEMPLATE("a step of fused::adam_update on a device is the rate at first, and does not leak", T, float, double) {
     isic::cuda_backend gpu;
     isic_test::random r(65);
     auto codes = isic::upload(gpu, isic::matrix<T>(3, 9));
     isic::device_adam_state<T> state;
-    const isic::device_row_basis<T> none;
-    isic::adam_rows(gpu, codes, isic::upload(gpu, isic::matrix<T>(3, 9, T(2))), state, {.rate = 0.25, .epsilon = 1e-30}, {.orthogonal_to = none});
+    const isic::fused::device_basis<T> none;
+    isic::fused::adam_update(gpu, codes, isic::upload(gpu, isic::matrix<T>(3, 9, T(2))), state, {.rate = 0.25, .epsilon = 1e-30}, {.orthogonal_to = none});
     const auto moved = isic::download(gpu, codes);
     for (const T x : moved.row(2)) {
         CHECK(std::abs(static_cast<double>(x) + 0.25) < 4 * isic_test::unit<T>);
     }
     const auto harm = drawn(r, 24, 4);
-    const auto leak_of_step = [&](const isic::device_row_basis<T>& basis) {
+    const auto leak_of_step = [&](const isic::fused::device_basis<T>& basis) {
         auto at_rest = isic::upload(gpu, isic::matrix<T>(40, 24));
         isic::device_adam_state<T> fresh;
-        isic::adam_rows(gpu, at_rest, isic::upload(gpu, r.matrix<T>(40, 24)), fresh, {.rate = 0.1}, {.orthogonal_to = basis});
+        isic::fused::adam_update(gpu, at_rest, isic::upload(gpu, r.matrix<T>(40, 24)), fresh, {.rate = 0.1}, {.orthogonal_to = basis});
         return isic::leakage(gpu, at_rest, harm).total;
     };
-    CHECK(leak_of_step(isic::device_row_basis<T>()) > 0.1);
-    CHECK(leak_of_step(isic::device_row_basis<T>(gpu, harm)) < 16 * isic_test::unit<T>);
+    CHECK(leak_of_step(isic::fused::device_basis<T>()) > 0.1);
+    CHECK(leak_of_step(isic::fused::device_basis<T>(gpu, harm)) < 16 * isic_test::unit<T>);
 }
 
-TEST_CASE_TEMPLATE("ema_rows on a device does what ema_update does in float64, the same in every run", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("fused::ema_update on a device does what ema_update does in float64, the same in every run", T, ISIC_STORAGE) {
     using A = arithmetic<T>;
     isic::cuda_backend gpu;
     isic_test::random r(66);
@@ -222,15 +222,15 @@ TEST_CASE_TEMPLATE("ema_rows on a device does what ema_update does in float64, t
         auto device = isic::upload(gpu, codes);
         auto again = isic::upload(gpu, codes);
         isic::ema_state slow;
-        isic::device_ema_row_state<A> state;
-        isic::device_ema_row_state<A> other;
+        isic::device_ema_state<A> state;
+        isic::device_ema_state<A> other;
         isic::constraint limits;
         limits.orthogonal_to = harm;
         limits.locked.assign(static_cast<std::size_t>(K), false);
         limits.locked[0] = K > 1;
         const std::vector<std::uint8_t> marks(limits.locked.begin(), limits.locked.end());
         const auto locked = isic::upload_marks(gpu, marks);
-        const isic::device_row_basis<A> basis(gpu, harm);
+        const isic::fused::device_basis<A> basis(gpu, harm);
         for (int step = 0; step < 3; ++step) {
             const auto vectors = r.matrix<T>(3 * K, d);
             auto ids = r.ids<std::int32_t>(3 * K, K);
@@ -238,8 +238,8 @@ TEST_CASE_TEMPLATE("ema_rows on a device does what ema_update does in float64, t
             const auto z = isic::upload(gpu, vectors);
             const auto narrow = isic::upload_ids(gpu, ids);
             const auto wide = isic::upload_ids(gpu, std::vector<std::int64_t>(ids.begin(), ids.end()));
-            isic::ema_rows(gpu, device, z, narrow, state, 0.5, {.orthogonal_to = basis, .locked = locked.view()});
-            isic::ema_rows(gpu, again, z, wide, other, 0.5, {.orthogonal_to = basis, .locked = locked.view()});
+            isic::fused::ema_update(gpu, device, z, narrow, state, 0.5, {.orthogonal_to = basis, .locked = locked.view()});
+            isic::fused::ema_update(gpu, again, z, wide, other, 0.5, {.orthogonal_to = basis, .locked = locked.view()});
         }
         const auto found = isic::download(gpu, device);
         CHECK(roundings_off(found, expected) <= 4 * allowed<T>(d) + (sizeof(T) == 2 ? 4 : 0));
@@ -268,9 +268,9 @@ TEST_CASE_TEMPLATE("a code whose count has faded away stays where it is", T, flo
             std::ranges::for_each(sums.row(k), [&](T& x) { x *= counts(0, k); });
         }
         auto device = isic::upload(gpu, codes);
-        isic::device_ema_row_state<T> state{isic::upload(gpu, counts), isic::upload(gpu, sums)};
-        const isic::device_row_basis<T> none;
-        isic::ema_rows(gpu, device, isic::device_matrix<T>(gpu, 0, d), isic::upload_ids(gpu, std::vector<std::int32_t>()), state, 0.5,
+        isic::device_ema_state<T> state{isic::upload(gpu, counts), isic::upload(gpu, sums)};
+        const isic::fused::device_basis<T> none;
+        isic::fused::ema_update(gpu, device, isic::device_matrix<T>(gpu, 0, d), isic::upload_ids(gpu, std::vector<std::int32_t>()), state, 0.5,
                        {.orthogonal_to = none});
         CHECK(roundings_off(isic::download(gpu, device), isic::detail::to_double(codes.view())) < 4);
         const auto left = isic::download(gpu, state.counts);
@@ -287,11 +287,11 @@ TEST_CASE("codes without vectors fade, ids that are none and no vectors at all a
     isic::cuda_backend gpu;
     isic_test::random r(67);
     const auto codes = r.matrix<float>(4, 8);
-    const isic::device_row_basis<float> none;
+    const isic::fused::device_basis<float> none;
     auto device = isic::upload(gpu, codes);
-    isic::device_ema_row_state<float> state;
+    isic::device_ema_state<float> state;
     const std::vector<std::int32_t> ids{1, 4, -1, 1};
-    isic::ema_rows(gpu, device, isic::upload(gpu, isic::matrix<float>(4, 8, 2.0F)), isic::upload_ids(gpu, ids), state, 0.5, {.orthogonal_to = none});
+    isic::fused::ema_update(gpu, device, isic::upload(gpu, isic::matrix<float>(4, 8, 2.0F)), isic::upload_ids(gpu, ids), state, 0.5, {.orthogonal_to = none});
     const auto counts = isic::download(gpu, state.counts);
     CHECK(counts(0, 0) == 0.5F);
     CHECK(counts(0, 1) == 1.5F);
@@ -301,7 +301,7 @@ TEST_CASE("codes without vectors fade, ids that are none and no vectors at all a
     CHECK(std::abs(found(0, 3) - codes(0, 3)) < 1e-6F);
     CHECK(std::abs(found(1, 3) - (codes(1, 3) * 0.5F + 2.0F) / 1.5F) < 1e-6F);
     const std::vector<std::int32_t> no_ids;
-    isic::ema_rows(gpu, device, isic::device_matrix<float>(gpu, 0, 8), isic::upload_ids(gpu, no_ids), state, 0.5, {.orthogonal_to = none});
+    isic::fused::ema_update(gpu, device, isic::device_matrix<float>(gpu, 0, 8), isic::upload_ids(gpu, no_ids), state, 0.5, {.orthogonal_to = none});
     CHECK(isic::download(gpu, state.counts)(0, 1) == 0.75F);
     CHECK(isic_test::largest_difference(isic::detail::to_double(isic::download(gpu, device).view()), isic::detail::to_double(found.view())) < 1e-6);
 }
@@ -310,41 +310,41 @@ TEST_CASE("the inner loops on a device refuse what does not fit, and write nothi
     isic::cuda_backend gpu;
     isic_test::random r(68);
     const auto harm = drawn(r, 6, 2);
-    const isic::device_row_basis<float> basis(gpu, harm);
+    const isic::fused::device_basis<float> basis(gpu, harm);
     const auto codes = r.matrix<float>(4, 6);
     auto device = isic::upload(gpu, codes);
     const auto three = isic::upload(gpu, isic::matrix<float>(1, 3));
-    check_throws<isic::shape_error>("project_rows", [&] { isic::project_rows(gpu, device, isic::device_row_basis<float>(gpu, drawn(r, 5, 2))); }, {"6", "5"});
-    check_throws<isic::shape_error>("project_rows", [&] { isic::project_rows(gpu, device, basis, {.strength = three.view()}); }, {"strength", "4", "3"});
-    check_throws<isic::shape_error>("project_rows", [&] { isic::project_rows(gpu, device, basis, {.center = three.view()}); }, {"center", "6", "3"});
-    check_throws<isic::shape_error>("project_rows", [&] { isic::project_rows(gpu, device, basis, {.weights = three.view()}); }, {"weights", "2", "3"});
+    check_throws<isic::shape_error>("fused::project_out", [&] { isic::fused::project_out(gpu, device, isic::fused::device_basis<float>(gpu, drawn(r, 5, 2))); }, {"6", "5"});
+    check_throws<isic::shape_error>("fused::project_out", [&] { isic::fused::project_out(gpu, device, basis, {.strength = three.view()}); }, {"strength", "4", "3"});
+    check_throws<isic::shape_error>("fused::project_out", [&] { isic::fused::project_out(gpu, device, basis, {.center = three.view()}); }, {"center", "6", "3"});
+    check_throws<isic::shape_error>("fused::project_out", [&] { isic::fused::project_out(gpu, device, basis, {.weights = three.view()}); }, {"weights", "2", "3"});
     const isic::device_view<float> column(device.data(), 4, 1, 6);
-    check_throws<isic::shape_error>("project_rows", [&] { isic::project_rows(gpu, device, basis, {.strength = column}); }, {"without gaps", "6"});
+    check_throws<isic::shape_error>("fused::project_out", [&] { isic::fused::project_out(gpu, device, basis, {.strength = column}); }, {"without gaps", "6"});
     auto wide = isic::device_matrix<float>(gpu, 1, 4097);
-    check_throws<isic::value_error>("project_rows", [&] { isic::project_rows(gpu, wide, isic::device_row_basis<float>(gpu, drawn(r, 4097, 1))); },
+    check_throws<isic::value_error>("fused::project_out", [&] { isic::fused::project_out(gpu, wide, isic::fused::device_basis<float>(gpu, drawn(r, 4097, 1))); },
                                     {"4096", "4097"});
     isic::device_adam_state<float> adam;
     const auto gradient = isic::upload(gpu, codes);
-    check_throws<isic::shape_error>("adam_rows", [&] { isic::adam_rows(gpu, device, isic::upload(gpu, r.matrix<float>(3, 6)), adam, {}, {.orthogonal_to = basis}); }, {"4", "3"});
-    check_throws<isic::value_error>("adam_rows", [&] { isic::adam_rows(gpu, device, gradient, adam, {.rate = 0}, {.orthogonal_to = basis}); }, {"rate > 0"});
-    check_throws<isic::value_error>("adam_rows", [&] { isic::adam_rows(gpu, device, device, adam, {}, {.orthogonal_to = basis}); }, {"overlapping"});
+    check_throws<isic::shape_error>("fused::adam_update", [&] { isic::fused::adam_update(gpu, device, isic::upload(gpu, r.matrix<float>(3, 6)), adam, {}, {.orthogonal_to = basis}); }, {"4", "3"});
+    check_throws<isic::value_error>("fused::adam_update", [&] { isic::fused::adam_update(gpu, device, gradient, adam, {.rate = 0}, {.orthogonal_to = basis}); }, {"rate > 0"});
+    check_throws<isic::value_error>("fused::adam_update", [&] { isic::fused::adam_update(gpu, device, device, adam, {}, {.orthogonal_to = basis}); }, {"overlapping"});
     const auto marks = isic::upload_marks(gpu, std::vector<std::uint8_t>(3));
-    check_throws<isic::shape_error>("adam_rows", [&] { isic::adam_rows(gpu, device, gradient, adam, {}, {.orthogonal_to = basis, .locked = marks.view()}); }, {"locked", "4", "3"});
-    check_throws<isic::shape_error>("adam_rows", [&] {
-        isic::adam_rows(gpu, isic::device_matrix<float>(gpu, 0, 6), isic::device_matrix<float>(gpu, 0, 6), adam, {}, {.orthogonal_to = basis});
+    check_throws<isic::shape_error>("fused::adam_update", [&] { isic::fused::adam_update(gpu, device, gradient, adam, {}, {.orthogonal_to = basis, .locked = marks.view()}); }, {"locked", "4", "3"});
+    check_throws<isic::shape_error>("fused::adam_update", [&] {
+        isic::fused::adam_update(gpu, isic::device_matrix<float>(gpu, 0, 6), isic::device_matrix<float>(gpu, 0, 6), adam, {}, {.orthogonal_to = basis});
     }, {"0 x 6"});
     CHECK(adam.steps == 0);
     CHECK(adam.mean.empty());
-    isic::device_ema_row_state<float> ema;
+    isic::device_ema_state<float> ema;
     const auto ema_with = [&](const std::vector<int>& ids, double decay) {
-        isic::ema_rows(gpu, device, isic::upload(gpu, r.matrix<float>(2, 6)), isic::upload_ids(gpu, ids), ema, decay, {.orthogonal_to = basis});
+        isic::fused::ema_update(gpu, device, isic::upload(gpu, r.matrix<float>(2, 6)), isic::upload_ids(gpu, ids), ema, decay, {.orthogonal_to = basis});
     };
-    check_throws<isic::shape_error>("ema_rows", [&] { ema_with({0}, 0.5); }, {"ids", "2", "1"});
-    check_throws<isic::value_error>("ema_rows", [&] { ema_with({0, 1}, 1.0); }, {"decay in [0, 1)"});
+    check_throws<isic::shape_error>("fused::ema_update", [&] { ema_with({0}, 0.5); }, {"ids", "2", "1"});
+    check_throws<isic::value_error>("fused::ema_update", [&] { ema_with({0, 1}, 1.0); }, {"decay in [0, 1)"});
     CHECK(ema.counts.empty());
     isic::subspace skewed = harm;
     skewed.basis(0, 0) += 0.5;
-    check_throws<isic::value_error>("row_basis", [&] { isic::device_row_basis<float>(gpu, skewed); }, {"orthonormal"});
+    check_throws<isic::value_error>("fused::basis", [&] { isic::fused::device_basis<float>(gpu, skewed); }, {"orthonormal"});
     CHECK(isic_test::bytes_on(gpu, device) == bytes_of(codes));
-    isic::project_rows(gpu, isic::device_matrix<float>(gpu, 0, 6), basis);  // nothing to do
+    isic::fused::project_out(gpu, isic::device_matrix<float>(gpu, 0, 6), basis);  // nothing to do
 }

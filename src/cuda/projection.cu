@@ -1,33 +1,34 @@
-// c <- c + s (t - c) V diag(w) V^T in place, a warp per row, in float64, rounded once: as project_out on the CPU.
-#include "rows.cuh"
+// c <- c + s (t - c) V diag(w) V^T in place, one warp per row, in float64, rounded once, as project_out on the CPU.
+#include "projection_kernels.hpp"
+#include "warp.cuh"
 
-namespace isic::inline ISIC_ABI::cuda {
+namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
 
-/// One row on its way; all lanes of a warp hold the same numbers.
+/// Working memory of a row; all lanes of a warp have the same pointers.
 struct moving_row {
     double* old;           // [d], as read
     double* fresh;         // [d]
     double* coefficients;  // [rank]
 };
 
-__device__ double goal_at(const projection_arguments& a, index_t k, index_t c) {
+__device__ double target_at(const projection_arguments& a, index_t k, index_t c) {
     if (a.target != nullptr) {
         return a.target[k * a.codes.cols + c];
     }
     return a.center != nullptr ? a.center[c] : 0.0;
 }
 
-/// fresh <- from + scale (goal - from) V diag(w) V^T, where from is old or fresh itself; returns the step's norm unscaled.
-__device__ double move_toward_goal(const projection_arguments& a, index_t k, const double* from, double* fresh, double* coefficients,
+/// fresh <- from + scale (target - from) V diag(w) V^T, where from is old or fresh itself; returns the step's norm unscaled.
+__device__ double move_toward_target(const projection_arguments& a, index_t k, const double* from, double* fresh, double* coefficients,
                                    double scale) {
     const index_t d = a.codes.cols;
-    const basis_in basis{a.directions, a.rank, d};
-    for (index_t j = 0; a.directions != nullptr && j < a.rank; ++j) {
-        const double* direction = a.directions + j * d;
+    const basis_view<double> basis{a.basis, a.rank, d};
+    for (index_t j = 0; a.basis != nullptr && j < a.rank; ++j) {
+        const double* direction = a.basis + j * d;
         double part = 0;
         for (index_t c = lane(); c < d; c += warp_lanes) {
-            part += (goal_at(a, k, c) - from[c]) * direction[c];
+            part += (target_at(a, k, c) - from[c]) * direction[c];
         }
         part = warp_sum(part);
         if (lane() == 0) {
@@ -37,7 +38,7 @@ __device__ double move_toward_goal(const projection_arguments& a, index_t k, con
     __syncwarp();
     double square = 0;
     for (index_t c = lane(); c < d; c += warp_lanes) {
-        const double step = a.directions == nullptr ? goal_at(a, k, c) - from[c] : combined(basis, coefficients, c);
+        const double step = a.basis == nullptr ? target_at(a, k, c) - from[c] : combined(basis, coefficients, c);
         square += step * step;
         fresh[c] = from[c] + scale * step;
     }
@@ -45,7 +46,7 @@ __device__ double move_toward_goal(const projection_arguments& a, index_t k, con
     return sqrt(warp_sum(square));
 }
 
-/// Here and below a lane has columns of its own: what it reads of a row is what it has written.
+/// Reads row k; returns its stored norm. A lane reads and writes its own columns only, here and below.
 template <class T>
 __device__ double read_row(const projection_arguments& a, index_t k, double* old) {
     const T* row = static_cast<const T*>(a.codes.data) + k * a.codes.stride;
@@ -61,9 +62,9 @@ __device__ double read_row(const projection_arguments& a, index_t k, double* old
     return stored_norm;
 }
 
-/// Rounds the row into the codebook unless a value does not fit.
+/// Rounds the row into the codebook unless a value overflows.
 template <class T>
-__device__ outcome write_row(const projection_arguments& a, index_t k, const double* fresh, double scale) {
+__device__ row_status write_row(const projection_arguments& a, index_t k, const double* fresh, double scale) {
     T* row = static_cast<T*>(a.codes.data) + k * a.codes.stride;
     bool fits = true;
     bool differs = false;
@@ -75,45 +76,45 @@ __device__ outcome write_row(const projection_arguments& a, index_t k, const dou
     fits = __all_sync(0xffffffffU, fits) != 0;
     differs = __any_sync(0xffffffffU, differs) != 0;
     if (!fits) {
-        note(&a.found->overflow, static_cast<std::uint64_t>(k));
-        return outcome::stays;
+        record_first(&a.flags->overflow, static_cast<std::uint64_t>(k));
+        return row_status::stays;
     }
     for (index_t c = lane(); c < a.codes.cols; c += warp_lanes) {
         row[c] = rounding<T>::of(fresh[c] * scale);
     }
-    return differs ? outcome::moved : outcome::stays;
+    return differs ? row_status::moved : row_status::stays;
 }
 
 template <class T>
-__device__ outcome project_row(const projection_arguments& a, index_t k, moving_row r) {
+__device__ row_status project_row(const projection_arguments& a, index_t k, moving_row r) {
     const index_t d = a.codes.cols;
     const double strength = a.strengths == nullptr ? a.strength : a.strengths[k];
     if (strength == 0 || (a.padding != nullptr && a.padding[k] != 0)) {
-        return outcome::stays;
+        return row_status::stays;
     }
     const double stored_norm = read_row<T>(a, k, r.old);
     const double old_norm = norm_of(r.old, d);
-    double goal_square = 0;
+    double target_square = 0;
     for (index_t c = lane(); c < d; c += warp_lanes) {
-        goal_square += goal_at(a, k, c) * goal_at(a, k, c);
+        target_square += target_at(a, k, c) * target_at(a, k, c);
     }
-    const double goal_norm = sqrt(warp_sum(goal_square));
-    const double scale = old_norm > goal_norm ? old_norm : goal_norm;
-    const double absolute = rounding<T>::least * sqrt(static_cast<double>(d));  // of subnormal entries
+    const double target_norm = sqrt(warp_sum(target_square));
+    const double scale = old_norm > target_norm ? old_norm : target_norm;
+    const double absolute = rounding<T>::least * sqrt(static_cast<double>(d));  // error of subnormal values
     const double noise_unit = rounding<double>::unit;
     const double too_small =
         (4 * rounding<T>::unit + 8 * noise_unit) * scale + (a.normalised ? absolute / stored_norm : absolute);
-    const double step = move_toward_goal(a, k, r.old, r.fresh, r.coefficients, strength);
+    const double step = move_toward_target(a, k, r.old, r.fresh, r.coefficients, strength);
     if (!(step > too_small)) {
-        return outcome::stays;
+        return row_status::stays;
     }
-    if (a.weights == nullptr && strength == 1) {  // once more for what rounding left; a partial move has nothing to clean
-        move_toward_goal(a, k, r.fresh, r.fresh, r.coefficients, 1.0);
+    if (a.weights == nullptr && strength == 1) {  // a second pass removes what rounding left; a partial move needs none
+        move_toward_target(a, k, r.fresh, r.fresh, r.coefficients, 1.0);
     }
     const double fresh_norm = norm_of(r.fresh, d);
     const double vanishing = a.near_zero_below * old_norm > 16 * noise_unit * scale ? a.near_zero_below * old_norm : 16 * noise_unit * scale;
     if (a.target == nullptr && fresh_norm < vanishing) {
-        return outcome::near_zero;
+        return row_status::near_zero;
     }
     const bool rescale = (a.keep_norms || a.normalised) && fresh_norm > 0;
     return write_row<T>(a, k, r.fresh, rescale ? stored_norm / fresh_norm : 1.0);
@@ -128,15 +129,15 @@ __global__ void project_rows_kernel(projection_arguments a) {
     }
     const index_t d = a.codes.cols;
     double* mine = memory + static_cast<index_t>(threadIdx.x) / warp_lanes * (2 * d + a.rank);
-    const outcome result = project_row<T>(a, k, {mine, mine + d, mine + 2 * d});
+    const row_status result = project_row<T>(a, k, {mine, mine + d, mine + 2 * d});
     if (lane() == 0) {
-        a.outcomes[k] = result;
+        a.statuses[k] = result;
     }
 }
 
-/// One warp writes a row of bytes; value(c) gives column c.
+/// One warp overwrites row k; value(c) is column c.
 template <class T, class Value>
-__device__ void overwrite_row(const rows_out& m, index_t k, outcome* outcomes, Value value) {
+__device__ void overwrite_row(const any_device_span& m, index_t k, row_status* statuses, Value value) {
     T* row = static_cast<T*>(m.data) + k * m.stride;
     bool differs = false;
     for (index_t c = lane(); c < m.cols; c += warp_lanes) {
@@ -146,22 +147,22 @@ __device__ void overwrite_row(const rows_out& m, index_t k, outcome* outcomes, V
     }
     differs = __any_sync(0xffffffffU, differs) != 0;
     if (lane() == 0) {
-        outcomes[k] = differs ? outcome::moved : outcome::stays;
+        statuses[k] = differs ? row_status::moved : row_status::stays;
     }
 }
 
 template <class T>
-__global__ void replace_rows_kernel(rows_out m, const std::int64_t* to, const std::int64_t* from, index_t n, outcome* outcomes) {
+__global__ void replace_rows_kernel(any_device_span m, const std::int64_t* to, const std::int64_t* from, index_t n, row_status* statuses) {
     if (const index_t i = warp_row(); i < n) {
         const T* source = static_cast<const T*>(m.data) + from[i] * m.stride;
-        overwrite_row<T>(m, to[i], outcomes, [&](index_t c) { return source[c]; });
+        overwrite_row<T>(m, to[i], statuses, [&](index_t c) { return source[c]; });
     }
 }
 
 template <class T>
-__global__ void clear_rows_kernel(rows_out m, const std::int64_t* to, index_t n, outcome* outcomes) {
+__global__ void clear_rows_kernel(any_device_span m, const std::int64_t* to, index_t n, row_status* statuses) {
     if (const index_t i = warp_row(); i < n) {
-        overwrite_row<T>(m, to[i], outcomes, [](index_t) { return T{}; });
+        overwrite_row<T>(m, to[i], statuses, [](index_t) { return T{}; });
     }
 }
 
@@ -174,18 +175,18 @@ cudaError_t project_rows(const projection_arguments& a, cudaStream_t stream) {
     });
 }
 
-cudaError_t replace_rows(rows_out m, const std::int64_t* to, const std::int64_t* from, index_t n, outcome* outcomes, cudaStream_t stream) {
+cudaError_t replace_rows(any_device_span m, const std::int64_t* to, const std::int64_t* from, index_t n, row_status* statuses, cudaStream_t stream) {
     const row_launch l = launch_for_rows(n, 0);
     return with_storage(m.type, [&](auto value) {
-        return launch(replace_rows_kernel<decltype(value)>, l.grid, l.block, 0, stream, m, to, from, n, outcomes);
+        return launch(replace_rows_kernel<decltype(value)>, l.grid, l.block, 0, stream, m, to, from, n, statuses);
     });
 }
 
-cudaError_t clear_rows(rows_out m, const std::int64_t* to, index_t n, outcome* outcomes, cudaStream_t stream) {
+cudaError_t clear_rows(any_device_span m, const std::int64_t* to, index_t n, row_status* statuses, cudaStream_t stream) {
     const row_launch l = launch_for_rows(n, 0);
     return with_storage(m.type, [&](auto value) {
-        return launch(clear_rows_kernel<decltype(value)>, l.grid, l.block, 0, stream, m, to, n, outcomes);
+        return launch(clear_rows_kernel<decltype(value)>, l.grid, l.block, 0, stream, m, to, n, statuses);
     });
 }
 
-}  // namespace isic::inline ISIC_ABI::cuda
+}  // namespace isic::inline ISIC_ABI::cuda::detail

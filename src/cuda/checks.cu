@@ -1,11 +1,12 @@
-// Reading rows and ids: faults, histograms, hashes.
-#include "rows.cuh"
+// Validation, histograms and hashes of rows and ids.
+#include "checks_kernels.hpp"
+#include "warp.cuh"
 
-namespace isic::inline ISIC_ABI::cuda {
+namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
 
-/// Sets a flag as other threads may at the same time: volatile accesses are relaxed atomic ones. Who finds it set leaves it, or the
-/// stores of all threads would queue up at one address.
+/// Sets a flag that other threads may set concurrently: volatile accesses are relaxed atomic. Test before write, so that contended
+/// stores do not serialise on one address.
 template <class T>
 __device__ void set_flag(volatile T* flag) {
     if (*flag == 0) {
@@ -13,27 +14,27 @@ __device__ void set_flag(volatile T* flag) {
     }
 }
 
-__global__ void look_at_rows_kernel(rows_in m, const std::uint8_t* skip, findings* found) {
+__global__ void check_finite_kernel(any_device_view m, const std::uint8_t* skip, check_flags* flags) {
     const index_t at = thread_number();
     if (at >= m.rows * m.cols || (skip != nullptr && skip[at / m.cols] != 0)) {
         return;
     }
     const double x = value_at(m, at / m.cols, at % m.cols);
     if (!is_finite(x)) {
-        note(&found->not_finite, static_cast<std::uint64_t>(at));
+        record_first(&flags->not_finite, static_cast<std::uint64_t>(at));
     } else if (x != 0) {
-        set_flag(&found->any);
+        set_flag(&flags->any);
     }
 }
 
-__global__ void look_at_ids_kernel(ids_in ids, index_t codes, findings* found) {
+__global__ void check_ids_kernel(device_ids ids, index_t codes, check_flags* flags) {
     const index_t t = thread_number();
     if (t < ids.size && (id_at(ids, t) < 0 || id_at(ids, t) >= codes)) {
-        note(&found->bad_id, static_cast<std::uint64_t>(t));
+        record_first(&flags->bad_id, static_cast<std::uint64_t>(t));
     }
 }
 
-__global__ void widen_rows_kernel(rows_in m, const std::int64_t* ids, index_t n, bool normalise, double* out) {
+__global__ void widen_rows_kernel(any_device_view m, const std::int64_t* ids, index_t n, bool normalise, double* out) {
     const index_t i = warp_row();
     if (i >= n) {
         return;
@@ -52,7 +53,7 @@ __global__ void widen_rows_kernel(rows_in m, const std::int64_t* ids, index_t n,
     }
 }
 
-__global__ void count_codes_kernel(ids_in ids, index_t codes, unsigned long long* counts) {
+__global__ void count_codes_kernel(device_ids ids, index_t codes, unsigned long long* counts) {
     const index_t t = thread_number();
     if (t < ids.size) {
         const std::int64_t id = id_at(ids, t);
@@ -68,9 +69,9 @@ __device__ std::uint64_t mixed(std::uint64_t x) {  // the finaliser of splitmix6
     return x ^ (x >> 31);
 }
 
-/// A warp adds up rows; their order does not matter, since sums of integers are exact.
+/// Warps sum the hashes of rows. Integer sums do not depend on their order.
 template <class T>
-__global__ void hash_rows_kernel(rows_in m, unsigned long long* hash) {
+__global__ void hash_rows_kernel(any_device_view m, unsigned long long* hash) {
     unsigned long long sum = 0;
     const index_t warps = static_cast<index_t>(gridDim.x) * (blockDim.x / warp_lanes);
     for (index_t i = warp_row(); i < m.rows; i += warps) {
@@ -96,10 +97,10 @@ __global__ void add_counts_kernel(const unsigned long long* from, index_t n, uns
     }
 }
 
-__global__ void join_findings_kernel(const findings* from, findings* to) {
-    note(&to->not_finite, from->not_finite);
-    note(&to->bad_id, from->bad_id);
-    note(&to->overflow, from->overflow);
+__global__ void merge_check_flags_kernel(const check_flags* from, check_flags* to) {
+    record_first(&to->not_finite, from->not_finite);
+    record_first(&to->bad_id, from->bad_id);
+    record_first(&to->overflow, from->overflow);
     to->any |= from->any;
 }
 
@@ -109,32 +110,32 @@ cudaError_t add_counts(const unsigned long long* from, index_t n, unsigned long 
     return launch(add_counts_kernel, blocks_for(n), dim3(threads_per_block), 0, stream, from, n, to);
 }
 
-cudaError_t join_findings(const findings* from, findings* to, cudaStream_t stream) {
-    return launch(join_findings_kernel, dim3(1), dim3(1), 0, stream, from, to);
+cudaError_t merge_check_flags(const check_flags* from, check_flags* to, cudaStream_t stream) {
+    return launch(merge_check_flags_kernel, dim3(1), dim3(1), 0, stream, from, to);
 }
 
-cudaError_t look_at_rows(rows_in m, const std::uint8_t* skip, findings* found, cudaStream_t stream) {
-    return launch(look_at_rows_kernel, blocks_for(m.rows * m.cols), dim3(threads_per_block), 0, stream, m, skip, found);
+cudaError_t check_finite(any_device_view m, const std::uint8_t* skip, check_flags* flags, cudaStream_t stream) {
+    return launch(check_finite_kernel, blocks_for(m.rows * m.cols), dim3(threads_per_block), 0, stream, m, skip, flags);
 }
 
-cudaError_t look_at_ids(ids_in ids, index_t codes, findings* found, cudaStream_t stream) {
-    return launch(look_at_ids_kernel, blocks_for(ids.size), dim3(threads_per_block), 0, stream, ids, codes, found);
+cudaError_t check_ids(device_ids ids, index_t codes, check_flags* flags, cudaStream_t stream) {
+    return launch(check_ids_kernel, blocks_for(ids.size), dim3(threads_per_block), 0, stream, ids, codes, flags);
 }
 
-cudaError_t widen_rows(rows_in m, const std::int64_t* ids, index_t n, bool normalise, double* out, cudaStream_t stream) {
+cudaError_t widen_rows(any_device_view m, const std::int64_t* ids, index_t n, bool normalise, double* out, cudaStream_t stream) {
     const row_launch l = launch_for_rows(n, 0);
     return launch(widen_rows_kernel, l.grid, l.block, 0, stream, m, ids, n, normalise, out);
 }
 
-cudaError_t count_codes(ids_in ids, index_t codes, unsigned long long* counts, cudaStream_t stream) {
+cudaError_t count_codes(device_ids ids, index_t codes, unsigned long long* counts, cudaStream_t stream) {
     return launch(count_codes_kernel, blocks_for(ids.size), dim3(threads_per_block), 0, stream, ids, codes, counts);
 }
 
-cudaError_t hash_rows(rows_in m, unsigned long long* hash, cudaStream_t stream) {
+cudaError_t hash_rows(any_device_view m, unsigned long long* hash, cudaStream_t stream) {
     const row_launch l = launch_for_rows(m.rows < 65536 ? m.rows : 65536, 0);
     return with_storage(m.type, [&](auto value) {
         return launch(hash_rows_kernel<decltype(value)>, l.grid, l.block, 0, stream, m, hash);
     });
 }
 
-}  // namespace isic::inline ISIC_ABI::cuda
+}  // namespace isic::inline ISIC_ABI::cuda::detail

@@ -1,5 +1,5 @@
 /// \file
-/// What the kernels share: storage types, and a warp that works on one row.
+/// Shared by the kernels: element types, and the work of a warp on one row.
 #pragma once
 
 #include <cmath>
@@ -7,13 +7,15 @@
 #include <cstring>
 #include <type_traits>
 
-#include "kernels.hpp"
+#include <isic/detail/count_floor.hpp>
+
+#include "checks_kernels.hpp"
 #include "launch.cuh"
 
-namespace isic::inline ISIC_ABI::cuda {
+namespace isic::inline ISIC_ABI::cuda::detail {
 
-// IEEE half and bfloat16 as bits, converted by integer arithmetic: the same values on every machine, and rounded once
-// from float64 as on the CPU.
+// IEEE half and bfloat16 as bits. Integer arithmetic converts them: every machine gives the same values, rounded once from float64
+// as on the CPU.
 
 struct half_bits {
     std::uint16_t bits;
@@ -21,6 +23,9 @@ struct half_bits {
 struct bfloat_bits {
     std::uint16_t bits;
 };
+static_assert(sizeof(half_bits) == sizeof(half) && alignof(half_bits) == alignof(half) && sizeof(bfloat_bits) == sizeof(bfloat16) &&
+                  alignof(bfloat_bits) == alignof(bfloat16),
+              "half and bfloat16 are stored as their bits");
 
 __device__ inline std::uint32_t bits_of(float x) {
     std::uint32_t bits;
@@ -48,12 +53,12 @@ __device__ inline double widen(half_bits x) {
     if (rest >= 0x7c00U) {
         return static_cast<double>(float_of(sign | 0x7f800000U | ((rest & 0x3ffU) << 13)));
     }
-    // The exponent's bias is off by 112; multiplying also turns subnormal halves into normal floats.
+    // The exponent's bias differs by 112; the product also normalises subnormal halves.
     const double size = static_cast<double>(float_of(rest << 13)) * 5.192296858534828e33;  // 2^112
     return sign != 0 ? -size : size;
 }
 
-/// x cut to float so that a later rounding to fewer bits is right: toward zero, with the last bit set if inexact.
+/// x rounded to odd: toward zero, the last bit set if inexact. Rounding it once more to fewer bits is then exact rounding.
 __device__ inline float cut_to_odd(double x) {
     const float near = static_cast<float>(x);
     const double back = static_cast<double>(near);
@@ -117,7 +122,7 @@ struct rounding<half_bits> {
     }
 };
 
-/// Calls f with a value of the type that values are stored as.
+/// f(T{}) with the element type T.
 template <class F>
 cudaError_t with_storage(dtype type, F f) {
     switch (type) {
@@ -125,23 +130,24 @@ cudaError_t with_storage(dtype type, F f) {
         case dtype::f64: return f(double{});
         case dtype::f16: return f(half_bits{});
         case dtype::bf16: return f(bfloat_bits{});
+        default: return cudaErrorInvalidValue;
     }
-    return cudaErrorInvalidValue;
 }
 
-/// One value, whatever it is stored as; the branch is the same for all threads.
-__device__ inline double value_at(const rows_in& m, index_t i, index_t j) {
+/// One value of any element type; all threads take the same branch.
+__device__ inline double value_at(const any_device_view& m, index_t i, index_t j) {
     const index_t at = i * m.stride + j;
-    switch (m.type) {
-        case dtype::f32: return widen(static_cast<const float*>(m.data)[at]);
-        case dtype::f64: return static_cast<const double*>(m.data)[at];
-        case dtype::f16: return widen(static_cast<const half_bits*>(m.data)[at]);
-        default: return widen(static_cast<const bfloat_bits*>(m.data)[at]);
+    if (m.type == dtype::f32) {
+        return widen(static_cast<const float*>(m.data)[at]);
     }
+    if (m.type == dtype::f64) {
+        return static_cast<const double*>(m.data)[at];
+    }
+    return m.type == dtype::f16 ? widen(static_cast<const half_bits*>(m.data)[at]) : widen(static_cast<const bfloat_bits*>(m.data)[at]);
 }
 
-__device__ inline double value_at(const rows_out& m, index_t i, index_t j) {
-    return value_at(rows_in{m.data, m.type, m.rows, m.cols, m.stride}, i, j);
+__device__ inline double value_at(const any_device_span& m, index_t i, index_t j) {
+    return value_at(any_device_view{m.data, m.type, m.rows, m.cols, m.stride}, i, j);
 }
 
 __device__ inline double scaled_value(const scaled_rows& m, index_t i, index_t j) {
@@ -149,7 +155,7 @@ __device__ inline double scaled_value(const scaled_rows& m, index_t i, index_t j
     return m.norms != nullptr && m.norms[i] > 0 ? x / m.norms[i] : x;
 }
 
-/// Whether two values are stored as the same bits.
+/// Whether two values have the same bits.
 template <class T>
 __device__ bool same_bits(T a, T b) {
     std::uint64_t bits_a = 0;
@@ -159,8 +165,8 @@ __device__ bool same_bits(T a, T b) {
     return bits_a == bits_b;
 }
 
-/// Rounds a value into a matrix of float or double.
-__device__ inline void put(const rows_out& m, index_t i, index_t j, double value) {
+/// Stores a value in a matrix of float or double.
+__device__ inline void put(const any_device_span& m, index_t i, index_t j, double value) {
     const index_t at = i * m.stride + j;
     if (m.type == dtype::f32) {
         static_cast<float*>(m.data)[at] = static_cast<float>(value);
@@ -169,7 +175,7 @@ __device__ inline void put(const rows_out& m, index_t i, index_t j, double value
     }
 }
 
-__device__ inline std::int64_t id_at(const ids_in& ids, index_t t) {
+__device__ inline std::int64_t id_at(const device_ids& ids, index_t t) {
     return ids.wide ? static_cast<const std::int64_t*>(ids.data)[t] : static_cast<const std::int32_t*>(ids.data)[t];
 }
 
@@ -179,12 +185,13 @@ __device__ inline bool is_finite(double x) {
     return fabs(x) <= 1.7976931348623157e308;
 }
 
-__device__ inline void note(std::uint64_t* least, std::uint64_t found) {
+/// Records the lowest offender: *least = min(*least, position).
+__device__ inline void record_first(std::uint64_t* least, std::uint64_t position) {
     static_assert(sizeof(std::uint64_t) == sizeof(unsigned long long));
-    atomicMin(reinterpret_cast<unsigned long long*>(least), static_cast<unsigned long long>(found));
+    atomicMin(reinterpret_cast<unsigned long long*>(least), static_cast<unsigned long long>(position));
 }
 
-// A warp that works on one row
+// The work of a warp on one row
 
 constexpr int warp_lanes = 32;
 
@@ -201,10 +208,10 @@ __device__ A warp_sum(A x) {
     return x;
 }
 
-/// coefficients = V^T x; x [width] and coefficients [rank] lie in shared memory. Every lane of the warp calls it.
-__device__ inline void coefficients_of(const double* x, const basis_in& basis, double* coefficients) {
+/// coefficients = V^T x; x [width] and coefficients [rank] in shared memory. Every lane of the warp calls it.
+__device__ inline void coefficients_of(const double* x, const basis_view<double>& basis, double* coefficients) {
     for (index_t j = 0; j < basis.rank; ++j) {
-        const double* direction = basis.directions + j * basis.width;
+        const double* direction = basis.data + j * basis.width;
         double part = 0;
         for (index_t c = lane(); c < basis.width; c += warp_lanes) {
             part += x[c] * direction[c];
@@ -218,16 +225,16 @@ __device__ inline void coefficients_of(const double* x, const basis_in& basis, d
 }
 
 /// V times coefficients at one column.
-__device__ inline double combined(const basis_in& basis, const double* coefficients, index_t column) {
+__device__ inline double combined(const basis_view<double>& basis, const double* coefficients, index_t column) {
     double sum = 0;
     for (index_t j = 0; j < basis.rank; ++j) {
-        sum += coefficients[j] * basis.directions[j * basis.width + column];
+        sum += coefficients[j] * basis.data[j * basis.width + column];
     }
     return sum;
 }
 
-/// x <- x - V V^T x, twice, which is enough.
-__device__ inline void take_out(double* x, const basis_in& basis, double* coefficients) {
+/// x <- x - V V^T x; the second pass removes what rounding left.
+__device__ inline void project_out(double* x, const basis_view<double>& basis, double* coefficients) {
     for (int pass = 0; pass < 2 && basis.rank > 0; ++pass) {
         coefficients_of(x, basis, coefficients);
         for (index_t c = lane(); c < basis.width; c += warp_lanes) {
@@ -236,10 +243,6 @@ __device__ inline void take_out(double* x, const basis_in& basis, double* coeffi
         __syncwarp();
     }
 }
-
-/// What is smaller would soon be denormal, and has no digits left then: moments, counts and sums become 0 before.
-template <class A>
-constexpr A tiny = std::is_same_v<A, double> ? A(1e-290) : A(1e-30F);
 
 /// ||x|| in every lane.
 __device__ inline double norm_of(const double* x, index_t width) {
@@ -250,7 +253,7 @@ __device__ inline double norm_of(const double* x, index_t width) {
     return sqrt(warp_sum(square));
 }
 
-/// How a launch gives each row a warp and `values` doubles of shared memory.
+/// A launch with one warp per row and `values` doubles of shared memory per warp.
 struct row_launch {
     dim3 grid;
     dim3 block;
@@ -271,7 +274,7 @@ __device__ inline index_t warp_row() {
     return static_cast<index_t>(blockIdx.x) * (blockDim.x / warp_lanes) + threadIdx.x / warp_lanes;
 }
 
-/// This thread's number in a one-dimensional launch.
+/// Index of this thread in a one-dimensional launch.
 __device__ inline index_t thread_number() {
     return static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
@@ -282,4 +285,4 @@ inline dim3 blocks_for(index_t threads) {
     return dim3(static_cast<unsigned>((threads + threads_per_block - 1) / threads_per_block));
 }
 
-}  // namespace isic::inline ISIC_ABI::cuda
+}  // namespace isic::inline ISIC_ABI::cuda::detail

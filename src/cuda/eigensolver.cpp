@@ -1,4 +1,4 @@
-#include "eigen.hpp"
+#include "eigensolver.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -7,9 +7,11 @@
 #include <Eigen/Cholesky>
 
 #include <isic/detail/eigensolver.hpp>
-#include "kernels.hpp"
+#include <fmt/format.h>
 
-namespace isic::inline ISIC_ABI::cuda {
+#include "differences_kernels.hpp"
+
+namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
 
 constexpr std::string_view caller = "fit_subspace";
@@ -26,12 +28,12 @@ int as_int(index_t n) {
     return static_cast<int>(n);
 }
 
-/// info of a cuSOLVER routine; waits.
+/// The info of a cuSOLVER routine. Waits.
 void check_device_info(state& s, const scratch<int>& info, std::string_view call) {
     check_info(to_host(s, info.data(), 1).front(), caller, call);
 }
 
-/// values ascending and all vectors as columns of a, in a's memory. Waits.
+/// Eigenvalues ascending; overwrites a by the eigenvectors, as columns. Waits.
 std::vector<double> syevd(const std::shared_ptr<state>& s, double* a, index_t d) {
     constexpr cudaDataType type = CUDA_R_64F;
     const scratch<double> values(s, d);
@@ -63,7 +65,7 @@ eigen_pairs by_syevd(const std::shared_ptr<state>& s, double* a, index_t d, inde
     return {Eigen::Map<const Eigen::VectorXd>(ascending.data(), d).reverse(), vectors.rowwise().reverse()};
 }
 
-/// Nothing promises orthonormal columns where values are zero, and NaN is no failure to cuSOLVER.
+/// cuSOLVER does not guarantee orthonormal columns for zero values, and does not report NaN.
 void require_orthonormal_pairs(const eigen_pairs& pairs) {
     const index_t n = pairs.vectors.cols();
     const double off = (pairs.vectors.transpose() * pairs.vectors - Eigen::MatrixXd::Identity(n, n)).norm();
@@ -98,7 +100,7 @@ eigen_pairs by_jacobi(const std::shared_ptr<state>& s, double* a, index_t d, ind
     return pairs;
 }
 
-/// Combinations of columns Y that are orthonormal, from Y^T Y; empty if a column hardly leaves the span of others.
+/// Coefficients that make the columns Y orthonormal, from Y^T Y; empty if a column is nearly dependent on others.
 Eigen::MatrixXd orthonormalising(const Eigen::MatrixXd& gram) {
     const Eigen::VectorXd squares = gram.diagonal();
     const Eigen::VectorXd scale = (squares.array() > 0).select(squares.array().sqrt().inverse(), 1.0);
@@ -111,8 +113,8 @@ Eigen::MatrixXd orthonormalising(const Eigen::MatrixXd& gram) {
     return scale.asDiagonal() * factor.matrixU().solve(identity);
 }
 
-/// Subspace iteration with Rayleigh-Ritz on the host; between two of these a Chebyshev polynomial of the matrix makes what is wanted
-/// grow beside the rest, whose eigenvalues are below the block's last. All matrices are column-major on the device.
+/// Subspace iteration with Rayleigh-Ritz steps on the host. Between two steps a Chebyshev polynomial of the matrix amplifies the wanted
+/// eigenvectors against the rest, whose eigenvalues are below the block's last. All matrices are column-major on the device.
 class subspace_iteration {
 public:
     subspace_iteration(const std::shared_ptr<state>& s, const double* a, index_t d, index_t wanted)
@@ -132,7 +134,7 @@ public:
         copy_to_device(*s_, columns_.data(), bytes(), start.data(), bytes(), bytes(), 1);
     }
 
-    /// Empty if the residual does not become small.
+    /// Empty if the residual does not converge.
     std::optional<eigen_pairs> run() {
         double last = std::numeric_limits<double>::infinity();
         for (int i = 0; i < most_iterations; ++i) {
@@ -160,8 +162,8 @@ public:
 private:
     std::size_t bytes() const { return static_cast<std::size_t>(d_ * block_) * sizeof(double); }
 
-    /// Ritz vectors of the columns and what the matrix makes of them; returns their values, descending; none of columns that hardly
-    /// leave the span of others. Waits.
+    /// Computes the Ritz vectors of the columns and their products with the matrix. Returns the Ritz values, descending; empty if a
+    /// column is nearly dependent on others. Waits.
     Eigen::VectorXd rayleigh_ritz() {
         double* const image = columns_.data() + d_ * block_;
         product(CUBLAS_OP_N, d_, block_, d_, 1, a_, columns_.data(), 0, image);
@@ -181,8 +183,8 @@ private:
         return pairs.values;
     }
 
-    /// columns <- T(2 A / b - 1) ritz, T a Chebyshev polynomial, which is at most 1 in size below b. Of a degree at which what is still
-    /// in a vector of the leading ones does not outgrow it.
+    /// columns <- T(2 A / b - 1) ritz, T a Chebyshev polynomial: |T| <= 1 below b. The degree is limited so that remainders of the
+    /// leading vectors in the others do not outgrow these.
     void filter(const Eigen::VectorXd& values, double residual) {
         const double b = std::max(values[block_ - 1], 1e-14 * values[0]);
         const double growth = std::min(1e12, 1e6 / std::min(1.0, residual));
@@ -203,7 +205,7 @@ private:
         }
     }
 
-    /// out [m x n] = alpha op(a) b + beta out, depth k; none has gaps.
+    /// out [m x n] = alpha op(a) b + beta out, inner dimension k; all contiguous.
     void product(cublasOperation_t op, index_t m, index_t n, index_t k, double alpha, const double* a, const double* b,
                  double beta, double* out) {
         check(cublasDgemm_v2(s_->blas(), op, CUBLAS_OP_N, as_int(m), as_int(n), as_int(k), &alpha, a,
@@ -241,7 +243,7 @@ eigen_solver chosen(eigen_solver solver, index_t d, index_t wanted, bool all_val
 }  // namespace
 
 solved leading_eigenpairs(const std::shared_ptr<state>& s, double* a, index_t d, index_t wanted, bool all_values, eigen_solver solver) {
-    const on_device guard(s->device());
+    const device_guard guard(s->device());
     const eigen_solver used = chosen(solver, d, wanted, all_values);
     if (used == eigen_solver::jacobi) {
         const bool may_fail = solver == eigen_solver::automatic;  // its sweeps are limited, which syevd's steps are not
@@ -265,4 +267,4 @@ solved leading_eigenpairs(const std::shared_ptr<state>& s, double* a, index_t d,
     return {by_syevd(s, a, d, wanted), eigen_solver::syevd};
 }
 
-}  // namespace isic::inline ISIC_ABI::cuda
+}  // namespace isic::inline ISIC_ABI::cuda::detail
