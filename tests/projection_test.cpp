@@ -556,7 +556,7 @@ TEST_CASE_TEMPLATE("near_zero rows take the new value of the nearest row, unmove
 
     auto none = book;               // nobody is left
     check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(none, first_axis(), {.near_zero_below = 1}); },
-                                      {"a row that does not vanish", "choose another policy"});
+                                      {"a row that is not near zero", "choose another policy"});
     CHECK(bytes_of(none) == bytes_of(book));
 }
 

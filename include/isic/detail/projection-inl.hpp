@@ -16,6 +16,7 @@
 #include <isic/detail/edit.hpp>
 #include <isic/detail/codebook.hpp>
 #include <isic/detail/gram_schmidt.hpp>
+#include <isic/detail/projection_checks.hpp>
 #include <isic/detail/row_blocks.hpp>
 #include <isic/detail/row_status.hpp>
 
@@ -76,46 +77,18 @@ public:
 private:
     void check() {
         require_not_empty(function_, "a codebook", codes_);
-        const index_t d = codes_.cols;
+        check_projection(function_, codes_.rows, codes_.cols, harm_, options_, [&](any_view m) { require_apart(function_, codes_, m); });
         if (harm_ != nullptr) {
-            require_size(function_, "rows in the basis", d, harm_->width());
-            require<value_error>(harm_->rank() <= d, function_, "a rank of at most d", fmt::format("{} > {}", harm_->rank(), d));
-            require_orthonormal(function_, harm_->basis);
             // A basis rounded to float would leak.
             part_.emplace(orthonormalise(map(harm_->basis)), options_.weights, options_.execution.simd);
-            require_apart(function_, codes_, harm_->basis.view());
-            if (!options_.weights.empty()) {
-                require_size(function_, "weights", harm_->rank(), static_cast<index_t>(options_.weights.size()));
-                for (const double w : options_.weights) {
-                    require_range(function_, "weights", w, 0.0, 1.0);
-                }
-                require_apart(function_, codes_, options_.weights);
-            }
-        } else {
-            require<shape_error>(!options_.target.empty(), function_, "a target per code", "none");
-            require<value_error>(options_.weights.empty(), function_, "no weights in a full remap", "weights");
         }
-        if (!options_.center.empty()) {
-            require_size(function_, "values in the center", d, static_cast<index_t>(options_.center.size()));
-            require_finite(function_, "the center", options_.center);
-            require_apart(function_, codes_, options_.center);
-        }
-        if (!options_.target.empty()) {
-            require_size(function_, "target rows", codes_.rows, options_.target.rows());
-            require_size(function_, "target columns", d, options_.target.cols());
-            require_finite(function_, "the targets", options_.target);
-            require_apart(function_, codes_, options_.target);
-        }
-        require_threads(function_, options_.execution.threads);
-        require_shares(function_, "strength", options_.strength, codes_.rows);
-        require_range(function_, "near_zero_below", options_.near_zero_below, 0.0, 1.0);
         is_padding_ = padding_mask(function_, options_.padding, codes_.rows);
         require_finite(function_, "the codebook", codes_, &is_padding_);
         bool any = false;
         for (index_t k = 0; k < codes_.rows && !any; ++k) {
             any = !is_padding(k) && !is_zero(codes_, k);
         }
-        require<numeric_error>(any, function_, "a codebook with a row that is not zero", "zeros only");
+        require_nonzero_codebook(function_, any);
     }
 
     leakage_report measured_leakage() const {
@@ -285,19 +258,11 @@ private:
     }
 
     void apply_near_zero_policy() {
-        std::vector<index_t> near_zero;
-        for (index_t k = 0; k < codes_.rows; ++k) {
-            if (status_of(k) == row_status::near_zero) {
-                near_zero.push_back(k);
-            }
-        }
+        const std::vector<index_t> near_zero = rows_with(statuses_, row_status::near_zero);
         edit_.summary.near_zero = static_cast<index_t>(near_zero.size());
-        if (near_zero.empty() || options_.near_zero == near_zero_policy::skip) {
+        if (!near_zero_rows_change(function_, options_, near_zero)) {
             return;
         }
-        require<numeric_error>(options_.near_zero != near_zero_policy::error, function_,
-                               fmt::format("at least {} of each row's norm left", options_.near_zero_below),
-                               fmt::format("less in {} rows, the first {}", near_zero.size(), near_zero.front()));
         if (options_.near_zero == near_zero_policy::zero) {
             for (const index_t k : near_zero) {
                 std::ranges::fill(fresh_.row(k), std::byte(0));
@@ -311,15 +276,8 @@ private:
     }
 
     void replace_by_nearest(const std::vector<index_t>& near_zero) {
-        std::vector<index_t> still;
-        std::vector<index_t> others;
-        for (index_t k = 0; k < codes_.rows; ++k) {
-            if (!is_padding(k) && status_of(k) != row_status::near_zero && !is_zero(codes_, k)) {
-                (status_of(k) == row_status::moved ? others : still).push_back(k);
-            }
-        }
-        const std::vector<index_t>& candidates = still.empty() ? others : still;
-        require<numeric_error>(!candidates.empty(), function_, "a row that does not vanish", "none; choose another policy");
+        const std::vector<index_t> candidates =
+            replacement_rows(function_, statuses_, [&](index_t k) { return !is_padding(k) && !is_zero(codes_, k); });
         const std::vector<index_t> nearest =
             nearest_codes(view_of(rows_at(near_zero)), view_of(rows_at(candidates)), options_.metric, {}, options_.execution);
         for (std::size_t i = 0; i < near_zero.size(); ++i) {

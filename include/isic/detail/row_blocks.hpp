@@ -1,6 +1,5 @@
-/// \file
-/// Loops over blocks of rows on several threads. The blocks depend on the width of the rows only, so sums per block, added in order,
-/// do not depend on the number of threads.
+// Blocks of rows in float64, processed on several threads. The blocks depend on the width of the rows only, so sums per block are
+// the same for any number of threads.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +14,7 @@
 
 namespace isic::inline ISIC_ABI::detail {
 
-/// Float64 memory for a block of rows. Every row is aligned to a cache line, so equal rows have bitwise equal norms.
+/// Memory for a block of rows. Each row begins a cache line, so that equal rows have equal norms to the bit.
 class row_block {
 public:
     row_block(index_t rows, index_t width)
@@ -39,21 +38,21 @@ private:
 /// x <- V diag(w) V^T x for the rows x of a block.
 class part_in_subspace {
 public:
-    /// v [d x r]; w [r], a view whose memory must outlive the object; empty: all 1.
+    /// v [d x r]; w [r] or empty: all 1. w must outlive it.
     template <class V>
     part_in_subspace(const V& v, std::span<const double> weights, simd level)
         : rows_(v.transpose()), weights_(weights), level_(level) {}
 
-    /// x <- V diag(w) V^T x for the first n rows; `rest`, of the size of x, is overwritten.
-    void operator()(row_block& x, row_block& rest, index_t n, std::pmr::memory_resource& memory) const {
-        std::copy(x.data(), x.data() + n * x.stride(), rest.data());
+    /// x: the first n rows. residual: a block of the same size, set to x (I - V diag(w) V^T).
+    void operator()(row_block& x, row_block& residual, index_t n, std::pmr::memory_resource& memory) const {
+        std::copy(x.data(), x.data() + n * x.stride(), residual.data());
         if (rows_.rows() > 0) {
-            kernels::project(rest.data(), n, rows_.cols(), rest.stride(),
+            kernels::project(residual.data(), n, rows_.cols(), residual.stride(),
                              {.basis = rows_.data(), .rank = rows_.rows(), .weights = weights_.empty() ? nullptr : weights_.data()},
                              {.threads = 1, .simd = level_, .scratch = &memory});
         }
         for (index_t i = 0; i < n; ++i) {
-            x.row(i) -= rest.row(i);
+            x.row(i) -= residual.row(i);
         }
     }
 
@@ -63,10 +62,10 @@ private:
     simd level_;
 };
 
-/// Scratch memory of one thread for kernels.
+/// Scratch memory of a thread for kernels.
 using kernel_memory = std::unique_ptr<scratch_memory>;
 
-/// A partition of n rows into blocks that fit the private cache of a core.
+/// Splits rows into blocks that fit a core's own cache.
 struct blocks_of_rows {
     blocks_of_rows(index_t n, index_t width) : rows(n), length(std::clamp<index_t>(16384 / width, 8, 512)) {}
     index_t count() const { return (rows + length - 1) / length; }
@@ -75,20 +74,20 @@ struct blocks_of_rows {
     index_t length;
 };
 
-/// Calls work(memory, first row, rows) for every block on several threads. make() creates the memory of each thread before they
-/// start. An exception of work is rethrown after all threads have ended.
+/// Calls work(tools, first row, number of rows) for every block. make() makes the tools of each thread before it starts. An
+/// exception of work is rethrown when all threads have ended.
 template <class Make, class Work>
 void for_each_block(const blocks_of_rows& blocks, int threads, const Make& make, const Work& work) {
     const kernels::row_ranges ranges(blocks.rows, threads, blocks.length);
-    std::vector<decltype(make())> memory;
+    std::vector<decltype(make())> tools;
     for (index_t i = 0; i < ranges.count(); ++i) {
-        memory.push_back(make());
+        tools.push_back(make());
     }
-    std::vector<std::exception_ptr> errors(memory.size());
+    std::vector<std::exception_ptr> errors(tools.size());
     kernels::for_each_range(ranges, [&](index_t i, index_t begin, index_t end) {
         try {
             for (index_t start = begin; start < end; start += blocks.length) {
-                work(memory[static_cast<std::size_t>(i)], start, std::min(blocks.length, end - start));
+                work(tools[static_cast<std::size_t>(i)], start, std::min(blocks.length, end - start));
             }
         } catch (...) {
             errors[static_cast<std::size_t>(i)] = std::current_exception();
@@ -101,13 +100,13 @@ void for_each_block(const blocks_of_rows& blocks, int threads, const Make& make,
     }
 }
 
-/// The same for work with a result; returns the results in the order of the blocks.
+/// `for_each_block` for work that returns a value. Returns the values in the order of the blocks.
 template <class Make, class Work>
 auto results_of_blocks(const blocks_of_rows& blocks, int threads, const Make& make, const Work& work) {
-    using thread_memory = decltype(make());
-    std::vector<std::invoke_result_t<Work, thread_memory&, index_t, index_t>> out(static_cast<std::size_t>(blocks.count()));
-    for_each_block(blocks, threads, make, [&](thread_memory& memory, index_t start, index_t n) {
-        out[static_cast<std::size_t>(start / blocks.length)] = work(memory, start, n);
+    using tools_of_thread = decltype(make());
+    std::vector<std::invoke_result_t<Work, tools_of_thread&, index_t, index_t>> out(static_cast<std::size_t>(blocks.count()));
+    for_each_block(blocks, threads, make, [&](tools_of_thread& tools, index_t start, index_t n) {
+        out[static_cast<std::size_t>(start / blocks.length)] = work(tools, start, n);
     });
     return out;
 }
