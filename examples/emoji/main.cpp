@@ -213,16 +213,16 @@ private:
             o.safe_prompts.push_back(world_.text(p));
         }
         o.rewrite = [this](const std::string& prompt) { return lexicon_.rewrite(prompt).text; };
-        o.max_rounds = settings_.rounds;
-        o.unsafe_above = o.safe_below = emoji::evaluation::judge_threshold;
-        o.counterpart_attempts = 4;
+        o.stop.max_rounds = settings_.rounds;
+        o.judging.unsafe_above = o.judging.safe_below = emoji::evaluation::judge_threshold;
+        o.judging.counterpart_attempts = 4;
         o.resample = false;  // the transformer reads the original codes, so its tokens stay the same
         o.rank_budget = tokenizer_.dim();
         o.fit.rank.fixed = 6;
         // A short first round: what is still flagged after it is measured again before the longer ones.
-        o.tuning_steps = 15;
-        o.tuning_growth = 5;
-        o.constrain_tuning = false;  // the pair term keeps the concept out; with the constraint it would have no room left
+        o.tuning.steps = 15;
+        o.tuning.growth = 5;
+        o.tuning.constrained = false;  // the pair term keeps the concept out; with the constraint it would have no room left
         o.seed = seed;
         o.on_progress = progress_line();
         return o;
@@ -231,7 +231,7 @@ private:
     void run_loop() {
         emoji::model m(world_, tokenizer_, transformer_, {.real = &real_});
         isic::self_improve_options options = loop_options();
-        fmt::print("\nself-improvement: {} unsafe and {} safe prompts, at most {} rounds\n", options.unsafe_prompts.size(), options.safe_prompts.size(), options.max_rounds);
+        fmt::print("\nself-improvement: {} unsafe and {} safe prompts, at most {} rounds\n", options.unsafe_prompts.size(), options.safe_prompts.size(), options.stop.max_rounds);
         fmt::print("in % of the images: unsafe to the model's own judge, to a CNN, to one that knows faint objects (ghost), by the nearest rendering\n"
                    "(sprite); safe items and objects, and the items of unsafe prompts, still there. PSNR of real images. s: seconds\n");
         print_header("round", 8);
@@ -303,8 +303,8 @@ private:
     emoji::surgery_data data_of_first_round() {
         emoji::model m(world_, tokenizer_, transformer_);
         isic::self_improve_options o = loop_options();
-        o.max_rounds = 1;
-        o.tuning_steps = 0;
+        o.stop.max_rounds = 1;
+        o.tuning.steps = 0;
         o.on_progress = {};
         const isic::self_improve_report first = isic::self_improve(m, judge_of(m), o);
         emoji::surgery_data data{first.harmful, first.counterparts, {}, first.harmfulness};
