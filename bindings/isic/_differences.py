@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from . import _isic
 from ._errors import require_class
 from ._results import CodeScores, CodeUsage, short
 from ._typing import Codes, FloatArray, Floats, Ids
+
+if TYPE_CHECKING:
+    from . import _cuda
 
 
 def differences(harmful: Floats, safe: Floats) -> FloatArray:
@@ -55,46 +60,10 @@ def bag_of_codes_differences(codes: Codes, harmful_ids: Ids, safe_ids: Ids) -> F
     return _isic.bag_of_codes_differences(codes, harmful_ids, safe_ids)
 
 
-class DifferenceAccumulator:
-    """Moments of differences, added one pair of images at a time. Memory O(d^2 + K), whatever the number of pairs.
+class Moments:
+    """The moments that an accumulator has collected. On a device, reading them waits for the additions."""
 
-    DifferenceAccumulator(codes) takes token ids into a codebook [K, d], which it keeps alive, does not copy and reads at
-    each call. DifferenceAccumulator(width=d) takes rows of embeddings. Not thread-safe.
-
-    >>> codes = np.array([[3, 1, 0], [3, 0, 1], [0, 1, 0], [0, 0, 1], [0, 1, 1], [1, 1, 1]], dtype=np.float32)
-    >>> pairs = isic.DifferenceAccumulator(codes)
-    >>> pairs.add([0, 1, 4, 5], [2, 3, 4, 5])  # tokens of an unsafe image and of its safe counterpart
-    >>> pairs
-    DifferenceAccumulator(width=3, count=4)
-    >>> pairs.mean()
-    array([1.5, 0. , 0. ])
-    """
-
-    def __init__(self, codes: Codes | None = None, *, width: int | None = None) -> None:
-        if (codes is None) == (width is None):
-            raise TypeError("isic.DifferenceAccumulator: expected a codebook or a width, got " + ("both" if codes is not None else "neither"))
-        self._pairs = _isic.DifferenceAccumulator(codes, width)
-
-    def add(self, harmful_ids: Ids, safe_ids: Ids) -> None:
-        """Adds a pair of images as token ids [T], position by position, or n pairs [n, T], and counts their codes.
-
-        Raises ShapeError if the shapes differ or the accumulator takes rows, ValueError on an id outside [0, K); nothing is
-        added then.
-        """
-        self._pairs.add(harmful_ids, safe_ids)
-
-    def add_safe(self, safe_ids: Ids) -> None:
-        """Counts the codes of a safe image that has no harmful partner; more counts sharpen harmfulness. Raises as `add`."""
-        self._pairs.add_safe(safe_ids)
-
-    def add_rows(self, harmful: Floats, safe: Floats) -> None:
-        """Adds paired rows of embeddings, [m, d] each. Raises ShapeError, NumericError; nothing is added then."""
-        self._pairs.add_rows(harmful, safe)
-
-    def merge(self, other: DifferenceAccumulator) -> None:
-        """Adds the moments of another accumulator. Raises ShapeError if width, codes or kind differ, ValueError if dtypes do."""
-        require_class("DifferenceAccumulator.merge", "other", other, DifferenceAccumulator)
-        self._pairs.merge(other._pairs)
+    _pairs: _isic.DifferenceAccumulator | _cuda.DifferenceAccumulator
 
     @property
     def width(self) -> int:
@@ -124,11 +93,53 @@ class DifferenceAccumulator:
         return self._pairs.second_moment()
 
     def safe_second_moment(self) -> FloatArray:
-        """Second moment of the safe embeddings, [d, d], not divided by their number."""
+        """Second moment of the safe embeddings, [d, d], not divided by their number; for rows on a device, requires keep_safe_moment."""
         return self._pairs.safe_second_moment()
 
     def __repr__(self) -> str:
         return f"DifferenceAccumulator(width={self.width}, count={self.count})"
+
+
+class DifferenceAccumulator(Moments):
+    """Moments of differences, added one pair of images at a time. Memory O(d^2 + K), whatever the number of pairs.
+
+    DifferenceAccumulator(codes) takes token ids into a codebook [K, d], which it keeps alive, does not copy and reads at
+    each call. DifferenceAccumulator(width=d) takes rows of embeddings. Not thread-safe.
+
+    >>> codes = np.array([[3, 1, 0], [3, 0, 1], [0, 1, 0], [0, 0, 1], [0, 1, 1], [1, 1, 1]], dtype=np.float32)
+    >>> pairs = isic.DifferenceAccumulator(codes)
+    >>> pairs.add([0, 1, 4, 5], [2, 3, 4, 5])  # tokens of an unsafe image and of its safe counterpart
+    >>> pairs
+    DifferenceAccumulator(width=3, count=4)
+    >>> pairs.mean()
+    array([1.5, 0. , 0. ])
+    """
+
+    def __init__(self, codes: Codes | None = None, *, width: int | None = None) -> None:
+        if (codes is None) == (width is None):
+            raise TypeError("isic.DifferenceAccumulator: expected a codebook or a width, got " + ("both" if codes is not None else "neither"))
+        self._pairs: _isic.DifferenceAccumulator = _isic.DifferenceAccumulator(codes, width)
+
+    def add(self, harmful_ids: Ids, safe_ids: Ids) -> None:
+        """Adds a pair of images as token ids [T], position by position, or n pairs [n, T], and counts their codes.
+
+        Raises ShapeError if the shapes differ or the accumulator takes rows, ValueError on an id outside [0, K); nothing is
+        added then.
+        """
+        self._pairs.add(harmful_ids, safe_ids)
+
+    def add_safe(self, safe_ids: Ids) -> None:
+        """Counts the codes of a safe image that has no harmful partner; more counts sharpen harmfulness. Raises as `add`."""
+        self._pairs.add_safe(safe_ids)
+
+    def add_rows(self, harmful: Floats, safe: Floats) -> None:
+        """Adds paired rows of embeddings, [m, d] each. Raises ShapeError, NumericError; nothing is added then."""
+        self._pairs.add_rows(harmful, safe)
+
+    def merge(self, other: DifferenceAccumulator) -> None:
+        """Adds the moments of another accumulator. Raises ShapeError if width, codes or kind differ, ValueError if dtypes do."""
+        require_class("DifferenceAccumulator.merge", "other", other, DifferenceAccumulator)
+        self._pairs.merge(other._pairs)
 
 
 def code_harmfulness(usage: CodeUsage, *, prior_per_code: float = 0.5) -> CodeScores:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .._differences import Moments
 from .._errors import ValueError as IsicValueError
 from .._errors import require_class
-from .._results import CodeUsage, Subspace
-from .._typing import Centering, DeviceLike, EigenSolver, FloatArray
+from .._results import Subspace
+from .._typing import Centering, DeviceLike, EigenSolver
 from ._backend import Backend, native_of
 from ._load import native
 
 
-class DifferenceAccumulator:
+class DifferenceAccumulator(Moments):
     """Moments of differences in float64 on the device, as isic.DifferenceAccumulator.
 
     DifferenceAccumulator(gpu, codes) takes token ids into a codebook [K, d] on the device, which it keeps alive and which
@@ -34,7 +35,7 @@ class DifferenceAccumulator:
         if (codes is None) == (width is None):
             got = "both" if codes is not None else "neither"
             raise TypeError(f"isic.cuda.DifferenceAccumulator: expected a codebook or a width, got {got}")
-        self._pairs = native.DifferenceAccumulator(native_of("DifferenceAccumulator", gpu), codes, width, keep_safe_moment)
+        self._pairs: native.DifferenceAccumulator = native.DifferenceAccumulator(native_of("DifferenceAccumulator", gpu), codes, width, keep_safe_moment)
 
     def add(self, harmful_ids: DeviceLike, safe_ids: DeviceLike) -> None:
         """Adds pairs of images as token ids on the device, int32 or int64 of one shape. Raises ShapeError, also if the
@@ -53,40 +54,6 @@ class DifferenceAccumulator:
         """Adds the moments of another accumulator of the same backend. Raises ShapeError if width, codes or kind differ, ValueError."""
         require_class("cuda.DifferenceAccumulator.merge", "other", other, DifferenceAccumulator)
         self._pairs.merge(other._pairs)
-
-    @property
-    def width(self) -> int:
-        """d."""
-        return self._pairs.width
-
-    @property
-    def count(self) -> int:
-        """n, the number of difference rows."""
-        return self._pairs.count
-
-    @property
-    def usage(self) -> CodeUsage:
-        """Counts of each code in harmful and in safe images, [K] each; empty if it takes rows. Waits."""
-        return self._pairs.usage()
-
-    def mean(self) -> FloatArray:
-        """Mean difference, [d]; zero before the first pair. Waits."""
-        return self._pairs.mean()
-
-    def safe_mean(self) -> FloatArray:
-        """Mean of the safe embeddings, [d]. Waits."""
-        return self._pairs.safe_mean()
-
-    def second_moment(self) -> FloatArray:
-        """D^T D, [d, d]. Waits."""
-        return self._pairs.second_moment()
-
-    def safe_second_moment(self) -> FloatArray:
-        """Second moment of the safe embeddings, [d, d], not divided by their number; rows require keep_safe_moment. Waits."""
-        return self._pairs.safe_second_moment()
-
-    def __repr__(self) -> str:
-        return f"DifferenceAccumulator(width={self.width}, count={self.count})"
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -6,6 +6,10 @@
 #include <span>
 
 #define XXH_INLINE_ALL
+// g++ 12 sees uninitialised values in its AVX-512 headers; the hash is the same for every width.
+#if defined(__AVX512F__) && !defined(XXH_VECTOR)
+#define XXH_VECTOR 2  // XXH_AVX2
+#endif
 #include <xxhash.h>
 
 namespace isic::inline ISIC_ABI::detail {

@@ -34,7 +34,7 @@ inline void require_done(bool ok, const std::filesystem::path& path, std::string
     }
 }
 
-struct stat status_of(const std::filesystem::path& path, int descriptor) {
+inline struct stat status_of(const std::filesystem::path& path, int descriptor) {
     struct stat out {};
     require_done(::fstat(descriptor, &out) == 0, path, "be examined");
     return out;

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <limits>
 #include <set>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -202,9 +203,9 @@ ISIC_INLINE void write_safetensors(const std::filesystem::path& path, const tens
         }
         order.emplace_back(name, &t);
     }
-    // Wide types first keeps every tensor aligned to its type.
-    std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
-        return detail::entry_of(a.second->type).bits > detail::entry_of(b.second->type).bits;
+    // Wide types first keeps every tensor aligned to its type; names break ties.
+    std::ranges::sort(order, {}, [](const auto& entry) {
+        return std::pair(-detail::entry_of(entry.second->type).bits, std::string_view(entry.first));
     });
     nlohmann::json header = nlohmann::json::object();
     if (!file.metadata.empty()) {

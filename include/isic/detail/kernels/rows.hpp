@@ -2,6 +2,8 @@
 /// What the kernels are told about rows and directions.
 #pragma once
 
+#include <isic/detail/kernels/targets.hpp>  // before Highway
+
 #include <hwy/cache_control.h>
 
 #include <isic/detail/kernels/kernels.hpp>
