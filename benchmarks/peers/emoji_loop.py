@@ -203,9 +203,11 @@ def loop_in_torch(threads):
     while len(safe_prompts) < FIT_SAFE:
         safe_prompts.append(prompt(rng.integers(items), rng.choice(plain if rng.random() < share else safe)))
     report = isic.self_improve(
-        generator(real), judge, unsafe_prompts=unsafe_prompts, safe_prompts=safe_prompts, rewrite=rewrite, max_rounds=ROUNDS,
-        unsafe_above=0.3, safe_below=0.3, counterpart_attempts=4, resample=False, rank_budget=tokenizer.dim, rank=6,
-        tuning_steps=15, tuning_growth=5, constrain_tuning=False, seed=0)
+        generator(real), judge, unsafe_prompts=unsafe_prompts, safe_prompts=safe_prompts, rewrite=rewrite,
+        stop=isic.StopOptions(max_rounds=ROUNDS),
+        judging=isic.JudgingOptions(unsafe_above=0.3, safe_below=0.3, counterpart_attempts=4),
+        rank=isic.RankOptions(fixed=6, budget=tokenizer.dim),
+        tuning=isic.TuningOptions(steps=15, growth=5, constrained=False), resample=False, seed=0)
     return [r.seconds for r in report.rounds], [r.self_unsafe.value for r in report.rounds]
 
 
