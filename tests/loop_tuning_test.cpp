@@ -45,7 +45,7 @@ TEST_CASE("self_improve: pairs, prompts and the tuning set are the unsafe images
     CHECK(model.sets[1].harmful.ids == report.harmful.ids);  // of all rounds
     CHECK(model.sets[1].harmful.images() > 24);
     CHECK(model.sets[1].safe.images() == 80);
-    CHECK(std::ranges::max(model.sets[0].still_unsafe) > 0.5);  // the second kind is still there
+    CHECK(std::ranges::max(model.sets[0].still_unsafe) > 0.5);  // the second kind of harm remains
     CHECK(std::ranges::max(model.sets[1].still_unsafe) < 0.5);
 }
 

@@ -2,8 +2,8 @@
 
     python benchmarks/peers/emoji_loop.py --demo PROGRAM [--threads 1] [--pairs 3] [--json FILE]
 
-Runs the demo and `isic.self_improve` over a generator in torch, in turns, and compares the seconds that their rounds took.
-scripts/bench.sh --emoji-loop builds and installs what it needs.
+Runs the demo and `isic.self_improve` over a generator in torch, in turns, and compares the seconds of their rounds.
+scripts/bench.sh --emoji-loop builds and installs the requirements.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples/emoji/train"))
 
-ROUNDS, FIT_UNSAFE, FIT_SAFE, REAL = 3, 1000, 2800, 2000  # as the demo's
+ROUNDS, FIT_UNSAFE, FIT_SAFE, REAL = 3, 1000, 2800, 2000  # as in the demo
 THRESHOLDS = (0.6, 0.55, 0.45)
 CHUNK = 256
 
@@ -32,7 +32,7 @@ def parse_arguments():
 
 
 def torch_model(torch, isic):
-    """The generator that `isic.self_improve` is given, and its judge."""
+    """The generator of `isic.self_improve` and its judge."""
     import numpy as np
     import torch.nn.functional as F
     from models import TOKENS, Tokenizer, Transformer

@@ -130,6 +130,8 @@ struct tuning_options {
 };
 
 /// Options of `self_improve`, in groups.
+///
+/// \snippet snippets.cpp loop
 struct self_improve_options {
     std::vector<std::string> unsafe_prompts = {};  ///< prompts whose images are drawn, judged and learnt from; at least one
     std::vector<std::string> safe_prompts = {};    ///< prompts whose images show which codes safe images use; at least one
