@@ -135,7 +135,8 @@ template <class T>
 struct storage_of<T> {
     using type = bfloat16;
 };
-#if defined(__FLT16_MANT_DIG__) && !defined(__STDCPP_FLOAT16_T__)
+// g++ before 13 has `_Float16` in C++ on x86 only, but defines the macro elsewhere too.
+#if defined(__FLT16_MANT_DIG__) && !defined(__STDCPP_FLOAT16_T__) && (defined(__clang__) || defined(__x86_64__) || __GNUC__ >= 13)
 template <class T>
     requires(std::same_as<T, _Float16> && !sixteen_bits<T, 11>)
 struct storage_of<T> {
@@ -341,7 +342,7 @@ ISIC_API any_span span_of_dlpack(const dlpack_fields& t);
 template <class Tensor>
     requires requires(const Tensor& t) { t.device.device_type; t.dtype.code; t.dtype.lanes; t.byte_offset; t.strides; t.shape; }
 any_span span_of_dlpack(const Tensor& t) {
-    return detail::span_of_dlpack({t.data, static_cast<int>(t.device.device_type), static_cast<int>(t.ndim),
+    return detail::span_of_dlpack(detail::dlpack_fields{t.data, static_cast<int>(t.device.device_type), static_cast<int>(t.ndim),
                                    static_cast<int>(t.dtype.code), static_cast<int>(t.dtype.bits),
                                    static_cast<int>(t.dtype.lanes), t.shape, t.strides, t.byte_offset});
 }

@@ -16,6 +16,7 @@
 #include <isic/detail/edit.hpp>
 #include <isic/detail/codebook.hpp>
 #include <isic/detail/gram_schmidt.hpp>
+#include <isic/detail/projection_checks.hpp>
 #include <isic/detail/row_blocks.hpp>
 
 namespace isic::inline ISIC_ABI {
@@ -29,9 +30,6 @@ ISIC_INLINE void per_code::check(std::string_view function, std::string_view nam
 }
 
 namespace detail {
-
-/// What becomes of a row.
-enum class fate : std::uint8_t { stays, moves, near_zero };
 
 inline bool is_zero(any_view m, index_t k) {
     return visit(m, [&](auto rows) { return as_doubles(rows.row(k)).isZero(0); });
@@ -80,46 +78,18 @@ public:
 private:
     void check() {
         require_not_empty(function_, "a codebook", codes_);
-        const index_t d = codes_.cols;
+        check_projection(function_, codes_.rows, codes_.cols, harm_, options_, [&](any_view m) { require_apart(function_, codes_, m); });
         if (harm_ != nullptr) {
-            require_size(function_, "rows in the basis", d, harm_->width());
-            require<value_error>(harm_->rank() <= d, function_, "a rank of at most d", fmt::format("{} > {}", harm_->rank(), d));
-            require_orthonormal(function_, harm_->basis);
             // A basis rounded to float would leak.
-            part_.emplace(orthonormal_rest(map(harm_->basis), Eigen::MatrixXd(d, 0)), options_.weights, options_.execution.simd);
-            require_apart(function_, codes_, harm_->basis.view());
-            if (!options_.weights.empty()) {
-                require_size(function_, "weights", harm_->rank(), static_cast<index_t>(options_.weights.size()));
-                for (const double w : options_.weights) {
-                    require_range(function_, "weights", w, 0.0, 1.0);
-                }
-                require_apart(function_, codes_, options_.weights);
-            }
-        } else {
-            require<shape_error>(!options_.target.empty(), function_, "a target per code", "none");
-            require<value_error>(options_.weights.empty(), function_, "no weights in a full remap", "weights");
+            part_.emplace(orthonormal_rest(map(harm_->basis), Eigen::MatrixXd(codes_.cols, 0)), options_.weights, options_.execution.simd);
         }
-        if (!options_.center.empty()) {
-            require_size(function_, "values in the center", d, static_cast<index_t>(options_.center.size()));
-            require_finite(function_, "the center", options_.center);
-            require_apart(function_, codes_, options_.center);
-        }
-        if (!options_.target.empty()) {
-            require_size(function_, "target rows", codes_.rows, options_.target.rows());
-            require_size(function_, "target columns", d, options_.target.cols());
-            require_finite(function_, "the targets", options_.target);
-            require_apart(function_, codes_, options_.target);
-        }
-        require_threads(function_, options_.execution.threads);
-        options_.strength.check(function_, "strength", codes_.rows);
-        require_range(function_, "near_zero_below", options_.near_zero_below, 0.0, 1.0);
         is_padding_ = padding_mask(function_, options_.padding, codes_.rows);
         require_finite(function_, "the codebook", codes_, &is_padding_);
         bool any = false;
         for (index_t k = 0; k < codes_.rows && !any; ++k) {
             any = !is_padding(k) && !is_zero(codes_, k);
         }
-        require<numeric_error>(any, function_, "a codebook with a row that is not zero", "zeros only");
+        require_nonzero_codebook(function_, any);
     }
 
     leakage_report measured_leakage() const {
@@ -136,7 +106,7 @@ private:
     int threads(double bytes, double flops) const { return kernels::threads_for(options_.execution, bytes, flops); }
     bool is_padding(index_t k) const { return is_padding_[static_cast<std::size_t>(k)]; }
     double strength(index_t k) const { return is_padding(k) ? 0.0 : options_.strength[k]; }
-    fate& fate_of(index_t k) { return fates_[static_cast<std::size_t>(k)]; }
+    row_status& status_of(index_t k) { return statuses_[static_cast<std::size_t>(k)]; }
     /// Rows of the edit, as the codebook's.
     any_span rows_in(raw_bytes& bytes) const {
         return {bytes.data(), static_cast<index_t>(bytes.size()) / codes_.row_bytes(), codes_.cols, codes_.cols, codes_.type};
@@ -170,7 +140,7 @@ private:
         edit_access::before(edit_).resize(static_cast<std::size_t>(codes_.rows * codes_.row_bytes()));  // until it is known how many move
         edit_access::after(edit_).resize(edit_access::before(edit_).size());
         fresh_ = rows_in(edit_access::after(edit_));
-        fates_.assign(static_cast<std::size_t>(codes_.rows), fate::stays);
+        statuses_.assign(static_cast<std::size_t>(codes_.rows), row_status::stays);
         center_.assign(options_.center.begin(), options_.center.end());
         center_.resize(static_cast<std::size_t>(d));
         const auto values = static_cast<double>(codes_.rows * d);
@@ -201,7 +171,7 @@ private:
             const index_t k = start + i;
             if (strength(k) != 0 && at.steps.row(i).norm() > rounding(at.numbers[static_cast<std::size_t>(i)])) {
                 at.rows.row(i) += strength(k) * at.steps.row(i);
-                fate_of(k) = fate::moves;
+                status_of(k) = row_status::moved;
                 whole_moves = whole_moves || strength(k) == 1;
             }
         }
@@ -209,13 +179,13 @@ private:
         if (whole_moves && options_.weights.empty()) {
             step_toward_goal(at, start, n);
             for (index_t i = 0; i < n; ++i) {
-                if (fate_of(start + i) == fate::moves && strength(start + i) == 1) {
+                if (status_of(start + i) == row_status::moved && strength(start + i) == 1) {
                     at.rows.row(i) += at.steps.row(i);
                 }
             }
         }
         for (index_t i = 0; i < n; ++i) {
-            if (fate_of(start + i) == fate::moves) {
+            if (status_of(start + i) == row_status::moved) {
                 finish_row(at, start + i, i, sums);
             }
         }
@@ -265,7 +235,7 @@ private:
         const double norm = row.norm();
         const double noise = 16 * rounding_unit<double>() * of.scale;
         if (options_.target.empty() && norm < std::max(options_.near_zero_below * of.norm, noise)) {
-            fate_of(k) = fate::near_zero;
+            status_of(k) = row_status::near_zero;
             return;
         }
         if ((options_.keep_norms || options_.metric == metric::cosine) && norm > 0) {
@@ -280,24 +250,16 @@ private:
     /// A row whose new value is there moves if that differs.
     void settle(index_t k, block_sums& sums) {
         const bool same = std::memcmp(fresh_.row(k).data(), codes_.row(k).data(), static_cast<std::size_t>(codes_.row_bytes())) == 0;
-        fate_of(k) = same ? fate::stays : fate::moves;
+        status_of(k) = same ? row_status::stays : row_status::moved;
         sums.change += same ? 0.0 : squared_distance(fresh_, codes_, k);
     }
 
     void settle_near_zero() {
-        std::vector<index_t> near_zero;
-        for (index_t k = 0; k < codes_.rows; ++k) {
-            if (fate_of(k) == fate::near_zero) {
-                near_zero.push_back(k);
-            }
-        }
+        const std::vector<index_t> near_zero = rows_with(statuses_, row_status::near_zero);
         edit_.summary.near_zero = static_cast<index_t>(near_zero.size());
-        if (near_zero.empty() || options_.near_zero == near_zero_policy::skip) {
+        if (!near_zero_rows_change(function_, options_, near_zero)) {
             return;
         }
-        require<numeric_error>(options_.near_zero != near_zero_policy::error, function_,
-                               fmt::format("at least {} of each row's norm left", options_.near_zero_below),
-                               fmt::format("less in {} rows, the first {}", near_zero.size(), near_zero.front()));
         if (options_.near_zero == near_zero_policy::zero) {
             for (const index_t k : near_zero) {
                 std::ranges::fill(fresh_.row(k), std::byte(0));
@@ -311,20 +273,13 @@ private:
     }
 
     void replace_by_nearest(const std::vector<index_t>& near_zero) {
-        std::vector<index_t> still;
-        std::vector<index_t> others;
-        for (index_t k = 0; k < codes_.rows; ++k) {
-            if (!is_padding(k) && fate_of(k) != fate::near_zero && !is_zero(codes_, k)) {
-                (fate_of(k) == fate::moves ? others : still).push_back(k);
-            }
-        }
-        const std::vector<index_t>& candidates = still.empty() ? others : still;
-        require<numeric_error>(!candidates.empty(), function_, "a row that does not vanish", "none; choose another policy");
+        const std::vector<index_t> candidates =
+            replacement_rows(function_, statuses_, [&](index_t k) { return !is_padding(k) && !is_zero(codes_, k); });
         const std::vector<index_t> nearest =
             nearest_codes(view_of(rows_at(near_zero)), view_of(rows_at(candidates)), options_.metric, {}, options_.execution);
         for (std::size_t i = 0; i < near_zero.size(); ++i) {
             const index_t chosen = candidates[static_cast<std::size_t>(nearest[i])];
-            const any_span from = fate_of(chosen) == fate::moves ? fresh_ : codes_;
+            const any_span from = status_of(chosen) == row_status::moved ? fresh_ : codes_;
             std::ranges::copy(from.row(chosen), fresh_.row(near_zero[i]).begin());
         }
     }
@@ -345,7 +300,7 @@ private:
         }
         edit_.center.assign(options_.center.begin(), options_.center.end());
         for (index_t k = 0; k < codes_.rows; ++k) {
-            if (fate_of(k) == fate::moves) {
+            if (status_of(k) == row_status::moved) {
                 edit_access::ids(edit_).push_back(k);
             }
         }
@@ -410,7 +365,7 @@ private:
     double least_ = 0;             // its smallest positive value
     std::vector<bool> is_padding_;
     std::vector<double> center_;   // [d]
-    std::vector<fate> fates_;      // [K]
+    std::vector<row_status> statuses_;      // [K]
     std::vector<block_sums> sums_;
 };
 

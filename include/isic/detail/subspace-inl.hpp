@@ -11,6 +11,7 @@
 
 #include <isic/detail/row_blocks.hpp>
 #include <isic/detail/kernels/kernels.hpp>
+#include <isic/detail/metrics_checks.hpp>
 
 namespace isic::inline ISIC_ABI {
 namespace detail {
@@ -111,14 +112,7 @@ inline leakage_sums sum_leakage(any_view codes, const matrix<double>& basis, std
 
 ISIC_INLINE leakage_report leakage(any_view codes, const subspace& harm, std::span<const double> center, std::span<const index_t> padding,
                        const execution& exec) {
-    require_not_empty("leakage", "a codebook", codes);
-    require_size("leakage", "rows in the basis", codes.cols, harm.width());
-    require_threads("leakage", exec.threads);
-    if (!center.empty()) {
-        require_size("leakage", "values in the center", codes.cols, static_cast<index_t>(center.size()));
-        require_finite("leakage", "the center", center);
-    }
-    require_orthonormal("leakage", harm.basis);
+    check_leakage(codes, harm, center, exec.threads);
     const std::vector<bool> is_padding = padding_mask("leakage", padding, codes.rows);
     require_finite("leakage", "the codebook", codes, &is_padding);
     const leakage_sums sums = sum_leakage(codes, harm.basis, center, is_padding, exec);

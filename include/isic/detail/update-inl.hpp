@@ -16,6 +16,7 @@
 #include <isic/detail/gram_schmidt.hpp>
 #include <isic/detail/kernels/kernels.hpp>
 #include <isic/detail/row_blocks.hpp>
+#include <isic/detail/update_checks.hpp>
 
 namespace isic::inline ISIC_ABI {
 
@@ -93,17 +94,15 @@ inline void check_codes(std::string_view function, any_view codes, const constra
 }
 
 inline void check_assignments(std::string_view function, any_view codes, const assignments& batch) {
-    require_size(function, "counts", codes.rows, static_cast<index_t>(batch.counts.size()));
-    require_size(function, "rows of sums", codes.rows, batch.sums.rows());
-    require_size(function, "columns of sums", codes.cols, batch.sums.cols());
+    check_assignments_shape(function, codes.rows, codes.cols, static_cast<index_t>(batch.counts.size()), batch.sums.rows(),
+                            batch.sums.cols());
     require_finite(function, "the sums", batch.sums.view());
     require_counts(function, batch.counts);
     require_apart(function, codes, batch.sums.view());
 }
 
 inline void check_gradient(std::string_view function, any_view codes, any_view gradient) {
-    require_size(function, "gradient rows", codes.rows, gradient.rows);
-    require_size(function, "gradient columns", codes.cols, gradient.cols);
+    check_gradient_shape(function, codes.rows, codes.cols, gradient.rows, gradient.cols);
     require_finite(function, "the gradient", gradient);
     require_apart(function, codes, gradient);
 }
@@ -122,8 +121,7 @@ inline void prepare_states(std::string_view function, index_t rows, index_t cols
 }
 
 ISIC_INLINE assignments assign(any_view vectors, const id_list& ids, index_t codes) {
-    require<shape_error>(codes > 0, "assign", "at least one code", fmt::format("{}", codes));
-    require_size("assign", "ids", vectors.rows, ids.size());
+    check_assign("assign", codes, vectors.rows, ids.size());
     require_ids("assign", ids, codes);
     require_finite("assign", "the vectors", vectors);
     assignments out{std::vector<double>(static_cast<std::size_t>(codes), 0.0), matrix<double>(codes, vectors.cols)};
@@ -139,7 +137,7 @@ ISIC_INLINE assignments assign(any_view vectors, const id_list& ids, index_t cod
 ISIC_INLINE update_summary ridge_update(any_span codes, const assignments& batch, double lambda, const constraint& limits) {
     check_codes("ridge_update", codes, limits);
     check_assignments("ridge_update", codes, batch);
-    require<value_error>(lambda >= 0 && std::isfinite(lambda), "ridge_update", "a finite lambda >= 0", fmt::format("{}", lambda));
+    check_lambda("ridge_update", lambda);
     return move_rows(codes, limits, [&](index_t k, const vector& row, vector& step) {
         const double n = batch.counts[static_cast<std::size_t>(k)];
         if (n == 0) {
@@ -153,14 +151,12 @@ ISIC_INLINE update_summary ridge_update(any_span codes, const assignments& batch
 ISIC_INLINE update_summary ema_update(any_span codes, ema_state<>& state, const assignments& batch, double decay, const constraint& limits) {
     check_codes("ema_update", codes, limits);
     check_assignments("ema_update", codes, batch);
-    require<value_error>(decay >= 0 && decay < 1, "ema_update", "decay in [0, 1)", fmt::format("{}", decay));
+    check_decay("ema_update", decay);
     if (state.counts.empty()) {
         state.counts.assign(static_cast<std::size_t>(codes.rows), 1.0);
         state.sums = to_double(codes);
     }
-    require_size("ema_update", "counts in the state", codes.rows, static_cast<index_t>(state.counts.size()));
-    require_size("ema_update", "rows of sums in the state", codes.rows, state.sums.rows());
-    require_size("ema_update", "columns of sums in the state", codes.cols, state.sums.cols());
+    check_ema_state("ema_update", codes.rows, codes.cols, static_cast<index_t>(state.counts.size()), state.sums.rows(), state.sums.cols());
     return move_rows(codes, limits, [&](index_t k, const vector& row, vector& step) {
         double& n = state.counts[static_cast<std::size_t>(k)];
         n = decay * n + (1 - decay) * batch.counts[static_cast<std::size_t>(k)];
@@ -196,7 +192,7 @@ ISIC_INLINE update_summary adam_update(any_span codes, any_view gradient, adam_s
     check_codes("adam_update", codes, limits);
     check_gradient("adam_update", codes, gradient);
     check("adam_update", options);
-    require<value_error>(state.steps >= 0, "adam_update", "steps >= 0 in the state", fmt::format("{}", state.steps));
+    check_steps("adam_update", state.steps);
     prepare_states("adam_update", codes.rows, codes.cols, {&state.mean, &state.square});
     ++state.steps;
     const double bias_correction1 = 1 - std::pow(options.beta1, static_cast<double>(state.steps));
