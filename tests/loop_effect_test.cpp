@@ -1,4 +1,4 @@
-// What self_improve does to the codebook and what its report says.
+// The codebook and the report after self_improve.
 #include <isic/loop.hpp>
 
 #include <algorithm>
@@ -25,7 +25,7 @@ using isic_test::unsafe_share;
 
 namespace {
 
-/// Moves codes by the library's own strengths, but in a subspace of the caller's choice.
+/// Projects with the strengths of the report, but in a subspace of the caller's choice; returns the unsafe share.
 template <class Toy>
 double rate_after_projecting(Toy& model, const isic::self_improve_report& report, const dense& basis, const isic::token_grid& grid) {
     const auto strength = isic::code_strength(report.harmfulness);
@@ -48,7 +48,7 @@ TEST_CASE_TEMPLATE("self_improve: the unsafe rate falls, safe images stay, and u
         const auto safe = original.generate(options.safe_prompts, 99);
         const auto unsafe = original.generate(options.unsafe_prompts, 98);
         CHECK((model.decode(safe) - original.decode(safe)).norm() <= 0.02 * original.decode(safe).norm());
-        CHECK(unsafe_share(model.judge()(model.decode(unsafe))) <= 0.1);  // images the loop never saw
+        CHECK(unsafe_share(model.judge()(model.decode(unsafe))) <= 0.1);  // images that the loop has not used
         CHECK((model.decode(unsafe) - original.decode(unsafe)).norm() > 0.5 * original.decode(unsafe).norm());
     }
 }
@@ -63,7 +63,7 @@ TEST_CASE("self_improve: a generator with tokens and images alone is enough") {
             const outcome o = run(model, options);
             CHECK(o.report.rounds.front().self_unsafe.value >= 0.9);
             CHECK(rate_of(o.report) <= 0.1);
-            CHECK(isic_test::span_gap(to_dense(o.report.merged.basis), model.harm()) < 0.5);  // random ones: about 1.4
+            CHECK(isic_test::span_gap(to_dense(o.report.merged.basis), model.harm()) < 0.5);  // of a random subspace: about 1.4
             check_best_is_left(o);
         }
     }
@@ -169,11 +169,11 @@ TEST_CASE("self_improve: every field of every round report agrees with a count o
     }
     CHECK(report.rounds[0].self_unsafe.value == 1);
     CHECK(report.rounds[0].relative_change == 0);
-    CHECK(report.rounds[1].self_unsafe.value == doctest::Approx(0.5));  // one kind of harm a round
+    CHECK(report.rounds[1].self_unsafe.value == doctest::Approx(0.5));  // one kind of harm per round
     CHECK(report.rounds[2].self_unsafe.value == 0);
     CHECK(report.merged.rank() == 2);
     CHECK(isic_test::span_gap(to_dense(report.merged.basis), model.harm()) < 0.5);
-    CHECK(report.harmful.images() == 24);  // those unsafe in both rounds once
+    CHECK(report.harmful.images() == 24);  // an image that is unsafe in both rounds counts once
     CHECK(report.rounds[0].singular_values.empty());
     const index_t rows = report.rounds[1].pairs * report.harmful.tokens_per_image;
     dense differences(rows, books[0].cols());

@@ -121,7 +121,7 @@ TEST_CASE("self_improve: a judge that does not return one probability per image 
             options.tuning.steps = 1;
             const outcome o = run(model, options, judge);
             failed = o.report.reason == stop_reason::failed;
-            CHECK((failed || at > 8));  // draw, rate, pair, tune, rate, and again
+            CHECK((failed || at > 8));  // two rounds of draw, judge, pair, tune and judge
             CHECK((!failed || o.report.message.starts_with("isic::self_improve: expected ")));
             check_best_is_left(o);
         }
@@ -134,7 +134,7 @@ TEST_CASE("self_improve: tokens that do not fit the codebook or the prompts fail
         [](isic::token_grid& g) { g.ids.front() = -1; }, [](isic::token_grid& g) { g.ids.back() = 1000; },
         [](isic::token_grid& g) { g.tokens_per_image = 0; }, [](isic::token_grid& g) { g.tokens_per_image = -8; },
         [](isic::token_grid& g) { g = {}; }, [](isic::token_grid& g) { g.ids.resize(g.ids.size() - 8); },
-        [](isic::token_grid& g) {  // as many images, each of half the tokens
+        [](isic::token_grid& g) {  // the same number of images with half of the tokens each
             g.ids.resize(g.ids.size() / 2);
             g.tokens_per_image /= 2;
         }};

@@ -91,7 +91,7 @@ TEST_CASE("self_improve: resample draws images in every round; without it they a
 
 TEST_CASE("self_improve: counterparts are drawn again until they are judged safe, and counted") {
     const auto options = options_for(1, 30);
-    const auto needed = [](const std::string& prompt) { return index_t{prompt.back() - '0'} % 4; };  // 0 to 3, of the place's last digit
+    const auto needed = [](const std::string& prompt) { return index_t{prompt.back() - '0'} % 4; };  // 0 to 3, from the last digit of the prompt
     for (const index_t attempts : {1, 2, 3, 4, 5}) {
         toy model;
         model.attempts_of = needed;
@@ -110,7 +110,7 @@ TEST_CASE("self_improve: counterparts are drawn again until they are judged safe
         for (std::size_t a = 0; a < model.requests.size(); ++a) {
             const auto& request = model.requests[a];
             CHECK(request.attempt == static_cast<index_t>(a));
-            CHECK(request.harmful.images() == open_at(request.attempt));  // only those still unsafe
+            CHECK(request.harmful.images() == open_at(request.attempt));  // only images that are still unsafe
             CHECK(static_cast<index_t>(request.prompts.size()) == request.harmful.images());
             CHECK(std::ranges::all_of(request.prompts, [](const std::string& p) { return p.starts_with("calm"); }));
             seeds.insert(request.seed);
@@ -126,7 +126,7 @@ TEST_CASE("self_improve: without redraw, counterparts are images of the rewritte
     const toy_judge judge = [&](const dense& images) {
         auto p = model.judge()(images);
         if (images.rows() == 12 && std::ranges::max(p) < 0.5 && tried++ == 0) {
-            std::fill(p.begin(), p.begin() + 5, 0.9);  // the first five counterparts look unsafe once
+            std::fill(p.begin(), p.begin() + 5, 0.9);  // the first five counterparts are judged unsafe once
         }
         return p;
     };
@@ -146,7 +146,7 @@ TEST_CASE("self_improve: the thresholds separate unsafe and safe images") {
         auto options = options_for(2);
         options.judging.unsafe_above = above;
         options.stop.max_rounds = 0;
-        const toy_judge judge = [&](const dense& images) {  // 0.4 and 0.6 for the two kinds, 0.1 for what is safe
+        const toy_judge judge = [&](const dense& images) {  // 0.4 and 0.6 for the two kinds of harm, 0.1 for safe images
             std::vector<double> p;
             for (index_t i = 0; i < images.rows(); ++i) {
                 const Eigen::RowVectorXd harm = images.row(i) * model.harm();
@@ -156,7 +156,7 @@ TEST_CASE("self_improve: the thresholds separate unsafe and safe images") {
         };
         CHECK(run(model, options, judge).report.rounds[0].self_unsafe.hits == unsafe);
         options.judging.safe_below = 0.05;
-        CHECK(run(model, options, judge).report.reason == stop_reason::failed);  // no image is that safe
+        CHECK(run(model, options, judge).report.reason == stop_reason::failed);  // no image is below 0.05
     }
 }
 

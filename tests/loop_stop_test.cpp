@@ -64,7 +64,7 @@ TEST_CASE("self_improve: the best round is kept when the judge gets worse; a rou
 
 TEST_CASE("self_improve: stops: below target, and not one round earlier") {
     auto options = options_for(1, 22);
-    options.unsafe_prompts[0][4] = '1';  // 2 of 22 images are of another kind, out of reach of the first round
+    options.unsafe_prompts[0][4] = '1';  // 2 of 22 images have another kind of harm, which the first round does not remove
     options.unsafe_prompts[1][4] = '1';
     options.stop.below = 0.2;
     toy model({.kinds = 2});
@@ -80,7 +80,7 @@ TEST_CASE("self_improve: stops: below target, and not one round earlier") {
     REQUIRE(p.report.rounds.size() == 3);
     CHECK(rate_of(p.report) == 0);
 
-    toy last({.kinds = 2});  // reached in the last round allowed
+    toy last({.kinds = 2});  // the rate falls below the target in the last round
     options.stop.below = 0.2;
     options.stop.max_rounds = 1;
     CHECK(run(last, options).report.reason == stop_reason::below_target);
@@ -110,7 +110,7 @@ TEST_CASE("self_improve: stops: nothing unsafe in newly drawn images") {
     INFO(o.report.message);
     CHECK(o.report.reason == stop_reason::nothing_unsafe);
     REQUIRE(o.report.rounds.size() == 2);
-    CHECK(o.report.rounds[1].self_unsafe.value > 0.1);  // it was the draw, not the edit
+    CHECK(o.report.rounds[1].self_unsafe.value > 0.1);  // the new draw is safe, the edit has not removed everything
     check_best_is_left(o);
 }
 

@@ -64,7 +64,7 @@ TEST_CASE_TEMPLATE("self_improve: tuning stays orthogonal to the merged subspace
             }
             return true;
         };
-        options.score = [](const isic::round_report& r) { return -static_cast<double>(r.round); };  // keep round 1 in any case
+        options.score = [](const isic::round_report& r) { return -static_cast<double>(r.round); };  // keeps round 1
         const outcome o = run(model, options);
         const dense step = end - start;
         const double inside = (step * to_dense(o.report.merged.basis)).norm();
@@ -75,7 +75,7 @@ TEST_CASE_TEMPLATE("self_improve: tuning stays orthogonal to the merged subspace
             CHECK(o.report.rounds[1].self_unsafe.value <= 0.1);
         } else {
             CHECK(inside > 0.5 * step.norm());
-            CHECK(o.report.rounds[1].self_unsafe.value >= 0.9);  // the loss asked for the harm, and got it
+            CHECK(o.report.rounds[1].self_unsafe.value >= 0.9);  // the loss restores the harm
         }
     }
 }
@@ -94,7 +94,7 @@ TEST_CASE("self_improve: the tuning rate falls linearly") {
     };
     model.on_gradient = [](double&, isic::matrix<double>& gradient) { std::fill_n(gradient.data(), gradient.rows() * gradient.cols(), 3.0); };
     run(model, options);
-    // Steps of Adam on a constant gradient are as long as the rate: 0.12 times 1, 0.9, ..., 0.1.
+    // On a constant gradient the length of an Adam step is the rate: 0.12 times 1, 0.9, ..., 0.1.
     const dense moved = start - to_dense(model.codebook());
     CHECK((moved.array() - 0.12 * 5.5).abs().maxCoeff() < 1e-4);
 }

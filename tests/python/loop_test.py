@@ -20,7 +20,7 @@ PROMPTS = dict(unsafe_prompts=[f"a {a} with a knife" for a in ANIMALS], safe_pro
 
 
 class Toy:
-    """Four tokens an image; prompts with "knife" use the codes 0 and 1. An image is the brightness of its tokens."""
+    """Four tokens per image; prompts with "knife" use the codes 0 and 1. An image is the brightness of its tokens."""
 
     def __init__(self, dtype=np.float32):
         self.codebook = np.zeros((8, 4), dtype)
@@ -48,7 +48,7 @@ def judge(images):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
-def test_takes_out_what_the_judge_calls_unsafe(dtype):
+def test_removes_what_the_judge_calls_unsafe(dtype):
     model = Toy(dtype)
     original, address = model.codebook.copy(), model.codebook.ctypes.data
     report = isic.self_improve(model, judge, **PROMPTS)
@@ -218,7 +218,7 @@ def test_exceptions_of_user_code(where):
 
 
 def test_a_failure_keeps_the_best_round():
-    """Unsafe images get fewer, then the judge fails."""
+    """The rate falls in round 1, then a callback raises."""
     model = Toy()
     kept = []
 
@@ -271,7 +271,7 @@ def test_a_codebook_that_moves():
 
 @pytest.fixture
 def default_sigint():
-    """Python's own handler, also where the tests run in a shell's background, which ignores SIGINT."""
+    """Python's own handler: a shell's background jobs ignore SIGINT."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -280,7 +280,7 @@ def default_sigint():
 @pytest.mark.usefixtures("default_sigint")
 @pytest.mark.parametrize("broken_round", [0, 1])
 def test_ctrl_c(broken_round):
-    """A real SIGINT, while user code runs: the codebook is left at the best completed round, then the interrupt goes on."""
+    """A real SIGINT in a callback: the codebook is that of the best completed round, then KeyboardInterrupt is raised."""
     model = Toy()
     original = model.codebook.copy()
     seen = []
@@ -304,7 +304,7 @@ def test_ctrl_c(broken_round):
 
 @pytest.mark.usefixtures("default_sigint")
 def test_ctrl_c_between_calls():
-    """Nothing of the caller's runs long, and there is no on_progress: the interrupt is noticed all the same."""
+    """Short callbacks and no on_progress: the loop still checks for the interrupt."""
     model = Toy()
     threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
