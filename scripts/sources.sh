@@ -7,11 +7,11 @@
 sources() {
     local endings=("$@") file ending
     {
-        if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
+        if [ "$(git rev-parse --show-toplevel 2>/dev/null)" = "$PWD" ]; then
             git ls-files -z --cached --others --exclude-standard
         else
             find . -name '.?*' -prune -o -name 'build*' -type d -prune -o -name __pycache__ -prune -o -type f -printf '%P\0'
-            find .ci .github -type f -print0 2>/dev/null || true
+            find .ci .github -type f -print0 2>/dev/null || true  # of the hidden folders these alone
         fi
     } | while IFS= read -r -d '' file; do
         [ -f "$file" ] || continue

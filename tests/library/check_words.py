@@ -65,7 +65,7 @@ WORDS = [
     Word(r"row_basis|\bRowBasis\b", "fused::basis", ONE, "isic::row_basis<float> harm;"),
     Word(r"orthonormal_rest", "orthogonalise_against", "Gram-Schmidt", "orthonormal_rest(v, basis);"),
     Word(r"\bless (a|the) (sub)?space\b|less_a_subspace|\bless_subspace", "project out", ONE, "// rows less a subspace"),
-    Word(r"\bt(ake|akes|aken|aking|ook) out\b", "project out; remove", ONE, "// the directions are taken out"),
+    Word(r"\b(take|takes|taken|taking|took) out\b", "project out; remove", ONE, "// the directions are taken out"),
     # Checks
     Word(r"\blook_at_?\w*|\blooks at rows\b", "check_finite, scan", "says what is checked", "look_at_rows(m, skip, found, stream);"),
     Word(r"\bfindings\b(?! of)|\bjoin_findings\b", "check_flags", "says what it holds", "struct findings {", CODE),
@@ -134,13 +134,18 @@ vanishing gradients, the places where it is called, pictogram
 
 def tracked(root):
     """Paths below root, relative: what git tracks or would; elsewhere all but build folders."""
-    listed = subprocess.run(["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-                            capture_output=True, check=False)
-    if listed.returncode == 0:
-        names = listed.stdout.decode().split("\0")
+    def git(*arguments):
+        try:
+            return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=False).stdout.decode()
+        except OSError:
+            return ""
+
+    top = git("rev-parse", "--show-toplevel").strip()
+    if top and pathlib.Path(top) == root.resolve():
+        names = git("ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
     else:
         names = [path.relative_to(root).as_posix() for path in root.rglob("*")]
-        names = [name for name in names if not re.search(r"(^|/)(build|__pycache__|\.git/)", name)]
+        names = [name for name in names if not re.search(r"(^|/)(build[^/]*|__pycache__|\.git|\.venv)/", name)]
     return sorted(name for name in names if name and (root / name).is_file())
 
 
@@ -167,7 +172,10 @@ def faults(root, exceptions=EXCEPTIONS):
     """One line of text for every fault found."""
     found = []
     needed = set()
-    for name in tracked(root):
+    names = tracked(root)
+    if not names:
+        found.append(f"no files in {root}")
+    for name in names:
         if applies(LEFT_OUT, name):
             continue
         try:
