@@ -18,5 +18,7 @@ if [ $# -gt 0 ]; then
     exit
 fi
 sources cpp hpp cu cuh py pyi sh cmake CMakeLists.txt | xargs -0 python3 scripts/licence.py --fix
-sources cpp hpp cu cuh | xargs -0 -P "$(nproc)" -n 32 "$bin/clang-format" -i
+for _ in 1 2; do  # it aligns some comments in a second run
+    sources cpp hpp cu cuh | xargs -0 -P "$(nproc)" -n 32 "$bin/clang-format" -i
+done
 "$bin/ruff" check --quiet --cache-dir build/lint/ruff --fix-only .
