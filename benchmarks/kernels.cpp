@@ -1,5 +1,6 @@
-// The kernels beside the limits of this machine, measured in turns in one run by the CPU time of one thread. Columns:
-// share_pct, time at the limit over time taken; limit, the limit's GB/s or Gflop/s; reached, the kernel's.
+// The kernels against the limits of this machine: memory bandwidth and the rate of fused multiply-adds. Kernel and limit run in
+// turns; times are CPU times of one thread. Columns: share_pct, time at the limit divided by time of the kernel, in percent;
+// limit and reached, GB/s or Gflop/s of the limit and of the kernel.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -9,15 +10,16 @@
 #include <vector>
 
 #include <benchmark/benchmark.h>
-#include <isic/execution.hpp>
+#include <isic/detail/kernels/kernels.hpp>
 
 #include "limits.hpp"
 
 namespace {
 
 namespace kernels = isic::detail::kernels;
+using isic::execution;
+using isic::index_t;
 using isic_bench::thread_seconds;
-using kernels::index_t;
 
 const execution one_thread{.threads = 1};
 
@@ -27,7 +29,7 @@ std::vector<float> normal(std::size_t n, unsigned seed = 1) {
     std::normal_distribution<float> draw;
     std::generate(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(n, 1 << 20)),
                   [&] { return draw(random); });
-    for (std::size_t i = 1 << 20; i < n; ++i) {  // long arrays repeat, a little changed
+    for (std::size_t i = 1 << 20; i < n; ++i) {  // longer arrays repeat it, scaled by 1.01
         out[i] = out[i - (1 << 20)] * 1.01f;
     }
     return out;
@@ -61,11 +63,11 @@ std::vector<float> orthonormal(index_t r, index_t d) {
     return {v.begin(), v.end()};
 }
 
-/// What a kernel is held against.
+/// A limit that a kernel is compared with.
 struct limit {
     std::string unit;
-    double work;      ///< bytes or flops of one run of the kernel
-    double own_work;  ///< of one run of the limit
+    double work;      ///< bytes or flops per run of the kernel
+    double own_work;  ///< bytes or flops per run of the limit
     std::function<void()> run;
 };
 
@@ -99,28 +101,28 @@ limit read_limit(const std::vector<float>& from) {
             [&from] { benchmark::DoNotOptimize(isic_bench::read_all(from.data(), from.size())); }};
 }
 
-/// Times the limit and the kernel in turns and reports the share. `again` makes the input anew, untimed.
-void measure(benchmark::State& state, const limit& at_best, const std::function<void()>& kernel,
-             const std::function<void()>& again = {}) {
+/// Times the limit and the kernel in turns and reports the share. reset: restores the input, untimed.
+void measure(benchmark::State& state, const limit& best_case, const std::function<void()>& kernel,
+             const std::function<void()>& reset = {}) {
     std::vector<double> limit_times;
     std::vector<double> kernel_times;
     const auto seconds = [](const std::function<void()>& run) {
         int repeats = 0;
         const double start = thread_seconds();
         double end = start;
-        do {  // long enough for the clock
+        do {  // longer than the resolution of the clock
             run();
             ++repeats;
             end = thread_seconds();
         } while (end - start < 2e-4);
         return (end - start) / repeats;
     };
-    at_best.run();
+    best_case.run();
     kernel();
     for (auto _ : state) {
-        limit_times.push_back(seconds(at_best.run) / at_best.own_work * at_best.work);
-        if (again) {
-            again();
+        limit_times.push_back(seconds(best_case.run) / best_case.own_work * best_case.work);
+        if (reset) {
+            reset();
         }
         kernel_times.push_back(seconds(kernel));
         state.SetIterationTime(kernel_times.back());
@@ -128,9 +130,9 @@ void measure(benchmark::State& state, const limit& at_best, const std::function<
     const double best = isic_bench::median(limit_times);
     const double taken = isic_bench::median(kernel_times);
     state.counters["share_pct"] = 100 * best / taken;
-    state.counters["limit"] = at_best.work / best * 1e-9;
-    state.counters["reached"] = at_best.work / taken * 1e-9;
-    state.SetLabel(at_best.unit);
+    state.counters["limit"] = best_case.work / best * 1e-9;
+    state.counters["reached"] = best_case.work / taken * 1e-9;
+    state.SetLabel(best_case.unit);
 }
 
 void require(benchmark::State& state, bool right) {
@@ -171,10 +173,10 @@ void project(benchmark::State& state, index_t n, index_t d, index_t r, against w
     require(state, right);
     std::vector<float> to(what == against::copy ? size : 0);
     const double flops = 4.0 * static_cast<double>(n * d * r);
-    const limit at_best = what == against::scale  ? scale_limit(other)
+    const limit best_case = what == against::scale  ? scale_limit(other)
                           : what == against::copy ? copy_limit(other, to)
                                                   : multiply_add_limit(flops);
-    measure(state, at_best, [&] { kernels::project(rows.data(), n, d, d, p, one_thread); });
+    measure(state, best_case, [&] { kernels::project(rows.data(), n, d, d, p, one_thread); });
 }
 
 void nearest(benchmark::State& state, index_t n, index_t codes, index_t d) {
@@ -219,7 +221,7 @@ void gram(benchmark::State& state, index_t n, index_t d, bool read) {
             [&] { kernels::add_gram(rows.data(), n, d, d, sum.data(), columns.data(), one_thread); });
 }
 
-/// Codes, moments and gradient, one after the other as a program that trains would have them.
+/// Adam over codes, moments and gradient, against a loop with the same memory streams.
 void adam(benchmark::State& state, index_t n, index_t d, index_t r) {
     const auto size = static_cast<std::size_t>(n * d);
     std::vector<float> codes = normal(size);
@@ -230,9 +232,18 @@ void adam(benchmark::State& state, index_t n, index_t d, index_t r) {
     const kernels::adam_step<float> step{
         .bias_correction1 = 0.1f, .bias_correction2 = 0.001f, .basis = basis.data(), .rank = r};
     const std::vector<float> old(codes.begin(), codes.begin() + d);
-    kernels::adam(codes.data(), d, gradient.data(), d, mean.data(), square.data(), d, n, d, step, one_thread);
+    const kernels::adam_arrays<float> arrays{.codes = codes.data(),
+                                             .stride = d,
+                                             .gradient = gradient.data(),
+                                             .gradient_stride = d,
+                                             .mean = mean.data(),
+                                             .square = square.data(),
+                                             .state_stride = d,
+                                             .count = n,
+                                             .width = d};
+    kernels::adam(arrays, step, one_thread);
     std::vector<double> row(gradient.begin(), gradient.begin() + d);
-    const auto take_out = [&] {
+    const auto project_out = [&] {
         for (index_t j = 0; j < r; ++j) {
             double s = 0;
             for (index_t k = 0; k < d; ++k) {
@@ -243,11 +254,11 @@ void adam(benchmark::State& state, index_t n, index_t d, index_t r) {
             }
         }
     };
-    take_out();
+    project_out();
     for (double& x : row) {
         x = -1e-3 * x / (std::abs(x) + 1e-8);
     }
-    take_out();
+    project_out();
     bool right = true;
     for (std::size_t k = 0; k < row.size(); ++k) {
         right = right && std::abs(static_cast<double>(old[k]) + row[k] - static_cast<double>(codes[k])) < 2e-6;
@@ -260,10 +271,7 @@ void adam(benchmark::State& state, index_t n, index_t d, index_t r) {
     measure(state,
             {"GB/s", bytes, bytes,
              [&] { isic_bench::update_streams(c.data(), m.data(), v.data(), gradient.data(), size); }},
-            [&] {
-                kernels::adam(codes.data(), d, gradient.data(), d, mean.data(), square.data(), d, n, d, step,
-                              one_thread);
-            });
+            [&] { kernels::adam(arrays, step, one_thread); });
 }
 
 /// Held against reading the vectors and sums and writing sums and codes once.
@@ -279,12 +287,19 @@ void ema(benchmark::State& state, index_t count, index_t d, index_t r) {
                   [&] { return static_cast<std::int32_t>(random() % static_cast<unsigned>(count)); });
     const std::vector<float> basis = orthonormal(r, d);
     const kernels::ema_step<float> step{.basis = basis.data(), .rank = r};
-    kernels::ema_workspace<float> space;
+    isic::detail::ema_workspace<float> space;
+    const kernels::ema_arrays<float> arrays{.codes = codes.data(),
+                                            .stride = d,
+                                            .counts = counts.data(),
+                                            .sums = sums.data(),
+                                            .sums_stride = d,
+                                            .count = count,
+                                            .width = d,
+                                            .vectors = vectors.data(),
+                                            .vectors_stride = d,
+                                            .vector_count = n};
     std::vector<float> other(static_cast<std::size_t>((n / 2 + 2 * count) * d));
-    measure(state, scale_limit(other), [&] {
-        kernels::ema(codes.data(), d, counts.data(), sums.data(), d, count, d, vectors.data(), d, ids.data(), n, step,
-                     space, one_thread);
-    });
+    measure(state, scale_limit(other), [&] { kernels::ema(arrays, ids.data(), step, space, one_thread); });
 }
 
 void add(const std::string& name, const std::function<void(benchmark::State&)>& run) {

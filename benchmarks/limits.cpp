@@ -52,7 +52,7 @@ ISIC_CLONES void update_streams(float* __restrict c, float* __restrict m, float*
 
 namespace {
 
-constexpr std::size_t chains = 12;  // two units times the latency of four cycles, and some
+constexpr std::size_t chains = 12;  // more than two units times a latency of four cycles
 
 template <class T, std::size_t Bytes>
 [[gnu::always_inline]] inline T multiply_add(std::size_t repeats) {

@@ -1,4 +1,4 @@
-// The kernels that project rows, for every instruction set.
+// The projection kernels, compiled once per instruction set.
 #include <isic/detail/kernels/targets.hpp>
 
 #undef HWY_TARGET_INCLUDE
@@ -11,10 +11,10 @@
 #if HWY_ONCE
 namespace isic::inline ISIC_ABI::detail::kernels {
 
-template class packed_directions<float>;
-template class packed_directions<double>;
-template narrow_projection<float> narrow_form(const projection<float>&, index_t);
-template narrow_projection<double> narrow_form(const projection<double>&, index_t);
+template class packed_basis<float>;
+template class packed_basis<double>;
+template small_d_projection<float> small_d_projection_of(const projection<float>&, index_t);
+template small_d_projection<double> small_d_projection_of(const projection<double>&, index_t);
 template void project(float*, index_t, index_t, index_t, const projection<float>&, const execution&);
 template void project(double*, index_t, index_t, index_t, const projection<double>&, const execution&);
 

@@ -1,4 +1,4 @@
-// The kernels of Adam and EMA, for every instruction set.
+// The Adam and EMA kernels, compiled once per instruction set.
 #include <isic/detail/kernels/targets.hpp>
 
 #undef HWY_TARGET_INCLUDE
@@ -11,18 +11,16 @@
 #if HWY_ONCE
 namespace isic::inline ISIC_ABI::detail::kernels {
 
-template void adam(float*, index_t, const float*, index_t, float*, float*, index_t, index_t, index_t,
-                   const adam_step<float>&, const execution&);
-template void adam(double*, index_t, const double*, index_t, double*, double*, index_t, index_t, index_t,
-                   const adam_step<double>&, const execution&);
-template void ema(float*, index_t, float*, float*, index_t, index_t, index_t, const float*, index_t, const std::int32_t*,
-                  index_t, const ema_step<float>&, ema_workspace<float>&, const execution&);
-template void ema(float*, index_t, float*, float*, index_t, index_t, index_t, const float*, index_t, const std::int64_t*,
-                  index_t, const ema_step<float>&, ema_workspace<float>&, const execution&);
-template void ema(double*, index_t, double*, double*, index_t, index_t, index_t, const double*, index_t,
-                  const std::int32_t*, index_t, const ema_step<double>&, ema_workspace<double>&, const execution&);
-template void ema(double*, index_t, double*, double*, index_t, index_t, index_t, const double*, index_t,
-                  const std::int64_t*, index_t, const ema_step<double>&, ema_workspace<double>&, const execution&);
+template void adam(const adam_arrays<float>&, const adam_step<float>&, const execution&);
+template void adam(const adam_arrays<double>&, const adam_step<double>&, const execution&);
+template void ema(const ema_arrays<float>&, const std::int32_t*, const ema_step<float>&, ema_workspace<float>&,
+                  const execution&);
+template void ema(const ema_arrays<float>&, const std::int64_t*, const ema_step<float>&, ema_workspace<float>&,
+                  const execution&);
+template void ema(const ema_arrays<double>&, const std::int32_t*, const ema_step<double>&, ema_workspace<double>&,
+                  const execution&);
+template void ema(const ema_arrays<double>&, const std::int64_t*, const ema_step<double>&, ema_workspace<double>&,
+                  const execution&);
 
 }  // namespace isic::inline ISIC_ABI::detail::kernels
 #endif

@@ -73,8 +73,17 @@ void ema_step_of(matrix_span<T> codes, matrix_view<T> vectors, const Id* ids, em
                                     .basis = limits.orthogonal_to.data(),
                                     .rank = limits.orthogonal_to.rank(),
                                     .locked = data_or_null(limits.locked)};
-    kernels::ema(codes.data(), codes.stride(), state.counts.data(), state.sums.data(), state.sums.cols(), codes.rows(), codes.cols(),
-                 vectors.data(), vectors.stride(), ids, vectors.rows(), step, state.workspace, limits.execution);
+    const kernels::ema_arrays<T> arrays{.codes = codes.data(),
+                                        .stride = codes.stride(),
+                                        .counts = state.counts.data(),
+                                        .sums = state.sums.data(),
+                                        .sums_stride = state.sums.cols(),
+                                        .count = codes.rows(),
+                                        .width = codes.cols(),
+                                        .vectors = vectors.data(),
+                                        .vectors_stride = vectors.stride(),
+                                        .vector_count = vectors.rows()};
+    kernels::ema(arrays, ids, step, state.workspace, limits.execution);
 }
 
 template <real T>
@@ -124,8 +133,16 @@ void adam_update(matrix_span<T> codes, matrix_view<T> gradient, adam_state<T>& s
                                      .basis = limits.orthogonal_to.data(),
                                      .rank = limits.orthogonal_to.rank(),
                                      .locked = data_or_null(limits.locked)};
-    kernels::adam(codes.data(), codes.stride(), gradient.data(), gradient.stride(), state.mean.data(), state.square.data(),
-                  state.mean.cols(), codes.rows(), codes.cols(), step, limits.execution);
+    const kernels::adam_arrays<T> arrays{.codes = codes.data(),
+                                         .stride = codes.stride(),
+                                         .gradient = gradient.data(),
+                                         .gradient_stride = gradient.stride(),
+                                         .mean = state.mean.data(),
+                                         .square = state.square.data(),
+                                         .state_stride = state.mean.cols(),
+                                         .count = codes.rows(),
+                                         .width = codes.cols()};
+    kernels::adam(arrays, step, limits.execution);
 }
 
 template <real T>

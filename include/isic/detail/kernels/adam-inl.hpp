@@ -1,4 +1,4 @@
-// Adam under a projection. A row stays in L1 from its gradient to its new value; narrow rows stay in registers.
+// Adam under a projection. A row stays in L1 from its gradient to its new value; rows with d <= 8 stay in registers.
 #ifndef ISIC_DETAIL_KERNELS_ADAM_INL_ONCE
 #define ISIC_DETAIL_KERNELS_ADAM_INL_ONCE
 
@@ -13,17 +13,12 @@
 
 namespace isic::inline ISIC_ABI::detail::kernels {
 
-/// The arrays of a step.
+/// Scratch memory of a thread for one block of rows.
 template <class T>
-struct adam_rows {
-    T* codes;
-    index_t stride;
-    const T* gradient;
-    index_t gradient_stride;
-    T* mean;
-    T* square;
-    index_t state_stride;
-    index_t width;
+struct adam_block_scratch {
+    T* steps;        ///< [rows x stride]
+    index_t rows;    ///< rows per block; even, at most `max_block_rows`
+    index_t stride;  ///< values from one row to the next
 };
 
 }  // namespace isic::inline ISIC_ABI::detail::kernels
@@ -38,17 +33,19 @@ struct adam_rows {
 #define ISIC_DETAIL_KERNELS_ADAM_INL
 #endif
 
+#include <isic/detail/kernels/packed_rows-inl.hpp>
 #include <isic/detail/kernels/row_tiles-inl.hpp>
 
 HWY_BEFORE_NAMESPACE();
 namespace isic::inline ISIC_ABI::detail::kernels::HWY_NAMESPACE {
 
-/// The arithmetic of one vector. A step is `scale` times m / (sqrt(v) + epsilon), both factors with the biases in them.
+/// Adam's formula for one vector. A step is `scale` times m / (sqrt(v) + epsilon); scale and epsilon include the bias
+/// corrections.
 template <class D, class T = hn::TFromD<D>>
-struct moments {
+struct adam_formula {
     using V = hn::Vec<D>;
 
-    HWY_INLINE moments(D tag, const adam_step<T>& step)
+    HWY_INLINE adam_formula(D tag, const adam_step<T>& step)
         : d(tag),
           beta1(hn::Set(d, step.beta1)),
           one_minus_beta1(hn::Set(d, T(1) - step.beta1)),
@@ -57,26 +54,15 @@ struct moments {
           epsilon(hn::Set(d, step.epsilon * std::sqrt(step.bias_correction2))),
           scale(-step.rate / step.bias_correction1 * std::sqrt(step.bias_correction2)) {}
 
-    /// New moments, and m / (sqrt(v) + epsilon); NaN where v is infinite, see `settle`.
-    HWY_INLINE V next(V g, V& m, V& v) const {
-        m = forget(hn::MulAdd(one_minus_beta1, g, hn::Mul(beta1, m)));
-        v = forget(hn::MulAdd(hn::Mul(one_minus_beta2, g), g, hn::Mul(beta2, v)));
-#if HWY_TARGET == HWY_AVX3
-        // From an estimate of 14 bits and a Newton step, to 2 units in the last place: the processor divides meanwhile, but
-        // has no time for a root too.
-        if constexpr (sizeof(T) == sizeof(float)) {
-            const V large = hn::Max(v, hn::Set(d, 1e-36F));
-            const V estimate = hn::ApproximateReciprocalSqrt(large);
-            const V root = hn::Mul(large, estimate);
-            const V rest = hn::NegMulAdd(root, hn::Mul(estimate, hn::Set(d, 0.5F)), hn::Set(d, 0.5F));
-            return hn::Div(m, hn::Add(hn::MulAdd(root, rest, root), epsilon));
-        }
-#endif
-        return hn::Div(m, hn::Add(hn::Sqrt(v), epsilon));
+    /// Updates m and v and returns m / (sqrt(v) + epsilon), which is NaN where v is infinite: see `zero_if_infinite`.
+    HWY_INLINE V update_moments(V g, V& m, V& v) const {
+        m = flush_to_zero(hn::MulAdd(one_minus_beta1, g, hn::Mul(beta1, m)));
+        v = flush_to_zero(hn::MulAdd(hn::Mul(one_minus_beta2, g), g, hn::Mul(beta2, v)));
+        return hn::Div(m, hn::Add(square_root(v), epsilon));
     }
 
-    /// Zero where v is infinite, else the step.
-    HWY_INLINE V settle(V step, V v) const {
+    /// The step, zero where v is infinite.
+    HWY_INLINE V zero_if_infinite(V step, V v) const {
         return hn::IfThenZeroElse(hn::Eq(v, hn::Set(d, std::numeric_limits<T>::infinity())), step);
     }
 
@@ -89,148 +75,239 @@ struct moments {
     T scale;
 
 private:
-    /// Zero in place of what would soon be denormal: rounded off beside a number that no larger one notices.
-    HWY_INLINE V forget(V x) const {
-        const V beside = hn::Set(d, sizeof(T) == sizeof(float) ? T(0x1.8p-75) : T(0x1.8p-910));
-        return hn::Sub(hn::Add(x, beside), beside);
+    HWY_INLINE V square_root(V v) const {
+#if ISIC_TARGET_HAS_AVX512
+        // A Newton step from an estimate of 14 bits, exact to 2 units in the last place. The divider is busy with the division.
+        if constexpr (sizeof(T) == sizeof(float)) {
+            const V large = hn::Max(v, hn::Set(d, 1e-36F));
+            const V estimate = hn::ApproximateReciprocalSqrt(large);
+            const V root = hn::Mul(large, estimate);
+            const V residual = hn::NegMulAdd(root, hn::Mul(estimate, hn::Set(d, 0.5F)), hn::Set(d, 0.5F));
+            return hn::MulAdd(root, residual, root);
+        }
+#endif
+        return hn::Sqrt(v);
+    }
+
+    /// Flushes x to zero before it becomes denormal: adding and subtracting `floor` rounds it off. Larger values keep their bits.
+    HWY_INLINE V flush_to_zero(V x) const {
+        const V floor = hn::Set(d, sizeof(T) == sizeof(float) ? T(0x1.8p-75) : T(0x1.8p-910));
+        return hn::Sub(hn::Add(x, floor), floor);
     }
 };
 
-/// Narrow rows in registers; Width 0: known when it runs.
+/// Adam for rows with d <= 8, one row at a time in registers. Width 0: d is known at run time only.
 template <index_t Width, class T>
-void adam_narrow(const adam_rows<T>& a, const adam_step<T>& step, const narrow_projection<T>& p, index_t begin,
-                 index_t end) {
-    const hn::CappedTag<T, narrow> d;
-    using V = hn::Vec<decltype(d)>;
-    constexpr index_t n = lanes<decltype(d)>;
-    constexpr index_t parts = narrow / n;
-    const moments<decltype(d)> moment(d, step);
-    const adam_rows<T> at = a;  // a copy that stores cannot change
-    const std::uint8_t* const locked = step.locked;
-    const index_t width = Width == 0 ? at.width : Width;
-    const bool free = step.rank == 0;
-    V matrix[narrow][parts];
-    for (index_t j = 0; j < narrow; ++j) {
-        for (index_t i = 0; i < parts; ++i) {
-            matrix[j][i] = hn::LoadU(d, p.matrix[j] + i * n);
+class adam_small_d_rows {
+public:
+    HWY_INLINE adam_small_d_rows(const adam_arrays<T>& arrays, const adam_step<T>& step, const small_d_projection<T>& p)
+        : arrays_(arrays), projects_(step.rank > 0), formula_(D(), step) {
+        for (index_t j = 0; j < small_d; ++j) {
+            for (index_t i = 0; i < parts; ++i) {
+                matrix_[j][i] = hn::LoadU(D(), p.matrix[j] + i * n);
+            }
         }
     }
-    // x less x times the matrix; x_j come from memory to all lanes. Two sums, so that the second does not wait.
-    const auto take_out = [&](const T* from, V(&x)[parts]) HWY_ATTR {
+
+    HWY_INLINE void update(index_t k) const {
+        row c = load(k);
+        if (projects_) {
+            project_out(arrays_.gradient + k * arrays_.gradient_stride, c.x);
+        }
+        T steps[small_d];
+        update_moments(k, c, steps);
+        if (projects_) {
+            project_out(steps, c.x);
+        }
+        add_step(k, c);
+    }
+
+private:
+    using D = hn::CappedTag<T, small_d>;
+    using V = hn::Vec<D>;
+    static constexpr index_t n = lanes<D>;
+    static constexpr index_t parts = small_d / n;
+
+    HWY_INLINE index_t width() const { return Width == 0 ? arrays_.width : Width; }
+
+    /// A row in registers. x: the gradient, then the step.
+    struct row {
+        V x[parts];
+        V mean[parts];
+        V square[parts];
+        V code[parts];
+    };
+
+    /// Loads everything before the first store: the arrays may have equal page offsets, which delays a load after a store.
+    HWY_INLINE row load(index_t k) const {
+        row out;
+        for (index_t i = 0; i < parts; ++i) {
+            const index_t left = width() - i * n;
+            out.x[i] = load_some(D(), arrays_.gradient + k * arrays_.gradient_stride + i * n, left);
+            out.mean[i] = load_some(D(), arrays_.mean + k * arrays_.state_stride + i * n, left);
+            out.square[i] = load_some(D(), arrays_.square + k * arrays_.state_stride + i * n, left);
+            out.code[i] = in_register(load_some(D(), arrays_.codes + k * arrays_.stride + i * n, left));
+        }
+        return out;
+    }
+
+    /// x <- x - x M, each x_j broadcast from memory. Even and odd j are independent chains.
+    HWY_INLINE void project_out(const T* from, V (&x)[parts]) const {
         V odd[parts];
         for (index_t i = 0; i < parts; ++i) {
-            odd[i] = hn::Zero(d);
+            odd[i] = hn::Zero(D());
         }
         HWY_UNROLL(8)
-        for (index_t j = 0; j < width; ++j) {
-            const V all = hn::Set(d, from[j]);
+        for (index_t j = 0; j < (Width == 0 ? small_d : Width); ++j) {
+            if (Width == 0 && j == arrays_.width) {
+                break;
+            }
+            const V x_j = hn::Set(D(), from[j]);
             HWY_UNROLL(8)
             for (index_t i = 0; i < parts; ++i) {
                 V& sum = j % 2 == 0 ? x[i] : odd[i];
-                sum = hn::NegMulAdd(all, matrix[j][i], sum);
+                sum = hn::NegMulAdd(x_j, matrix_[j][i], sum);
             }
         }
         for (index_t i = 0; i < parts; ++i) {
             x[i] = hn::Add(x[i], odd[i]);
         }
-    };
+    }
+
+    /// Stores the new moments, and the step in `steps` too.
+    HWY_INLINE void update_moments(index_t k, row& c, T (&steps)[small_d]) const {
+        for (index_t i = 0; i < parts; ++i) {
+            const index_t left = width() - i * n;
+            c.x[i] = formula_.zero_if_infinite(formula_.update_moments(c.x[i], c.mean[i], c.square[i]), c.square[i]);
+            store_some(D(), c.mean[i], arrays_.mean + k * arrays_.state_stride + i * n, left);
+            store_some(D(), c.square[i], arrays_.square + k * arrays_.state_stride + i * n, left);
+            hn::StoreU(c.x[i], D(), steps + i * n);
+        }
+    }
+
+    HWY_INLINE void add_step(index_t k, const row& c) const {
+        for (index_t i = 0; i < parts; ++i) {
+            const V moved = hn::MulAdd(hn::Set(D(), formula_.scale), c.x[i], c.code[i]);
+            store_some(D(), moved, arrays_.codes + k * arrays_.stride + i * n, width() - i * n);
+        }
+    }
+
+    const adam_arrays<T> arrays_;
+    const bool projects_;
+    const adam_formula<D> formula_;
+    V matrix_[small_d][parts];
+};
+
+template <index_t Width, class T>
+void adam_small_d(const adam_arrays<T>& arrays, const adam_step<T>& step, const small_d_projection<T>& p, index_t begin,
+                  index_t end) {
+    const adam_small_d_rows<Width, T> rows(arrays, step, p);
+    const std::uint8_t* const locked = step.locked;
     for (index_t k = begin; k < end; ++k) {
-        if (locked != nullptr && locked[k] != 0) {
-            continue;
-        }
-        const T* const gradient = at.gradient + k * at.gradient_stride;
-        T* const mean = at.mean + k * at.state_stride;
-        T* const square = at.square + k * at.state_stride;
-        T* const code = at.codes + k * at.stride;
-        // All loads come before the first store: the arrays may lie at the same place of their pages, which the
-        // processor takes for a conflict.
-        V x[parts];
-        V m[parts];
-        V v[parts];
-        V old[parts];
-        for (index_t i = 0; i < parts; ++i) {
-            const index_t left = width - i * n;
-            x[i] = load_some(d, gradient + i * n, left);
-            m[i] = load_some(d, mean + i * n, left);
-            v[i] = load_some(d, square + i * n, left);
-            old[i] = in_register(load_some(d, code + i * n, left));
-        }
-        if (!free) {
-            take_out(gradient, x);
-        }
-        T steps[narrow];
-        for (index_t i = 0; i < parts; ++i) {
-            x[i] = moment.settle(moment.next(x[i], m[i], v[i]), v[i]);
-            store_some(d, m[i], mean + i * n, width - i * n);
-            store_some(d, v[i], square + i * n, width - i * n);
-            hn::StoreU(x[i], d, steps + i * n);
-        }
-        if (!free) {
-            take_out(steps, x);
-        }
-        for (index_t i = 0; i < parts; ++i) {
-            store_some(d, hn::MulAdd(hn::Set(d, moment.scale), x[i], old[i]), code + i * n, width - i * n);
+        if (locked == nullptr || locked[k] == 0) {
+            rows.update(k);
         }
     }
 }
 
 #if HWY_TARGET != HWY_SCALAR
 
-/// Rows of 4 or 8 floats without gaps, several in a vector. Returns how many rows it did.
+/// Adam for contiguous rows of 4 or 8 floats, several in a vector, in blocks of vectors. Each block takes three sweeps: a single
+/// one would wait for the chain of operations of each row, too long for out-of-order execution to overlap many.
 template <index_t Width>
-index_t adam_packed(const adam_rows<float>& a, const adam_step<float>& step, const narrow_projection<float>& p,
-                    index_t begin, index_t end) {
-    const hn::ScalableTag<float> d;
-    using V = hn::Vec<decltype(d)>;
-    constexpr index_t n = lanes<decltype(d)>;
-    constexpr index_t rows = n / Width;
-    const moments<decltype(d)> moment(d, step);
-    const packed_matrix<Width> less(0.0F, -1.0F, p.matrix);
-    const packed_matrix<Width> scaled(moment.scale, -moment.scale, p.matrix);
-    const adam_rows<float> at = a;  // a copy that stores cannot change
-    const auto is_free = [&](index_t k) {
-        return step.locked == nullptr || std::all_of(step.locked + k, step.locked + k + rows, [](auto x) { return x == 0; });
-    };
-    // A block of vectors in three sweeps: one alone would have the processor wait for a row's chain of operations, of which
-    // it cannot look far enough ahead to begin many.
-    constexpr index_t block = 16;
-    V x[block];
-    index_t k = begin;
-    while (k + rows <= end) {
+class adam_packed_rows {
+public:
+    HWY_INLINE adam_packed_rows(const adam_arrays<float>& arrays, const adam_step<float>& step,
+                                const small_d_projection<float>& p)
+        : arrays_(arrays),
+          locked_(step.locked),
+          formula_(D(), step),
+          negated_(0.0F, -1.0F, p.matrix),
+          scaled_(formula_.scale, -formula_.scale, p.matrix) {}
+
+    /// Updates the rows from k on up to the first vector with a locked row, at most one block of them. Returns how many.
+    HWY_INLINE index_t update_block(index_t k, index_t end) const {
+        V x[block];
+        const index_t count = load_gradients(k, end, x);
+        update_moments(k, count, x);
+        add_steps(k, count, x);
+        return count * rows;
+    }
+
+    static constexpr index_t rows = rows_per_vector<Width>;
+    static constexpr index_t block = 16;  ///< vectors
+
+private:
+    using D = hn::ScalableTag<float>;
+    using V = hn::Vec<D>;
+    static constexpr index_t n = lanes<D>;
+
+    HWY_INLINE bool any_locked(index_t k) const {
+        return locked_ != nullptr && !std::all_of(locked_ + k, locked_ + k + rows, [](auto x) { return x == 0; });
+    }
+
+    /// x: projected gradients. Returns the number of vectors.
+    HWY_INLINE index_t load_gradients(index_t k, index_t end, V (&x)[block]) const {
         index_t count = 0;
-        for (; count < block && k + (count + 1) * rows <= end && is_free(k + count * rows); ++count) {
+        for (; count < block && k + (count + 1) * rows <= end && !any_locked(k + count * rows); ++count) {
             const index_t first = k * Width + count * n;
-            const index_t later = first + 16 * n;  // a prefetch past the end does nothing
-            hwy::Prefetch(at.gradient + later);
-            hwy::Prefetch(at.mean + later);
-            hwy::Prefetch(at.square + later);
-            hwy::Prefetch(at.codes + later);
-            const V g = hn::LoadU(d, at.gradient + first);
-            x[count] = less.plus(g, g);
+            const index_t later = first + block * n;  // a prefetch past the end does nothing
+            hwy::Prefetch(arrays_.gradient + later);
+            hwy::Prefetch(arrays_.mean + later);
+            hwy::Prefetch(arrays_.square + later);
+            hwy::Prefetch(arrays_.codes + later);
+            const V g = hn::LoadU(D(), arrays_.gradient + first);
+            x[count] = negated_.plus(g, g);
         }
-        V all = hn::Zero(d);  // not finite if any square is not
+        return count;
+    }
+
+    /// x: gradients, then steps.
+    HWY_INLINE void update_moments(index_t k, index_t count, V (&x)[block]) const {
+        V sum = hn::Zero(D());  // not finite if any square is not
         for (index_t i = 0; i < count; ++i) {
             const index_t first = k * Width + i * n;
-            V m = hn::LoadU(d, at.mean + first);
-            V v = hn::LoadU(d, at.square + first);
-            x[i] = moment.next(x[i], m, v);
-            all = hn::Add(all, v);
-            hn::StoreU(m, d, at.mean + first);
-            hn::StoreU(v, d, at.square + first);
+            V m = hn::LoadU(D(), arrays_.mean + first);
+            V v = hn::LoadU(D(), arrays_.square + first);
+            x[i] = formula_.update_moments(x[i], m, v);
+            sum = hn::Add(sum, v);
+            hn::StoreU(m, D(), arrays_.mean + first);
+            hn::StoreU(v, D(), arrays_.square + first);
         }
-        if (!hn::AllTrue(d, hn::Lt(all, hn::Set(d, std::numeric_limits<float>::infinity())))) {
+        if (!hn::AllTrue(D(), hn::Lt(sum, hn::Set(D(), std::numeric_limits<float>::infinity())))) {
             for (index_t i = 0; i < count; ++i) {
-                x[i] = moment.settle(x[i], hn::LoadU(d, at.square + k * Width + i * n));
+                x[i] = formula_.zero_if_infinite(x[i], hn::LoadU(D(), arrays_.square + k * Width + i * n));
             }
         }
+    }
+
+    HWY_INLINE void add_steps(index_t k, index_t count, const V (&x)[block]) const {
         for (index_t i = 0; i < count; ++i) {
-            const index_t first = k * Width + i * n;
-            hn::StoreU(hn::Add(hn::LoadU(d, at.codes + first), scaled.times(x[i])), d, at.codes + first);
+            float* const codes = arrays_.codes + k * Width + i * n;
+            hn::StoreU(hn::Add(hn::LoadU(D(), codes), scaled_.times(x[i])), D(), codes);
         }
-        k += count * rows;
-        if (count < block && k + rows <= end) {
-            adam_narrow<Width>(a, step, p, k, k + rows);
-            k += rows;
+    }
+
+    const adam_arrays<float> arrays_;
+    const std::uint8_t* const locked_;
+    const adam_formula<D> formula_;
+    const packed_matrix<Width> negated_;  ///< -M
+    const packed_matrix<Width> scaled_;   ///< scale (I - M)
+};
+
+/// Returns how many rows it processed: all but the last few, which do not fill a vector.
+template <index_t Width>
+index_t adam_packed(const adam_arrays<float>& arrays, const adam_step<float>& step, const small_d_projection<float>& p,
+                    index_t begin, index_t end) {
+    using rows_of_width = adam_packed_rows<Width>;
+    const rows_of_width packed(arrays, step, p);
+    index_t k = begin;
+    while (k + rows_of_width::rows <= end) {
+        const index_t updated = packed.update_block(k, end);
+        k += updated;
+        if (updated < rows_of_width::block * rows_of_width::rows && k + rows_of_width::rows <= end) {  // a locked row
+            adam_small_d<Width>(arrays, step, p, k, k + rows_of_width::rows);
+            k += rows_of_width::rows;
         }
     }
     return k - begin;
@@ -239,74 +316,109 @@ index_t adam_packed(const adam_rows<float>& a, const adam_step<float>& step, con
 #endif
 
 template <class T>
-void adam_narrow(const adam_rows<T>& a, const adam_step<T>& step, const narrow_projection<T>& p, index_t begin,
-                 index_t end) {
-    if (a.stride == a.width && a.gradient_stride == a.width && a.state_stride == a.width) {
-        begin += with_packed_rows<T>(a.width, [&](auto width) { return adam_packed<width()>(a, step, p, begin, end); });
+void adam_small_d(const adam_arrays<T>& arrays, const adam_step<T>& step, const small_d_projection<T>& p, index_t begin,
+                  index_t end) {
+    if (arrays.stride == arrays.width && arrays.gradient_stride == arrays.width && arrays.state_stride == arrays.width) {
+        begin += with_packed_rows<T>(arrays.width,
+                                     [&](auto width) { return adam_packed<width()>(arrays, step, p, begin, end); });
     }
-    switch (a.width) {
-        case 4: return adam_narrow<4>(a, step, p, begin, end);
-        case 8: return adam_narrow<8>(a, step, p, begin, end);
-        default: return adam_narrow<0>(a, step, p, begin, end);
+    switch (arrays.width) {
+        case 4: return adam_small_d<4>(arrays, step, p, begin, end);
+        case 8: return adam_small_d<8>(arrays, step, p, begin, end);
+        default: return adam_small_d<0>(arrays, step, p, begin, end);
     }
 }
 
-/// Wide rows in blocks, each step for all rows of one, so that the processor works on several. block: even. x: memory for a
-/// block, rows `room` values apart.
+/// Adam for rows with d > 8, one sweep after the other over all rows of a block, so that the work of several rows overlaps.
 template <class T>
-void adam_wide(const adam_rows<T>& a, const adam_step<T>& step, const directions<T>& forbidden, index_t begin,
-               index_t end, index_t block, index_t room, T* x) {
-    const hn::ScalableTag<T> d;
-    using V = hn::Vec<decltype(d)>;
-    constexpr index_t n = lanes<decltype(d)>;
-    const moments<decltype(d)> moment(d, step);
-    const adam_rows<T> at = a;  // a copy that stores cannot change
-    T* steps[max_block_rows];
-    for (index_t i = 0; i < block; ++i) {
-        steps[i] = x + i * room;
+class adam_large_d_block {
+public:
+    HWY_INLINE adam_large_d_block(const adam_arrays<T>& arrays, const adam_step<T>& step, const packed_basis_view<T>& basis,
+                                  const adam_block_scratch<T>& scratch)
+        : arrays_(arrays), locked_(step.locked), basis_(basis), formula_(D(), step) {
+        for (index_t i = 0; i < scratch.rows; ++i) {
+            steps_[i] = scratch.steps + i * scratch.stride;
+        }
     }
-    for (index_t start = begin; start < end; start += block) {
-        index_t rows[max_block_rows];
-        index_t count = 0;
-        for (index_t k = start; k < std::min(start + block, end); ++k) {
-            if (step.locked == nullptr || step.locked[k] == 0) {
-                rows[count++] = k;
+
+    /// Updates the unlocked rows of [start, stop). rows_ahead: distance to the rows that are prefetched meanwhile.
+    HWY_INLINE void update(index_t start, index_t stop, index_t rows_ahead) {
+        count_ = 0;
+        for (index_t k = start; k < stop; ++k) {
+            if (locked_ == nullptr || locked_[k] == 0) {
+                rows_[count_++] = k;
             }
         }
-        const index_t more = start + 2 * block <= end ? block : 0;  // rows, to what is brought into the cache meanwhile
-        for (index_t i = 0; i < count; ++i) {
-            const T* const gradient = at.gradient + rows[i] * at.gradient_stride;
-            for (index_t k = 0; k < at.width; k += n) {
-                hwy::Prefetch(gradient + more * at.gradient_stride + k);
-                store_some(d, load_some(d, gradient + k, at.width - k), x + i * room + k, at.width - k);
+        load_gradients(rows_ahead);
+        project_out(basis_, row_pointers<T>{steps_, nullptr, count_});
+        update_moments(rows_ahead);
+        project_out(basis_, row_pointers<T>{steps_, nullptr, count_});
+        add_steps(rows_ahead);
+    }
+
+private:
+    using D = hn::ScalableTag<T>;
+    using V = hn::Vec<D>;
+    static constexpr index_t n = lanes<D>;
+
+    HWY_INLINE void load_gradients(index_t rows_ahead) const {
+        for (index_t i = 0; i < count_; ++i) {
+            const T* const gradient = arrays_.gradient + rows_[i] * arrays_.gradient_stride;
+            for (index_t k = 0; k < arrays_.width; k += n) {
+                hwy::Prefetch(gradient + rows_ahead * arrays_.gradient_stride + k);
+                const index_t left = arrays_.width - k;
+                store_some(D(), load_some(D(), gradient + k, left), steps_[i] + k, left);
             }
         }
-        take_out(forbidden, row_block<T>{steps, nullptr, count});
-        for (index_t i = 0; i < count; ++i) {
-            T* const mean = at.mean + rows[i] * at.state_stride;
-            T* const square = at.square + rows[i] * at.state_stride;
-            for (index_t k = 0; k < at.width; k += n) {
-                hwy::Prefetch(mean + more * at.state_stride + k);
-                hwy::Prefetch(square + more * at.state_stride + k);
-                const index_t left = at.width - k;
-                V m = load_some(d, mean + k, left);
-                V v = load_some(d, square + k, left);
-                const V s = moment.settle(moment.next(load_some(d, x + i * room + k, left), m, v), v);
-                store_some(d, m, mean + k, left);
-                store_some(d, v, square + k, left);
-                store_some(d, s, x + i * room + k, left);
+    }
+
+    HWY_INLINE void update_moments(index_t rows_ahead) const {
+        for (index_t i = 0; i < count_; ++i) {
+            T* const mean = arrays_.mean + rows_[i] * arrays_.state_stride;
+            T* const square = arrays_.square + rows_[i] * arrays_.state_stride;
+            for (index_t k = 0; k < arrays_.width; k += n) {
+                hwy::Prefetch(mean + rows_ahead * arrays_.state_stride + k);
+                hwy::Prefetch(square + rows_ahead * arrays_.state_stride + k);
+                const index_t left = arrays_.width - k;
+                V m = load_some(D(), mean + k, left);
+                V v = load_some(D(), square + k, left);
+                const V g = load_some(D(), steps_[i] + k, left);
+                const V step = formula_.zero_if_infinite(formula_.update_moments(g, m, v), v);
+                store_some(D(), m, mean + k, left);
+                store_some(D(), v, square + k, left);
+                store_some(D(), step, steps_[i] + k, left);
             }
         }
-        take_out(forbidden, row_block<T>{steps, nullptr, count});
-        for (index_t i = 0; i < count; ++i) {
-            T* const code = at.codes + rows[i] * at.stride;
-            for (index_t k = 0; k < at.width; k += n) {
-                hwy::Prefetch(code + more * at.stride + k);
-                const index_t left = at.width - k;
-                const V by = load_some(d, x + i * room + k, left);
-                store_some(d, hn::MulAdd(hn::Set(d, moment.scale), by, load_some(d, code + k, left)), code + k, left);
+    }
+
+    HWY_INLINE void add_steps(index_t rows_ahead) const {
+        for (index_t i = 0; i < count_; ++i) {
+            T* const code = arrays_.codes + rows_[i] * arrays_.stride;
+            for (index_t k = 0; k < arrays_.width; k += n) {
+                hwy::Prefetch(code + rows_ahead * arrays_.stride + k);
+                const index_t left = arrays_.width - k;
+                const V step = load_some(D(), steps_[i] + k, left);
+                store_some(D(), hn::MulAdd(hn::Set(D(), formula_.scale), step, load_some(D(), code + k, left)), code + k, left);
             }
         }
+    }
+
+    const adam_arrays<T> arrays_;
+    const std::uint8_t* const locked_;
+    const packed_basis_view<T> basis_;
+    const adam_formula<D> formula_;
+    index_t rows_[max_block_rows];  ///< the unlocked rows of the block
+    index_t count_ = 0;             ///< their number
+    T* steps_[max_block_rows];      ///< their gradients, then their steps
+};
+
+template <class T>
+void adam_large_d(const adam_arrays<T>& arrays, const adam_step<T>& step, const packed_basis_view<T>& basis, index_t begin,
+                  index_t end, const adam_block_scratch<T>& scratch) {
+    adam_large_d_block<T> block(arrays, step, basis, scratch);
+    for (index_t start = begin; start < end; start += scratch.rows) {
+        const index_t rows_ahead = start + 2 * scratch.rows <= end ? scratch.rows : 0;
+        block.update(start, std::min(start + scratch.rows, end), rows_ahead);
     }
 }
 
@@ -321,32 +433,32 @@ HWY_AFTER_NAMESPACE();
 namespace isic::inline ISIC_ABI::detail::kernels {
 
 template <class T>
-inline constexpr versions<void(const adam_rows<T>&, const adam_step<T>&, const narrow_projection<T>&, index_t, index_t)>
-    adam_narrow_versions = ISIC_VERSIONS(adam_narrow<T>);
+inline constexpr versions<void(const adam_arrays<T>&, const adam_step<T>&, const small_d_projection<T>&, index_t, index_t)>
+    adam_small_d_versions = ISIC_VERSIONS(adam_small_d<T>);
 template <class T>
-inline constexpr versions<void(const adam_rows<T>&, const adam_step<T>&, const directions<T>&, index_t, index_t, index_t, index_t, T*)>
-    adam_wide_versions = ISIC_VERSIONS(adam_wide<T>);
+inline constexpr versions<void(const adam_arrays<T>&, const adam_step<T>&, const packed_basis_view<T>&, index_t, index_t,
+                               const adam_block_scratch<T>&)>
+    adam_large_d_versions = ISIC_VERSIONS(adam_large_d<T>);
 
 template <class T>
-void adam(T* codes, index_t stride, const T* gradient, index_t gradient_stride, T* mean, T* square,
-          index_t state_stride, index_t count, index_t d, const adam_step<T>& step, const execution& exec) {
-    const adam_rows<T> rows{codes, stride, gradient, gradient_stride, mean, square, state_stride, d};
-    const double values = static_cast<double>(count) * static_cast<double>(d);
-    const row_ranges ranges(count,
+void adam(const adam_arrays<T>& arrays, const adam_step<T>& step, const execution& exec) {
+    const index_t d = arrays.width;
+    const double values = static_cast<double>(arrays.count) * static_cast<double>(d);
+    const row_ranges ranges(arrays.count,
                             threads_for(exec, 7 * values * sizeof(T), values * static_cast<double>(20 + 8 * step.rank)));
-    if (d <= narrow) {
-        const auto run = choose(adam_narrow_versions<T>, exec.simd);
-        const narrow_projection<T> form = narrow_form(projection<T>{.basis = step.basis, .rank = step.rank}, d);
-        for_each_range(ranges, [&](index_t, index_t begin, index_t end) { run(rows, step, form, begin, end); });
+    if (d <= small_d) {
+        const auto run = choose(adam_small_d_versions<T>, exec.simd);
+        const small_d_projection<T> small = small_d_projection_of(projection<T>{.basis = step.basis, .rank = step.rank}, d);
+        for_each_range(ranges, [&](index_t, index_t begin, index_t end) { run(arrays, step, small, begin, end); });
         return;
     }
-    const auto run = choose(adam_wide_versions<T>, exec.simd);
-    const packed_directions<T> forbidden(step.basis, step.rank, d, nullptr, nullptr, exec);
-    const index_t room = (d + 15) / 16 * 16;
-    const index_t block = std::clamp<index_t>(2048 / (d * static_cast<index_t>(sizeof(T))) / 2 * 2, 2, max_block_rows);
-    detail::buffer<T> x(static_cast<std::size_t>(block * room * ranges.count()), exec.scratch);
+    const auto run = choose(adam_large_d_versions<T>, exec.simd);
+    const packed_basis<T> basis(step.basis, step.rank, d, nullptr, nullptr, exec);
+    const index_t stride = (d + 15) / 16 * 16;
+    const index_t rows = std::clamp<index_t>(2048 / (d * static_cast<index_t>(sizeof(T))) / 2 * 2, 2, max_block_rows);
+    detail::buffer<T> steps(static_cast<std::size_t>(rows * stride * ranges.count()), exec.scratch);
     for_each_range(ranges, [&](index_t i, index_t begin, index_t end) {
-        run(rows, step, forbidden.view(), begin, end, block, room, x.data() + i * block * room);
+        run(arrays, step, basis.view(), begin, end, {steps.data() + i * rows * stride, rows, stride});
     });
 }
 

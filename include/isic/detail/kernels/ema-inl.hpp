@@ -1,5 +1,5 @@
-// Moving averages of the vectors assigned to each code. Where the sums [K x d] fit the cache they are made first, by
-// adding vectors as they come; else vectors are sorted by code, and a code's sum lives as long as its row is worked on.
+// Exponential moving averages of the vectors assigned to each code. Where the batch sums [K x d] fit the cache, one pass over
+// the vectors makes them all (scatter-add); else the vectors are sorted by code, and a code is summed and updated in one go.
 #ifndef ISIC_DETAIL_KERNELS_EMA_INL_ONCE
 #define ISIC_DETAIL_KERNELS_EMA_INL_ONCE
 
@@ -12,23 +12,19 @@
 
 namespace isic::inline ISIC_ABI::detail::kernels {
 
-/// The arrays of a step.
+/// The arguments of an EMA step, and its vectors grouped by code.
 template <class T>
-struct ema_rows {
-    T* codes;
-    index_t stride;
-    T* counts;
-    T* sums;
-    index_t sums_stride;
-    const T* vectors;
-    index_t vectors_stride;
-    index_t width;
-    T decay;
-    const std::uint8_t* locked;
-    const index_t* starts;  ///< where the vectors of a code begin in `order`; [K + 1]
-    const index_t* order;   ///< null: their sums are in `batch`
-    T* batch;               ///< [K x d]
-    index_t block;          ///< codes
+struct ema_batch {
+    ema_arrays<T> arrays;
+    T decay;                     ///< a
+    const std::uint8_t* locked;  ///< [K] or null
+    const index_t* starts;       ///< start of each code's vectors in `order` [K + 1]
+    const index_t* order;        ///< vectors sorted by code [n]; null: `sums` holds their sums
+    T* sums;                     ///< batch sums [K x d]
+    index_t block;               ///< codes per block
+
+    index_t size(index_t k) const { return starts[k + 1] - starts[k]; }
+    bool is_locked(index_t k) const { return locked != nullptr && locked[k] != 0; }
 };
 
 }  // namespace isic::inline ISIC_ABI::detail::kernels
@@ -43,11 +39,13 @@ struct ema_rows {
 #define ISIC_DETAIL_KERNELS_EMA_INL
 #endif
 
+#include <isic/detail/kernels/packed_rows-inl.hpp>
 #include <isic/detail/kernels/row_tiles-inl.hpp>
 
 HWY_BEFORE_NAMESPACE();
 namespace isic::inline ISIC_ABI::detail::kernels::HWY_NAMESPACE {
 
+/// to += from, `width` values.
 template <class T>
 HWY_INLINE void add_row(const T* from, T* to, index_t width) {
     const hn::ScalableTag<T> d;
@@ -64,179 +62,257 @@ HWY_INLINE void add_row(const T* from, T* to, index_t width) {
     }
 }
 
-/// The same for rows of `Width` values, a power of two of them.
+/// to += from, `Width` values, a power of two.
 template <index_t Width, class T>
-HWY_INLINE void add_narrow_row(const T* from, T* to) {
+HWY_INLINE void add_row(const T* from, T* to) {
     const hn::CappedTag<T, static_cast<std::size_t>(Width)> d;
     for (index_t k = 0; k < Width; k += lanes<decltype(d)>) {
         hn::StoreU(hn::Add(hn::LoadU(d, to + k), hn::LoadU(d, from + k)), d, to + k);
     }
 }
 
-/// Rows that are so many bytes, 1 to 16: how far ahead of its use a row is fetched.
+/// Prefetch distance of `bytes` in rows, 1 to 16.
 template <class T>
-HWY_INLINE index_t rows_ahead(index_t bytes, index_t width) {
+HWY_INLINE index_t rows_in(index_t bytes, index_t width) {
     return std::clamp<index_t>(bytes / (width * static_cast<index_t>(sizeof(T))), 1, 16);
 }
 
-/// Adds the vectors of the codes [begin, end) to their sums, in their order. Width 0: known when it runs.
+/// Sums the vectors of the codes [begin, end) in their order. Width 0: d is known at run time only.
 template <index_t Width, class T, class Id>
-void scatter(const ema_rows<T>& all, const Id* ids, index_t n, index_t begin, index_t end) {
-    const ema_rows<T> a = all;  // a copy that stores cannot change
+void scatter_add(const ema_batch<T>& batch, const Id* ids, index_t begin, index_t end) {
+    const ema_arrays<T> a = batch.arrays;  // a local copy: stores cannot alias it
+    T* const sums = batch.sums;
     const index_t width = Width == 0 ? a.width : Width;
-    const index_t next_sum = rows_ahead<T>(3072, width);
-    const index_t next = rows_ahead<T>(8192, width);
-    const bool is_long = width * static_cast<index_t>(sizeof(T)) >= 512;
-    std::fill(a.batch + begin * width, a.batch + end * width, T(0));
-    for (index_t i = 0; i < n; ++i) {
+    const index_t sums_ahead = rows_in<T>(3072, width);
+    const index_t vectors_ahead = rows_in<T>(8192, width);
+    const bool prefetches_vectors = width * static_cast<index_t>(sizeof(T)) >= 512;
+    std::fill(sums + begin * width, sums + end * width, T(0));
+    for (index_t i = 0; i < a.vector_count; ++i) {
         const auto k = static_cast<index_t>(ids[i]);
-        if constexpr (Width == 0) {  // wide sums do not stay in L1
-            prefetch_row(a.batch + static_cast<index_t>(ids[std::min(i + next_sum, n - 1)]) * width, width);
-            if (is_long) {
-                prefetch_row_once(a.vectors + std::min(i + next, n - 1) * a.vectors_stride, width);
+        if constexpr (Width == 0) {  // sums of small d stay in L1
+            prefetch_row(sums + static_cast<index_t>(ids[std::min(i + sums_ahead, a.vector_count - 1)]) * width, width);
+            if (prefetches_vectors) {
+                prefetch_row_once(a.vectors + std::min(i + vectors_ahead, a.vector_count - 1) * a.vectors_stride, width);
             }
         }
         if (k < begin || k >= end) {
             continue;
         }
         if constexpr (Width == 0) {
-            add_row(a.vectors + i * a.vectors_stride, a.batch + k * width, width);
+            add_row(a.vectors + i * a.vectors_stride, sums + k * width, width);
         } else {
-            add_narrow_row<Width>(a.vectors + i * a.vectors_stride, a.batch + k * width);
+            add_row<Width>(a.vectors + i * a.vectors_stride, sums + k * width);
         }
     }
 }
 
 template <class T, class Id>
-void scatter(const ema_rows<T>& a, const Id* ids, index_t n, index_t begin, index_t end) {
-    switch (a.width) {
-        case 4: return scatter<4>(a, ids, n, begin, end);
-        case 8: return scatter<8>(a, ids, n, begin, end);
-        default: return scatter<0>(a, ids, n, begin, end);
+void scatter_add(const ema_batch<T>& batch, const Id* ids, index_t begin, index_t end) {
+    switch (batch.arrays.width) {
+        case 4: return scatter_add<4>(batch, ids, begin, end);
+        case 8: return scatter_add<8>(batch, ids, begin, end);
+        default: return scatter_add<0>(batch, ids, begin, end);
     }
 }
 
-/// The new count of code k, stored.
+/// Updates and returns the count of code k.
 template <class T>
-HWY_INLINE T next_count(const ema_rows<T>& a, index_t k) {
-    const T count = a.decay * a.counts[k] + (T(1) - a.decay) * static_cast<T>(a.starts[k + 1] - a.starts[k]);
-    a.counts[k] = count;
+HWY_INLINE T update_count(const ema_batch<T>& batch, index_t k) {
+    const T count = batch.decay * batch.arrays.counts[k] + (T(1) - batch.decay) * static_cast<T>(batch.size(k));
+    batch.arrays.counts[k] = count;
     return count;
 }
 
-/// What a code is left with that has faded away.
+/// Flushes the count and the sum of code k to zero.
 template <class T>
-void forget(const ema_rows<T>& a, index_t k) {
-    a.counts[k] = 0;
-    std::fill_n(a.sums + k * a.sums_stride, a.width, T(0));
-}
-
-template <class T>
-HWY_INLINE bool is_locked(const ema_rows<T>& a, index_t k) {
-    return a.locked != nullptr && a.locked[k] != 0;
+void flush_to_zero(const ema_batch<T>& batch, index_t k) {
+    batch.arrays.counts[k] = 0;
+    std::fill_n(batch.arrays.sums + k * batch.arrays.sums_stride, batch.arrays.width, T(0));
 }
 
 #if HWY_TARGET != HWY_SCALAR
 
-/// Codes of 4 or 8 floats without gaps, several in a vector, whose vectors' sums are in `batch`. Returns how many it did.
+/// Updates contiguous codes of 4 or 8 floats, several in a vector, from the batch sums.
 template <index_t Width>
-index_t finish_packed(const ema_rows<float>& all, const narrow_projection<float>& p, index_t begin, index_t end) {
-    const ema_rows<float> a = all;  // a copy that stores cannot change
-    const hn::ScalableTag<float> d;
-    using V = hn::Vec<decltype(d)>;
-    constexpr index_t n = lanes<decltype(d)>;
-    constexpr index_t rows = n / Width;
-    const packed_matrix<Width> harmless(1.0F, -1.0F, p.matrix);
-    const V decay = hn::Set(d, a.decay);
-    const V rest = hn::Set(d, 1.0F - a.decay);
-    V is_row[rows];  // 1 in the lanes of row i
-    for (index_t i = 0; i < rows; ++i) {
-        is_row[i] = tile_lanes([&](index_t lane) { return lane / Width == i ? 1.0F : 0.0F; });
+class ema_packed_codes {
+public:
+    static constexpr index_t rows = rows_per_vector<Width>;
+
+    HWY_INLINE ema_packed_codes(const ema_batch<float>& batch, const small_d_projection<float>& p)
+        : batch_(batch),
+          complement_(1.0F, -1.0F, p.matrix),
+          decay_(hn::Set(D(), batch.decay)),
+          one_minus_decay_(hn::Set(D(), 1.0F - batch.decay)) {
+        for (index_t i = 0; i < rows; ++i) {
+            row_lanes_[i] = vector_of_lanes([&](index_t lane) { return lane / Width == i ? 1.0F : 0.0F; });
+        }
     }
-    index_t k = begin;
-    for (; k + rows <= end; k += rows) {
-        V each = hn::Zero(d);
+
+    /// Updates the codes of the vector from code k on.
+    HWY_INLINE void update(index_t k) const {
+        const V counts = update_counts(k);
+        const auto empty = hn::Not(hn::Ge(counts, hn::Set(D(), count_floor<float>)));
+        if (!hn::AllFalse(D(), empty)) {
+            flush_empty_codes(k);
+        }
+        const auto fixed = with_locked(empty, k);
+        const index_t first = k * Width;
+        float* const codes = batch_.arrays.codes + first;
+        const V old = hn::LoadU(D(), codes);
+        const V step = hn::Sub(hn::Div(update_sums(first), counts), old);
+        const V moved = hn::Add(old, complement_.times(step));
+        hn::StoreU(hn::IfThenElse(fixed, old, moved), D(), codes);
+    }
+
+private:
+    using D = hn::ScalableTag<float>;
+    using V = hn::Vec<D>;
+    using M = hn::Mask<D>;
+
+    /// The new counts, each in all lanes of its code.
+    HWY_INLINE V update_counts(index_t k) const {
+        V counts = hn::Zero(D());
         HWY_UNROLL(8)
         for (index_t i = 0; i < rows; ++i) {
-            each = hn::MulAdd(is_row[i], hn::Set(d, next_count(a, k + i)), each);
+            counts = hn::MulAdd(row_lanes_[i], hn::Set(D(), update_count(batch_, k + i)), counts);
         }
-        auto stays = hn::Not(hn::Ge(each, hn::Set(d, count_floor<float>)));
-        for (index_t i = k; !hn::AllFalse(d, stays) && i < k + rows; ++i) {
-            if (a.counts[i] < count_floor<float>) {
-                forget(a, i);
+        return counts;
+    }
+
+    HWY_INLINE void flush_empty_codes(index_t k) const {
+        for (index_t i = k; i < k + rows; ++i) {
+            if (batch_.arrays.counts[i] < count_floor<float>) {
+                flush_to_zero(batch_, i);
             }
         }
-        for (index_t i = 0; a.locked != nullptr && i < rows; ++i) {
-            stays = is_locked(a, k + i) ? hn::Or(stays, hn::Ne(is_row[i], hn::Zero(d))) : stays;
+    }
+
+    /// Adds the lanes of locked codes to a mask.
+    HWY_INLINE M with_locked(M mask, index_t k) const {
+        for (index_t i = 0; batch_.locked != nullptr && i < rows; ++i) {
+            mask = batch_.is_locked(k + i) ? hn::Or(mask, hn::Ne(row_lanes_[i], hn::Zero(D()))) : mask;
         }
-        const index_t first = k * Width;
-        const V old = hn::LoadU(d, a.codes + first);
-        const V sum = hn::MulAdd(rest, hn::LoadU(d, a.batch + first), hn::Mul(decay, hn::LoadU(d, a.sums + first)));
-        hn::StoreU(sum, d, a.sums + first);
-        const V step = hn::Sub(hn::Div(sum, each), old);
-        const V moved = hn::Add(old, harmless.times(step));
-        hn::StoreU(hn::IfThenElse(stays, old, moved), d, a.codes + first);
+        return mask;
+    }
+
+    HWY_INLINE V update_sums(index_t first) const {
+        float* const sums = batch_.arrays.sums + first;
+        const V sum = hn::MulAdd(one_minus_decay_, hn::LoadU(D(), batch_.sums + first), hn::Mul(decay_, hn::LoadU(D(), sums)));
+        hn::StoreU(sum, D(), sums);
+        return sum;
+    }
+
+    const ema_batch<float> batch_;
+    const packed_matrix<Width> complement_;  ///< I - M
+    const V decay_;
+    const V one_minus_decay_;
+    V row_lanes_[rows];  ///< 1 in the lanes of row i, else 0
+};
+
+/// Returns how many codes it updated: all but the last few, which do not fill a vector.
+template <index_t Width>
+index_t update_packed_codes(const ema_batch<float>& batch, const small_d_projection<float>& p, index_t begin, index_t end) {
+    const ema_packed_codes<Width> codes(batch, p);
+    index_t k = begin;
+    for (; k + codes.rows <= end; k += codes.rows) {
+        codes.update(k);
     }
     return k - begin;
 }
 
 #endif
 
-/// The sum of the vectors of code k, in `x`. Fetches the vector `next` places ahead in the order, at most `last`.
+/// Updates codes of any width in blocks.
 template <class T>
-HWY_INLINE void add_vectors_of(const ema_rows<T>& a, index_t k, index_t next, index_t last, T* x) {
-    std::fill(x, x + a.width, T(0));
-    for (index_t i = a.starts[k]; i < a.starts[k + 1]; ++i) {
-        prefetch_row(a.vectors + a.order[std::min(i + next, last)] * a.vectors_stride, a.width);
-        add_row(a.vectors + a.order[i] * a.vectors_stride, x, a.width);
-    }
-}
+class ema_codes {
+public:
+    HWY_INLINE ema_codes(const ema_batch<T>& batch, const packed_basis_view<T>& basis, index_t end, T* space)
+        : batch_(batch),
+          basis_(basis),
+          end_(end),
+          last_vector_(batch.order == nullptr ? 0 : batch.starts[end] - 1),
+          vectors_ahead_(rows_in<T>(3072, batch.arrays.width)),
+          space_(space) {}
 
-/// Updates the codes [begin, end) in blocks. space: memory for a block.
-template <class T>
-void finish(const ema_rows<T>& all, const directions<T>& forbidden, [[maybe_unused]] const narrow_projection<T>& p,
-            index_t begin, index_t end, T* space) {
-    const ema_rows<T> a = all;  // a copy that stores cannot change
-    if (a.order == nullptr && a.stride == a.width && a.sums_stride == a.width) {
-        begin += with_packed_rows<T>(a.width, [&](auto width) { return finish_packed<width()>(a, p, begin, end); });
-    }
-    const hn::ScalableTag<T> d;
-    const auto decay = hn::Set(d, a.decay);
-    const auto rest = hn::Set(d, T(1) - a.decay);
-    const index_t next_vector = rows_ahead<T>(3072, a.width);
-    for (index_t start = begin; start < end; start += a.block) {
+    HWY_INLINE void update(index_t start, index_t stop) const {
         T* steps[max_block_rows];
         T* codes[max_block_rows];
         index_t count = 0;
-        for (index_t k = start; k < std::min(start + a.block, end); ++k) {
-            T* const sum = a.sums + k * a.sums_stride;
-            T* const code = a.codes + k * a.stride;
-            T* const x = a.order == nullptr ? a.batch + k * a.width : space + (k - start) * a.width;
-            if (a.order != nullptr) {
-                const index_t next = std::min(k + 1, end - 1) - k;
-                prefetch_row(sum + next * a.sums_stride, a.width);
-                prefetch_row(code + next * a.stride, a.width);
-                add_vectors_of(a, k, next_vector, a.starts[end] - 1, x);
+        for (index_t k = start; k < stop; ++k) {
+            T* const x = batch_sum(k, k - start);
+            const T code_count = update_count(batch_, k);
+            if (code_count < count_floor<T>) {
+                flush_to_zero(batch_, k);
             }
-            const T each = next_count(a, k);
-            if (each < count_floor<T>) {
-                forget(a, k);
-            }
-            for (index_t i = 0; i < a.width; i += lanes<decltype(d)>) {
-                const index_t left = a.width - i;
-                const auto s = hn::MulAdd(rest, load_some(d, x + i, left), hn::Mul(decay, load_some(d, sum + i, left)));
-                store_some(d, s, sum + i, left);
-                store_some(d, hn::Sub(hn::Div(s, hn::Set(d, each)), load_some(d, code + i, left)), x + i, left);
-            }
-            if (each >= count_floor<T> && !is_locked(a, k)) {
+            update_sum(k, code_count, x);
+            if (code_count >= count_floor<T> && !batch_.is_locked(k)) {
                 steps[count] = x;
-                codes[count++] = code;
+                codes[count++] = batch_.arrays.codes + k * batch_.arrays.stride;
             }
         }
-        take_out(forbidden, row_block<T>{steps, nullptr, count});
+        project_out(basis_, row_pointers<T>{steps, nullptr, count});
         for (index_t i = 0; i < count; ++i) {
-            add_row(steps[i], codes[i], a.width);
+            add_row(steps[i], codes[i], batch_.arrays.width);
         }
+    }
+
+private:
+    using D = hn::ScalableTag<T>;
+
+    /// The sum of the vectors of code k, row `row` of its block.
+    HWY_INLINE T* batch_sum(index_t k, index_t row) const {
+        const ema_arrays<T>& a = batch_.arrays;
+        if (batch_.order == nullptr) {
+            return batch_.sums + k * a.width;
+        }
+        const index_t next = std::min(k + 1, end_ - 1);
+        prefetch_row(a.sums + next * a.sums_stride, a.width);
+        prefetch_row(a.codes + next * a.stride, a.width);
+        T* const sum = space_ + row * a.width;
+        std::fill(sum, sum + a.width, T(0));
+        for (index_t i = batch_.starts[k]; i < batch_.starts[k + 1]; ++i) {
+            prefetch_row(a.vectors + batch_.order[std::min(i + vectors_ahead_, last_vector_)] * a.vectors_stride, a.width);
+            add_row(a.vectors + batch_.order[i] * a.vectors_stride, sum, a.width);
+        }
+        return sum;
+    }
+
+    /// Updates the sum of code k. x: its batch sum, then its step, sum / count - code.
+    HWY_INLINE void update_sum(index_t k, T count, T* x) const {
+        const D d;
+        const ema_arrays<T>& a = batch_.arrays;
+        const auto decay = hn::Set(d, batch_.decay);
+        const auto one_minus_decay = hn::Set(d, T(1) - batch_.decay);
+        T* const sums = a.sums + k * a.sums_stride;
+        const T* const code = a.codes + k * a.stride;
+        for (index_t i = 0; i < a.width; i += lanes<D>) {
+            const index_t left = a.width - i;
+            const auto old = load_some(d, sums + i, left);
+            const auto sum = hn::MulAdd(one_minus_decay, load_some(d, x + i, left), hn::Mul(decay, old));
+            store_some(d, sum, sums + i, left);
+            store_some(d, hn::Sub(hn::Div(sum, hn::Set(d, count)), load_some(d, code + i, left)), x + i, left);
+        }
+    }
+
+    const ema_batch<T> batch_;
+    const packed_basis_view<T> basis_;
+    const index_t end_;          ///< of the codes of this thread
+    const index_t last_vector_;  ///< of these codes, an index into `order`
+    const index_t vectors_ahead_;
+    T* const space_;  ///< batch sums of a block where vectors are sorted [block x d]
+};
+
+/// Updates the codes [begin, end). space: scratch memory for a block.
+template <class T>
+void update_codes(const ema_batch<T>& batch, const packed_basis_view<T>& basis,
+                  [[maybe_unused]] const small_d_projection<T>& p, index_t begin, index_t end, T* space) {
+    const ema_arrays<T>& a = batch.arrays;
+    if (batch.order == nullptr && a.stride == a.width && a.sums_stride == a.width) {
+        begin += with_packed_rows<T>(a.width, [&](auto width) { return update_packed_codes<width()>(batch, p, begin, end); });
+    }
+    const ema_codes<T> codes(batch, basis, end, space);
+    for (index_t start = begin; start < end; start += batch.block) {
+        codes.update(start, std::min(start + batch.block, end));
     }
 }
 
@@ -251,32 +327,33 @@ HWY_AFTER_NAMESPACE();
 namespace isic::inline ISIC_ABI::detail::kernels {
 
 template <class T, class Id>
-using scatter_function = void(const ema_rows<T>&, const Id*, index_t, index_t, index_t);
-inline constexpr versions<scatter_function<float, std::int32_t>> scatter_f32_i32 = ISIC_VERSIONS(scatter);
-inline constexpr versions<scatter_function<float, std::int64_t>> scatter_f32_i64 = ISIC_VERSIONS(scatter);
-inline constexpr versions<scatter_function<double, std::int32_t>> scatter_f64_i32 = ISIC_VERSIONS(scatter);
-inline constexpr versions<scatter_function<double, std::int64_t>> scatter_f64_i64 = ISIC_VERSIONS(scatter);
+using scatter_add_function = void(const ema_batch<T>&, const Id*, index_t, index_t);
+inline constexpr versions<scatter_add_function<float, std::int32_t>> scatter_add_f32_i32 = ISIC_VERSIONS(scatter_add);
+inline constexpr versions<scatter_add_function<float, std::int64_t>> scatter_add_f32_i64 = ISIC_VERSIONS(scatter_add);
+inline constexpr versions<scatter_add_function<double, std::int32_t>> scatter_add_f64_i32 = ISIC_VERSIONS(scatter_add);
+inline constexpr versions<scatter_add_function<double, std::int64_t>> scatter_add_f64_i64 = ISIC_VERSIONS(scatter_add);
 
 template <class T, class Id>
-inline constexpr const auto& scatter_versions() {
+inline constexpr const auto& scatter_add_versions() {
     if constexpr (sizeof(T) == sizeof(float)) {
         if constexpr (sizeof(Id) == 4) {
-            return scatter_f32_i32;
+            return scatter_add_f32_i32;
         } else {
-            return scatter_f32_i64;
+            return scatter_add_f32_i64;
         }
     } else if constexpr (sizeof(Id) == 4) {
-        return scatter_f64_i32;
+        return scatter_add_f64_i32;
     } else {
-        return scatter_f64_i64;
+        return scatter_add_f64_i64;
     }
 }
 
 template <class T>
-inline constexpr versions<void(const ema_rows<T>&, const directions<T>&, const narrow_projection<T>&, index_t, index_t, T*)> finish_versions =
-    ISIC_VERSIONS(finish<T>);
+inline constexpr versions<void(const ema_batch<T>&, const packed_basis_view<T>&, const small_d_projection<T>&, index_t, index_t, T*)>
+    update_codes_versions = ISIC_VERSIONS(update_codes<T>);
 
-/// Where the vectors of each code begin when they are sorted by code [K + 1], and which they are if `order` is wanted.
+/// Counting sort of the vectors by code. Returns the start of each code's vectors [K + 1]; writes
+/// `space.order` [n] only if `order`.
 template <class T, class Id>
 const index_t* sort_by_code(const Id* ids, index_t n, index_t count, bool order, ema_workspace<T>& space) {
     space.starts.assign(static_cast<std::size_t>(count + 2), 0);
@@ -291,51 +368,45 @@ const index_t* sort_by_code(const Id* ids, index_t n, index_t count, bool order,
         return starts + 1;
     }
     space.order.resize(static_cast<std::size_t>(n));
-    for (index_t i = 0; i < n; ++i) {  // starts[k + 1] moves from the begin of code k to its end
+    for (index_t i = 0; i < n; ++i) {  // starts[k + 1] advances from the start of code k to its end
         space.order[static_cast<std::size_t>(starts[static_cast<index_t>(ids[i]) + 1]++)] = i;
     }
     return starts;
 }
 
 template <class T, class Id>
-void ema(T* codes, index_t stride, T* counts, T* sums, index_t sums_stride, index_t count, index_t d, const T* vectors,
-         index_t vectors_stride, const Id* ids, index_t n, const ema_step<T>& step, ema_workspace<T>& space,
-         const execution& exec) {
-    constexpr double cache = 1 << 20;
+void ema(const ema_arrays<T>& arrays, const Id* ids, const ema_step<T>& step, ema_workspace<T>& space, const execution& exec) {
+    constexpr double cache = 1 << 20;  // bytes
+    const index_t count = arrays.count;
+    const index_t n = arrays.vector_count;
+    const index_t d = arrays.width;
     const double values = static_cast<double>(count) * static_cast<double>(d);
-    const bool fits = values * sizeof(T) <= cache || count < n / 4;
-    const index_t* const starts = sort_by_code(ids, n, count, !fits, space);
+    const bool scatters = values * sizeof(T) <= cache || count < n / 4;
+    const index_t* const starts = sort_by_code(ids, n, count, !scatters, space);
     const double bytes = (4 * values + static_cast<double>(n) * static_cast<double>(d)) * sizeof(T);
     const row_ranges ranges(count, threads_for(exec, bytes, 4 * values * static_cast<double>(step.rank)));
     const index_t block = std::clamp<index_t>(2048 / (d * static_cast<index_t>(sizeof(T))), 2, max_block_rows);
     space.rows.resize(static_cast<std::size_t>(block * d * ranges.count()));
-    if (fits) {
+    if (scatters) {
         space.sums.resize(static_cast<std::size_t>(count * d));
     }
-    const ema_rows<T> rows{codes,
-                           stride,
-                           counts,
-                           sums,
-                           sums_stride,
-                           vectors,
-                           vectors_stride,
-                           d,
-                           step.decay,
-                           step.locked,
-                           starts,
-                           fits ? nullptr : space.order.data(),
-                           space.sums.data(),
-                           block};
-    const packed_directions<T> forbidden(step.basis, step.rank, d, nullptr, nullptr, exec);
-    const narrow_projection<T> form =
-        d <= narrow ? narrow_form(projection<T>{.basis = step.basis, .rank = step.rank}, d) : narrow_projection<T>();
-    const auto add_vectors = choose(scatter_versions<T, Id>(), exec.simd);
-    const auto run = choose(finish_versions<T>, exec.simd);
+    const ema_batch<T> batch{.arrays = arrays,
+                             .decay = step.decay,
+                             .locked = step.locked,
+                             .starts = starts,
+                             .order = scatters ? nullptr : space.order.data(),
+                             .sums = space.sums.data(),
+                             .block = block};
+    const packed_basis<T> basis(step.basis, step.rank, d, nullptr, nullptr, exec);
+    const small_d_projection<T> small =
+        d <= small_d ? small_d_projection_of(projection<T>{.basis = step.basis, .rank = step.rank}, d) : small_d_projection<T>();
+    const auto add_vectors = choose(scatter_add_versions<T, Id>(), exec.simd);
+    const auto update = choose(update_codes_versions<T>, exec.simd);
     for_each_range(ranges, [&](index_t i, index_t begin, index_t end) {
-        if (fits) {
-            add_vectors(rows, ids, n, begin, end);
+        if (scatters) {
+            add_vectors(batch, ids, begin, end);
         }
-        run(rows, forbidden.view(), form, begin, end, space.rows.data() + i * block * d);
+        update(batch, basis.view(), small, begin, end, space.rows.data() + i * block * d);
     });
 }
 

@@ -1,5 +1,5 @@
-// D^T D in float64: a block of rows is widened into panels of columns that stay in the cache, then tiles of the upper
-// triangle take their sums over the block in registers.
+// Gram matrices D^T D in float64. A block of rows is packed as float64 panels of columns, which stay in the cache; then each
+// tile of the upper triangle sums its products over the block in registers.
 #ifndef ISIC_DETAIL_KERNELS_GRAM_INL_ONCE
 #define ISIC_DETAIL_KERNELS_GRAM_INL_ONCE
 
@@ -10,15 +10,15 @@
 
 namespace isic::inline ISIC_ABI::detail::kernels {
 
-inline constexpr index_t gram_block = 96;  ///< rows widened at once
+inline constexpr index_t gram_block = 96;  ///< rows per block
 
-/// Rows, or the differences of rows.
+/// Rows D = data, or D = data - subtrahend.
 template <class T>
 struct gram_rows {
     const T* data;
     index_t stride;
-    const T* minus;  ///< null: nothing
-    index_t minus_stride;
+    const T* subtrahend;  ///< null: zero
+    index_t subtrahend_stride;
     index_t width;
 };
 
@@ -39,67 +39,68 @@ struct gram_rows {
 HWY_BEFORE_NAMESPACE();
 namespace isic::inline ISIC_ABI::detail::kernels::HWY_NAMESPACE {
 
-using wide_tag = hn::ScalableTag<double>;
-using wide = hn::Vec<wide_tag>;
-inline constexpr index_t wide_lanes = lanes<wide_tag>;
+using f64_tag = hn::ScalableTag<double>;
+using f64_vector = hn::Vec<f64_tag>;
+inline constexpr index_t f64_lanes = lanes<f64_tag>;
 
-/// Some lanes of a row, or of the difference of two, in float64.
-template <bool Minus, class T>
-HWY_INLINE wide widen(const T* from, const T* minus, index_t count) {
-    const wide_tag d;
-    if constexpr (Minus) {
-        return hn::Sub(widen<false>(from, from, count), widen<false>(minus, minus, count));
+/// The first `count` lanes of a row, or of the difference of two rows, in float64.
+template <bool Difference, class T>
+HWY_INLINE f64_vector load_f64(const T* from, const T* subtrahend, index_t count) {
+    const f64_tag d;
+    if constexpr (Difference) {
+        return hn::Sub(load_f64<false>(from, from, count), load_f64<false>(subtrahend, subtrahend, count));
     } else if constexpr (sizeof(T) == sizeof(double)) {
         return load_some(d, from, count);
     } else {
-        return hn::PromoteTo(d, load_some(hn::Rebind<float, wide_tag>(), from, count));
+        return hn::PromoteTo(d, load_some(hn::Rebind<float, f64_tag>(), from, count));
     }
 }
 
-/// Writes `count` rows as panels [gram_block][Vectors * lanes]. What lies beyond the last column becomes zero.
-template <index_t Vectors, bool Minus, class T>
-void widen_block(const gram_rows<T>& rows, index_t start, index_t count, index_t left, double* panels) {
-    const wide_tag d;
-    constexpr index_t columns = Vectors * wide_lanes;
+/// Packs `count` of the `left` rows from `start` on as panels [gram_block][Vectors * lanes] of float64. Zeros fill up the last
+/// panel.
+template <index_t Vectors, bool Difference, class T>
+void pack_block(const gram_rows<T>& rows, index_t start, index_t count, index_t left, double* panels) {
+    const f64_tag d;
+    constexpr index_t columns = Vectors * f64_lanes;
     const index_t width = rows.width;
     const index_t stride = rows.stride;
-    const index_t minus_stride = Minus ? rows.minus_stride : 0;
+    const index_t subtrahend_stride = Difference ? rows.subtrahend_stride : 0;
     const T* from = rows.data + start * stride;
-    const T* minus = Minus ? rows.minus + start * minus_stride : from;
+    const T* subtrahend = Difference ? rows.subtrahend + start * subtrahend_stride : from;
     for (index_t i = 0; i < count; ++i) {
-        const index_t ahead = i + gram_block < left ? gram_block : 0;  // comes while this block is multiplied
+        const index_t ahead = i + gram_block < left ? gram_block : 0;  // prefetched while this block is multiplied
         double* to = panels + i * columns;
         index_t first = 0;
         for (; first + columns <= width; first += columns) {
             HWY_UNROLL(3)
-            for (index_t v = 0; v < columns; v += wide_lanes) {
+            for (index_t v = 0; v < columns; v += f64_lanes) {
                 hwy::Prefetch(from + ahead * stride + first + v);
-                if constexpr (Minus) {
-                    hwy::Prefetch(minus + ahead * minus_stride + first + v);
+                if constexpr (Difference) {
+                    hwy::Prefetch(subtrahend + ahead * subtrahend_stride + first + v);
                 }
-                hn::StoreU(widen<Minus>(from + first + v, minus + first + v, wide_lanes), d, to + v);
+                hn::StoreU(load_f64<Difference>(from + first + v, subtrahend + first + v, f64_lanes), d, to + v);
             }
             to += columns * gram_block;
         }
-        for (index_t v = 0; first < width && v < columns; v += wide_lanes) {
-            hn::StoreU(widen<Minus>(from + first + v, minus + first + v, width - first - v), d, to + v);
+        for (index_t v = 0; first < width && v < columns; v += f64_lanes) {
+            hn::StoreU(load_f64<Difference>(from + first + v, subtrahend + first + v, width - first - v), d, to + v);
         }
         from += stride;
-        minus += minus_stride;
+        subtrahend += subtrahend_stride;
     }
 }
 
-/// Adds the sums of the columns of widened rows.
+/// Adds the column sums of packed rows to `sums` [width].
 template <index_t Vectors>
 void add_columns(const double* panels, index_t count, index_t width, double* sums) {
-    const wide_tag d;
-    constexpr index_t columns = Vectors * wide_lanes;
+    const f64_tag d;
+    constexpr index_t columns = Vectors * f64_lanes;
     for (index_t first = 0; first < width; first += columns) {
         for (index_t v = 0; v < Vectors; ++v) {
-            const index_t at = first + v * wide_lanes;
-            const double* from = panels + first * gram_block + v * wide_lanes;
-            wide even = hn::Zero(d);
-            wide odd = hn::Zero(d);
+            const index_t at = first + v * f64_lanes;
+            const double* from = panels + first * gram_block + v * f64_lanes;
+            f64_vector even = hn::Zero(d);
+            f64_vector odd = hn::Zero(d);
             index_t i = 0;
             for (; i + 2 <= count; i += 2) {
                 even = hn::Add(even, hn::LoadU(d, from + i * columns));
@@ -114,31 +115,31 @@ void add_columns(const double* panels, index_t count, index_t width, double* sum
     }
 }
 
-/// gram[i, j] += sum over the block of x_i x_j, for i from `top` on, as many as a vector has lanes, and the columns of
-/// one panel from `left` on, without the first `Below` vectors, which are below the diagonal; single entries below it are
-/// left out. x_top and the panel as `widen_block` wrote them.
+/// gram[i, j] += sum over the block of x_i x_j for one tile: the rows i in [top, top + lanes) and the columns j of the panel from
+/// `left` on. The first `Below` vectors of the panel lie below the diagonal and are skipped, and so are single entries below
+/// it. x_top: column `top` of the packed block.
 template <index_t Vectors, index_t Below>
 HWY_INLINE void add_tile(const double* x_top, const double* panel, index_t count, index_t top, index_t left,
                          index_t width, double* gram) {
-    const wide_tag d;
-    constexpr index_t columns = Vectors * wide_lanes;
-    wide sum[wide_lanes][Vectors];
+    const f64_tag d;
+    constexpr index_t columns = Vectors * f64_lanes;
+    f64_vector sum[f64_lanes][Vectors];
     HWY_UNROLL(8)
-    for (index_t i = 0; i < wide_lanes; ++i) {
+    for (index_t i = 0; i < f64_lanes; ++i) {
         HWY_UNROLL(3)
         for (index_t v = Below; v < Vectors; ++v) {
             sum[i][v] = hn::Zero(d);
         }
     }
     for (index_t b = 0; b < count; ++b) {
-        wide x[Vectors];
+        f64_vector x[Vectors];
         HWY_UNROLL(3)
         for (index_t v = Below; v < Vectors; ++v) {
-            x[v] = in_register(hn::LoadU(d, panel + v * wide_lanes));
+            x[v] = in_register(hn::LoadU(d, panel + v * f64_lanes));
         }
         HWY_UNROLL(8)
-        for (index_t i = 0; i < wide_lanes; ++i) {
-            const wide y = Vectors - Below == 1 ? hn::Set(d, x_top[i]) : in_register(hn::Set(d, x_top[i]));
+        for (index_t i = 0; i < f64_lanes; ++i) {
+            const f64_vector y = Vectors - Below == 1 ? hn::Set(d, x_top[i]) : in_register(hn::Set(d, x_top[i]));
             HWY_UNROLL(3)
             for (index_t v = Below; v < Vectors; ++v) {
                 sum[i][v] = hn::MulAdd(y, x[v], sum[i][v]);
@@ -147,19 +148,19 @@ HWY_INLINE void add_tile(const double* x_top, const double* panel, index_t count
         x_top += columns;
         panel += columns;
     }
-    const bool inside = left >= top + wide_lanes - 1 && left + columns <= width;
+    const bool inside = left >= top + f64_lanes - 1 && left + columns <= width;
     HWY_UNROLL(8)
-    for (index_t i = 0; i < wide_lanes; ++i) {
+    for (index_t i = 0; i < f64_lanes; ++i) {
         double* const row = gram + (top + i) * width + left;
         HWY_UNROLL(3)
         for (index_t v = Below; v < Vectors; ++v) {
             if (inside) {
-                hn::StoreU(hn::Add(hn::LoadU(d, row + v * wide_lanes), sum[i][v]), d, row + v * wide_lanes);
+                hn::StoreU(hn::Add(hn::LoadU(d, row + v * f64_lanes), sum[i][v]), d, row + v * f64_lanes);
             } else {
-                double part[wide_lanes];
+                double part[f64_lanes];
                 hn::StoreU(sum[i][v], d, part);
-                for (index_t lane = 0; lane < wide_lanes; ++lane) {
-                    const index_t j = left + v * wide_lanes + lane;
+                for (index_t lane = 0; lane < f64_lanes; ++lane) {
+                    const index_t j = left + v * f64_lanes + lane;
                     if (j >= top + i && j < width) {
                         gram[(top + i) * width + j] += part[lane];
                     }
@@ -169,27 +170,27 @@ HWY_INLINE void add_tile(const double* x_top, const double* panel, index_t count
     }
 }
 
-/// Adds rows [begin, end). panels: memory for a block.
+/// Adds the products of the rows [begin, end). panels: scratch memory for a packed block.
 template <index_t Vectors, class T>
 void add_rows(const gram_rows<T>& rows, index_t begin, index_t end, double* panels, double* gram, double* sums) {
-    constexpr index_t columns = Vectors * wide_lanes;
+    constexpr index_t columns = Vectors * f64_lanes;
     for (index_t start = begin; start < end; start += gram_block) {
         const index_t count = end - start < gram_block ? end - start : gram_block;
-        if (rows.minus == nullptr) {
-            widen_block<Vectors, false>(rows, start, count, end - start, panels);
+        if (rows.subtrahend == nullptr) {
+            pack_block<Vectors, false>(rows, start, count, end - start, panels);
         } else {
-            widen_block<Vectors, true>(rows, start, count, end - start, panels);
+            pack_block<Vectors, true>(rows, start, count, end - start, panels);
         }
         if (sums != nullptr) {
             add_columns<Vectors>(panels, count, rows.width, sums);
         }
         for (index_t left = 0; left < rows.width; left += columns) {
-            for (index_t top = 0; top < left + columns && top < rows.width; top += wide_lanes) {
+            for (index_t top = 0; top < left + columns && top < rows.width; top += f64_lanes) {
                 const double* const x_top = panels + top / columns * columns * gram_block + top % columns;
                 const double* const panel = panels + left * gram_block;
-                if (Vectors > 2 && top == left + 2 * wide_lanes) {
+                if (Vectors > 2 && top == left + 2 * f64_lanes) {
                     add_tile<Vectors, Vectors - 1>(x_top, panel, count, top, left, rows.width, gram);
-                } else if (Vectors > 1 && top == left + wide_lanes) {
+                } else if (Vectors > 1 && top == left + f64_lanes) {
                     add_tile<Vectors, Vectors == 1 ? 0 : 1>(x_top, panel, count, top, left, rows.width, gram);
                 } else {
                     add_tile<Vectors, 0>(x_top, panel, count, top, left, rows.width, gram);
@@ -201,42 +202,41 @@ void add_rows(const gram_rows<T>& rows, index_t begin, index_t end, double* pane
 
 #if HWY_TARGET != HWY_SCALAR
 
-/// Sums of products of pairs of columns, of rows that fit one vector: the row times itself turned by 0, 1, ..., half of the
-/// lanes makes all pairs.
-class turned_products {
+/// Sums of the products of all pairs of columns, for rows that fit one vector: a row times its rotations by 0, 1, ..., lanes / 2.
+class rotated_products {
 public:
-    static constexpr index_t turns = wide_lanes / 2 + 1;
-    using turn = decltype(hn::SetTableIndices(wide_tag(), static_cast<const std::int64_t*>(nullptr)));
+    static constexpr index_t rotations = f64_lanes / 2 + 1;
+    using rotation = decltype(hn::SetTableIndices(f64_tag(), static_cast<const std::int64_t*>(nullptr)));
 
-    HWY_INLINE turned_products() { clear(); }
+    HWY_INLINE rotated_products() { clear(); }
 
     HWY_INLINE void clear() {
-        for (index_t t = 0; t < turns; ++t) {
-            sum_[t] = hn::Zero(wide_tag());
+        for (index_t t = 0; t < rotations; ++t) {
+            sum_[t] = hn::Zero(f64_tag());
         }
     }
 
-    HWY_INLINE void add(wide x, const turn (&by)[turns]) {
+    HWY_INLINE void add(f64_vector x, const rotation (&by)[rotations]) {
         sum_[0] = hn::MulAdd(x, x, sum_[0]);
         HWY_UNROLL(4)
-        for (index_t t = 1; t < turns; ++t) {
+        for (index_t t = 1; t < rotations; ++t) {
             sum_[t] = hn::MulAdd(x, hn::TableLookupLanes(x, by[t]), sum_[t]);
         }
     }
 
-    HWY_INLINE void add(const turned_products& other) {
-        for (index_t t = 0; t < turns; ++t) {
+    HWY_INLINE void add(const rotated_products& other) {
+        for (index_t t = 0; t < rotations; ++t) {
             sum_[t] = hn::Add(sum_[t], other.sum_[t]);
         }
     }
 
-    /// Adds them to the upper triangle. Turned by half of the lanes every pair is there twice.
+    /// Adds the sums to the upper triangle. The rotation by lanes / 2 holds every pair twice; one of each counts.
     void add_to(index_t width, double* gram) const {
-        for (index_t t = 0; t < turns; ++t) {
-            double part[wide_lanes];
-            hn::StoreU(sum_[t], wide_tag(), part);
-            for (index_t i = 0; i < (t == wide_lanes / 2 ? t : wide_lanes); ++i) {
-                const index_t j = (i + t) % wide_lanes;
+        for (index_t t = 0; t < rotations; ++t) {
+            double part[f64_lanes];
+            hn::StoreU(sum_[t], f64_tag(), part);
+            for (index_t i = 0; i < (t == f64_lanes / 2 ? t : f64_lanes); ++i) {
+                const index_t j = (i + t) % f64_lanes;
                 if (i < width && j < width) {
                     gram[(i < j ? i * width + j : j * width + i)] += part[i];
                 }
@@ -245,41 +245,41 @@ public:
     }
 
 private:
-    wide sum_[turns];
+    f64_vector sum_[rotations];
 };
 
-/// Adds rows that fit one vector.
-template <bool Minus, class T>
-void add_turned_rows(const gram_rows<T>& rows, index_t begin, index_t end, double* gram, double* sums) {
-    const wide_tag d;
-    turned_products::turn by[turned_products::turns];
-    for (index_t t = 0; t < turned_products::turns; ++t) {
-        std::int64_t lane_from[wide_lanes];
-        for (index_t i = 0; i < wide_lanes; ++i) {
-            lane_from[i] = (i + t) % wide_lanes;
+/// Adds the products of rows that fit one vector.
+template <bool Difference, class T>
+void add_rotated_rows(const gram_rows<T>& rows, index_t begin, index_t end, double* gram, double* sums) {
+    const f64_tag d;
+    rotated_products::rotation by[rotated_products::rotations];
+    for (index_t t = 0; t < rotated_products::rotations; ++t) {
+        std::int64_t lane_from[f64_lanes];
+        for (index_t i = 0; i < f64_lanes; ++i) {
+            lane_from[i] = (i + t) % f64_lanes;
         }
         by[t] = hn::SetTableIndices(d, lane_from);
     }
     const auto row = [&](index_t i) HWY_ATTR {
-        return widen<Minus>(rows.data + i * rows.stride, Minus ? rows.minus + i * rows.minus_stride : nullptr, rows.width);
+        return load_f64<Difference>(rows.data + i * rows.stride, Difference ? rows.subtrahend + i * rows.subtrahend_stride : nullptr, rows.width);
     };
     constexpr index_t rows_ahead = 256;  // a prefetch past the end does nothing
-    turned_products all;
-    wide sum = hn::Zero(d);
-    for (index_t start = begin; start < end; start += gram_block) {  // sums of sums: less is rounded
+    rotated_products all;
+    f64_vector sum = hn::Zero(d);
+    for (index_t start = begin; start < end; start += gram_block) {  // sums per block first: smaller rounding errors
         const index_t stop = end - start < gram_block ? end : start + gram_block;
-        turned_products even;
-        turned_products odd;
-        wide even_sum = hn::Zero(d);
-        wide odd_sum = hn::Zero(d);
+        rotated_products even;
+        rotated_products odd;
+        f64_vector even_sum = hn::Zero(d);
+        f64_vector odd_sum = hn::Zero(d);
         index_t i = start;
         for (; i + 2 <= stop; i += 2) {
             hwy::Prefetch(rows.data + (i + rows_ahead) * rows.stride);
-            if constexpr (Minus) {
-                hwy::Prefetch(rows.minus + (i + rows_ahead) * rows.minus_stride);
+            if constexpr (Difference) {
+                hwy::Prefetch(rows.subtrahend + (i + rows_ahead) * rows.subtrahend_stride);
             }
-            const wide x = row(i);
-            const wide y = row(i + 1);
+            const f64_vector x = row(i);
+            const f64_vector y = row(i + 1);
             even.add(x, by);
             odd.add(y, by);
             even_sum = hn::Add(even_sum, x);
@@ -301,20 +301,20 @@ void add_turned_rows(const gram_rows<T>& rows, index_t begin, index_t end, doubl
 
 #endif
 
-/// Narrow panels waste less where there are few columns.
+/// Chooses the panel width: narrow panels waste less where d is small.
 template <class T>
 void add_rows(const gram_rows<T>& rows, index_t begin, index_t end, double* panels, double* gram, double* sums) {
-    if (rows.width <= wide_lanes) {
+    if (rows.width <= f64_lanes) {
 #if HWY_TARGET == HWY_SCALAR
         add_rows<1>(rows, begin, end, panels, gram, sums);
 #else
-        if (rows.minus == nullptr) {
-            add_turned_rows<false>(rows, begin, end, gram, sums);
+        if (rows.subtrahend == nullptr) {
+            add_rotated_rows<false>(rows, begin, end, gram, sums);
         } else {
-            add_turned_rows<true>(rows, begin, end, gram, sums);
+            add_rotated_rows<true>(rows, begin, end, gram, sums);
         }
 #endif
-    } else if (rows.width <= 4 * wide_lanes) {
+    } else if (rows.width <= 4 * f64_lanes) {
         add_rows<2>(rows, begin, end, panels, gram, sums);
     } else {
         add_rows<3>(rows, begin, end, panels, gram, sums);

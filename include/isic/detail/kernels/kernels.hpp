@@ -1,9 +1,9 @@
 /// \file
-/// The SIMD kernels: what the library does to many rows of numbers, on raw memory.
+/// The SIMD kernels: operations on the rows of matrices in raw memory.
 ///
-/// Nothing is checked here: callers check shapes, ids and ranges. Matrices are row-major; a stride counts values from
-/// one row to the next and is at least the width. Memory needs no alignment beyond its type's. Unless a kernel says
-/// otherwise, no two of its arguments overlap, and a row that holds NaN or infinity disturbs no other row.
+/// Kernels check nothing: callers check shapes, ids and ranges. Matrices are row-major; a stride is the number of values from
+/// one row to the next, at least the width. Memory needs no alignment beyond that of its type. Unless a kernel says
+/// otherwise, no two arguments overlap, and a row with NaN or infinity affects no other row.
 #pragma once
 
 #include <cstdint>
@@ -16,18 +16,19 @@
 
 namespace isic::inline ISIC_ABI::detail::kernels {
 
-/// What `project` takes out of rows and where it moves them, c <- c + s (t - c) V W V^T.
+/// The projection c <- c + s (t - c) V W V^T of rows.
 template <class T>
 struct projection {
-    const T* basis = nullptr;     ///< V^T [r x d], orthonormal rows, no gaps
+    const T* basis = nullptr;     ///< V^T [r x d], orthonormal rows, contiguous
     index_t rank = 0;             ///< r <= d
     const T* center = nullptr;    ///< t [d]; null: zero
     const T* strength = nullptr;  ///< s [n]; null: `uniform`. A row of strength 0 keeps its bytes
     T uniform = 1;                ///< s of every row
-    const T* weights = nullptr;   ///< the diagonal of W [r]; null: 1
+    const T* weights = nullptr;   ///< diagonal of W [r]; null: 1
 };
 
-/// Projects rows [n x d] in place. Cost 4 n d r flops; allocates r d values. The bytes do not depend on the number of threads. T: float, double.
+/// Projects rows [n x d] in place. Cost 4 n d r flops; allocates r d values. The result is the same to the bit for any number
+/// of threads. T: float, double.
 template <class T>
 void project(T* rows, index_t n, index_t d, index_t stride, const projection<T>& p, const execution& exec = {});
 
@@ -86,62 +87,89 @@ private:
     index_t first_ = 0;  // the first code that may win
 };
 
-/// Adds the upper triangle of D^T D [d x d] in float64, D = rows [n x d], and the column sums [d] unless null. The rest of
-/// `gram` is neither read nor written. Products of two floats are exact.
+/// Adds the upper triangle of D^T D [d x d] to `gram` in float64, D = rows [n x d], and the column sums [d] unless null. The
+/// lower triangle of `gram` is neither read nor written. Products of two floats are exact.
 ///
-/// Cost n d (d + 1) flops; allocates 128 d values, and d^2 more for each thread if there are several: their sums are added
-/// in the order of the rows, so that the bytes depend on the number of threads only. T: float, double.
+/// Cost n d (d + 1) flops; allocates 128 d values, and d^2 per thread if there are several. Threads' sums are added in the order
+/// of their rows, so that the result depends on the number of threads only. T: float, double.
 template <class T>
 void add_gram(const T* rows, index_t n, index_t d, index_t stride, double* gram, double* column_sums,
               const execution& exec = {});
 
-/// The same with D = harmful - safe, both [n x d], subtracted in float64.
+/// `add_gram` with D = harmful - safe, both [n x d], subtracted in float64.
 template <class T>
 void add_difference_gram(const T* harmful, index_t harmful_stride, const T* safe, index_t safe_stride, index_t n,
                          index_t d, double* gram, double* column_sums, const execution& exec = {});
 
-/// Copies the upper triangle of a matrix [d x d] to the lower one.
+/// Copies the upper triangle of a matrix [d x d] to its lower triangle.
 void mirror_upper(double* gram, index_t d);
 
-/// One step of Adam under a hard projection P = I - V V^T.
+/// The arrays of an Adam step: codes, gradient and moments [K x d], the moments with one stride.
+template <class T>
+struct adam_arrays {
+    T* codes;
+    index_t stride;
+    const T* gradient;
+    index_t gradient_stride;
+    T* mean;    ///< first moment, m
+    T* square;  ///< second moment, v
+    index_t state_stride;
+    index_t count;  ///< K
+    index_t width;  ///< d
+};
+
+/// An Adam step under the projection P = I - V V^T.
 template <class T>
 struct adam_step {
     T rate = T(1e-3);                      ///< learning rate
-    T beta1 = T(0.9);                      ///< decay of the mean
-    T beta2 = T(0.999);                    ///< decay of the square
-    T epsilon = T(1e-8);                   ///< keeps the divisor from 0
-    T bias_correction1 = 1;                     ///< u1 = 1 - beta1^t
-    T bias_correction2 = 1;                   ///< u2 = 1 - beta2^t
-    const T* basis = nullptr;              ///< V^T [r x d], orthonormal rows, no gaps
-    index_t rank = 0;                      ///< 0: plain Adam
-    const std::uint8_t* locked = nullptr;  ///< [K]; rows with a value other than 0 and their state keep their bytes
+    T beta1 = T(0.9);                      ///< decay of the first moment
+    T beta2 = T(0.999);                    ///< decay of the second moment
+    T epsilon = T(1e-8);                   ///< added to the divisor
+    T bias_correction1 = 1;                ///< u1 = 1 - beta1^t
+    T bias_correction2 = 1;                ///< u2 = 1 - beta2^t
+    const T* basis = nullptr;              ///< V^T [r x d], orthonormal rows, contiguous
+    index_t rank = 0;                      ///< r; 0: plain Adam
+    const std::uint8_t* locked = nullptr;  ///< [K], not 0: the row and its moments keep their bytes; null: none
 };
 
 /// g' = P g, m <- beta1 m + (1 - beta1) g', v <- beta2 v + (1 - beta2) g'^2, c <- c - P rate (m / u1) / (sqrt(v / u2) +
-/// epsilon), row by row in one pass over codes, gradient, mean and square [K x d].
+/// epsilon), row by row in one pass. m and v are flushed to zero before they become denormal.
 ///
-/// m and v so small that they would soon be denormal become zero. Cost 8 K d r flops and seven streams; allocates r d
-/// values, and 2 d or 2 KB per thread. The bytes do not depend on the number of threads. T: float, double.
+/// Cost 8 K d r flops and seven memory streams; allocates r d values, and 2 d values or 2 KB per thread. The result is the same
+/// to the bit for any number of threads. T: float, double.
 template <class T>
-void adam(T* codes, index_t stride, const T* gradient, index_t gradient_stride, T* mean, T* square,
-          index_t state_stride, index_t count, index_t d, const adam_step<T>& step, const execution& exec = {});
+void adam(const adam_arrays<T>& arrays, const adam_step<T>& step, const execution& exec = {});
 
-/// One step of exponential moving averages.
+/// The arrays of an EMA step: codes and sums [K x d], counts [K], vectors [n x d].
+template <class T>
+struct ema_arrays {
+    T* codes;
+    index_t stride;
+    T* counts;
+    T* sums;
+    index_t sums_stride;
+    index_t count;  ///< K
+    index_t width;  ///< d
+    const T* vectors;
+    index_t vectors_stride;
+    index_t vector_count;  ///< n
+};
+
+/// A step of exponential moving averages under the projection P = I - V V^T.
 template <class T>
 struct ema_step {
     T decay = T(0.99);                     ///< a
-    const T* basis = nullptr;              ///< V^T [r x d], orthonormal rows, no gaps
-    index_t rank = 0;                      ///< 0: nothing is forbidden
-    const std::uint8_t* locked = nullptr;  ///< [K]; rows with a value other than 0 do not move; their state goes on
+    const T* basis = nullptr;              ///< V^T [r x d], orthonormal rows, contiguous
+    index_t rank = 0;                      ///< r; 0: no projection
+    const std::uint8_t* locked = nullptr;  ///< [K], not 0: the row does not move, its count and sum do; null: none
 };
 
-/// n_k <- a n_k + (1 - a) N_k, s_k <- a s_k + (1 - a) sum of the vectors of code k, then c <- c + P (s_k / n_k - c) where
-/// n_k > 0. codes and sums [K x d], counts [K], vectors [n x d] with ids [n] in [0, K). n_k < `count_floor`: both are 0.
+/// n_k <- a n_k + (1 - a) N_k, s_k <- a s_k + (1 - a) sum of the N_k vectors of code k, then c <- c + P (s_k / n_k - c) where
+/// n_k > 0. n_k and s_k are flushed to zero where n_k < `count_floor`. ids [n] are in [0, K).
 ///
-/// The bytes do not depend on the number of threads. T: float, double; Id: std::int32_t, std::int64_t.
+/// The result is the same to the bit for any number of threads. T: float, double; Id: std::int32_t, std::int64_t.
 template <class T, class Id>
-void ema(T* codes, index_t stride, T* counts, T* sums, index_t sums_stride, index_t count, index_t d, const T* vectors,
-         index_t vectors_stride, const Id* ids, index_t n, const ema_step<T>& step, ema_workspace<T>& space,
+void ema(const ema_arrays<T>& arrays, const Id* ids, const ema_step<T>& step, ema_workspace<T>& space,
          const execution& exec = {});
 
 }  // namespace isic::inline ISIC_ABI::detail::kernels

@@ -1,6 +1,8 @@
-// Directions in the order in which the kernels read them.
+// The packed basis: basis vectors in the order in which the kernels read them.
 #ifndef ISIC_DETAIL_KERNELS_PACKED_BASIS_INL_ONCE
 #define ISIC_DETAIL_KERNELS_PACKED_BASIS_INL_ONCE
+
+#include <algorithm>
 
 #include <isic/detail/kernels/kernels.hpp>
 #include <isic/detail/kernels/rows.hpp>
@@ -16,26 +18,27 @@
 #define ISIC_DETAIL_KERNELS_PACKED_BASIS_INL
 #endif
 
-#include <isic/detail/kernels/vector_ops-inl.hpp>
+#include <isic/detail/kernels/pipeline-inl.hpp>
 
 HWY_BEFORE_NAMESPACE();
 namespace isic::inline ISIC_ABI::detail::kernels::HWY_NAMESPACE {
 
-/// Values that `pack_directions` writes, and a vector of zeros for each of the last directions.
+/// Number of values that `pack_basis` writes, plus a vector of zeros per basis vector of the last tile.
 template <class T>
-index_t packed_size(index_t rank, index_t width, index_t lead) {
+index_t packed_basis_size(index_t rank, index_t width, index_t alignment_offset) {
     constexpr index_t n = lanes<hn::ScalableTag<T>>;
-    return (rank + 7) / 8 * 8 * ((lead + width + n - 1) / n) * n + 8 * n;
+    return (rank + 7) / 8 * 8 * ((alignment_offset + width + n - 1) / n) * n + 8 * n;
 }
 
-/// A vector of each of a few directions, behind `lead` zeros, then the next vectors; zeros fill up.
+/// Packs the rows of a basis [rank x width] tile by tile: a vector of each row of the tile, then the next vector of each.
+/// `alignment_offset` zeros come before each row; zeros fill up the last vectors and the last tile.
 template <class T>
-void pack_directions(const T* basis, index_t rank, index_t width, index_t lead, T* to) {
+void pack_basis(const T* basis, index_t rank, index_t width, index_t alignment_offset, T* to) {
     constexpr index_t n = lanes<hn::ScalableTag<T>>;
     for (index_t first = 0; first < rank; first += 8) {
         const index_t count = rank - first < 8 ? rank - first : 8;
-        for (index_t k = -lead; k < width; k += n) {
-            for (index_t j = 0; j < together(count); ++j) {
+        for (index_t k = -alignment_offset; k < width; k += n) {
+            for (index_t j = 0; j < basis_tile_width(count); ++j) {
                 for (index_t lane = 0; lane < n; ++lane) {
                     const bool inside = j < count && k + lane >= 0 && k + lane < width;
                     *to++ = inside ? basis[(first + j) * width + k + lane] : T(0);
@@ -56,29 +59,34 @@ HWY_AFTER_NAMESPACE();
 namespace isic::inline ISIC_ABI::detail::kernels {
 
 template <class T>
-inline constexpr versions<index_t(index_t, index_t, index_t)> packed_size_versions = ISIC_VERSIONS(packed_size<T>);
+inline constexpr versions<index_t(index_t, index_t, index_t)> packed_basis_size_versions = ISIC_VERSIONS(packed_basis_size<T>);
 template <class T>
-inline constexpr versions<void(const T*, index_t, index_t, index_t, T*)> pack_versions = ISIC_VERSIONS(pack_directions<T>);
+inline constexpr versions<void(const T*, index_t, index_t, index_t, T*)> pack_basis_versions = ISIC_VERSIONS(pack_basis<T>);
 
 template <class T>
-packed_directions<T>::packed_directions(const T* basis, index_t rank, index_t width, const T* center, const T* weights,
-                                        const execution& exec, index_t lead)
-    : rank_(rank), width_(width), lead_(lead), packed_(exec.scratch), offset_(exec.scratch), weight_(exec.scratch) {
+packed_basis<T>::packed_basis(const T* basis, index_t rank, index_t width, const T* center, const T* weights,
+                              const execution& exec, index_t alignment_offset)
+    : rank_(rank),
+      width_(width),
+      alignment_offset_(alignment_offset),
+      values_(exec.scratch),
+      center_products_(exec.scratch),
+      weights_(exec.scratch) {
     const auto filled = static_cast<std::size_t>((rank + 7) / 8 * 8);
-    packed_.resize(static_cast<std::size_t>(choose(packed_size_versions<T>, exec.simd)(rank, width, lead)));
-    choose(pack_versions<T>, exec.simd)(basis, rank, width, lead, packed_.data());
-    offset_.assign(filled, T(0));
-    weight_.assign(filled, T(0));
+    values_.resize(static_cast<std::size_t>(choose(packed_basis_size_versions<T>, exec.simd)(rank, width, alignment_offset)));
+    choose(pack_basis_versions<T>, exec.simd)(basis, rank, width, alignment_offset, values_.data());
+    center_products_.assign(filled, T(0));
+    weights_.assign(filled, T(0));
     for (index_t j = 0; j < rank; ++j) {
         const auto at = static_cast<std::size_t>(j);
-        offset_[at] = center == nullptr ? T(0) : static_cast<T>(dot(center, basis + j * width, width));
-        weight_[at] = weights == nullptr ? T(1) : weights[j];
+        center_products_[at] = center == nullptr ? T(0) : static_cast<T>(dot(center, basis + j * width, width));
+        weights_[at] = weights == nullptr ? T(1) : weights[j];
     }
 }
 
 template <class T>
-narrow_projection<T> narrow_form(const projection<T>& p, index_t d) {
-    double matrix[narrow][narrow] = {};
+small_d_projection<T> small_d_projection_of(const projection<T>& p, index_t d) {
+    double matrix[small_d][small_d] = {};
     for (index_t r = 0; r < p.rank; ++r) {
         const T* v = p.basis + r * d;
         for (index_t i = 0; i < d; ++i) {
@@ -88,19 +96,21 @@ narrow_projection<T> narrow_form(const projection<T>& p, index_t d) {
             }
         }
     }
-    narrow_projection<T> out;
+    small_d_projection<T> out;
     for (index_t j = 0; j < d; ++j) {
-        double target = 0;
+        double projected_center = 0;
         for (index_t i = 0; i < d; ++i) {
             out.matrix[i][j] = static_cast<T>(matrix[i][j]);
-            target += p.center == nullptr ? 0.0 : static_cast<double>(p.center[i]) * matrix[i][j];
+            projected_center += p.center == nullptr ? 0.0 : static_cast<double>(p.center[i]) * matrix[i][j];
         }
-        out.target[j] = static_cast<T>(target);
-        out.direction[j] = p.rank == 1 ? p.basis[j] : T(0);
+        out.projected_center[j] = static_cast<T>(projected_center);
     }
-    out.single = p.rank == 1;
-    out.weight = p.weights == nullptr || !out.single ? T(1) : p.weights[0];
-    out.offset = p.center == nullptr || !out.single ? T(0) : static_cast<T>(dot(p.center, p.basis, d));
+    if (p.rank == 1) {
+        out.rank_one = true;
+        std::copy_n(p.basis, d, out.direction);
+        out.center_product = p.center == nullptr ? T(0) : static_cast<T>(dot(p.center, p.basis, d));
+        out.weight = p.weights == nullptr ? T(1) : p.weights[0];
+    }
     return out;
 }
 

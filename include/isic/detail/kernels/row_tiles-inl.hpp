@@ -1,5 +1,5 @@
 /// \file
-/// Directions taken out of blocks of rows, compiled once per instruction set.
+/// A basis projected out of blocks of rows, tile by tile. Compiled once per instruction set.
 // Guarded as Highway asks: once per instruction set.
 #if defined(ISIC_DETAIL_KERNELS_ROW_TILES_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef ISIC_DETAIL_KERNELS_ROW_TILES_INL
@@ -8,145 +8,185 @@
 #define ISIC_DETAIL_KERNELS_ROW_TILES_INL
 #endif
 
-#include <isic/detail/kernels/vector_ops-inl.hpp>
+#include <isic/detail/kernels/pipeline-inl.hpp>
 
 HWY_BEFORE_NAMESPACE();
 namespace isic::inline ISIC_ABI::detail::kernels::HWY_NAMESPACE {
 
-/// Rows anywhere, none twice.
+/// Pointers to distinct rows; no two overlap.
 template <class T>
-struct row_block {
+struct row_pointers {
     T* const* rows;
-    const T* strength;  ///< null: 1
+    const T* strength;  ///< s [count]; null: 1
     index_t count;
-    index_t ahead = 0;  ///< values from a row to the one that is brought into the cache meanwhile
+    index_t prefetch_distance = 0;  ///< values from a row to the row that is prefetched meanwhile
 };
 
-/// Takes `R` directions out of the rows of a block. While some move, the products of those a few steps later are summed:
-/// both share the loads of the directions, and neither waits for the memory or for the other's sums over lanes.
+/// Projects a tile of `R` basis vectors, from vector `first` on, out of rows.
 template <std::size_t R, class T>
-class block_of_rows {
+class row_tiles {
 public:
-    HWY_INLINE block_of_rows(const directions<T>& v, index_t first, const row_block<T>& rows)
-        : v_(v),
+    HWY_INLINE row_tiles(const packed_basis_view<T>& basis, index_t first, const row_pointers<T>& rows)
+        : basis_(basis),
           first_(static_cast<std::size_t>(first)),
-          ahead_(first == 0 ? rows.ahead : 0),
+          prefetch_distance_(first == 0 ? rows.prefetch_distance : 0),
           rows_(rows),
-          packed_(packed_from(v, first)) {}
+          values_(basis_tile(basis, first)) {}
 
-    HWY_INLINE void run() {
-        const index_t bytes = at_once * v_.width * static_cast<index_t>(sizeof(T));
-        in_steps(*this, (rows_.count + at_once - 1) / at_once, bytes);
+    HWY_INLINE void project_out() {
+        const index_t bytes = tile_rows * basis_.width * static_cast<index_t>(sizeof(T));
+        run_pipeline(*this, (rows_.count + tile_rows - 1) / tile_rows, bytes);
     }
 
-    HWY_INLINE void measure(index_t i) { step<false, true>(0, i); }
-    HWY_INLINE void move(index_t i) { step<true, false>(i, 0); }
-    HWY_INLINE void measure_and_move(index_t i, index_t j) { step<true, true>(j, i); }
+    HWY_INLINE void sum_products(index_t tile) {
+        products_stage products(*this, tile);
+        traverse(products);
+        store_factors(products, tile);
+    }
+
+    HWY_INLINE void update(index_t tile) {
+        update_stage update(*this, tile);
+        traverse(update);
+    }
+
+    HWY_INLINE void sum_products_and_update(index_t products_tile, index_t update_tile) {
+        products_stage products(*this, products_tile);
+        update_stage update(*this, update_tile);
+        traverse(products, update);
+        store_factors(products, products_tile);
+    }
 
 private:
     using D = hn::ScalableTag<T>;
     using V = hn::Vec<D>;
     static constexpr index_t n = lanes<D>;
-    static constexpr std::size_t Rows = rows_together<R>;
-    static constexpr index_t at_once = static_cast<index_t>(Rows);
-    static constexpr std::size_t chains = chains_of<R>;
-    static constexpr index_t packed_step = static_cast<index_t>(R) * n;
+    static constexpr std::size_t Rows = rows_per_tile<R>;
+    static constexpr index_t tile_rows = static_cast<index_t>(Rows);
 
-    /// Which row is row i of a step; the last step may do the last row twice at once.
-    HWY_INLINE index_t place(index_t step, std::size_t i) const {
-        return std::min(step * at_once + static_cast<index_t>(i), rows_.count - 1);
+    /// Row i of a tile, as an index into `rows_`. The last tile may hold the last row twice.
+    HWY_INLINE index_t row_index(index_t tile, std::size_t i) const {
+        return std::min(tile * tile_rows + static_cast<index_t>(i), rows_.count - 1);
     }
 
-    /// Rows to move and by which factors, rows to measure and the sums so far.
-    struct work {
-        T* to[Rows];
+    HWY_INLINE T* factors(index_t tile) { return factors_[tile % max_pipeline_lag]; }
+
+    /// Values [k, k + n) of a row, zeros past its end unless `Whole`.
+    template <bool Whole>
+    static HWY_INLINE V load_vector(const T* row, index_t k, index_t width) {
+        return Whole ? hn::LoadU(D(), row + k) : load_some(D(), row + k, width - k);
+    }
+
+    /// The products of a tile, which reads its rows.
+    struct products_stage : row_products<Rows, R, T> {
         const T* from[Rows];
-        V factor[Rows * R];
-        V sum[chains][Rows * R];
+        index_t prefetch_distance;
+        index_t width;
+
+        HWY_INLINE products_stage(const row_tiles& tiles, index_t tile)
+            : prefetch_distance(tiles.prefetch_distance_), width(tiles.basis_.width) {
+            HWY_UNROLL(2)
+            for (std::size_t i = 0; i < Rows; ++i) {
+                from[i] = tiles.rows_.rows[tiles.row_index(tile, i)];
+            }
+        }
+
+        template <bool Whole>
+        HWY_INLINE void load(index_t k) {
+            HWY_UNROLL(2)
+            for (std::size_t i = 0; i < Rows; ++i) {
+                hwy::Prefetch(from[i] + prefetch_distance + k);
+                this->x[i] = load_vector<Whole>(from[i], k, width);
+            }
+        }
+
+        template <bool Whole>
+        HWY_INLINE void store(index_t) {}
     };
 
-    /// Values k, k + 1, ... of both; `b`: the directions there. Only the last vector is not whole.
-    template <bool Moves, bool Measures, bool Whole>
-    HWY_INLINE void advance_to(index_t k, std::size_t chain, const T* b, work& w) const {
-        const D d;
-        V x[Rows];
-        V y[Rows];
-        HWY_UNROLL(2)
-        for (std::size_t i = 0; i < Rows; ++i) {
-            if constexpr (Measures) {
-                hwy::Prefetch(w.from[i] + ahead_ + k);
-                y[i] = Whole ? hn::LoadU(d, w.from[i] + k) : load_some(d, w.from[i] + k, v_.width - k);
-            }
-            if constexpr (Moves) {
-                x[i] = Whole ? hn::LoadU(d, w.to[i] + k) : load_some(d, w.to[i] + k, v_.width - k);
+    /// The update of a tile, which reads and writes its rows.
+    struct update_stage : row_update<Rows, R, T> {
+        T* to[Rows];
+        index_t width;
+
+        HWY_INLINE update_stage(row_tiles& tiles, index_t tile)
+            : row_update<Rows, R, T>(tiles.factors(tile)), width(tiles.basis_.width) {
+            HWY_UNROLL(2)
+            for (std::size_t i = 0; i < Rows; ++i) {
+                to[i] = tiles.rows_.rows[tiles.row_index(tile, i)];
             }
         }
-        advance<Moves, Measures, Rows, R>(d, x, w.factor, y, w.sum[chain], b);
-        HWY_UNROLL(2)
-        for (std::size_t i = 0; Moves && i < Rows; ++i) {
-            Whole ? hn::StoreU(x[i], d, w.to[i] + k) : store_some(d, x[i], w.to[i] + k, v_.width - k);
+
+        template <bool Whole>
+        HWY_INLINE void load(index_t k) {
+            HWY_UNROLL(2)
+            for (std::size_t i = 0; i < Rows; ++i) {
+                this->x[i] = load_vector<Whole>(to[i], k, width);
+            }
+        }
+
+        template <bool Whole>
+        HWY_INLINE void store(index_t k) {
+            HWY_UNROLL(2)
+            for (std::size_t i = 0; i < Rows; ++i) {
+                Whole ? hn::StoreU(this->x[i], D(), to[i] + k) : store_some(D(), this->x[i], to[i] + k, width - k);
+            }
+        }
+    };
+
+    /// Runs the stages over the whole width; only the last vector may be partial.
+    template <class... Stages>
+    HWY_INLINE void traverse(Stages&... stages) const {
+        constexpr std::size_t chains = accumulators<R>;
+        constexpr index_t step = static_cast<index_t>(R) * n;
+        const T* v = values_;
+        index_t k = 0;
+        for (; k + static_cast<index_t>(chains) * n <= basis_.width; k += static_cast<index_t>(chains) * n) {
+            HWY_UNROLL(2)
+            for (std::size_t c = 0; c < chains; ++c, v += step) {
+                const index_t at = k + static_cast<index_t>(c) * n;
+                (stages.template load<true>(at), ...);
+                multiply_add<R>(v, c, stages...);
+                (stages.template store<true>(at), ...);
+            }
+        }
+        for (; k < basis_.width; k += n, v += step) {
+            (stages.template load<false>(k), ...);
+            multiply_add<R>(v, 0, stages...);
+            (stages.template store<false>(k), ...);
         }
     }
 
-    /// Moves the rows of one step and sums the products of those of another.
-    template <bool Moves, bool Measures>
-    HWY_INLINE void step(index_t moved, index_t measured) {
-        const D d;
-        work w;
-        HWY_UNROLL(2)
-        for (std::size_t i = 0; i < Rows; ++i) {
-            w.to[i] = Moves ? rows_.rows[place(moved, i)] : nullptr;
-            w.from[i] = Measures ? rows_.rows[place(measured, i)] : nullptr;
-        }
+    HWY_INLINE void store_factors(const products_stage& products, index_t tile) {
+        V total[Rows * R];
         HWY_UNROLL(8)
         for (std::size_t i = 0; i < Rows * R; ++i) {
-            w.factor[i] = Moves ? hn::Set(d, factor_[moved % most_lag][i]) : hn::Zero(d);
-            w.sum[0][i] = hn::Zero(d);
-            w.sum[chains - 1][i] = hn::Zero(d);
+            total[i] = products.total(i);
         }
-        const T* b = packed_;
-        index_t k = 0;
-        for (; k + static_cast<index_t>(chains) * n <= v_.width; k += static_cast<index_t>(chains) * n) {
-            HWY_UNROLL(2)
-            for (std::size_t c = 0; c < chains; ++c, b += packed_step) {
-                advance_to<Moves, Measures, true>(k + static_cast<index_t>(c) * n, c, b, w);
-            }
+        store_sums(D(), total, factors(tile));
+        T strength[Rows];
+        for (std::size_t i = 0; i < Rows; ++i) {
+            strength[i] = rows_.strength == nullptr ? T(1) : rows_.strength[row_index(tile, i)];
         }
-        for (; k < v_.width; k += n, b += packed_step) {
-            advance_to<Moves, Measures, false>(k, 0, b, w);
-        }
-        if constexpr (Measures) {
-            HWY_UNROLL(8)
-            for (std::size_t i = 0; chains == 2 && i < Rows * R; ++i) {
-                w.sum[0][i] = hn::Add(w.sum[0][i], w.sum[chains - 1][i]);
-            }
-            T* const factor = factor_[measured % most_lag];
-            store_sums(d, w.sum[0], factor);
-            T strength[Rows];
-            for (std::size_t i = 0; i < Rows; ++i) {
-                strength[i] = rows_.strength == nullptr ? T(1) : rows_.strength[place(measured, i)];
-            }
-            sums_to_factors<Rows, R>(v_, first_, strength, factor);
-        }
+        products_to_factors<Rows, R>(basis_, first_, strength, factors(tile));
     }
 
-    const directions<T> v_;
+    const packed_basis_view<T> basis_;
     const std::size_t first_;
-    const index_t ahead_;
-    const row_block<T> rows_;
-    const T* const packed_;
-    T factor_[most_lag][Rows * R];
+    const index_t prefetch_distance_;
+    const row_pointers<T> rows_;
+    const T* const values_;
+    T factors_[max_pipeline_lag][Rows * R];
 };
 
-/// Takes the directions out of a few rows, eight after the other, in the midst of other work: no call empties the registers.
+/// Projects a basis out of a few rows, tile after tile of it. Inlined, so that no call spills the caller's registers.
 template <class T>
-HWY_INLINE void take_out(const directions<T>& v, const row_block<T>& rows) {
-    for (index_t first = 0; first < v.rank; first += 8) {
-        switch (together(v.rank - first)) {
-            case 1: block_of_rows<1, T>(v, first, rows).run(); break;
-            case 2: block_of_rows<2, T>(v, first, rows).run(); break;
-            case 4: block_of_rows<4, T>(v, first, rows).run(); break;
-            default: block_of_rows<8, T>(v, first, rows).run(); break;
+HWY_INLINE void project_out(const packed_basis_view<T>& basis, const row_pointers<T>& rows) {
+    for (index_t first = 0; first < basis.rank; first += 8) {
+        switch (basis_tile_width(basis.rank - first)) {
+            case 1: row_tiles<1, T>(basis, first, rows).project_out(); break;
+            case 2: row_tiles<2, T>(basis, first, rows).project_out(); break;
+            case 4: row_tiles<4, T>(basis, first, rows).project_out(); break;
+            default: row_tiles<8, T>(basis, first, rows).project_out(); break;
         }
     }
 }

@@ -1,6 +1,8 @@
 /// \file
-/// What the kernels are told about rows and directions.
+/// Arguments of the row kernels: row batches, and the packed basis that is projected out of them.
 #pragma once
+
+#include <isic/detail/kernels/targets.hpp>  // before Highway
 
 #include <hwy/cache_control.h>
 
@@ -8,7 +10,13 @@
 
 namespace isic::inline ISIC_ABI::detail::kernels {
 
-/// Brings a row into the cache.
+/// Largest d of the small-d kernels, which multiply rows by the d x d matrix V W V^T in registers.
+inline constexpr index_t small_d = 8;
+
+/// Largest number of rows that the optimisers' kernels process as one block.
+inline constexpr index_t max_block_rows = 16;
+
+/// Prefetches a row of `width` values into every cache level.
 template <class T>
 HWY_INLINE void prefetch_row(const T* row, index_t width) {
     for (index_t k = 0; k < width; k += 64 / static_cast<index_t>(sizeof(T))) {
@@ -16,7 +24,7 @@ HWY_INLINE void prefetch_row(const T* row, index_t width) {
     }
 }
 
-/// Brings a row that is read but once into the nearest cache, and no other: it leaves the others what they hold.
+/// Prefetches a row that is read once into L1 alone, so that it evicts nothing from the other levels.
 template <class T>
 HWY_INLINE void prefetch_row_once(const T* row, index_t width) {
 #if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
@@ -28,53 +36,6 @@ HWY_INLINE void prefetch_row_once(const T* row, index_t width) {
 #endif
 }
 
-/// Directions that are taken out of rows, c <- c + s sum_j w_j (t . v_j - c . v_j) v_j.
-template <class T>
-struct directions {
-    const T* packed;  ///< v_j, as `pack_directions` of the level writes them
-    index_t rank;
-    index_t width;
-    index_t lead;     ///< zeros before a packed direction, for rows that are read from the cache line on in which they begin
-    const T* offset;  ///< t . v_j; as many values as directions with the zeros that fill up
-    const T* weight;  ///< w_j, likewise
-};
-
-/// Owns the memory of `directions`.
-template <class T>
-class packed_directions {
-public:
-    /// basis [rank x width], center [width] and weights [rank] may be null.
-    packed_directions(const T* basis, index_t rank, index_t width, const T* center, const T* weights, const execution& exec,
-                      index_t lead = 0);
-    directions<T> view() const { return {packed_.data(), rank_, width_, lead_, offset_.data(), weight_.data()}; }
-
-private:
-    index_t rank_;
-    index_t width_;
-    index_t lead_;
-    detail::buffer<T> packed_;
-    detail::buffer<T> offset_;
-    detail::buffer<T> weight_;
-};
-
-constexpr index_t max_block_rows = 16;  ///< rows of a block in the optimisers' kernels
-
-constexpr index_t narrow = 8;  ///< widths up to this one use the d x d matrix
-
-/// V W V^T and t V W V^T of a narrow projection, and its single direction if the rank is 1.
-template <class T>
-struct narrow_projection {
-    T matrix[narrow][narrow] = {};
-    T target[narrow] = {};
-    T direction[narrow] = {};
-    T offset = 0;  ///< t . v
-    T weight = 0;
-    bool single = false;
-};
-
-template <class T>
-narrow_projection<T> narrow_form(const projection<T>& p, index_t d);
-
 /// sum_k a_k b_k in float64.
 template <class T>
 double dot(const T* a, const T* b, index_t n) {
@@ -85,17 +46,63 @@ double dot(const T* a, const T* b, index_t n) {
     return sum;
 }
 
-/// Rows of a matrix and how strongly each is projected.
+/// Rows [n x width] and the strength s with which each is projected.
 template <class T>
-struct strong_rows {
+struct row_batch {
     T* data;
     index_t width;
     index_t stride;
-    const T* strength;  ///< null: `uniform`
-    T uniform;
+    const T* strength;  ///< s [n]; null: `uniform`
+    T uniform;          ///< s of every row
 
     T* row(index_t i) const { return data + i * stride; }
-    T at(index_t i) const { return strength == nullptr ? uniform : strength[i]; }
+    T strength_of(index_t i) const { return strength == nullptr ? uniform : strength[i]; }
 };
+
+/// A packed basis, c <- c + s sum_j w_j (t . v_j - c . v_j) v_j.
+template <class T>
+struct packed_basis_view {
+    const T* values;           ///< v_j in the order of `pack_basis`
+    index_t rank;              ///< number of basis vectors, r
+    index_t width;             ///< values per basis vector, d
+    index_t alignment_offset;  ///< zeros before each v_j: values from the start of a cache line to the first row
+    const T* center_products;  ///< t . v_j [r, and zeros to a multiple of 8]
+    const T* weights;          ///< w_j, likewise
+};
+
+/// The owner of a `packed_basis_view`.
+template <class T>
+class packed_basis {
+public:
+    /// basis V^T [rank x width]; center t [width] and weights w [rank] may be null: zero and one.
+    packed_basis(const T* basis, index_t rank, index_t width, const T* center, const T* weights, const execution& exec,
+                 index_t alignment_offset = 0);
+
+    packed_basis_view<T> view() const {
+        return {values_.data(), rank_, width_, alignment_offset_, center_products_.data(), weights_.data()};
+    }
+
+private:
+    index_t rank_;
+    index_t width_;
+    index_t alignment_offset_;
+    detail::buffer<T> values_;
+    detail::buffer<T> center_products_;
+    detail::buffer<T> weights_;
+};
+
+/// A projection as a d x d matrix, d <= `small_d`: c <- c + s (t - c) M with M = V W V^T.
+template <class T>
+struct small_d_projection {
+    T matrix[small_d][small_d] = {};  ///< M [d x d, and zeros]
+    T projected_center[small_d] = {};  ///< t M [d, and zeros]
+    bool rank_one = false;            ///< the rank is 1, and the fields below are set
+    T direction[small_d] = {};        ///< v [d, and zeros]
+    T center_product = 0;             ///< t . v
+    T weight = 0;                     ///< w
+};
+
+template <class T>
+small_d_projection<T> small_d_projection_of(const projection<T>& p, index_t d);
 
 }  // namespace isic::inline ISIC_ABI::detail::kernels

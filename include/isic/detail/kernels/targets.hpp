@@ -1,11 +1,11 @@
 /// \file
-/// Which instruction sets are compiled, and how one is chosen when a kernel is called. Include before Highway.
+/// The instruction sets that are compiled, and the choice of one when a kernel is called. Include before Highway.
 ///
-/// Only Highway's headers are used: its own run-time choice would need its library.
+/// Needs Highway's headers only: its own run-time dispatch would need its library.
 #pragma once
 
 #ifndef HWY_IS_DEBUG_BUILD
-#define HWY_IS_DEBUG_BUILD 0  // Highway's assertions are in its library
+#define HWY_IS_DEBUG_BUILD 0  // assertions call Highway's library
 #endif
 #ifndef HWY_BROKEN_EMU128
 #define HWY_BROKEN_EMU128 1  // the baseline of x86-64 is plain C++, with every compiler
@@ -22,11 +22,11 @@
 
 namespace isic::inline ISIC_ABI::detail::kernels {
 
-/// One function compiled for every level; null where a level was not compiled.
+/// A function compiled for every SIMD level, by level; null where a level was not compiled.
 template <class Function>
 using versions = std::array<Function*, 4>;
 
-/// The version to call at a level, never one that the machine lacks.
+/// The version for a level, or for the next lower one that was compiled and that the machine has.
 template <class Function>
 Function* choose(const versions<Function>& all, simd level) {
     const simd limit = best_simd();
@@ -39,8 +39,12 @@ Function* choose(const versions<Function>& all, simd level) {
 
 }  // namespace isic::inline ISIC_ABI::detail::kernels
 
+/// \def ISIC_TARGET_HAS_AVX512
+/// Whether the target that is being compiled has AVX-512 F, BW, DQ and VL. Lower values are newer targets.
+#define ISIC_TARGET_HAS_AVX512 (HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3)
+
 /// \def ISIC_VERSIONS
-/// Every version of a function of HWY_NAMESPACE. Header-only code has the version of its compiler flags.
+/// The `versions` of a function of HWY_NAMESPACE. Header-only code has one, that of its compiler flags.
 #ifdef ISIC_HEADER_ONLY
 #define ISIC_VERSIONS(function) {&HWY_STATIC_DISPATCH(function), nullptr, nullptr, nullptr}
 #else
