@@ -47,7 +47,7 @@ void check_nearest(const guarded<T>& vectors, const guarded<T>& codes, const std
     CAPTURE(codes.rows);
     CAPTURE(codes.cols);
     CAPTURE(static_cast<int>(level));
-    for (const auto& way : {std::pair(code_packing::plain, 1), {code_packing::plain, 3}, {code_packing::indexed, 2}}) {
+    for (const auto& way : {std::pair(code_packing::flat, 1), {code_packing::flat, 3}, {code_packing::indexed, 2}}) {
         const code_packing packing = way.first;
         const int threads = way.second;
         CAPTURE(static_cast<int>(packing));
@@ -342,7 +342,7 @@ void check_extreme(const guarded<double>& vectors, const guarded<double>& codes)
         expected[at(i)] = nearest_in_long_double(vectors, i, codes);
     }
     for (const simd level : levels()) {
-        for (const code_packing packing : {code_packing::plain, code_packing::indexed}) {
+        for (const code_packing packing : {code_packing::flat, code_packing::indexed}) {
             CAPTURE(static_cast<int>(level));
             CAPTURE(static_cast<int>(packing));
             const kernels::packed_codes<double> packed(codes.data(), codes.rows, codes.cols, codes.stride, nullptr, level, packing);
