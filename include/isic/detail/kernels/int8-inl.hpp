@@ -95,12 +95,14 @@ struct int8_list {
 };
 
 /// Adds the codes of a panel that are not pruned to a query's list. A query whose list overflows is undecided.
-HWY_NOINLINE inline void add_candidates(const int8_codes& codes, index_t panel, const float* panel_bounds, int8_list list) {
+HWY_NOINLINE inline void add_candidates(const int8_codes& codes, index_t panel, const float* panel_bounds, int8_query& query,
+                                        float* list_bounds, index32* list_ids) {
+    int8_list list{query, list_bounds, list_ids};
     list.tighten_bound(panel_bounds, codes.scales + panel * int8_tile::codes);
     if (!list.has_room()) {
         list.prune();
         if (!list.has_room()) {
-            list.query.set_undecided();
+            query.set_undecided();
             return;
         }
     }
@@ -127,7 +129,7 @@ HWY_INLINE void compute_int8_products(const std::int32_t* values, const int8_que
         const int32_vector code[code_vectors] = {hn::LoadU(d, panel), hn::LoadU(d, panel + n), hn::LoadU(d, panel + 2 * n)};
         HWY_UNROLL(8)
         for (index_t i = 0; i < int8_tile::queries; ++i) {
-            const int32_vector z = hn::Set(d, values[i]);
+            const int32_vector z = in_register(hn::Set(d, values[i]));
             HWY_UNROLL(3)
             for (index_t v = 0; v < code_vectors; ++v) {
                 sum[i][v] = add_products(sum[i][v], code[v], z);
@@ -152,33 +154,37 @@ HWY_INLINE void compute_lower_bounds(const int32_vector (&product)[int8_tile::co
     }
 }
 
+/// Lower bounds of the scores of a query and a panel of codes, from their integer products; lists the codes not pruned.
+HWY_INLINE void prune_panel(const int8_codes& codes, index_t p, const int32_vector (&product)[int8_tile::code_vectors],
+                            int8_query& query, float* list_bounds, index32* list_ids) {
+    const float_tag d;
+    float_vector lower[int8_tile::code_vectors];
+    compute_lower_bounds(product, query, codes.scales + p * int8_tile::codes, codes.half_norms + p * int8_tile::codes, lower);
+    const float_vector least = min_of<int8_tile::code_vectors>(lower);
+    if (HWY_UNLIKELY(!hn::AllFalse(d, hn::Le(least, hn::Set(d, query.bound))))) {
+        float bounds[int8_tile::codes];
+        HWY_UNROLL(3)
+        for (index_t v = 0; v < int8_tile::code_vectors; ++v) {
+            hn::StoreU(lower[v], d, bounds + v * score_lanes);
+        }
+        add_candidates(codes, p, bounds, query, list_bounds, list_ids);
+    }
+}
+
 /// Lists the candidates of `tiles` tiles of queries: all codes but those pruned. values: quantised queries
 /// [tiles][quads][queries of a tile].
 inline void prune(const int8_codes& codes, const std::int32_t* values, int8_query* queries, index_t tiles,
                   const int8_candidates& candidates) {
-    const float_tag d;
     for (index_t p = 0; p < codes.panels; ++p) {
         const std::int32_t* const panel = codes.values + p * codes.quads * int8_tile::codes;
-        const float* const half_norms = codes.half_norms + p * int8_tile::codes;
-        const float* const scales = codes.scales + p * int8_tile::codes;
         for (index_t t = 0; t < tiles; ++t) {
             int8_query* const query = queries + t * int8_tile::queries;
             int32_vector product[int8_tile::queries][int8_tile::code_vectors];
             compute_int8_products(values + t * codes.quads * int8_tile::queries, query, panel, codes.quads, product);
             HWY_UNROLL(8)
             for (index_t i = 0; i < int8_tile::queries; ++i) {
-                float_vector lower[int8_tile::code_vectors];
-                compute_lower_bounds(product[i], query[i], scales, half_norms, lower);
-                const float_vector least = min_of<int8_tile::code_vectors>(lower);
-                if (HWY_UNLIKELY(!hn::AllFalse(d, hn::Le(least, hn::Set(d, query[i].bound))))) {
-                    float bounds[int8_tile::codes];
-                    HWY_UNROLL(3)
-                    for (index_t v = 0; v < int8_tile::code_vectors; ++v) {
-                        hn::StoreU(lower[v], d, bounds + v * score_lanes);
-                    }
-                    const index_t list = (t * int8_tile::queries + i) * int8_list_capacity;
-                    add_candidates(codes, p, bounds, {query[i], candidates.lower_bounds + list, candidates.ids + list});
-                }
+                const index_t list = (t * int8_tile::queries + i) * int8_list_capacity;
+                prune_panel(codes, p, product[i], query[i], candidates.lower_bounds + list, candidates.ids + list);
             }
         }
     }
