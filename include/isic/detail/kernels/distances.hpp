@@ -72,8 +72,8 @@ void float32_difference(const T* x, const T* y, index_t n, float* to) {
     }
 }
 
-/// How far the score of a vector may be off, by rounding (of the packed values, the products and the sum) and by that of
-/// the distances that decide; infinite where scores may overflow. Both norms are of what was packed.
+/// How far the score of a vector may be off, by rounding (of the packed values, the products and the sum) and by that
+/// of the distances that decide; infinite where scores may overflow. Both norms are of what was packed.
 inline double score_error(double norm, double largest_norm, index_t width) {
     const double terms = static_cast<double>(width + 10);
     const double size = norm * largest_norm + largest_norm * largest_norm / 2;

@@ -1,6 +1,6 @@
 /// \file
-/// Int8 scores, for processors with int8 products: four times as many products per instruction as in float32. The quantisation
-/// error is bounded, so that pruning never loses the nearest code. Compiled once per instruction set.
+/// Int8 scores, for processors with int8 products: four times as many products per instruction as in float32. The
+/// quantisation error is bounded, so that pruning never loses the nearest code. Compiled once per instruction set.
 // Guarded as Highway asks: once per instruction set.
 #if defined(ISIC_DETAIL_KERNELS_INT8_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef ISIC_DETAIL_KERNELS_INT8_INL
@@ -16,8 +16,8 @@
 HWY_BEFORE_NAMESPACE();
 namespace isic::inline ISIC_ABI::detail::kernels::HWY_NAMESPACE {
 
-/// s + p0 q0 + p1 q1 + p2 q2 + p3 q3 in every lane, p unsigned, q signed. Not every supported version of Highway has this
-/// instruction.
+/// s + p0 q0 + p1 q1 + p2 q2 + p3 q3 in every lane, p unsigned, q signed. Not every supported version of Highway has
+/// this instruction.
 HWY_INLINE int32_vector add_products(int32_vector s, int32_vector p, int32_vector q) {
     asm("vpdpbusd %2, %1, %0" : "+v"(s.raw) : "v"(p.raw), "v"(q.raw));
     return s;

@@ -1,9 +1,9 @@
 /// \file
-/// Search of the k-d tree: prunes leaves whose bounding box is farther from the query than a code already visited. Compiled once
-/// per instruction set.
+/// Search of the k-d tree: prunes leaves whose bounding box is farther from the query than a code already visited.
+/// Compiled once per instruction set.
 ///
-/// Distances are those of the quantised rows, exact in int32. By the triangle inequality they differ from the true ones by at
-/// most the quantisation errors of the two rows; no other error needs a bound.
+/// Distances are those of the quantised rows, exact in int32. By the triangle inequality they differ from the true ones
+/// by at most the quantisation errors of the two rows; no other error needs a bound.
 // Guarded as Highway asks: once per instruction set.
 #if defined(ISIC_DETAIL_KERNELS_KD_SEARCH_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef ISIC_DETAIL_KERNELS_KD_SEARCH_INL
@@ -52,8 +52,8 @@ HWY_INLINE int32_vector box_distances(const int16_vector (&z)[Width / 2], const 
     return sum;
 }
 
-/// The search of one query of a tile, in stages without branches. Each stage runs for all queries of the tile in turn, so that
-/// the processor overlaps several of them.
+/// The search of one query of a tile, in stages without branches. Each stage runs for all queries of the tile in turn,
+/// so that the processor overlaps several of them.
 template <index_t Width>
 class kd_query_search {
 public:
@@ -148,7 +148,8 @@ public:
         visit_leaves(codes, leaves, -1, near_limit_, selected, minima);
     }
 
-    /// Visits the other listed leaves that the lower limit does not prune. Returns the number of leaves visited in all stages.
+    /// Visits the other listed leaves that the lower limit does not prune. Returns the number of leaves visited in all
+    /// stages.
     HWY_INLINE index_t visit_far_leaves(const kd_tree_view& codes, const index32* leaves, index32* selected,
                                         std::int32_t* minima) {
         const std::int32_t limit = limit_ | codes.leaf_mask;
@@ -195,8 +196,8 @@ private:
         }
     }
 
-    /// Sets the limit from the least score: the nearest visited code is at a quantised distance of at most sqrt(E + 1). A code
-    /// beyond the limit is farther whatever the quantisation errors of both codes.
+    /// Sets the limit from the least score: the nearest visited code is at a quantised distance of at most sqrt(E + 1).
+    /// A code beyond the limit is farther whatever the quantisation errors of both codes.
     HWY_INLINE void update_limit(const int32_minima& minima) {
         const auto least = static_cast<std::int64_t>(hn::GetLane(hn::MinOfLanes(int32_tag(), minima.least)));
         const auto square = static_cast<float>(std::max<std::int64_t>(squared_norm_ + 2 * least, 0) + 1);
@@ -260,8 +261,8 @@ private:
 
 #endif
 
-/// Finds the candidates of `count` queries, at most a tile. Returns the number of leaves visited. (Arguments are copies, which
-/// no store can alias.)
+/// Finds the candidates of `count` queries, at most a tile. Returns the number of leaves visited. (Arguments are
+/// copies, which no store can alias.)
 template <index_t Width>
 index_t kd_search_tile([[maybe_unused]] const kd_tree_view codes, [[maybe_unused]] const float* rows,
                        [[maybe_unused]] index_t count, [[maybe_unused]] const kd_scratch scratch,

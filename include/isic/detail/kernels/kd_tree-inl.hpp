@@ -21,7 +21,8 @@ struct int16_rows {
     const std::int16_t* row(index_t i) const { return values.data() + i * width; }
 };
 
-/// Quantises the rows `ids` of codes; no values if the scale is out of range, where float32 rounding would exceed its bound.
+/// Quantises the rows `ids` of codes; no values if the scale is out of range, where float32 rounding would exceed its
+/// bound.
 template <class T>
 int16_rows quantise_to_int16(const T* codes, index_t d, index_t stride, const T* center, const std::vector<index_t>& ids) {
     const auto value = [&](index_t id, index_t j) { return j < d ? float32_difference(codes[id * stride + j], center[j]) : 0; };
@@ -111,7 +112,8 @@ private:
     std::vector<std::pair<std::int16_t, index32>> order_;  // value in the column of the bisection, row
 };
 
-/// Bounding boxes of leaves or groups [count / lanes][width / 2][min, max][lanes][2]; `count` is a multiple of the lanes.
+/// Bounding boxes of leaves or groups [count / lanes][width / 2][min, max][lanes][2]; `count` is a multiple of the
+/// lanes.
 class bounding_boxes {
 public:
     bounding_boxes(index_t count, index_t width, index_t lanes)
@@ -132,7 +134,8 @@ public:
         }
     }
 
-    /// Moves the boxes out. Empty boxes are put far from every query, in two columns: in all, squared distances would overflow.
+    /// Moves the boxes out. Empty boxes are put far from every query, in two columns: in all, squared distances would
+    /// overflow.
     detail::buffer<std::int16_t> take() {
         for (index_t box = 0; box < count_; ++box) {
             for (index_t j = 0; j < width_; ++j) {

@@ -28,8 +28,8 @@ struct kd_tree {
     kd_tree_view view() const;
 };
 
-/// Builds the k-d tree of the rows `ids` of codes [K x d], d <= 8, centre subtracted and quantised to int16. A group is `lanes`
-/// leaves. Null if float32 cannot represent the scale. Cost O(K d log K).
+/// Builds the k-d tree of the rows `ids` of codes [K x d], d <= 8, centre subtracted and quantised to int16. A group is
+/// `lanes` leaves. Null if float32 cannot represent the scale. Cost O(K d log K).
 template <class T>
 std::shared_ptr<const kd_tree> build_kd_tree(const T* codes, index_t d, index_t stride, const T* center,
                                              const std::vector<index_t>& ids, index_t lanes);

@@ -1,5 +1,5 @@
-// Nearest-neighbour search: float32 scores ||c||^2 / 2 - z.c in register tiles, reduced to running minima per lane. A k-d tree
-// (small d) or int8 scores (larger d) prune most codes first.
+// Nearest-neighbour search: float32 scores ||c||^2 / 2 - z.c in register tiles, reduced to running minima per lane. A
+// k-d tree (small d) or int8 scores (larger d) prune most codes first.
 #ifndef ISIC_DETAIL_KERNELS_NEAREST_INL_ONCE
 #define ISIC_DETAIL_KERNELS_NEAREST_INL_ONCE
 

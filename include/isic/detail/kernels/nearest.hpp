@@ -57,8 +57,8 @@ struct best_scores {
 /// Largest d of the k-d tree: in more dimensions it prunes too few codes.
 constexpr index_t max_kd_tree_d = 8;
 
-/// Codes are quantised to int16 values in [-4095, 4095]. Queries may have values twice as large: a squared distance in eight
-/// columns, and what is added to it, stays below 2^31.
+/// Codes are quantised to int16 values in [-4095, 4095]. Queries may have values twice as large: a squared distance in
+/// eight columns, and what is added to it, stays below 2^31.
 constexpr std::int32_t max_int16_value = 4095;
 
 /// Bound of the error of float32 arithmetic when a row is quantised to int16, in quantisation steps.
@@ -67,8 +67,8 @@ constexpr float int16_rounding_error = 0.01F;
 /// Codes in a leaf.
 constexpr index_t leaf_size = 16;
 
-/// The k-d tree of codes quantised to int16. Codes are in leaf order; a group is as many leaves as a SIMD vector has lanes.
-/// Columns are interleaved in pairs. Padding of the last leaves and groups is farther than every code.
+/// The k-d tree of codes quantised to int16. Codes are in leaf order; a group is as many leaves as a SIMD vector has
+/// lanes. Columns are interleaved in pairs. Padding of the last leaves and groups is farther than every code.
 struct kd_tree_view {
     const std::int16_t* negated_codes;  ///< -q [panels][width / 2][lanes][2]
     const std::int32_t* half_norms;     ///< ||q||^2 / 2 rounded down [panels][lanes]
@@ -201,12 +201,13 @@ void find_best_scores(simd level, const code_panels& codes, const float* queries
 /// Lanes of a SIMD vector of the k-d tree search; 0: not available.
 index_t kd_search_lanes(simd level);
 
-/// Finds the candidates of `count` queries, centre subtracted; rows [count][codes.width]. Returns the number of leaves visited.
+/// Finds the candidates of `count` queries, centre subtracted; rows [count][codes.width]. Returns the number of leaves
+/// visited.
 index_t kd_search(simd level, const kd_tree_view& codes, const float* rows, index_t count, const kd_scratch& scratch,
                   kd_candidates* out);
 
-/// Visits every code whose float32 score is not above the query's threshold, for `tiles` tiles of queries, the first `count`
-/// of them in use.
+/// Visits every code whose float32 score is not above the query's threshold, for `tiles` tiles of queries, the first
+/// `count` of them in use.
 void visit_candidates(simd level, const code_panels& codes, const float* queries, index_t tiles, const float* thresholds,
                       index_t count, const candidate_visitor& visitor);
 

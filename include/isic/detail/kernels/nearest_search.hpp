@@ -1,6 +1,6 @@
 /// \file
-/// Nearest-neighbour search by one thread: a k-d tree, int8 or float32 scores leave a few candidates per query, and distances in
-/// float64 re-rank them.
+/// Nearest-neighbour search by one thread: a k-d tree, int8 or float32 scores leave a few candidates per query, and
+/// distances in float64 re-rank them.
 #pragma once
 
 #include <isic/detail/kernels/distances.hpp>
@@ -60,8 +60,8 @@ private:
         index_t cost;       // of the others, in codes compared by float32 scores
     };
 
-    /// Makes queries of the vectors [begin, end). Vectors with NaN or infinity get the first eligible code instead. Returns the
-    /// number of queries.
+    /// Makes queries of the vectors [begin, end). Vectors with NaN or infinity get the first eligible code instead.
+    /// Returns the number of queries.
     index_t accept(index_t begin, index_t end, query<T>* to) const {
         index_t count = 0;
         for (index_t i = begin; i < end; ++i) {
@@ -83,7 +83,8 @@ private:
         }
     }
 
-    /// Stores the match of a vector. Where its distance overflows or underflows float64, finds it again by scaled distances.
+    /// Stores the match of a vector. Where its distance overflows or underflows float64, finds it again by scaled
+    /// distances.
     void finish(index_t i, const best_match& best) const {
         if constexpr (sizeof(T) == sizeof(double)) {  // squares of float32 values fit float64
             const T* const z = vectors + i * stride;
@@ -260,7 +261,8 @@ private:
         return tiles;
     }
 
-    /// Matches queries, at most a block, by float32 scores of all codes. Ambiguous ones are kept for `rerank_ambiguous`.
+    /// Matches queries, at most a block, by float32 scores of all codes. Ambiguous ones are kept for
+    /// `rerank_ambiguous`.
     void search_exhaustively(const query<T>* queries, index_t count, search_workspace<T>& space) const {
         const index_t tiles = pack(queries, count, space.packed.data());
         find_best_scores(level, panels, space.packed.data(), tiles, space.minima.data(), space.scores.data());
@@ -277,8 +279,8 @@ private:
         }
     }
 
-    /// The first code of the column with the best score, prefetched; -1 if another column may hold the nearest code: the query is
-    /// ambiguous.
+    /// The first code of the column with the best score, prefetched; -1 if another column may hold the nearest code:
+    /// the query is ambiguous.
     index_t candidate_of(const query<T>& z, const best_scores& scores, search_workspace<T>& space) const {
         const double error = 2 * score_error(z.norm, largest_norm, rows.width);
         if (static_cast<double>(scores.second) - static_cast<double>(scores.best) > error) {

@@ -107,8 +107,8 @@ void packed_codes<T>::pack_int8(const std::vector<index_t>& eligible) {
     }
 }
 
-/// Queries of a block: for small d, their minima stay in L1; for large d, where each panel is read once per block, the packed
-/// queries stay in L2. At most `n` of them, rounded up to whole tiles.
+/// Queries of a block: for small d, their minima stay in L1; for large d, where each panel is read once per block, the
+/// packed queries stay in L2. At most `n` of them, rounded up to whole tiles.
 inline index_t queries_of_block(index_t n, index_t width, index_t tile) {
     constexpr index_t l2_bytes = index_t{1} << 19;
     const index_t fit = l2_bytes / (width * static_cast<index_t>(sizeof(float))) / tile * tile;

@@ -22,8 +22,8 @@ using int32_tag = hn::RebindToSigned<float_tag>;
 using int32_vector = hn::Vec<int32_tag>;
 constexpr index_t score_lanes = lanes<float_tag>;
 
-/// Register tile: queries by vectors of codes, as many sums as the registers hold beside the operands. Streamed: the panel
-/// exceeds L1 and is prefetched from L2.
+/// Register tile: queries by vectors of codes, as many sums as the registers hold beside the operands. Streamed: the
+/// panel exceeds L1 and is prefetched from L2.
 template <index_t Queries, index_t CodeVectors, bool Streamed>
 struct score_tile {
     static constexpr index_t queries = Queries;
@@ -82,8 +82,9 @@ HWY_INLINE float_vector min_of(const float_vector* v) {
     }
 }
 
-/// Running minima of a query over panels, per lane: the least score, the second least, and the panel of the least. The three
-/// vectors are stored side by side: in three arrays, equal page offsets would cause false store-to-load conflicts.
+/// Running minima of a query over panels, per lane: the least score, the second least, and the panel of the least. The
+/// three vectors are stored side by side: in three arrays, equal page offsets would cause false store-to-load
+/// conflicts.
 template <class D>
 struct panel_minima {
     using T = hn::TFromD<D>;
@@ -157,8 +158,8 @@ void find_tile_minima(const code_panels& codes, const float* queries, index_t ti
 
 #if HWY_TARGET != HWY_SCALAR
 
-/// Stores the selected lanes contiguously; may write a whole vector. Returns their number. (A masked store is slow on some
-/// processors; Highway's Compress for AVX2 copies its table to the stack.)
+/// Stores the selected lanes contiguously; may write a whole vector. Returns their number. (A masked store is slow on
+/// some processors; Highway's Compress for AVX2 copies its table to the stack.)
 template <class D>
 HWY_INLINE index_t store_selected(D d, hn::Vec<D> v, hn::Mask<D> selected, hn::TFromD<D>* to) {
 #if HWY_TARGET == HWY_AVX2
@@ -205,8 +206,8 @@ inline void reduce_minima(const float* minima, index_t queries, index_t codes, b
     }
 }
 
-/// Visits the codes of a vector of scores, `first` and on, whose scores are not above the threshold. With NaN from overflow a
-/// code is visited, and its distance decides.
+/// Visits the codes of a vector of scores, `first` and on, whose scores are not above the threshold. With NaN from
+/// overflow a code is visited, and its distance decides.
 HWY_INLINE void visit_scores(float_vector scores, float threshold, index_t query, index_t first,
                              const candidate_visitor& visitor) {
     const float_tag d;
@@ -222,8 +223,8 @@ HWY_INLINE void visit_scores(float_vector scores, float threshold, index_t query
     }
 }
 
-/// Visits every code whose score is not above the query's threshold, for `tiles` tiles of queries, the first `count` of them in
-/// use.
+/// Visits every code whose score is not above the query's threshold, for `tiles` tiles of queries, the first `count` of
+/// them in use.
 template <class Tile>
 void visit_tile_candidates(const code_panels& codes, const float* queries, index_t tiles, const float* thresholds,
                            index_t count, const candidate_visitor& visitor) {
