@@ -14,7 +14,7 @@ struct accumulator {
     explicit accumulator(memory codes) : book(std::move(codes)), moments(book.view()) {}
 
     memory book;
-    difference_accumulator<> moments;
+    difference_accumulator moments;
 };
 
 }  // namespace isic::python

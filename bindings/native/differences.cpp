@@ -88,7 +88,7 @@ struct targets_with_codebook {
         : book(memory_of("counterpart_targets", "codes", codes, access::read)), sums(book.view()) {}
 
     memory book;
-    counterpart_targets<double> sums;
+    counterpart_targets sums;
 };
 
 void merge_targets(targets_with_codebook& self, const targets_with_codebook& other) {

@@ -48,7 +48,7 @@ using pickled_tensor = std::tuple<std::string, std::vector<index_t>, py::bytes>;
 
 /// The tensors and metadata that `save_edit` writes.
 py::tuple state_of_edit(const edit& self) {
-    const tensor_file file = detail::file_of_edit(pickled, self);
+    const tensor_file file = detail::file_of_edit(self);
     std::map<std::string, pickled_tensor> tensors;
     for (const auto& [name, t] : file.tensors) {
         tensors.emplace(name, pickled_tensor(detail::entry_of(t.type).safetensors, t.shape,
@@ -80,7 +80,7 @@ void bind_projection(py::module_& m) {
         .def("apply", &apply, "codes"_a)
         .def_property_readonly("rows", &edit::rows)
         .def_property_readonly("cols", &edit::cols)
-        .def_property_readonly("storage", &edit::storage)
+        .def_property_readonly("storage", [](const edit& self) { return detail::name_of(self.type()); })
         .def_property_readonly("fingerprint_before", &edit::fingerprint_before)
         .def_property_readonly("fingerprint_after", &edit::fingerprint_after)
         .def("ids", [](const edit& e) { return array_of(std::vector<std::int64_t>(e.ids().begin(), e.ids().end())); })

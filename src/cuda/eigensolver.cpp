@@ -174,7 +174,7 @@ private:
         if (basis.size() == 0) {
             return {};
         }
-        const eigen_pairs pairs = isic::detail::full_eigen(basis.transpose() * both.rightCols(block_) * basis);
+        const eigen_pairs pairs = isic::detail::full_eigen(basis.transpose() * both.rightCols(block_) * basis, "fit_subspace");
         const Eigen::MatrixXd combinations = basis * pairs.vectors;
         const std::size_t small_bytes = static_cast<std::size_t>(block_ * block_) * sizeof(double);
         copy_to_device(*s_, small_.data(), small_bytes, combinations.data(), small_bytes, small_bytes, 1);

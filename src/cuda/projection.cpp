@@ -82,7 +82,7 @@ private:
         const index_t d = codes_.cols;
         if (harm_ != nullptr) {
             // A basis rounded to float would leak; each direction becomes a row.
-            const Eigen::MatrixXd v = isic::detail::orthonormal_rest(isic::detail::map(harm_->basis), Eigen::MatrixXd(d, 0));
+            const Eigen::MatrixXd v = isic::detail::orthonormalise(isic::detail::map(harm_->basis));
             rank_ = v.cols();
             basis_ = to_device<double>(s_, {v.data(), static_cast<std::size_t>(v.size())});
             weights_ = to_device<double>(s_, options_.weights);

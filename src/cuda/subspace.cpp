@@ -337,7 +337,7 @@ device_fit moments::fit(const device_fit_options& options) const {
             const matrix<double> safe = safe_second_moment();
             require<value_error>(isic::detail::map(safe).trace() > 0, function, "safe embeddings for the safe axis", "none, or only zeros");
             const scratch<double> safe_gram = to_device<double>(p.s, {safe.data(), static_cast<std::size_t>(d * d)});
-            isic::detail::remove_axis(moment, leading_eigenpairs(p.s, safe_gram.data(), d, 1, false, eigen_solver::syevd).pairs.vectors.col(0));
+            isic::detail::deflate(moment, leading_eigenpairs(p.s, safe_gram.data(), d, 1, false, eigen_solver::syevd).pairs.vectors.col(0));
         }
         copy_to_device(*p.s, gram.data(), bytes, moment.data(), bytes, bytes, 1);
     }
@@ -346,7 +346,7 @@ device_fit moments::fit(const device_fit_options& options) const {
     require<numeric_error>(!(trace <= (options.center == centering::none ? 0.0 : 1e-12 * whole)), function,
                            "differences that are not all zero", "zeros only");
     const bool all_values = isic::detail::needs_all_values(options.rank, p.count, d);
-    const solved s = leading_eigenpairs(p.s, gram.data(), d, isic::detail::rank_needed(options.rank, d), all_values, options.solver);
+    const solved s = leading_eigenpairs(p.s, gram.data(), d, isic::detail::rank_needed(options.rank, d, "fit_subspace"), all_values, options.solver);
     return {isic::detail::subspace_of_pairs(s.pairs, trace, p.count, options.rank, std::nullopt), s.solver};
 }
 

@@ -36,7 +36,7 @@ TEST_CASE_TEMPLATE("moments of rows are those of the CPU, over more than one chu
     const index_t n = 4096 + 77;
     const auto harmful = r.matrix<T>(n, 5);
     const auto safe = r.matrix<T>(n, 5);
-    isic::difference_accumulator<T> expected(5);
+    isic::difference_accumulator expected(5);
     expected.add_rows(harmful, safe);
     isic::device_accumulator found(gpu, 5, true);
     isic::matrix<T> wide(n, 7, static_cast<T>(isic_test::not_a_number));  // rows with gaps between them

@@ -589,7 +589,7 @@ def test_subspace_files(rng, tmp_path):
 
 
 def test_a_subspace_file_is_the_same_in_cpp(tmp_path):
-    """The bytes that tests/subspace_file_test.cpp writes and reads."""
+    """The bytes that tests/io/subspace_test.cpp writes and reads."""
     header = (b'{"__metadata__":{"decided_by":"energy","energy":"0.9375","format":"isic.subspace","rank":"2","version":"1"},'
               b'"basis":{"data_offsets":[0,48],"dtype":"F64","shape":[3,2]},'
               b'"harmfulness":{"data_offsets":[48,80],"dtype":"F64","shape":[2,2]},'

@@ -1,4 +1,5 @@
-// A hash of bytes, for fingerprints and checksums: XXH3, whose values are the same on every machine.
+/// \file
+/// XXH3 for fingerprints and checksums; its values are the same on every machine.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +15,7 @@
 
 namespace isic::inline ISIC_ABI::detail {
 
-/// 64-bit XXH3 over bytes, piece by piece.
+/// Streaming 64-bit XXH3.
 class byte_hash {
 public:
     byte_hash() { XXH3_64bits_reset(&state_); }

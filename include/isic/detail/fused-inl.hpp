@@ -55,7 +55,7 @@ void check(std::string_view function, matrix_span<T> codes, const constraint<T>&
     require_threads(function, limits.execution.threads);
 }
 
-/// A state matrix made on first use, afterwards of the codebook's shape.
+/// Creates a state matrix in the first step; throws shape_error unless it has the codebook's shape.
 template <class T>
 void prepare(std::string_view function, matrix_span<T> codes, matrix<T>& state) {
     if (state.empty()) {
@@ -117,7 +117,7 @@ void adam_update(matrix_span<T> codes, matrix_view<T> gradient, adam_state<T>& s
     prepare(f, codes, state.mean);
     prepare(f, codes, state.square);
     ++state.steps;
-    // Of the decay as the kernel rounds it: else the first steps would be off by its rounding over 1 - beta.
+    // 1 - beta^t for the beta that the kernel rounds to T: its rounding error, relative to 1 - beta, would scale the first steps.
     const auto unbias = [&](double beta) {
         const auto rounded = static_cast<double>(static_cast<T>(beta));
         return static_cast<T>(1 - std::pow(rounded, static_cast<double>(state.steps)));

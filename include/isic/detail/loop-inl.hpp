@@ -405,8 +405,8 @@ private:
         report_progress("project", 0, 1);
         const any_span codes = model_.codebook();
         saved_rows codes_of_pairs = without_padding(codes);
-        const difference_moments pairs = moments_of_pairs(codes_of_pairs.view());
-        const subspace harm = detail::fit_subspace(pairs, fit_within_budget(codes.cols));
+        const difference_accumulator pairs = moments_of_pairs(codes_of_pairs.view());
+        const subspace harm = isic::fit_subspace(pairs, fit_within_budget(codes.cols));
         now.projection = move_codes(codes, harm, targets_of_pairs(codes_of_pairs.view(), pairs.safe_mean()), pairs.safe_mean());
         merged_ = merge(merged_, harm);
         now.rank = harm.rank();
@@ -426,13 +426,13 @@ private:
     }
 
     /// Moments of the differences between this round's unsafe images and their counterparts.
-    difference_moments moments_of_pairs(any_view codes) const {
-        difference_moments out(codes);
+    difference_accumulator moments_of_pairs(any_view codes) const {
+        difference_accumulator out(codes);
         for (index_t i = 0; i < round_harmful_.images(); ++i) {
-            out.add(id_list(round_harmful_.image(i)), id_list(round_counterparts_.image(i)));
+            out.add(round_harmful_.image(i), round_counterparts_.image(i));
         }
         for (index_t i = 0; i < safe_tokens_.images(); ++i) {
-            out.add_safe(id_list(safe_tokens_.image(i)));
+            out.add_safe(safe_tokens_.image(i));
         }
         return out;
     }
@@ -442,9 +442,9 @@ private:
         if (options_.editing.target != edit_target::counterparts) {
             return {};
         }
-        target_sums sums(codes);
+        counterpart_targets sums(codes);
         for (index_t i = 0; i < round_harmful_.images(); ++i) {
-            sums.add(id_list(round_harmful_.image(i)), id_list(round_counterparts_.image(i)));
+            sums.add(round_harmful_.image(i), round_counterparts_.image(i));
         }
         return sums.targets(options_.editing.target_weight, safe_mean);
     }

@@ -120,7 +120,7 @@ ISIC_INLINE rate wilson(index_t hits, index_t n, double z) {
     const double p = static_cast<double>(hits) / size;
     const double middle = (p + z * z / (2 * size)) / (1 + z * z / size);
     const double half = z * std::sqrt(p * (1 - p) / size + z * z / (4 * size * size)) / (1 + z * z / size);
-    // At the ends the formula gives p itself; rounding must not push the interval past it.
+    // At 0 and n one end equals p exactly; rounding must not exclude it.
     return {p, hits == 0 ? 0.0 : std::max(0.0, middle - half), hits == n ? 1.0 : std::min(1.0, middle + half), hits, n};
 }
 

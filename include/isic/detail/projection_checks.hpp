@@ -48,7 +48,7 @@ void check_projection(std::string_view function, index_t rows, index_t d, const 
         require_apart(any_view(options.target));
     }
     require_threads(function, options.execution.threads);
-    options.strength.check(function, "strength", rows);
+    require_shares(function, "strength", options.strength, rows);
     require_range(function, "near_zero_below", options.near_zero_below, 0.0, 1.0);
 }
 
@@ -93,7 +93,7 @@ std::vector<index_t> replacement_rows(std::string_view function, std::span<const
         }
     }
     std::vector<index_t>& out = unmoved.empty() ? moved : unmoved;
-    require<numeric_error>(!out.empty(), function, "a row that does not vanish", "none; choose another policy");
+    require<numeric_error>(!out.empty(), function, "a row that is not near zero", "none; choose another policy");
     return std::move(out);
 }
 

@@ -120,7 +120,7 @@ TEST_CASE("patch: the bytes are replaced and nothing is left behind") {
     isic::patch_files(f.journal(), std::vector<file_patch>{{f.file("a"), far, text_bytes(zeros), text_bytes("after")},
                                                            {f.file("a"), 0, text_bytes("head"), text_bytes("HEAD")},
                                                            {f.file("a"), 4, text_bytes(" and"), text_bytes(" AND")}});
-    const isic::detail::disk_file a(f.file("a"), isic::detail::file_use::look);
+    const isic::detail::disk_file a(f.file("a"), isic::detail::file_use::read);
     std::string start(8, ' '), end(5, ' ');
     a.read(0, std::as_writable_bytes(std::span(start)));
     a.read(far, std::as_writable_bytes(std::span(end)));
