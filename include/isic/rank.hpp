@@ -93,8 +93,8 @@ inline double symmetric_uniform(std::uint64_t seed, std::uint64_t index) {
     return static_cast<double>(mix(mix(seed) ^ index) >> 11) * 0x1.0p-52 - 1.0;
 }
 
-/// Throws value_error naming `function` unless the options fit width d; returns the budget.
-ISIC_API index_t rank_budget(const rank_options& o, index_t d, std::string_view function);
+/// Throws value_error naming `function` unless the options fit width d; returns the budget. `path` precedes the names of the options in messages.
+ISIC_API index_t rank_budget(const rank_options& o, index_t d, std::string_view function, std::string_view path = "rank.");
 
 /// The rank by the active rules. `flips_allow` is the rank of the sign-flip rule, if active. Errors: as `rank_budget`.
 ISIC_API rank_choice choose_rank(std::span<const double> sigma, index_t n, index_t d, const rank_options& o,

@@ -80,7 +80,8 @@ namespace detail {
 ISIC_API void check(std::string_view function, const constraint& limits, index_t codes, index_t width);
 /// Throws value_error unless every option is in its range.
 ISIC_API void check(std::string_view function, const sgd_options& options);
-ISIC_API void check(std::string_view function, const adam_options& options);
+/// `path` precedes the names of the options in messages, e.g. "tuning.adam.".
+ISIC_API void check(std::string_view function, const adam_options& options, std::string_view path = "");
 
 ISIC_API assignments assign(any_view vectors, const id_list& ids, index_t codes);
 ISIC_API update_summary ridge_update(any_span codes, const assignments& batch, double lambda, const constraint& limits);
