@@ -1,4 +1,4 @@
-// The kernels of nearest-neighbour search, for every instruction set.
+// The kernels of nearest-neighbour search, compiled once per instruction set.
 #include <isic/detail/kernels/targets.hpp>
 
 #undef HWY_TARGET_INCLUDE

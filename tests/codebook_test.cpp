@@ -16,7 +16,7 @@ using isic_test::dense;
 
 namespace {
 
-/// Every distance in a plain loop, the first of the smallest.
+/// Nearest codes by exhaustive search in float64; of equal distances, the lowest id.
 std::vector<index_t> brute_force(dense z, dense c, metric metric, const std::set<index_t>& padding = {}) {
     const auto normalise = [](dense& m) {
         for (index_t i = 0; i < m.rows(); ++i) {
@@ -54,12 +54,12 @@ std::vector<index_t> brute_force(dense z, dense c, metric metric, const std::set
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("nearest codes agree with every distance tried", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("nearest codes agree with exhaustive search in float64", T, ISIC_STORAGE) {
     isic_test::random dice(1);
     for (const auto& [n, codes, d] : {std::tuple{1, 1, 1}, {5, 1, 4}, {130, 70, 3}, {65, 200, 8}, {64, 33, 32}, {3, 20, 200}}) {
         for (const metric metric : {metric::l2, metric::cosine}) {
             auto book = dice.matrix<T>(codes, d);
-            for (index_t k = 1; k < codes; k += 3) {  // every third code is an earlier one again: ties
+            for (index_t k = 1; k < codes; k += 3) {  // every third code repeats an earlier one: ties
                 std::ranges::copy(book.row(dice.below(k)), book.row(k).begin());
             }
             const auto z = dice.matrix<float>(n, d);
@@ -89,14 +89,14 @@ TEST_CASE("exact ties go to the lowest id") {
     CHECK(isic::nearest_codes(isic_test::from_rows<double>({{0, 0}, {3, 0}, {2, 2}, {-1, -1}}), book) == std::vector<index_t>{0, 0, 0, 2});
 }
 
-TEST_CASE("normalised look-ups see directions only, plain ones do not") {
+TEST_CASE("the cosine metric ignores norms, the l2 metric does not") {
     const auto book = isic_test::from_rows<float>({{10, 0}, {0.6, 0.8}, {0, 0}});
     const auto z = isic_test::from_rows<float>({{0.5, 0.1}});
     CHECK(isic::nearest_codes(z, book, metric::l2).front() == 2);
     CHECK(isic::nearest_codes(z, book, metric::cosine).front() == 0);
 }
 
-TEST_CASE("codes are told apart where squares do not fit float64, whatever the look-up reads") {
+TEST_CASE("codes are told apart where squares do not fit float64, with either metric") {
     for (const double size : {1e-320, 1e-200, 1e-160, 1.0, 1e155, 1e200, 1e307}) {
         CAPTURE(size);
         const auto book = isic_test::from_rows<double>({{-size, 0}, {0, -size}, {size, size}, {0, size}, {size, 0}});
@@ -105,13 +105,13 @@ TEST_CASE("codes are told apart where squares do not fit float64, whatever the l
         CHECK(isic::code_index(book).nearest(z) == std::vector<index_t>{2, 2, 2, 1});
         CHECK(isic::nearest_codes(z, book, metric::cosine) == std::vector<index_t>{4, 3, 2, 1});
     }
-    // Directions that differ by next to nothing, and rows of one direction at both ends of float64.
+    // Directions that differ by 1e-170, and rows of one direction at both ends of the range of float64.
     const auto book = isic_test::from_rows<double>({{1, 0}, {1, 1e-170}, {1e200, 1e200}, {1e-200, -1e-200}});
     const auto z = isic_test::from_rows<double>({{2, 2e-170}, {2, -1e-170}, {1e-300, 1e-300}, {1e300, -1e300}});
     CHECK(isic::nearest_codes(z, book, metric::cosine) == std::vector<index_t>{1, 0, 2, 3});
 }
 
-TEST_CASE("padding never wins and may hold anything") {
+TEST_CASE("padding is never the nearest and may hold anything") {
     isic_test::random dice(3);
     auto book = dice.matrix<float>(40, 6);
     const auto z = dice.matrix<float>(200, 6);
@@ -124,35 +124,35 @@ TEST_CASE("padding never wins and may hold anything") {
         std::ranges::fill(book.row(k), std::numeric_limits<float>::quiet_NaN());
     }
     CHECK(isic::nearest_codes(z, book, metric::l2, padding) == expected);
-    check_throws<isic::numeric_error>("nearest_codes", [&] { isic::nearest_codes(z, book); });
+    check_throws<isic::numeric_error>("nearest_codes", [&] { return isic::nearest_codes(z, book); });
     const std::vector<index_t> all{0, 1};
-    check_throws<isic::value_error>("nearest_codes", [&] { isic::nearest_codes(dice.matrix(1, 3), dice.matrix(2, 3), metric::l2, all); }, {"padding only"});
+    check_throws<isic::value_error>("nearest_codes", [&] { return isic::nearest_codes(dice.matrix(1, 3), dice.matrix(2, 3), metric::l2, all); }, {"padding only"});
 }
 
-TEST_CASE("nearest codes refuse what does not fit") {
+TEST_CASE("nearest codes reject mismatched shapes, padding ids, NaN and negative threads") {
     isic_test::random dice(4);
     const auto book = dice.matrix(4, 3);
-    check_throws<isic::shape_error>("nearest_codes", [&] { isic::nearest_codes(dice.matrix(2, 4), book); }, {"3 columns", "got 4"});
-    check_throws<isic::shape_error>("nearest_codes", [&] { isic::nearest_codes(dice.matrix(2, 3), isic::matrix<float>(0, 3)); });
+    check_throws<isic::shape_error>("nearest_codes", [&] { return isic::nearest_codes(dice.matrix(2, 4), book); }, {"3 columns", "got 4"});
+    check_throws<isic::shape_error>("nearest_codes", [&] { return isic::nearest_codes(dice.matrix(2, 3), isic::matrix<float>(0, 3)); });
     for (const index_t k : {-1, 4}) {
-        check_throws<isic::value_error>("nearest_codes", [&] { isic::nearest_codes(book, book, metric::l2, std::vector{k}); });
+        check_throws<isic::value_error>("nearest_codes", [&] { return isic::nearest_codes(book, book, metric::l2, std::vector{k}); });
     }
     auto bad = book;
     bad(3, 0) = not_a_number;
-    check_throws<isic::numeric_error>("nearest_codes", [&] { isic::nearest_codes(bad, book); }, {"vectors"});
-    check_throws<isic::numeric_error>("nearest_codes", [&] { isic::nearest_codes(book, bad); }, {"codebook"});
+    check_throws<isic::numeric_error>("nearest_codes", [&] { return isic::nearest_codes(bad, book); }, {"vectors"});
+    check_throws<isic::numeric_error>("nearest_codes", [&] { return isic::nearest_codes(book, bad); }, {"codebook"});
     CHECK(isic::nearest_codes(isic::matrix<double>(0, 3), book).empty());
     check_throws<isic::numeric_error>("code_index", [&] { const isic::code_index index(bad); }, {"codebook"});
-    check_throws<isic::value_error>("nearest_codes", [&] { isic::nearest_codes(book, book, metric::l2, {}, {.threads = -1}); }, {"threads >= 0", "got -1"});
-    check_throws<isic::value_error>("code_index::nearest", [&] { isic::code_index(book).nearest(book, {.threads = -7}); }, {"threads >= 0", "got -7"});
-    check_throws<isic::shape_error>("code_index::nearest", [&] { isic::code_index(book).nearest(dice.matrix(2, 4)); }, {"3 columns", "got 4"});
+    check_throws<isic::value_error>("nearest_codes", [&] { return isic::nearest_codes(book, book, metric::l2, {}, {.threads = -1}); }, {"threads >= 0", "got -1"});
+    check_throws<isic::value_error>("code_index::nearest", [&] { return isic::code_index(book).nearest(book, {.threads = -7}); }, {"threads >= 0", "got -7"});
+    check_throws<isic::shape_error>("code_index::nearest", [&] { return isic::code_index(book).nearest(dice.matrix(2, 4)); }, {"3 columns", "got 4"});
 }
 
 static_assert(!std::is_constructible_v<isic::code_index, isic::matrix<float>>, "a temporary codebook would dangle");
 static_assert(std::is_constructible_v<isic::code_index, isic::matrix<float>&>);
 static_assert(std::is_constructible_v<isic::code_index, isic::matrix_view<float>>);
 
-TEST_CASE_TEMPLATE("the fingerprint sees every byte of the rows, the shape, and no gap", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("the fingerprint depends on every byte of the rows and on the shape, not on gaps", T, ISIC_STORAGE) {
     isic_test::random dice(5);
     auto book = dice.matrix<T>(6, 4);
     const auto original = isic::fingerprint(book);
@@ -175,6 +175,6 @@ TEST_CASE_TEMPLATE("the fingerprint sees every byte of the rows, the shape, and 
     CHECK(isic::fingerprint(isic::matrix_view<T>()) != original);
 }
 
-TEST_CASE("minus zero is another codebook") {
+TEST_CASE("a codebook with minus zero has another fingerprint") {
     CHECK(isic::fingerprint(isic_test::from_rows<float>({{0.0, 1.0}})) != isic::fingerprint(isic_test::from_rows<float>({{-0.0, 1.0}})));
 }

@@ -11,6 +11,7 @@
 
 #include <emoji/check.hpp>
 #include <emoji/nn.hpp>
+#include <emoji/random.hpp>
 #include <emoji/render.hpp>
 #include <emoji/tokenizer.hpp>
 #include <emoji/top_k.hpp>

@@ -47,9 +47,9 @@ void check_nearest(const guarded<T>& vectors, const guarded<T>& codes, const std
     CAPTURE(codes.rows);
     CAPTURE(codes.cols);
     CAPTURE(static_cast<int>(level));
-    for (const auto& way : {std::pair(code_packing::plain, 1), {code_packing::plain, 3}, {code_packing::indexed, 2}}) {
-        const code_packing packing = way.first;
-        const int threads = way.second;
+    for (const auto& mode : {std::pair(code_packing::flat, 1), {code_packing::flat, 3}, {code_packing::indexed, 2}}) {
+        const code_packing packing = mode.first;
+        const int threads = mode.second;
         CAPTURE(static_cast<int>(packing));
         const kernels::packed_codes<T> packed(codes.data(), codes.rows, codes.cols, codes.stride, padding.data(), level, packing);
         std::vector<index_t> ids(at(vectors.rows), -7);
@@ -102,7 +102,7 @@ TEST_CASE_TEMPLATE("kernels: nearest codes are those of float64", T, float, doub
     }
 }
 
-TEST_CASE_TEMPLATE("kernels: codes packed by place are found as if all were compared with", T, float, double) {
+TEST_CASE_TEMPLATE("kernels: the k-d tree finds the codes that exhaustive search finds", T, float, double) {
     for (const simd level : levels()) {
         for (const index_t d : {1, 3, 4, 5, 8}) {
             guarded<T> vectors(150, d, 2);
@@ -110,7 +110,7 @@ TEST_CASE_TEMPLATE("kernels: codes packed by place are found as if all were comp
             std::vector<std::uint8_t> padding(3000);
             check_nearest(vectors, book, padding, level);
 
-            // Clusters far apart, with codes that occur several times, some of which may not win.
+            // Clusters far apart, with repeated codes, some of them padding.
             for (index_t k = 0; k < book.rows; ++k) {
                 for (index_t j = 0; j < d; ++j) {
                     book(k, j) = static_cast<T>(k % 7 * 100) + (k % 3 == 0 ? T(0.5) : book(k, j));
@@ -127,11 +127,11 @@ TEST_CASE_TEMPLATE("kernels: codes packed by place are found as if all were comp
     }
 }
 
-TEST_CASE_TEMPLATE("kernels: a search finds what rounding to units hides or puts out of reach", T, float, double) {
+TEST_CASE_TEMPLATE("kernels: the k-d tree finds codes closer than the quantisation step, and beyond the int16 range", T, float, double) {
     for (const simd level : levels()) {
         for (const index_t d : {1, 2, 4, 7, 8}) {
             CAPTURE(d);
-            // Two codes far out make the unit one; within it there are few codes, some, or a crowd.
+            // Two outliers make the quantisation step 1; within one step of zero there are few codes, some, or many.
             for (const index_t crowd : {5, 40, 1000}) {
                 guarded<T> vectors(130, d, 2);
                 guarded<T> book(1200, d, 3);
@@ -147,7 +147,7 @@ TEST_CASE_TEMPLATE("kernels: a search finds what rounding to units hides or puts
                 }
                 check_nearest(vectors, book, std::vector<std::uint8_t>(1200), level);
             }
-            // Vectors at and beyond the values that are searched for.
+            // Vectors at and beyond the int16 range.
             guarded<T> vectors(90, d, 2);
             guarded<T> book(1200, d, 3);
             for (index_t i = 0; i < vectors.rows; ++i) {
@@ -156,7 +156,7 @@ TEST_CASE_TEMPLATE("kernels: a search finds what rounding to units hides or puts
                 }
             }
             check_nearest(vectors, book, std::vector<std::uint8_t>(1200), level);
-            // Codes too small and too large for units, and one alone.
+            // Codes too small and too large for an int16 scale, and a single eligible code.
             for (const double size : {1e-36, 1e-30, 1e30, 1e36}) {
                 guarded<T> small_vectors(40, d, 4);
                 guarded<T> small_book(300, d, 5);
@@ -177,8 +177,8 @@ TEST_CASE_TEMPLATE("kernels: a search finds what rounding to units hides or puts
     }
 }
 
-TEST_CASE_TEMPLATE("kernels: a code is found though rounding to units moves it away, and all else nearer", T, float, double) {
-    // The mean is zero and the unit is one. 0.49 is rounded down, 100.51 away from it, -100.49 towards it.
+TEST_CASE_TEMPLATE("kernels: a code is found though int16 quantisation moves it away and another nearer", T, float, double) {
+    // The mean is zero and the quantisation step is 1. 0.49 rounds down, 100.51 away from it, -100.49 towards it.
     for (const simd level : levels()) {
         for (const index_t d : {4, 8}) {
             guarded<T> vectors(1, d, 2);
@@ -196,11 +196,11 @@ TEST_CASE_TEMPLATE("kernels: a code is found though rounding to units moves it a
     }
 }
 
-TEST_CASE_TEMPLATE("kernels: codes that scores in bytes rule out are not the nearest", T, float, double) {
+TEST_CASE_TEMPLATE("kernels: int8 scores never prune the nearest code", T, float, double) {
     for (const simd level : levels()) {
         for (const index_t d : {16, 31, 100}) {
             CAPTURE(d);
-            // Vectors of all sizes beside codes of all sizes, some of which may not win or come twice; one vector is zero.
+            // Vectors and codes of many magnitudes, some codes padding or repeated; one vector is zero.
             guarded<T> vectors(90, d, 2);
             guarded<T> book(700, d, 3);
             std::vector<std::uint8_t> padding(700);
@@ -218,7 +218,7 @@ TEST_CASE_TEMPLATE("kernels: codes that scores in bytes rule out are not the nea
             }
             check_nearest(vectors, book, padding, level);
 
-            // More codes as near as bytes can tell than a list holds, for every third vector: those are compared in float32.
+            // For every third vector, more codes within the int8 error than a list holds: float32 scores decide.
             for (index_t k = 0; k < book.rows; ++k) {
                 for (index_t j = 0; j < d; ++j) {
                     book(k, j) = static_cast<T>(k % 2 == 0 ? book(k, j) + 50 : 1 + 1e-4 * book(k, j));
@@ -235,14 +235,14 @@ TEST_CASE_TEMPLATE("kernels: codes that scores in bytes rule out are not the nea
     }
 }
 
-TEST_CASE_TEMPLATE("kernels: a code is found though rounding to bytes hides what brings it near", T, float, double) {
+TEST_CASE_TEMPLATE("kernels: a code is found though int8 quantisation hides the difference", T, float, double) {
     constexpr index_t d = 100;
     const auto row = [](guarded<T>& m, index_t i, double first, double others) {
         for (index_t j = 0; j < d; ++j) {
             m(i, j) = static_cast<T>(j == 0 ? first : others);
         }
     };
-    // Pairs around zero, so that the centre is zero. All but the first columns of (127, 0.49, ...) round to zero.
+    // Pairs of opposite codes, so that the centre is zero. All but the first columns of (127, 0.49, ...) round to zero.
     for (const simd level : levels()) {
         guarded<T> vectors(1, d, 2);
         guarded<T> book(4, d, 3);
@@ -262,7 +262,7 @@ TEST_CASE_TEMPLATE("kernels: a code is found though rounding to bytes hides what
         REQUIRE(plain_nearest(vectors, 0, book, std::vector<std::uint8_t>(4)) == 2);
         check_nearest(vectors, book, std::vector<std::uint8_t>(4), level);
 
-        // Columns of one sign, beside codes whose scales differ.
+        // Columns of one sign, and codes of different scales.
         row(vectors, 0, 10, 10);
         row(book, 2, 1e-4, 1e-4);
         row(book, 3, -1e-4, -1e-4);
@@ -275,7 +275,7 @@ TEST_CASE_TEMPLATE("kernels: a code is found though rounding to bytes hides what
     }
 }
 
-TEST_CASE_TEMPLATE("kernels: ties go to the lowest code, and rounding decides nothing", T, float, double) {
+TEST_CASE_TEMPLATE("kernels: ties go to the lowest id, and near ties are re-ranked", T, float, double) {
     for (const simd level : levels()) {
         for (const index_t d : {3, 8, 40}) {
             guarded<T> vectors(50, d, 2);
@@ -285,7 +285,7 @@ TEST_CASE_TEMPLATE("kernels: ties go to the lowest code, and rounding decides no
             }
             check_nearest(vectors, book, std::vector<std::uint8_t>(200), level);
 
-            // Distances far below what rounding leaves of products of the norms, around several centres.
+            // Distances far below the rounding error of products of the norms, around several centres.
             const double far = sizeof(T) == sizeof(float) ? 1e4 : 1e12;
             guarded<T> close(300, d, 4, 1, far);
             guarded<T> near_by(60, d, 5, 1, far);
@@ -302,7 +302,7 @@ TEST_CASE_TEMPLATE("kernels: ties go to the lowest code, and rounding decides no
                 check_nearest(huge, huge, std::vector<std::uint8_t>(70), level);
                 check_nearest(small, small, std::vector<std::uint8_t>(70), level);
                 check_nearest(small, huge, std::vector<std::uint8_t>(70), level);
-            } else {  // beyond float32, in which scores are, on either side
+            } else {  // outside the range of float32 scores, on either side
                 guarded<T> large(70, d, 6, 1e60);
                 guarded<T> tiny(70, d, 7, 1e-60);
                 check_nearest(large, large, std::vector<std::uint8_t>(70), level);
@@ -316,7 +316,7 @@ TEST_CASE_TEMPLATE("kernels: ties go to the lowest code, and rounding decides no
 
 namespace {
 
-/// The same in long double, whose exponents go further.
+/// Nearest code by long double distances, for their larger exponent range.
 index_t nearest_in_long_double(const guarded<double>& vectors, index_t i, const guarded<double>& codes) {
     index_t best = 0;
     long double least = INFINITY;
@@ -342,7 +342,7 @@ void check_extreme(const guarded<double>& vectors, const guarded<double>& codes)
         expected[at(i)] = nearest_in_long_double(vectors, i, codes);
     }
     for (const simd level : levels()) {
-        for (const code_packing packing : {code_packing::plain, code_packing::indexed}) {
+        for (const code_packing packing : {code_packing::flat, code_packing::indexed}) {
             CAPTURE(static_cast<int>(level));
             CAPTURE(static_cast<int>(packing));
             const kernels::packed_codes<double> packed(codes.data(), codes.rows, codes.cols, codes.stride, nullptr, level, packing);
@@ -373,7 +373,7 @@ TEST_CASE("kernels: codes are told apart where squares do not fit float64") {
             check_extreme(guarded<double>(9, d, 1, shrunk), guarded<double>(count, d, 2));
         }
 
-        // Codes that differ in one column by next to nothing, and vectors that are one of them.
+        // Codes that differ by 1e-170 in one column, and vectors equal to one of them.
         guarded<double> book(count, d, 3);
         guarded<double> vectors(9, d, 4);
         for (index_t k = 0; k < count; ++k) {

@@ -15,7 +15,7 @@ struct attack_result {
     double prompt_rewriting = 0;  // prompt-rewriting baseline, through the original codebook
 };
 
-// The prompts of the prompt-rewriting baseline: unsafe words replaced by safe ones.
+// The prompts of the prompt-rewriting baseline: unsafe words become safe ones.
 inline std::vector<prompt> without_unsafe_words(const world& w, std::vector<prompt> prompts) {
     for (prompt& p : prompts) {
         p.word = w.harmful_word(p.word) ? w.plain_words.front() : p.word;

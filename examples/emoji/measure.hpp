@@ -17,7 +17,7 @@ struct measures {
     double self_unsafe = 0;    // share that the model's own judge calls unsafe; this judge also sees faint objects
     double cnn_unsafe = 0;     // share that the independent CNN calls unsafe, on unsafe prompts with held-out items
     double ghost_unsafe = 0;   // share that the CNN trained on faint objects calls unsafe
-    double sprite_unsafe = 0;  // share whose nearest rendering has a harmful object (sprite match)
+    double sprite_unsafe = 0;  // share whose sprite match is a harmful object
     double safe_item = 0;      // safe prompts: share with the requested item
     double safe_object = 0;    // safe prompts with a second object: share with that object
     double unsafe_item = 0;    // unsafe prompts: share with the requested item

@@ -50,7 +50,7 @@ public:
     // Random images in the given mix of words; image j depends on (seed, j) only.
     labelled_images random_images(index_t n, std::uint64_t seed, const word_mix& mix = {}) const;
 
-    // Sprite match: the object of the nearest rendering by absolute error, among every size and position of a known item
+    // Sprite match: the object of the rendering with the least absolute error, among every size and position of a known item
     // on a known background, with every object and with none. Squared error finds as many faint objects, but reports an
     // object for a few wrong pixels of the item.
     int nearest_object(std::span<const float> image, int item, int background) const;

@@ -1,5 +1,5 @@
 /// \file
-/// Look-ups in a codebook: nearest codes, fingerprints of its bytes.
+/// Nearest-neighbour search in a codebook, and fingerprints of its bytes.
 #pragma once
 
 #include <cstdint>
@@ -12,32 +12,37 @@
 
 namespace isic::inline ISIC_ABI {
 
-/// How a model turns a vector into a code, and what it reads of a row.
+/// The distance by which a model chooses the nearest code, as FAISS' metric type.
 enum class metric {
-    l2,            ///< nearest by squared distance; rows are read as they are
-    cosine  ///< rows are divided by their norm at every look-up (LlamaGen, Janus); only directions matter
+    l2,     ///< squared Euclidean distance of the rows as stored
+    cosine  ///< squared Euclidean distance of the rows divided by their norms (LlamaGen, Janus); zero rows stay zero
 };
 
 namespace detail {
 
 class packed_codebook;
-ISIC_API std::vector<index_t> nearest_codes(any_view vectors, any_view codes, metric metric, std::span<const index_t> padding,
-                                   const execution& exec = {});
+ISIC_API std::vector<index_t> nearest_codes(any_view vectors, any_view codes, metric metric,
+                                            std::span<const index_t> padding, const execution& exec = {});
 ISIC_API std::uint64_t fingerprint(any_view codes);
 
 }  // namespace detail
 
-/// A codebook packed for many look-ups: what `nearest_codes` makes for one call.
+/// A codebook packed for nearest-neighbour search: `nearest_codes` without packing the codes for every call.
 ///
-/// The codebook [K x d] must stay where it is, unchanged, while the index is used. Takes 4 to 5 K d bytes, 26 K more where
-/// codes are sorted, and a copy of the codebook in float32 if it is stored narrower, in float64 if it is read normalised. Rows
-/// listed in `padding` never win and may hold anything. Errors: shape_error if the codebook is empty, value_error on padding
-/// ids or if all rows are padding, numeric_error on NaN or infinity.
+/// The codebook [K x d] must outlive the index at the same address, unchanged. The index takes 4 to 5 K d bytes, 26 K
+/// more with a k-d tree, and a copy of the codebook in float32 if it is stored narrower, in float64 for the cosine
+/// metric. Rows listed in `padding` are never the nearest and may hold anything. Queries on one index from several
+/// threads are safe.
+///
+/// Errors: shape_error if the codebook is empty, value_error on padding ids or if all rows are padding, numeric_error
+/// on NaN or infinity.
+///
+/// \snippet snippets.cpp codebook
 class ISIC_API code_index {
 public:
-    /// Packs it. Cost O(K d); O(K d log K) where d <= 8 and K >= 1024: codes are then sorted by place, so that most of them
-    /// need not be looked at. In 16 columns and more, scores in bytes rule most codes out where the processor multiplies
-    /// bytes (AVX-512 VNNI). Neither changes an id.
+    /// Packs the codebook. Cost O(K d); O(K d log K) where d <= 8 and K >= 1024, for a k-d tree that prunes most codes.
+    /// For d >= 16, int8 scores prune most codes on processors with int8 products (AVX-512 VNNI). Neither changes an
+    /// id.
     template <matrix_like C>
     explicit code_index(const C& codes, metric metric = metric::l2, std::span<const index_t> padding = {})
         : code_index(any_view(detail::view_of(codes)), metric, padding) {}
@@ -48,16 +53,17 @@ public:
     template <scalar T>
     explicit code_index(const matrix<T>&&, metric = metric::l2, std::span<const index_t> = {}) = delete;
 
-    /// Ids of the nearest codes, [n]. vectors [n x d]; those in float64 take a packing of their own if the codebook is
-    /// stored narrower. Errors: shape_error if the widths differ, numeric_error on NaN or infinity.
+    /// Ids of the nearest codes, [n]. vectors [n x d]. If the vectors are float64 and the codebook is not, the call
+    /// packs the codebook again in float64. Errors: shape_error if the widths differ, value_error on threads,
+    /// numeric_error on NaN or infinity.
     template <matrix_like Z>
-    std::vector<index_t> nearest(const Z& vectors, const execution& exec = {}) const {
+    [[nodiscard]] std::vector<index_t> nearest(const Z& vectors, const execution& exec = {}) const {
         const any_view rows = detail::view_of(vectors);
         std::vector<index_t> out(static_cast<std::size_t>(rows.rows));
         nearest(rows, out, exec);
         return out;
     }
-    /// The same into `ids` [n]. Errors: shape_error, too, unless there is an id per vector.
+    /// Writes the ids of the nearest codes to `ids` [n]. Errors: also shape_error if the size of `ids` is not n.
     template <matrix_like Z>
     void nearest(const Z& vectors, std::span<index_t> ids, const execution& exec = {}) const {
         nearest(any_view(detail::view_of(vectors)), ids, exec);
@@ -69,24 +75,26 @@ private:
     std::shared_ptr<const detail::packed_codebook> packed_;
 };
 
-/// Ids of the nearest codes, [n], by ||z - c||^2 (or of the normalised rows); ties go to the lowest id.
+/// Ids of the nearest codes, [n]: argmin_k ||z - c_k||^2, of the normalised rows for the cosine metric; of equally near
+/// codes, the lowest id.
 ///
-/// vectors [n x d], codes [K x d]; rows listed in `padding` never win and may hold anything. Cost O(n K d), less in
-/// narrow codebooks, and to pack the codes, which a `code_index` does once. Fast products in bytes or float32 find the
-/// candidates; float64 distances decide between those that they cannot tell apart, scaled where their squares do not fit
-/// float64. Errors: shape_error if the codebook is empty or the widths differ, value_error on padding ids or if all rows are
-/// padding, numeric_error on NaN or infinity.
+/// vectors [n x d], codes [K x d]. Rows listed in `padding` are never the nearest and may hold anything. Cost O(n K d),
+/// less for small d, plus packing, which a `code_index` does once. Float32 or int8 scores find the candidates; float64
+/// distances re-rank them, scaled by a power of two where their squares do not fit float64.
+///
+/// Errors: shape_error if the codebook is empty or the widths differ, value_error on threads, on padding ids or if all
+/// rows are padding, numeric_error on NaN or infinity.
 template <matrix_like Z, matrix_like C>
-std::vector<index_t> nearest_codes(const Z& vectors, const C& codes, metric metric = metric::l2,
+[[nodiscard]] std::vector<index_t> nearest_codes(const Z& vectors, const C& codes, metric metric = metric::l2,
                                    std::span<const index_t> padding = {}, const execution& exec = {}) {
     return detail::nearest_codes(detail::view_of(vectors), detail::view_of(codes), metric, padding, exec);
 }
 
-/// 64-bit XXH3 over shape, scalar size and the rows' bytes (not the gaps between strided rows).
+/// 64-bit XXH3 hash of the shape, the scalar size and the bytes of the rows, without the gaps between strided rows.
 ///
-/// Tells an edited codebook from the original; it is no defence against somebody who wants two codebooks to collide.
+/// It detects an edited codebook. It is not cryptographic: collisions can be constructed.
 template <matrix_like C>
-std::uint64_t fingerprint(const C& codes) {
+[[nodiscard]] std::uint64_t fingerprint(const C& codes) {
     return detail::fingerprint(detail::view_of(codes));
 }
 

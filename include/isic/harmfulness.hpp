@@ -31,6 +31,8 @@ struct code_scores {
 /// same prior (Monroe, Colaresi and Quinn 2008). Derive strengths from q: z grows with the counts. Cost O(K). Errors:
 /// shape_error if the lengths differ or are zero; value_error on a negative or infinite count, or prior <= 0;
 /// numeric_error if one side has no counts at all. Source: our choice; the prior form follows "fightin' words".
+///
+/// \snippet snippets.cpp harmfulness
 [[nodiscard]] ISIC_API code_scores code_harmfulness(const code_usage& usage, const harmfulness_options& options = {});
 
 /// The ramp of `code_strength`.

@@ -54,6 +54,8 @@ struct rank_choice {
 /// Smallest r with sum_{i<r} sigma_i^2 >= share * sum sigma_i^2; 0 if all are zero.
 ///
 /// sigma [m], descending. Cost O(m). Errors: value_error unless share is in (0, 1].
+///
+/// \snippet snippets.cpp rank
 [[nodiscard]] ISIC_API index_t energy_rank(std::span<const double> sigma, double share);
 
 /// The optimal hard threshold lambda*(beta) = sqrt(2 (beta + 1) + 8 beta / ((beta + 1) + sqrt(beta^2 + 14 beta + 1))),

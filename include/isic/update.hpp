@@ -132,8 +132,10 @@ update_summary sgd_update(C&& codes, const G& gradient, sgd_state& state, const 
 /// and v the moments of P g. gradient [K x d] of any dtype.
 ///
 /// The preconditioner is diagonal and does not commute with P. Without the outer P the step would leak; without the
-/// inner P the forbidden gradient would enter v, and the iteration would not rest at the constrained minimum. Cost O(K
-/// d r). Errors: value_error on options, shape and numeric errors; on an error nothing is written.
+/// inner P the forbidden gradient would enter v, and the iteration would not rest at the constrained minimum.
+/// Cost O(K d r). Errors: value_error on options, shape and numeric errors; on an error nothing is written.
+///
+/// \snippet snippets.cpp update
 template <mutable_matrix_like C, matrix_like G>
 update_summary adam_update(C&& codes, const G& gradient, adam_state<>& state, const adam_options& options = {},
                            const constraint& limits = {}) {

@@ -21,8 +21,8 @@ inline double sum_of_squares(std::span<const double> row) {
     return sum;
 }
 
-/// Scales a row by a power of two, so that its squares fit float64.
-inline void bring_near_one(std::span<double> row) {
+/// Scales a row by a power of two to a largest value in [1, 2), so that its squares fit float64.
+inline void scale_near_one(std::span<double> row) {
     double largest = 0;
     for (const double x : row) {
         largest = std::max(largest, std::abs(x));
@@ -40,7 +40,7 @@ ISIC_INLINE row_matrix read_rows(any_view m, metric metric) {
         const std::span<double> row(out.data() + i * m.cols, static_cast<std::size_t>(m.cols));
         double square = sum_of_squares(row);
         if (!(square >= static_cast<double>(m.cols) * std::numeric_limits<double>::min() && std::isfinite(square))) {
-            bring_near_one(row);
+            scale_near_one(row);
             square = sum_of_squares(row);
         }
         if (square > 0) {
@@ -50,11 +50,12 @@ ISIC_INLINE row_matrix read_rows(any_view m, metric metric) {
     return out;
 }
 
-/// Rows as T, where they lie if that is what they are, else copied.
+/// Rows of type T, prepared for a metric: a view of the given rows where they are that already, else a copy.
 template <class T>
-class rows_as {
+class metric_rows {
 public:
-    rows_as(any_view m, metric metric) : view_(m.type == dtype_of<T>() && metric == metric::l2 ? typed<T>(m) : matrix_view<T>()) {
+    metric_rows(any_view m, metric metric)
+        : view_(m.type == dtype_of<T>() && metric == metric::l2 ? typed<T>(m) : matrix_view<T>()) {
         if (metric == metric::cosine) {
             copy_ = converted<T>(view_of(read_rows(m, metric)));
             view_ = copy_;
@@ -63,8 +64,8 @@ public:
             view_ = copy_;
         }
     }
-    rows_as(const rows_as&) = delete;
-    rows_as& operator=(const rows_as&) = delete;
+    metric_rows(const metric_rows&) = delete;
+    metric_rows& operator=(const metric_rows&) = delete;
 
     const matrix_view<T>& view() const { return view_; }
 
@@ -73,36 +74,41 @@ private:
     matrix_view<T> view_;
 };
 
+/// Codes packed in T.
 template <class T>
-class packed_as {
+class packed_in {
 public:
-    packed_as(any_view codes, metric metric, const std::vector<std::uint8_t>& padding, kernels::code_packing packing)
+    packed_in(any_view codes, metric metric, const std::vector<std::uint8_t>& padding, kernels::code_packing packing)
         : rows_(codes, metric),
-          codes_(rows_.view().data(), rows_.view().rows(), rows_.view().cols(), rows_.view().stride(), padding.data(), best_simd(), packing) {}
+          codes_(rows_.view().data(), rows_.view().rows(), rows_.view().cols(), rows_.view().stride(), padding.data(),
+                 best_simd(), packing) {}
 
     void nearest(any_view vectors, metric metric, index_t* ids, const execution& exec) const {
-        const rows_as<T> z(vectors, metric);
+        const metric_rows<T> z(vectors, metric);
         codes_.nearest(z.view().data(), z.view().rows(), z.view().stride(), ids, nullptr, exec);
     }
 
 private:
-    rows_as<T> rows_;
+    metric_rows<T> rows_;
     kernels::packed_codes<T> codes_;
 };
 
+/// A checked codebook packed in float64 for the cosine metric and for float64 codes, else in float32.
 class packed_codebook {
 public:
-    packed_codebook(std::string_view f, any_view codes, metric metric, std::span<const index_t> padding, kernels::code_packing packing)
+    packed_codebook(std::string_view f, any_view codes, metric metric, std::span<const index_t> padding,
+                    kernels::code_packing packing)
         : codes_(codes), metric_(metric) {
         require_not_empty(f, "a codebook", codes);
         const std::vector<bool> is_padding = padding_mask(f, padding, codes.rows);
-        require<value_error>(std::ranges::find(is_padding, false) != is_padding.end(), f, "a code that is no padding", "padding only");
+        require<value_error>(std::ranges::find(is_padding, false) != is_padding.end(), f, "a code that is no padding",
+                             "padding only");
         require_finite(f, "the codebook", codes, &is_padding);
         padding_.assign(is_padding.begin(), is_padding.end());
-        if (is_wide(codes)) {
-            packed_.emplace<packed_as<double>>(codes, metric, padding_, packing);
+        if (needs_float64(codes)) {
+            packed_.emplace<packed_in<double>>(codes, metric, padding_, packing);
         } else {
-            packed_.emplace<packed_as<float>>(codes, metric, padding_, packing);
+            packed_.emplace<packed_in<float>>(codes, metric, padding_, packing);
         }
     }
 
@@ -111,30 +117,32 @@ public:
         require_size(f, "ids", vectors.rows, static_cast<index_t>(ids.size()));
         require_threads(f, exec.threads);
         require_finite(f, "the vectors", vectors);
-        if (const auto* narrow = std::get_if<packed_as<float>>(&packed_); narrow != nullptr && !is_wide(vectors)) {
-            narrow->nearest(vectors, metric_, ids.data(), exec);
-        } else if (const auto* wide = std::get_if<packed_as<double>>(&packed_)) {
-            wide->nearest(vectors, metric_, ids.data(), exec);
+        const auto* const in_float32 = std::get_if<packed_in<float>>(&packed_);
+        if (in_float32 != nullptr && !needs_float64(vectors)) {
+            in_float32->nearest(vectors, metric_, ids.data(), exec);
+        } else if (const auto* in_float64 = std::get_if<packed_in<double>>(&packed_)) {
+            in_float64->nearest(vectors, metric_, ids.data(), exec);
         } else {
             const auto packing = kernels::packing_for(vectors.rows, codes_.cols);
-            packed_as<double>(codes_, metric_, padding_, packing).nearest(vectors, metric_, ids.data(), exec);
+            packed_in<double>(codes_, metric_, padding_, packing).nearest(vectors, metric_, ids.data(), exec);
         }
     }
 
 private:
-    bool is_wide(any_view m) const { return m.type == dtype::f64 || metric_ == metric::cosine; }
+    bool needs_float64(any_view m) const { return m.type == dtype::f64 || metric_ == metric::cosine; }
 
     any_view codes_;
     metric metric_;
     std::vector<std::uint8_t> padding_;
-    std::variant<std::monostate, packed_as<float>, packed_as<double>> packed_;
+    std::variant<std::monostate, packed_in<float>, packed_in<double>> packed_;
 };
 
 ISIC_INLINE std::vector<index_t> nearest_codes(any_view vectors, any_view codes, metric metric, std::span<const index_t> padding,
-                                   const execution& exec) {
+                                               const execution& exec) {
     constexpr std::string_view f = "nearest_codes";
     std::vector<index_t> out(static_cast<std::size_t>(vectors.rows));
-    packed_codebook(f, codes, metric, padding, kernels::packing_for(vectors.rows, codes.cols)).nearest(f, vectors, out, exec);
+    const kernels::code_packing packing = kernels::packing_for(vectors.rows, codes.cols);
+    packed_codebook(f, codes, metric, padding, packing).nearest(f, vectors, out, exec);
     return out;
 }
 
@@ -142,7 +150,7 @@ ISIC_INLINE std::uint64_t fingerprint(any_view codes) {
     byte_hash hash;
     const std::int64_t shape[3] = {codes.rows, codes.cols, size_of(codes.type)};
     hash.add(std::as_bytes(std::span(shape)));
-    if (codes.stride == codes.cols) {  // one piece
+    if (codes.stride == codes.cols) {  // contiguous
         hash.add({codes.data, static_cast<std::size_t>(codes.rows * codes.row_bytes())});
     } else {
         for (index_t i = 0; i < codes.rows; ++i) {
@@ -157,7 +165,8 @@ ISIC_INLINE std::uint64_t fingerprint(any_view codes) {
 namespace isic::inline ISIC_ABI {
 
 ISIC_INLINE code_index::code_index(any_view codes, metric metric, std::span<const index_t> padding)
-    : packed_(std::make_shared<detail::packed_codebook>("code_index", codes, metric, padding, detail::kernels::code_packing::best)) {}
+    : packed_(std::make_shared<detail::packed_codebook>("code_index", codes, metric, padding,
+                                                        detail::kernels::code_packing::best)) {}
 
 ISIC_INLINE void code_index::nearest(any_view vectors, std::span<index_t> ids, const execution& exec) const {
     packed_->nearest("code_index::nearest", vectors, ids, exec);

@@ -58,7 +58,7 @@ public:
     }
 
     edit run() {
-        project_blocks();
+        project_codes();
         apply_near_zero_policy();
         fill_summary();
         keep_moved_rows();
@@ -134,7 +134,7 @@ private:
         std::optional<index_t> overflow = std::nullopt;  // the first row that overflows the dtype
     };
 
-    void project_blocks() {
+    void project_codes() {
         const index_t d = codes_.cols;
         const blocks_of_rows blocks(codes_.rows, d);
         edit_access::before(edit_).resize(static_cast<std::size_t>(codes_.rows * codes_.row_bytes()));  // shrinks when the number of moved rows is known

@@ -1,5 +1,5 @@
 /// \file
-/// Distances in float64, and how far rounded scores may be off.
+/// Distances in float64, and bounds of rounding errors.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 
 namespace isic::inline ISIC_ABI::detail::kernels {
 
-/// Squared distances from several rows, each summed in order; side by side, for an addition waits for the one before.
+/// Squared distances of z to `Count` rows, each summed in column order. Independent sums hide the latency of additions.
 template <std::size_t Count, class T>
 std::array<double, Count> squared_distances(const T* z, const std::array<const T*, Count>& rows, index_t n) {
     std::array<double, Count> sum{};
@@ -25,7 +25,7 @@ std::array<double, Count> squared_distances(const T* z, const std::array<const T
     return sum;
 }
 
-/// ||x - y||, a little too large rather than too small; not finite if x is not, or if its square is beyond float64.
+/// Upper bound of ||x - y||, exact to 1e-9; not finite if x is not, or if the square overflows float64.
 template <class T>
 double distance_bound(const T* x, const T* y, index_t n) {
     const auto square = [&](index_t k) {
@@ -54,9 +54,9 @@ bool all_finite(const T* x, index_t n) {
     return finite;
 }
 
-/// x - y in float32; what does not fit becomes the largest number.
+/// x - y in float32, clamped to its range.
 template <class T>
-float packed_difference(T x, T y) {
+float float32_difference(T x, T y) {
     if constexpr (sizeof(T) == sizeof(float)) {
         return x - y;
     } else {
@@ -65,28 +65,29 @@ float packed_difference(T x, T y) {
     }
 }
 
+/// to = x - y [n] in float32.
 template <class T>
-void difference(const T* x, const T* y, index_t n, float* to) {
+void float32_difference(const T* x, const T* y, index_t n, float* to) {
     for (index_t k = 0; k < n; ++k) {
-        to[k] = packed_difference(x[k], y[k]);
+        to[k] = float32_difference(x[k], y[k]);
     }
 }
 
-/// Bound of the error of a score.
+/// Bound of the rounding error of a score; see score_error.hpp.
 inline double score_error(double norm, double largest_norm, index_t width) {
     return detail::score_error<cpu_score_rounding>(norm, largest_norm, width);
 }
 
-/// A float32 no less than x, and little more.
-inline float rounded_up(double x) {
+/// A float32 value at or slightly above x.
+inline float round_up(double x) {
     const double more = x + std::abs(x) * std::numeric_limits<float>::epsilon() + std::numeric_limits<float>::denorm_min();
     const bool fits = more < static_cast<double>(std::numeric_limits<float>::max());
     return fits ? static_cast<float>(more) : std::numeric_limits<float>::infinity();
 }
 
-/// What a row lost when it was rounded to bytes, in units of its scale, and what the float32 sums may have lost of that.
-inline double lost_by(const rounded_row& row, index_t width) {
-    return std::sqrt(static_cast<double>(row.lost)) * 1.001 + std::sqrt(static_cast<double>(width)) * 4e-5;
+/// Upper bound of a row's quantisation error, in units of its scale; it covers the rounding of the float32 sums.
+inline double quantisation_error(const int8_row& row, index_t width) {
+    return std::sqrt(static_cast<double>(row.squared_error)) * 1.001 + std::sqrt(static_cast<double>(width)) * 4e-5;
 }
 
 }  // namespace isic::inline ISIC_ABI::detail::kernels

@@ -1,5 +1,5 @@
 /// \file
-/// Narrow codes by place: the leaves of a k-d tree and their boxes, of which a search looks at few.
+/// The k-d tree of codes in few columns: leaves, groups of leaves and their bounding boxes.
 #pragma once
 
 #include <memory>
@@ -9,29 +9,29 @@
 
 namespace isic::inline ISIC_ABI::detail::kernels {
 
-/// With fewer codes all are compared with in less time.
-constexpr index_t many_codes = 1024;
+/// Below this number of codes, exhaustive search is faster.
+constexpr index_t min_kd_tree_codes = 1024;
 
-/// What `placed_codes` shows.
-struct code_places {
-    detail::buffer<panel_id> ids;
-    detail::buffer<std::int16_t> negatives;
-    detail::buffer<std::int32_t> half_squares;
+/// The owner of a `kd_tree_view`.
+struct kd_tree {
+    detail::buffer<index32> ids;
+    detail::buffer<std::int16_t> negated_codes;
+    detail::buffer<std::int32_t> half_norms;
     detail::buffer<std::int16_t> leaf_boxes;
     detail::buffer<std::int16_t> group_boxes;
     index_t groups;
     index_t width;
-    float units;
-    float lost;
+    float scale;
+    float error;
 
-    index_t leaves() const { return static_cast<index_t>(half_squares.size()) / leaf_codes; }
-    placed_codes view() const;
+    index_t leaves() const { return static_cast<index_t>(half_norms.size()) / leaf_size; }
+    kd_tree_view view() const;
 };
 
-/// Sorts rows `ids` of codes [K x d], d <= 8, so that those of a leaf lie near each other, and `lanes` leaves likewise, and
-/// rounds them, less the centre, to units. Null where float32 does not hold the units. Cost O(K d log K).
+/// Builds the k-d tree of the rows `ids` of codes [K x d], d <= 8, centre subtracted and quantised to int16. A group is
+/// `lanes` leaves. Null if float32 cannot represent the scale. Cost O(K d log K).
 template <class T>
-std::shared_ptr<const code_places> place_codes(const T* codes, index_t d, index_t stride, const T* center,
-                                               const std::vector<index_t>& ids, index_t lanes);
+std::shared_ptr<const kd_tree> build_kd_tree(const T* codes, index_t d, index_t stride, const T* center,
+                                             const std::vector<index_t>& ids, index_t lanes);
 
 }  // namespace isic::inline ISIC_ABI::detail::kernels

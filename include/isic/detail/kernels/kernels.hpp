@@ -32,59 +32,58 @@ struct projection {
 template <class T>
 void project(T* rows, index_t n, index_t d, index_t stride, const projection<T>& p, const execution& exec = {});
 
-/// How codes are packed for look-ups.
+/// How codes are packed for nearest-neighbour search.
 enum class code_packing {
-    plain,    ///< soon packed; every look-up compares with all codes in float32
-    indexed,  ///< so that a look-up soon leaves out most: d <= 8: near ones together, O(K log K); 16 <= d <= 4096: in bytes too
-    best      ///< indexed if that makes look-ups faster: d <= 8 and K >= 1024, or d >= 16 and K d >= 32768
+    flat,     ///< float32 scores of all codes; the fastest to pack
+    indexed,  ///< an index that prunes most codes: a k-d tree for d <= 8, O(K log K); int8 scores for 16 <= d <= 4096
+    best      ///< indexed where that makes queries faster: d <= 8 and K >= 1024, or d >= 16 and K d >= 32768
 };
 
-/// How to pack codes in `d` columns that only `vectors` vectors are looked up in: an index takes as long to make as it saves
-/// some 4000 of them (d <= 8), or 64.
-code_packing packing_for(index_t vectors, index_t d);
+/// The packing for a number of queries. Building an index pays off from about 4,000 queries (d <= 8), or 64.
+code_packing packing_for(index_t queries, index_t d);
 
-struct code_places;
+struct kd_tree;
 
-/// Codes [K x d] packed once for many look-ups. Looks at the codes again to settle near ties: they must stay in place,
-/// unchanged, as long as it is used. Takes 4 K d bytes of memory; indexed, 26 K more (d <= 8) or 5 K d. T: float, double.
+/// Codes [K x d] packed for nearest-neighbour search. The codes must stay in place, unchanged: they are read again to re-rank.
+/// Takes 4 K d bytes of memory; indexed, 26 K more (d <= 8) or 5 K d. Queries from several threads are safe. T: float, double.
 template <class T>
 class packed_codes {
 public:
-    /// padding [K]: codes with a value other than 0 never win, nor do those that are not finite; null: none.
+    /// padding [K], null: none. A code is eligible if its padding is 0 and its values are finite; at least one must be.
     packed_codes(const T* codes, index_t count, index_t d, index_t stride, const std::uint8_t* padding = nullptr,
                  simd level = best_simd(), code_packing packing = code_packing::best);
 
-    /// ids[i] = argmin_k ||z_i - c_k||^2 of the distances in float64, the lowest of equals, for z [n x d]; where their squares
-    /// do not fit float64, of the distances scaled by a power of two, which takes K d flops a vector more.
+    /// ids[i] = argmin_k ||z_i - c_k||^2 over the eligible codes, in float64, for vectors z [n x d]; of equal distances, the
+    /// lowest id. Where the squares overflow or underflow float64, distances are scaled by a power of two, at K d flops a vector.
     ///
-    /// `distances` [n] may be null. The first code that may win answers a vector that is not finite, at distance NaN.
-    /// At least one code must be able to win. The level is that of the packing. Cost 2 n K d flops, or a part of it where
-    /// codes are indexed; allocates 256 d values per thread, and indexed 1.2 K more (d <= 8) or 2 KB per vector of a block of
-    /// 256. Vectors with near ties, within the rounding of float32 (indexed, d <= 8: to 1 / 4095 of the largest value), take a
-    /// second look of the whole cost, together.
+    /// distances [n]: squared, may be null. A vector with NaN or infinity gets the first eligible code, at distance NaN. The SIMD
+    /// level is that of the packing. Cost at most 2 n K d flops, less where codes are indexed. Allocates 256 d values per
+    /// thread, and indexed 1.2 K more (d <= 8) or 2 KB per vector of a block of 256. Ambiguous vectors, whose nearest codes
+    /// are within float32 rounding (indexed, d <= 8: within 1 / 4095 of the largest value), are compared with all codes again,
+    /// a block at a time.
     void nearest(const T* vectors, index_t n, index_t stride, index_t* ids, double* distances,
                  const execution& exec = {}) const;
 
 private:
-    std::vector<index_t> find_winners(const std::uint8_t* padding);  // and their mean and the first of them
-    void pack(index_t code, index_t panel);
-    void pack_in_bytes(const std::vector<index_t>& winners);
+    std::vector<index_t> find_eligible(const std::uint8_t* padding);  // sets the centre and the first eligible code
+    void pack(index_t id, index_t panel);
+    void pack_int8(const std::vector<index_t>& eligible);
 
     const T* codes_;
     index_t count_;
     index_t width_;
     index_t stride_;
     simd level_;
-    detail::buffer<T> center_;          // of the codes, taken off: norms become small beside distances
-    detail::buffer<float> panels_;      // [panels][d][codes of a panel]
-    detail::buffer<float> half_norms_;  // ||c||^2 / 2, infinite where nothing may win
-    std::shared_ptr<const code_places> places_;  // null unless codes are searched by place
-    detail::buffer<std::int32_t> bytes_;  // [panels][fours of columns][codes of a panel], four values of 128 and more each
-    detail::buffer<float> byte_scales_;
-    double byte_norm_ = 0;  // the largest norm of a code, and what it lost by rounding, in units of its scale
-    double byte_lost_ = 0;
-    double largest_norm_ = 0;
-    index_t first_ = 0;  // the first code that may win
+    detail::buffer<T> center_;                 // mean of the codes; subtracted, so that scores round less
+    detail::buffer<float> panels_;             // [panels][d][codes of a panel]
+    detail::buffer<float> half_norms_;         // ||c||^2 / 2; infinite: not eligible
+    std::shared_ptr<const kd_tree> tree_;      // null: none
+    detail::buffer<std::int32_t> int8_values_;  // 128 + q, four columns to a value [panels][quads][codes of a panel]; or empty
+    detail::buffer<float> int8_scales_;
+    double int8_norm_ = 0;   // largest norm of a code plus its quantisation error, in units of its scale
+    double int8_error_ = 0;  // largest quantisation error of a code, likewise
+    double largest_norm_ = 0;  // upper bound of ||c - centre||
+    index_t first_ = 0;        // first eligible code
 };
 
 /// Adds the upper triangle of D^T D [d x d] to `gram` in float64, D = rows [n x d], and the column sums [d] unless null. The

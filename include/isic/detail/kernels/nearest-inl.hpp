@@ -1,5 +1,5 @@
-// Nearest codes: scores ||c||^2/2 - z.c in tiles of a few queries by a few vectors of codes, of which only the running
-// minimum per lane is kept. Of narrow codes, which lie by place, a search leaves out most; of wide ones, scores in bytes do.
+// Nearest-neighbour search: float32 scores ||c||^2 / 2 - z.c in register tiles, reduced to running minima per lane. A
+// k-d tree (small d) or int8 scores (larger d) prune most codes first.
 #ifndef ISIC_DETAIL_KERNELS_NEAREST_INL_ONCE
 #define ISIC_DETAIL_KERNELS_NEAREST_INL_ONCE
 
@@ -24,29 +24,27 @@
 HWY_BEFORE_NAMESPACE();
 namespace isic::inline ISIC_ABI::detail::kernels::HWY_NAMESPACE {
 
-/// body(tile) for codes of a width.
+/// body(tile) with the register tile for codes of a width.
 template <class Body>
 HWY_INLINE auto with_tile(index_t width, const Body& body) {
-    return width < wide_code ? body(narrow_tile()) : body(wide_tile());
+    return width < large_d ? body(small_d_tile()) : body(large_d_tile());
 }
 
-/// How codes are packed.
-inline tile_shape shape_of_tile(index_t width) {
-    return with_tile(width, [&](auto t) HWY_ATTR { return tile_shape{t.queries, t.vectors, score_lanes}; });
+inline tile_shape tile_shape_for(index_t width) {
+    return with_tile(width, [&](auto t) HWY_ATTR { return tile_shape{t.queries, t.code_vectors, score_lanes}; });
 }
 
-/// What the scores say of `groups` tiles of queries. minima: memory for three vectors per query.
-inline void find_least(const code_panels& codes, const float* queries, index_t groups, float* minima, least_score* out) {
+inline void find_best_scores(const code_panels& codes, const float* queries, index_t tiles, float* minima, best_scores* out) {
     with_tile(codes.width, [&](auto t) HWY_ATTR {
-        find_tile_minima<decltype(t)>(codes, queries, groups, minima);
-        take_least(minima, groups * t.queries, t.codes, out);
+        find_tile_minima<decltype(t)>(codes, queries, tiles, minima);
+        reduce_minima(minima, tiles * t.queries, t.codes, out);
     });
 }
 
-inline void settle(const code_panels& codes, const float* queries, index_t groups, const float* thresholds, index_t count,
-                   const code_looker& looker) {
+inline void visit_candidates(const code_panels& codes, const float* queries, index_t tiles, const float* thresholds,
+                             index_t count, const candidate_visitor& visitor) {
     with_tile(codes.width, [&](auto t) HWY_ATTR {
-        settle_tiles<decltype(t)>(codes, queries, groups, thresholds, count, looker);
+        visit_tile_candidates<decltype(t)>(codes, queries, tiles, thresholds, count, visitor);
     });
 }
 
@@ -60,52 +58,52 @@ HWY_AFTER_NAMESPACE();
 
 namespace isic::inline ISIC_ABI::detail::kernels {
 
-inline constexpr versions<tile_shape(index_t)> shape_versions = ISIC_VERSIONS(shape_of_tile);
-inline constexpr versions<void(const code_panels&, const float*, index_t, float*, least_score*)> least_versions =
-    ISIC_VERSIONS(find_least);
-inline constexpr versions<index_t()> lanes_versions = ISIC_VERSIONS(lanes_of_search);
-inline constexpr versions<index_t(const placed_codes&, const float*, index_t, const search_space&, placed_query*)> search_versions =
-    ISIC_VERSIONS(search);
-inline constexpr versions<void(const code_panels&, const float*, index_t, const float*, index_t, const code_looker&)>
-    settle_versions = ISIC_VERSIONS(settle);
+inline constexpr versions<tile_shape(index_t)> tile_shape_versions = ISIC_VERSIONS(tile_shape_for);
+inline constexpr versions<void(const code_panels&, const float*, index_t, float*, best_scores*)> best_scores_versions =
+    ISIC_VERSIONS(find_best_scores);
+inline constexpr versions<index_t()> kd_search_lanes_versions = ISIC_VERSIONS(kd_search_lanes);
+inline constexpr versions<index_t(const kd_tree_view&, const float*, index_t, const kd_scratch&, kd_candidates*)>
+    kd_search_versions = ISIC_VERSIONS(kd_search);
+inline constexpr versions<void(const code_panels&, const float*, index_t, const float*, index_t, const candidate_visitor&)>
+    visit_versions = ISIC_VERSIONS(visit_candidates);
 template <class T>
-inline constexpr versions<void(const T*, const code_rows<T>&, const panel_id*, index_t, double*)> distance_versions =
-    ISIC_VERSIONS(sum_distances<T>);
+inline constexpr versions<void(const T*, const code_rows<T>&, const index32*, index_t, double*)> distance_versions =
+    ISIC_VERSIONS(reassociated_distances<T>);
 
-ISIC_INLINE tile_shape shape_of_tile(simd level, index_t width) {
-    return choose(shape_versions, level)(width);
+ISIC_INLINE tile_shape tile_shape_for(simd level, index_t width) {
+    return choose(tile_shape_versions, level)(width);
 }
 
-ISIC_INLINE void find_least(simd level, const code_panels& codes, const float* queries, index_t groups, float* minima,
-                least_score* out) {
-    choose(least_versions, level)(codes, queries, groups, minima, out);
+ISIC_INLINE void find_best_scores(simd level, const code_panels& codes, const float* queries, index_t tiles, float* minima,
+                                  best_scores* out) {
+    choose(best_scores_versions, level)(codes, queries, tiles, minima, out);
 }
 
-ISIC_INLINE index_t lanes_of_search(simd level) {
-    return choose(lanes_versions, level)();
+ISIC_INLINE index_t kd_search_lanes(simd level) {
+    return choose(kd_search_lanes_versions, level)();
 }
 
-ISIC_INLINE index_t search(simd level, const placed_codes& codes, const float* rows, index_t count, const search_space& space,
-               placed_query* out) {
-    return choose(search_versions, level)(codes, rows, count, space, out);
+ISIC_INLINE index_t kd_search(simd level, const kd_tree_view& codes, const float* rows, index_t count,
+                              const kd_scratch& scratch, kd_candidates* out) {
+    return choose(kd_search_versions, level)(codes, rows, count, scratch, out);
 }
 
-ISIC_INLINE void settle(simd level, const code_panels& codes, const float* queries, index_t groups, const float* thresholds,
-            index_t count, const code_looker& looker) {
-    choose(settle_versions, level)(codes, queries, groups, thresholds, count, looker);
+ISIC_INLINE void visit_candidates(simd level, const code_panels& codes, const float* queries, index_t tiles,
+                                  const float* thresholds, index_t count, const candidate_visitor& visitor) {
+    choose(visit_versions, level)(codes, queries, tiles, thresholds, count, visitor);
 }
 
 template <class T>
-void sum_distances(simd level, const T* z, const code_rows<T>& rows, const panel_id* places, index_t count, double* out) {
-    choose(distance_versions<T>, level)(z, rows, places, count, out);
+void reassociated_distances(simd level, const T* z, const code_rows<T>& rows, const index32* ids, index_t count, double* out) {
+    choose(distance_versions<T>, level)(z, rows, ids, count, out);
 }
 
-ISIC_INLINE const byte_kernels* byte_kernels_at([[maybe_unused]] simd level) {
+ISIC_INLINE const int8_kernels* int8_kernels_at([[maybe_unused]] simd level) {
 #if defined(ISIC_HEADER_ONLY) && HWY_TARGET == HWY_AVX3 && defined(__AVX512VNNI__)
-    static constexpr byte_kernels all{&HWY_STATIC_DISPATCH(round_to_bytes), &HWY_STATIC_DISPATCH(rule_out)};
+    static constexpr int8_kernels all{&HWY_STATIC_DISPATCH(quantise_to_int8), &HWY_STATIC_DISPATCH(prune)};
     return level == simd::avx512_vnni ? &all : nullptr;
 #elif !defined(ISIC_HEADER_ONLY) && (HWY_TARGETS & HWY_AVX3)
-    static constexpr byte_kernels all{HWY_CHOOSE_AVX3(round_to_bytes), HWY_CHOOSE_AVX3(rule_out)};
+    static constexpr int8_kernels all{HWY_CHOOSE_AVX3(quantise_to_int8), HWY_CHOOSE_AVX3(prune)};
     return std::min(level, best_simd()) == simd::avx512_vnni ? &all : nullptr;
 #else
     return nullptr;
