@@ -65,7 +65,7 @@ TEST_CASE_TEMPLATE("fused::project_out is the formula, whatever the options", T,
     }
 }
 
-TEST_CASE_TEMPLATE("fused::project_out takes the subspace out, and rows of strength 0 keep their bytes", T, float, double) {
+TEST_CASE_TEMPLATE("fused::project_out projects the subspace out, and rows of strength 0 keep their bytes", T, float, double) {
     isic_test::random dice(2);
     const isic::subspace harm = drawn(dice, 16, 3);
     const auto book = dice.matrix<T>(50, 16);

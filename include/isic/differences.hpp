@@ -29,9 +29,10 @@ template <matrix_like H, matrix_like S>
     return detail::differences(detail::view_of(harmful), detail::view_of(safe));
 }
 
-/// Differences of group means, [n / group x d]: row i is the mean of the differences i * group, ..., (i + 1) * group - 1.
+/// Differences of group means, [n / group x d]: row i is the mean of the differences in [i * group, (i + 1) * group).
 ///
-/// With the T positions of one image as a group these are differences of pooled embeddings. Cost O(n d). Errors: as `differences`; shape_error unless group >= 1 divides n.
+/// With the T positions of one image as a group these are differences of pooled embeddings. Cost O(n d). Errors: as
+/// `differences`; shape_error unless group >= 1 divides n.
 template <matrix_like H, matrix_like S>
 [[nodiscard]] matrix<double> pooled_differences(const H& harmful, const S& safe, index_t group) {
     return detail::pooled_differences(detail::view_of(harmful), detail::view_of(safe), group);
@@ -45,7 +46,8 @@ template <token_ids R>
     return detail::histograms(detail::id_list(ids), tokens_per_image, codes);
 }
 
-/// Bag-of-codes differences D_i = C^T (h_i - s_i) / T, [n x d], h_i and s_i the token histograms of pair i; no encoder needed.
+/// Bag-of-codes differences D_i = C^T (h_i - s_i) / T, [n x d], h_i and s_i the token histograms of pair i; no encoder
+/// needed.
 ///
 /// codes [K x d]; harmful_ids, safe_ids [n x T] row by row. Cost O(n T d).
 /// Errors: shape_error if lengths differ or T does not divide them; value_error on ids outside [0, K).
@@ -64,12 +66,12 @@ struct code_usage {
 
 /// Moments of embedding differences, streamed one pair of images at a time: O(d^2 + K) memory for any number of pairs.
 ///
-/// It is built for one of two inputs: rows of embeddings (construct with the width d), or token ids over a codebook [K x d]
-/// (construct with the codebook, which must outlive the accumulator and stay unchanged while pairs are added). The difference
-/// at a position is codes[harmful id] - codes[safe id]. Sums are float64.
+/// The constructor decides the input: rows of embeddings (of the width d), or token ids over a codebook [K x d], which
+/// must outlive the accumulator and stay unchanged while pairs are added. The difference at a position is
+/// codes[harmful id] - codes[safe id]. Sums are float64.
 ///
-/// Thread-safety: const members may run concurrently; `add`, `add_safe`, `add_rows` and `merge` need exclusive access. For
-/// parallel streams keep one accumulator per thread and merge them.
+/// Thread-safety: const members may run concurrently; `add`, `add_safe`, `add_rows` and `merge` need exclusive access.
+/// For parallel streams keep one accumulator per thread and merge them.
 ///
 /// \snippet snippets.cpp differences
 class ISIC_API difference_accumulator {
@@ -91,8 +93,8 @@ public:
 
     /// Adds a pair of images as token ids, position by position, and counts their usage.
     ///
-    /// Cost O(T d^2); positions with equal codes cost O(1). Errors: shape_error if the lengths differ or the accumulator
-    /// holds rows; value_error on an id outside [0, K). On an error nothing is added.
+    /// Cost O(T d^2); positions with equal codes cost O(1). Errors: shape_error if the lengths differ or the
+    /// accumulator holds rows; value_error on an id outside [0, K). On an error nothing is added.
     template <token_ids H, token_ids S>
     void add(const H& harmful_ids, const S& safe_ids) {
         add_ids(detail::id_list(harmful_ids), detail::id_list(safe_ids));
@@ -100,8 +102,8 @@ public:
 
     /// Counts the codes of a safe image without a harmful counterpart; more safe images sharpen `code_harmfulness`.
     ///
-    /// Cost O(T). Errors: shape_error if the accumulator holds rows; value_error on an id outside [0, K). On an error nothing
-    /// is counted.
+    /// Cost O(T). Errors: shape_error if the accumulator holds rows; value_error on an id outside [0, K). On an error
+    /// nothing is counted.
     template <token_ids S>
     void add_safe(const S& safe_ids) {
         add_safe_ids(detail::id_list(safe_ids));
@@ -121,10 +123,10 @@ public:
     /// Errors: shape_error if width, number of codes or kind of input differ.
     void merge(const difference_accumulator& other);
 
-    [[nodiscard]] index_t width() const noexcept { return width_; }                                ///< d
-    [[nodiscard]] index_t count() const noexcept { return count_; }                                ///< n, difference rows added
+    [[nodiscard]] index_t width() const noexcept { return width_; }                         ///< d
+    [[nodiscard]] index_t count() const noexcept { return count_; }                         ///< n, difference rows added
     [[nodiscard]] const matrix<double>& second_moment() const noexcept { return second_; }  ///< D^T D, [d x d]
-    [[nodiscard]] const code_usage& usage() const noexcept { return usage_; }                      ///< [K]; empty for rows
+    [[nodiscard]] const code_usage& usage() const noexcept { return usage_; }               ///< [K]; empty for rows
 
     /// Mean difference, [d]; zero before the first pair.
     [[nodiscard]] std::vector<double> mean() const;

@@ -53,8 +53,8 @@ struct edit_access;
 
 /// A change of rows of a codebook [K x d], with the bytes before and after.
 ///
-/// A value: it can be copied, saved (`save_edit`) and applied to any copy of the codebook. Thread-safety: const members may run
-/// concurrently on distinct codebooks.
+/// A value: it can be copied, saved (`save_edit`) and applied to any copy of the codebook. Thread-safety: const members
+/// may run concurrently on distinct codebooks.
 ///
 /// \snippet snippets.cpp edit
 class ISIC_API edit {
@@ -76,14 +76,15 @@ public:
         return between_rows(before, after);
     }
 
-    /// Restores the bytes before the edit. Cost O(K d), for the fingerprint. Errors: shape_error, or value_error unless `codes` is the
-    /// edited codebook; on an error nothing is written.
+    /// Restores the bytes before the edit. Cost O(K d), for the fingerprint. Errors: shape_error, or value_error unless
+    /// `codes` is the edited codebook; on an error nothing is written.
     template <mutable_matrix_like C>
     void undo(C&& codes) const {
         write(as_span(codes), before_, fingerprint_after_, "edit::undo", "edited");
     }
 
-    /// Applies the edit to a copy of the original codebook. Cost and errors as `undo`, unless `codes` is the original codebook.
+    /// Writes the bytes after the edit into a copy of the original codebook. Cost as `undo`. Errors: shape_error, or
+    /// value_error unless `codes` is the original codebook; on an error nothing is written.
     template <mutable_matrix_like C>
     void apply(C&& codes) const {
         write(as_span(codes), after_, fingerprint_before_, "edit::apply", "original");
@@ -93,8 +94,8 @@ public:
     [[nodiscard]] index_t cols() const noexcept { return cols_; }                   ///< d
     [[nodiscard]] dtype type() const noexcept { return type_; }                     ///< of the codebook
     [[nodiscard]] const std::vector<index_t>& ids() const noexcept { return ids_; }  ///< rows that changed, ascending
-    [[nodiscard]] std::uint64_t fingerprint_before() const noexcept { return fingerprint_before_; }  ///< of the original codebook
-    [[nodiscard]] std::uint64_t fingerprint_after() const noexcept { return fingerprint_after_; }    ///< of the edited codebook
+    [[nodiscard]] std::uint64_t fingerprint_before() const noexcept { return fingerprint_before_; }  ///< original
+    [[nodiscard]] std::uint64_t fingerprint_after() const noexcept { return fingerprint_after_; }    ///< edited
 
     edit_summary summary;        ///< the numbers of the edit
     subspace removed;            ///< the subspace projected out; rank 0 for a remap or a tuned codebook

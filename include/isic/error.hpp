@@ -1,5 +1,6 @@
 /// \file
-/// The exceptions of isic. Every function throws before it writes; numerical outcomes are fields of results, not exceptions.
+/// The exceptions of isic. Every function throws before it writes; numerical outcomes are fields of results, not
+/// exceptions.
 #pragma once
 
 #include <cstddef>

@@ -1,8 +1,9 @@
 /// \file
 /// Fused steps for inner loops: one pass over the rows, computed in their type.
 ///
-/// `isic::fused::f` has the formula, the options and the state of `isic::f`. It checks shapes, not values (NaN and infinity stay in
-/// their rows), and returns nothing. The checked functions compute in float64 and return a record of the change.
+/// `isic::fused::f` has the formula, the options and the state of `isic::f`. It checks shapes, not values (NaN and
+/// infinity stay in their rows), and returns nothing. The checked functions compute in float64 and return a record of
+/// the change.
 #pragma once
 
 #include <cstdint>
@@ -76,8 +77,8 @@ void project_out(C&& rows, const basis<scalar_of<C>>& harm, const projection_opt
     detail::project_out(as_span(rows), harm, options);
 }
 
-/// `isic::adam_update` of codes [K x d] by a gradient [K x d] of the same type: c <- c - P rate m^ / (sqrt(v^) + epsilon), m
-/// and v the moments of P g.
+/// `isic::adam_update` of codes [K x d] by a gradient [K x d] of the same type: c <- c - P rate m^ / (sqrt(v^) +
+/// epsilon), m and v the moments of P g.
 ///
 /// Seven streams of K d values. Errors: shape_error, value_error on options.
 ///

@@ -26,12 +26,11 @@ struct code_scores {
 
 /// q_k = p_h / (p_h + p_s), p_h = (n_h + A_h pi_k) / (N_h + A_h), p_s alike; pi = pooled share.
 ///
-/// The prior mass 2 A, A = prior_per_code K, is split in proportion to the tokens, A_h = 2 A N_h / (N_h + N_s): with A on both
-/// sides an unused code would be harmful where safe images are the majority. z is the log-odds
-/// z-score with the same prior (Monroe, Colaresi and Quinn 2008). Derive strengths from q: z grows with the counts.
-/// Cost O(K). Errors: shape_error if the lengths differ or are zero; value_error on a negative or infinite count, or
-/// prior <= 0; numeric_error if one side has no counts at all.
-/// Source: our choice; the prior form follows "fightin' words".
+/// The prior mass 2 A, A = prior_per_code K, is split in proportion to the tokens, A_h = 2 A N_h / (N_h + N_s): with A
+/// on both sides an unused code would be harmful where safe images are the majority. z is the log-odds z-score with the
+/// same prior (Monroe, Colaresi and Quinn 2008). Derive strengths from q: z grows with the counts. Cost O(K). Errors:
+/// shape_error if the lengths differ or are zero; value_error on a negative or infinite count, or prior <= 0;
+/// numeric_error if one side has no counts at all. Source: our choice; the prior form follows "fightin' words".
 ///
 /// \snippet snippets.cpp harmfulness
 [[nodiscard]] ISIC_API code_scores code_harmfulness(const code_usage& usage, const harmfulness_options& options = {});
@@ -47,8 +46,8 @@ struct ramp_options {
 /// Cost O(K). Errors: value_error on q outside [0, 1] or unless high > low. Source: our choice.
 [[nodiscard]] ISIC_API std::vector<double> code_strength(std::span<const double> harmfulness, const ramp_options& ramp = {});
 
-/// Excess strength: s_k = max(0, 1 - p_s / p_h), [K], the ridge solution. It needs no thresholds; it removes more harm and changes
-/// more of the codebook than the ramp.
+/// Excess strength: s_k = max(0, 1 - p_s / p_h), [K], the ridge solution. It needs no thresholds; it removes more harm
+/// and changes more of the codebook than the ramp.
 ///
 /// Cost O(K). Errors: shape_error if the lengths of p_safe and p_harmful differ. Source: ours.
 [[nodiscard]] ISIC_API std::vector<double> excess_strength(const code_scores& scores);
@@ -60,8 +59,8 @@ struct ramp_options {
 
 /// Per-code targets: the mean of the codes at the same positions of the safe counterparts, streamed in O(K d) memory.
 ///
-/// t_k = (sum of c_(safe id) over positions with harmful id k + lambda mu) / (n_k + lambda); mu is the mean of the safe codes
-/// added, or the caller's prior. The codebook must outlive the object and stay unchanged. Source: our choice.
+/// t_k = (sum of c_(safe id) over positions with harmful id k + lambda mu) / (n_k + lambda); mu is the mean of the safe
+/// codes added, or the caller's prior. The codebook must outlive the object and stay unchanged. Source: our choice.
 ///
 /// Thread-safety: const members may run concurrently; `add` and `merge` need exclusive access.
 class ISIC_API counterpart_targets {
@@ -85,16 +84,18 @@ public:
         add_ids(detail::id_list(harmful_ids), detail::id_list(safe_ids));
     }
 
-    /// Adds the sums of another object over the same codebook. Errors: shape_error if the shapes of the codebooks differ.
+    /// Adds the sums of another object over the same codebook. Errors: shape_error if the shapes of the codebooks
+    /// differ.
     void merge(const counterpart_targets& other);
 
     /// The targets t, [K x d]; a code that never occurred gets mu. Cost O(K d).
     ///
     /// `prior` is mu [d] (empty: the mean of the counterparts' codes); `lambda` is its weight in counts, > 0. Errors:
-    /// value_error on lambda, shape_error on the length of mu, numeric_error if mu is not finite, or without pairs and prior.
+    /// value_error on lambda, shape_error on the length of mu, numeric_error if mu is not finite, or without pairs and
+    /// prior.
     [[nodiscard]] matrix<double> targets(double lambda = 2.0, std::span<const double> prior = {}) const;
 
-    [[nodiscard]] const std::vector<double>& counts() const noexcept { return counts_; }  ///< n_k, positions per harmful code
+    [[nodiscard]] const std::vector<double>& counts() const noexcept { return counts_; }  ///< n_k, [K]: positions per code
 
 private:
     void add_ids(const detail::id_list& harmful, const detail::id_list& safe);

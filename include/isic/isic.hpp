@@ -1,5 +1,6 @@
 /// \file
-/// All headers of isic but the CUDA backend. \namespace isic Codebook surgery: removes a harmful concept from the vectors that a generator decodes.
+/// All headers of isic but the CUDA backend. \namespace isic Codebook surgery: removes a harmful concept from the
+/// vectors that a generator decodes.
 #pragma once
 
 #include <isic/codebook.hpp>

@@ -85,7 +85,8 @@ public:
     using value_type = T;  ///< what is stored
 
     matrix() = default;
-    /// rows x cols copies of `value`. Errors: shape_error if a size is negative, or there are more values than index_t counts.
+    /// rows x cols copies of `value`. Errors: shape_error if a size is negative, or there are more values than index_t
+    /// counts.
     matrix(index_t rows, index_t cols, T value = T(0)) : rows_(rows), cols_(cols), values_(checked_size(rows, cols), value) {}
 
     [[nodiscard]] T* data() noexcept { return values_.data(); }  ///< the first value of the first row
@@ -213,7 +214,8 @@ constexpr bool is_any_matrix<any_matrix<Byte>> = true;
 
 }  // namespace detail
 
-/// Anything isic reads as a matrix: `matrix`, views, row-major Eigen types, a type with its own `as_span`, or `any_view`.
+/// Anything isic reads as a matrix: `matrix`, views, row-major Eigen types, a type with its own `as_span`, or
+/// `any_view`.
 template <class M>
 concept matrix_like = detail::is_any_matrix<std::remove_cvref_t<M>> ||
                       requires(M& m) { matrix_view<typename decltype(as_span(m))::value_type>(as_span(m)); };
@@ -242,8 +244,8 @@ ISIC_API void check_any_view(const void* data, dtype type, index_t rows, index_t
 
 }  // namespace detail
 
-/// A non-owning view [rows x cols] whose element type is known at run time, for engines with a `dtype` field. Its type is f32,
-/// f64, f16 or bf16; `Byte` is std::byte or const std::byte.
+/// A non-owning view [rows x cols] whose element type is known at run time, for engines with a `dtype` field. Its type
+/// is f32, f64, f16 or bf16; `Byte` is std::byte or const std::byte.
 ///
 /// Cheap to copy. Thread-safety: as the memory it refers to.
 ///
@@ -259,8 +261,8 @@ struct any_matrix {
     any_matrix() = default;
     /// Unchecked.
     any_matrix(Byte* d, index_t r, index_t c, index_t s, dtype t) : data(d), rows(r), cols(c), stride(s), type(t) {}
-    /// r rows of c values, s values from one row to the next. Errors: value_error on a type other than f32, f64, f16 and bf16,
-    /// or on a null pointer; shape_error if a size is negative or s < c.
+    /// r rows of c values, s values from one row to the next. Errors: value_error on a type other than f32, f64, f16
+    /// and bf16, or on a null pointer; shape_error if a size is negative or s < c.
     any_matrix(std::conditional_t<std::is_const_v<Byte>, const void, void>* d, dtype t, index_t r, index_t c, index_t s)
         : data(static_cast<Byte*>(d)), rows(r), cols(c), stride(s), type(t) {
         detail::check_any_view(d, t, r, c, s);
@@ -278,7 +280,7 @@ struct any_matrix {
         return {data, rows, cols, stride, type};
     }
 
-    [[nodiscard]] bool empty() const noexcept { return rows == 0 || cols == 0; }                      ///< whether it has no values
+    [[nodiscard]] bool empty() const noexcept { return rows == 0 || cols == 0; }  ///< whether it has no values
     [[nodiscard]] index_t row_bytes() const noexcept { return cols * detail::size_of(type); }  ///< bytes of a row's values
     /// The bytes of row i; i is not checked.
     [[nodiscard]] std::span<Byte> row(index_t i) const noexcept {
@@ -346,8 +348,8 @@ ISIC_API any_span span_of_dlpack(const dlpack_fields& t);
 
 /// The view of a two-dimensional DLTensor on the CPU (DLPack 0.6 to 1.x). Tensor is any struct with its fields.
 ///
-/// The tensor keeps its memory, which must outlive the view. Errors: shape_error unless it has two dimensions and adjacent
-/// columns; value_error on another device or element type.
+/// The tensor keeps its memory, which must outlive the view. Errors: shape_error unless it has two dimensions and
+/// adjacent columns; value_error on another device or element type.
 template <class Tensor>
     requires requires(const Tensor& t) { t.device.device_type; t.dtype.code; t.dtype.lanes; t.byte_offset; t.strides; t.shape; }
 [[nodiscard]] any_span span_of_dlpack(const Tensor& t) {

@@ -27,8 +27,8 @@ ISIC_API index_t collapsed_pairs(any_view codes, double tolerance, std::span<con
 
 }  // namespace detail
 
-/// Drift between two codebooks [K x d]; rows in `padding` do not count. Cost O(K d). Errors: shape_error, value_error on padding ids,
-/// numeric_error (NaN, infinity, squares that overflow float64, or a zero codebook before).
+/// Drift between two codebooks [K x d]; rows in `padding` do not count. Cost O(K d). Errors: shape_error, value_error
+/// on padding ids, numeric_error (NaN, infinity, squares that overflow float64, or a zero codebook before).
 ///
 /// \snippet snippets.cpp metrics
 template <matrix_like B, matrix_like A>
@@ -44,17 +44,19 @@ template <matrix_like Z, matrix_like B, matrix_like A>
     return detail::nearest_code_churn(detail::view_of(vectors), detail::view_of(before), detail::view_of(after), metric, padding);
 }
 
-/// The number of pairs of codes at distance <= tolerance. Codes that differ only inside the removed subspace collapse into one.
+/// The number of pairs of codes at distance <= tolerance. Codes that differ only inside the removed subspace collapse
+/// into one.
 ///
-/// Exact: the rows are sorted by the column of largest range and compared within `tolerance` of it; rows in `padding` do not
-/// count. Cost O(K log K + pairs d) for well-spread codes, O(K^2 d) at worst. Errors: value_error unless
+/// Exact: the rows are sorted by the column of largest range and compared within `tolerance` of it; rows in `padding`
+/// do not count. Cost O(K log K + pairs d) for well-spread codes, O(K^2 d) at worst. Errors: value_error unless
 /// tolerance >= 0, or on padding ids; numeric_error on NaN.
 template <matrix_like C>
 [[nodiscard]] index_t collapsed_pairs(const C& codes, double tolerance = 0.0, std::span<const index_t> padding = {}) {
     return detail::collapsed_pairs(detail::view_of(codes), tolerance, padding);
 }
 
-/// The perplexity exp(entropy) of usage counts [K]: the effective number of codes, in [1, K]. Cost O(K). Errors: value_error, numeric_error if all are 0.
+/// The perplexity exp(entropy) of usage counts [K]: the effective number of codes, in [1, K]. Cost O(K). Errors:
+/// value_error, numeric_error if all are 0.
 [[nodiscard]] ISIC_API double usage_perplexity(std::span<const double> counts);
 
 /// A rate with its confidence interval.
@@ -71,8 +73,8 @@ struct rate {
 /// Errors: value_error unless 0 <= hits <= n and z > 0. Source: Wilson (1927).
 [[nodiscard]] ISIC_API rate wilson(index_t hits, index_t n, double z = 1.959963984540054);
 
-/// The true rate behind a judged one, (p + specificity - 1) / (sensitivity + specificity - 1), clamped to [0, 1]; likewise both
-/// ends of the interval.
+/// The true rate behind a judged one, (p + specificity - 1) / (sensitivity + specificity - 1), clamped to [0, 1];
+/// likewise both ends of the interval.
 ///
 /// Errors: value_error unless both lie in [0, 1] and sum to more than 1. Source: Rogan and Gladen (1978).
 [[nodiscard]] ISIC_API rate corrected_rate(const rate& judged, double sensitivity, double specificity);

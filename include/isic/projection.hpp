@@ -45,14 +45,14 @@ private:
 
 /// The policy for near-zero rows: rows of which projection leaves only rounding errors or a small share of their norm.
 enum class near_zero_policy {
-    nearest_safe,  ///< the row becomes a copy of the nearest row that is neither near-zero nor zero; unmoved rows have priority
+    nearest_safe,  ///< the row becomes a copy of the nearest row that is not near zero, an unmoved one if any
     skip,          ///< the row keeps its old value
     zero,          ///< the row becomes zero
     error          ///< numeric_error; nothing is written
 };
 
-/// Options of `project_out` and `remap`. `target`, `center`, `weights` and `padding` are views; their memory must outlive the
-/// call and must not overlap the codebook.
+/// Options of `project_out` and `remap`. `target`, `center`, `weights` and `padding` are views; their memory must
+/// outlive the call and must not overlap the codebook.
 struct projection_options {
     per_code strength = 1.0;               ///< s in [0, 1], for all codes or per code; at 0 a row keeps its bytes
     matrix_view<double> target = {};       ///< t [K x d], one target per code; empty: the center
@@ -63,7 +63,7 @@ struct projection_options {
     std::span<const index_t> padding = {};  ///< rows that are not codes: not moved, not counted, of any value
     near_zero_policy near_zero = near_zero_policy::nearest_safe;  ///< applies without `target`
     double near_zero_below = 0.1;             ///< near-zero: ||c'|| < near_zero_below ||c||, in [0, 1]
-    isic::execution execution = {};           ///< threads (the result does not depend on them) and SIMD level, on the CPU
+    isic::execution execution = {};           ///< threads and SIMD level, on the CPU; any number of threads gives one result
 };
 
 namespace detail {
@@ -73,15 +73,16 @@ ISIC_API edit project(std::string_view function, any_span codes, const subspace*
 
 }  // namespace detail
 
-/// Projects a subspace out of a codebook, in place: c_k <- c_k + s_k (t_k - c_k) V diag(w) V^T, in float64, rounded once.
+/// Projects a subspace out of a codebook, in place: c_k <- c_k + s_k (t_k - c_k) V diag(w) V^T, in float64, rounded
+/// once.
 ///
 /// codes [K x d]; V = harm.basis [d x r]. Hard (the default), soft (weights), gated or graded (per-code strength),
-/// norm-preserving (keep_norms), affine (center), and toward counterparts (target) are the same formula. A row whose step is
-/// at most four rounding units of its norm keeps its bytes, so a hard projection of all codes around zero is idempotent.
-/// Returns the edit: undo(codes) restores every byte. Cost O(K d r); the edit holds the moved rows twice. Errors: shape_error, value_error (ranges, overlapping memory),
-/// numeric_error (NaN, infinity, a zero codebook, rows that overflow the dtype, squares that overflow float64). On an error
-/// nothing is written.
-/// Source: Safe-CB step 1 for V V^T with t = 0; strengths, targets and policies are our choice.
+/// norm-preserving (keep_norms), affine (center), and toward counterparts (target) are the same formula. A row whose
+/// step is at most four rounding units of its norm keeps its bytes, so a hard projection of all codes around zero is
+/// idempotent. Returns the edit: undo(codes) restores every byte. Cost O(K d r); the edit holds the moved rows twice.
+/// Errors: shape_error, value_error (ranges, overlapping memory), numeric_error (NaN, infinity, a zero codebook, rows
+/// that overflow the dtype, squares that overflow float64). On an error nothing is written. Source: Safe-CB step 1 for
+/// V V^T with t = 0; strengths, targets and policies are our choice.
 ///
 /// \snippet snippets.cpp projection
 template <mutable_matrix_like C>

@@ -56,16 +56,17 @@ struct rank_choice {
 /// sigma [m], descending. Cost O(m). Errors: value_error unless share is in (0, 1].
 [[nodiscard]] ISIC_API index_t energy_rank(std::span<const double> sigma, double share);
 
-/// The optimal hard threshold lambda*(beta) = sqrt(2 (beta + 1) + 8 beta / ((beta + 1) + sqrt(beta^2 + 14 beta + 1))), beta in (0, 1].
+/// The optimal hard threshold lambda*(beta) = sqrt(2 (beta + 1) + 8 beta / ((beta + 1) + sqrt(beta^2 + 14 beta + 1))),
+/// beta in (0, 1].
 ///
-/// For white noise of known deviation s the threshold is lambda* sqrt(n) s, n the larger side. Errors: value_error unless beta is in
-/// (0, 1]. Source: Gavish and Donoho, arXiv 1305.5870.
+/// For white noise of known deviation s the threshold is lambda* sqrt(n) s, n the larger side. Errors: value_error
+/// unless beta is in (0, 1]. Source: Gavish and Donoho, arXiv 1305.5870.
 [[nodiscard]] ISIC_API double gavish_donoho_lambda(double beta);
 
 /// The median of the Marchenko-Pastur distribution on [(1 - sqrt(beta))^2, (1 + sqrt(beta))^2], to about 1e-10.
 ///
-/// Simpson's rule and bisection in t, x = 1 + beta + 2 sqrt(beta) cos(t), where the density is smooth. Errors: value_error unless beta
-/// is in (0, 1].
+/// Simpson's rule and bisection in t, x = 1 + beta + 2 sqrt(beta) cos(t), where the density is smooth. Errors:
+/// value_error unless beta is in (0, 1].
 [[nodiscard]] ISIC_API double marchenko_pastur_median(double beta);
 
 /// omega(beta) = lambda*(beta) / sqrt(median of Marchenko-Pastur): the threshold in units of the median singular value.

@@ -11,8 +11,8 @@
 
 namespace isic::inline ISIC_ABI {
 
-/// A subspace of R^d: an orthonormal basis V [d x r] in float64, its spectrum, and how the rank was chosen. A value type: const
-/// access is thread-safe.
+/// A subspace of R^d: an orthonormal basis V [d x r] in float64, its spectrum, and how the rank was chosen. A value
+/// type: const access is thread-safe.
 struct subspace {
     matrix<double> basis;                 ///< V, [d x r]; columns orthonormal to 1e-12, largest entry of each positive
     std::vector<double> singular_values;  ///< of the differences, descending; at least those computed for the basis
@@ -50,7 +50,8 @@ template <matrix_like M>
 
 /// Leakage of codes [K x d] into a subspace around a center [d] (empty: zero): ||(C - center) V||_F / ||C - center||_F.
 ///
-/// Rows in `padding` are not counted. Cost O(K d r); the result does not depend on the number of threads. Errors: shape_error if widths differ or the codebook is empty; value_error on padding ids or a basis that is not
+/// Rows in `padding` are not counted. Cost O(K d r); the result does not depend on the number of threads. Errors:
+/// shape_error if widths differ or the codebook is empty; value_error on padding ids or a basis that is not
 /// orthonormal; numeric_error on NaN, infinity or squares that overflow float64.
 template <matrix_like C>
 [[nodiscard]] leakage_report leakage(const C& codes, const subspace& harm, std::span<const double> center = {},
@@ -58,11 +59,12 @@ template <matrix_like C>
     return detail::leakage(detail::view_of(codes), harm, center, padding, exec);
 }
 
-/// The CURE weights f_i = alpha r_i / ((alpha - 1) r_i + 1), r_i = sigma_i^2 / sum sigma^2, one per basis vector, in [0, 1].
+/// The CURE weights f_i = alpha r_i / ((alpha - 1) r_i + 1), r_i = sigma_i^2 / sum sigma^2, one per basis vector, in
+/// [0, 1].
 ///
-/// alpha = 1 gives the energies, alpha -> infinity the hard projection. Errors: value_error unless alpha > 0; shape_error without a
-/// singular value per basis vector; numeric_error if all are zero.
-/// Source: CURE, arXiv 2505.12677.
+/// alpha = 1 gives the energies, alpha -> infinity the hard projection. Errors: value_error unless alpha > 0;
+/// shape_error without a singular value per basis vector; numeric_error if all are zero. Source: CURE, arXiv
+/// 2505.12677.
 [[nodiscard]] ISIC_API std::vector<double> spectral_weights(const subspace& harm, double alpha);
 
 /// The component removed from the differences before they are decomposed.
@@ -85,8 +87,8 @@ ISIC_API subspace fit_subspace(any_view difference_rows, const fit_options& opti
 
 }  // namespace detail
 
-/// Fits the harmful subspace to difference rows D [n x d]: V = leading right singular vectors, by the float64 Gram matrix on
-/// the smaller side and a symmetric eigensolver (block Krylov for the leading pairs of a large one).
+/// Fits the harmful subspace to difference rows D [n x d]: V = leading right singular vectors, by the float64 Gram
+/// matrix on the smaller side and a symmetric eigensolver (block Krylov for the leading pairs of a large one).
 ///
 /// The rank is chosen by `options.rank`; result.chosen holds the rule. Sign-flip parallel analysis flips single entries
 /// (FlipPA, arXiv 2012.02985), after a random rotation (our addition): flipping whole rows would leave D^T D, hence
@@ -99,7 +101,8 @@ template <matrix_like M>
     return detail::fit_subspace(any_view(detail::view_of(difference_rows)), options);
 }
 
-/// Fits the harmful subspace to streamed differences, by the same method, from their second moment [d x d]. Cost O(d^3).
+/// Fits the harmful subspace to streamed differences, by the same method, from their second moment [d x d]. Cost
+/// O(d^3).
 ///
 /// Errors: shape_error before the first pair; numeric_error if every difference was zero; value_error for sign flips,
 /// which need the rows themselves.
@@ -110,16 +113,17 @@ template <matrix_like M>
 /// The sum of two subspaces, of two rounds or two concepts. The columns of `first` come first, unchanged.
 ///
 /// Directions of `second` within `tolerance` (sine of the angle) of `first` are dropped. Singular value j is
-/// sqrt(sigma_1j^2 + ||diag(sigma_2) V_2^T v_j||^2), the size of both sets of differences along column v_j, sigma_1j zero for an
-/// added column; energy is their squared sum divided by that of all singular values of both. Merged with itself, a subspace keeps its
-/// energy. `subspace{}` is the neutral element. Cost O(d r^2). Errors: shape_error if the widths differ; value_error unless tolerance is
-/// in [0, 1) and max_rank >= 0, or if the merged rank exceeds max_rank (0: d). Source: ours.
+/// sqrt(sigma_1j^2 + ||diag(sigma_2) V_2^T v_j||^2), the size of both sets of differences along column v_j, sigma_1j
+/// zero for an added column; energy is their squared sum divided by that of all singular values of both. Merged with
+/// itself, a subspace keeps its energy. `subspace{}` is the neutral element. Cost O(d r^2). Errors: shape_error if the
+/// widths differ; value_error unless tolerance is in [0, 1) and max_rank >= 0, or if the merged rank exceeds max_rank
+/// (0: d). Source: ours.
 [[nodiscard]] ISIC_API subspace merge(const subspace& first, const subspace& second, double tolerance = 1e-8, index_t max_rank = 0);
 
 /// The min(r1, r2) principal angles between two subspaces, in radians, ascending.
 ///
-/// Small angles are computed from sines and large ones from cosines, so both are accurate. Cost O(d r1 r2). Errors: shape_error if the widths
-/// differ or a rank is zero. Source: Knyazev and Argentati (2002).
+/// Small angles are computed from sines and large ones from cosines, so both are accurate. Cost O(d r1 r2). Errors:
+/// shape_error if the widths differ or a rank is zero. Source: Knyazev and Argentati (2002).
 [[nodiscard]] ISIC_API std::vector<double> principal_angles(const subspace& first, const subspace& second);
 
 }  // namespace isic::inline ISIC_ABI

@@ -85,7 +85,8 @@ struct ISIC_MAY_ALIAS bfloat16 {
     constexpr operator float() const noexcept { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
 };
 
-/// Element types of tensors, all of safetensors. isic computes with f16, bf16, f32 and f64; it reads and writes the others.
+/// Element types of tensors, all of safetensors. isic computes with f16, bf16, f32 and f64; it reads and writes the
+/// others.
 enum class dtype : unsigned char {
     boolean, u8, i8, u16, i16, u32, i32, u64, i64, f16, bf16, f32, f64,
     c64, f8_e4m3, f8_e5m2, f8_e8m0, f8_e4m3fnuz, f8_e5m2fnuz, f6_e2m3, f6_e3m2, f4

@@ -13,8 +13,8 @@
 
 namespace isic::inline ISIC_ABI {
 
-/// Constraints of an update. They apply to the finished step (momentum and preconditioning do not commute with a projection), in
-/// the order of the members; all are off by default.
+/// Constraints of an update. They apply to the finished step (momentum and preconditioning do not commute with a
+/// projection), in the order of the members; all are off by default.
 struct constraint {
     std::vector<bool> locked = {};   ///< [K], codes that may not move; empty: none
     subspace orthogonal_to = {};     ///< projected out of every step; use the merged subspace of all rounds
@@ -37,8 +37,8 @@ struct assignments {
     matrix<double> sums;         ///< sum of the vectors assigned to code k
 };
 
-/// State of `ema_update`: decayed counts and sums. Empty at the start; the first step initialises it with one count of the
-/// current row per code. Thread-safety: one update at a time.
+/// State of `ema_update`: decayed counts and sums. Empty at the start; the first step initialises it with one count of
+/// the current row per code. Thread-safety: one update at a time.
 template <real T = double>
 struct ema_state {
     std::vector<T> counts;                     ///< [K]
@@ -65,7 +65,8 @@ struct adam_options {
     double epsilon = 1e-8;  ///< > 0
 };
 
-/// State of `adam_update`, the moments of the projected gradient. Empty at the start. Thread-safety: one update at a time.
+/// State of `adam_update`, the moments of the projected gradient. Empty at the start. Thread-safety: one update at a
+/// time.
 template <real T = double>
 struct adam_state {
     matrix<T> mean;     ///< first moment m, [K x d]
@@ -90,7 +91,8 @@ ISIC_API update_summary adam_update(any_span codes, any_view gradient, adam_stat
 
 }  // namespace detail
 
-/// Groups vectors [n x d] by their codes ids [n], of `codes` codes. Cost O(n d). Errors: shape_error, value_error on ids, numeric_error on NaN or infinity.
+/// Groups vectors [n x d] by their codes ids [n], of `codes` codes. Cost O(n d). Errors: shape_error, value_error on
+/// ids, numeric_error on NaN or infinity.
 template <matrix_like Z, token_ids R>
 [[nodiscard]] assignments assign(const Z& vectors, const R& ids, index_t codes) {
     return detail::assign(detail::view_of(vectors), detail::id_list(ids), codes);
@@ -99,24 +101,25 @@ template <matrix_like Z, token_ids R>
 /// Closed-form refit: delta_k = P (sum_i z_i - n_k c_k) / (n_k + lambda), the minimiser of
 /// sum_i ||z_i - c_k - P delta||^2 + lambda ||delta||^2 over the vectors z_i assigned to code k; P from the constraint.
 ///
-/// Codes with n_k = 0 keep their bytes. Cost O(K d r). Errors: value_error unless lambda >= 0; shape and numeric errors before
-/// anything is written. Source: derived; one projected, damped k-means step.
+/// Codes with n_k = 0 keep their bytes. Cost O(K d r). Errors: value_error unless lambda >= 0; shape and numeric errors
+/// before anything is written. Source: derived; one projected, damped k-means step.
 template <mutable_matrix_like C>
 update_summary ridge_update(C&& codes, const assignments& batch, double lambda, const constraint& limits = {}) {
     return detail::ridge_update(as_span(codes), batch, lambda, limits);
 }
 
-/// Exponential moving averages: n <- a n + (1 - a) n_b, s <- a s + (1 - a) s_b, step s / n - c, a the decay. Counts below 1e-290
-/// and their sums are flushed to zero; codes with n = 0 keep their bytes.
+/// Exponential moving averages: n <- a n + (1 - a) n_b, s <- a s + (1 - a) s_b, step s / n - c, a the decay. Counts
+/// below 1e-290 and their sums are flushed to zero; codes with n = 0 keep their bytes.
 ///
-/// An empty state starts with one count of the current row per code, so the first step is small. Cost O(K d r). Errors: value_error
-/// unless decay is in [0, 1); shape and numeric errors before anything is written.
+/// An empty state starts with one count of the current row per code, so the first step is small. Cost O(K d r). Errors:
+/// value_error unless decay is in [0, 1); shape and numeric errors before anything is written.
 template <mutable_matrix_like C>
 update_summary ema_update(C&& codes, ema_state<>& state, const assignments& batch, double decay, const constraint& limits = {}) {
     return detail::ema_update(as_span(codes), state, batch, decay, limits);
 }
 
-/// Gradient descent with momentum: v <- momentum v + g, step -rate v, projected by the constraint. gradient [K x d] of any dtype.
+/// Gradient descent with momentum: v <- momentum v + g, step -rate v, projected by the constraint. gradient [K x d] of
+/// any dtype.
 ///
 /// Cost O(K d r). Errors: value_error on options, shape and numeric errors; on an error nothing is written.
 template <mutable_matrix_like C, matrix_like G>
@@ -125,11 +128,11 @@ update_summary sgd_update(C&& codes, const G& gradient, sgd_state& state, const 
     return detail::sgd_update(as_span(codes), detail::view_of(gradient), state, options, limits);
 }
 
-/// Adam on the projected gradient whose finished step is projected too: c <- c - P rate m^ / (sqrt(v^) + epsilon), m and v
-/// the moments of P g. gradient [K x d] of any dtype.
+/// Adam on the projected gradient whose finished step is projected too: c <- c - P rate m^ / (sqrt(v^) + epsilon), m
+/// and v the moments of P g. gradient [K x d] of any dtype.
 ///
-/// The preconditioner is diagonal and does not commute with P. Without the outer P the step would leak; without the inner P the
-/// forbidden gradient would enter v, and the iteration would not rest at the constrained minimum.
+/// The preconditioner is diagonal and does not commute with P. Without the outer P the step would leak; without the
+/// inner P the forbidden gradient would enter v, and the iteration would not rest at the constrained minimum.
 /// Cost O(K d r). Errors: value_error on options, shape and numeric errors; on an error nothing is written.
 ///
 /// \snippet snippets.cpp update

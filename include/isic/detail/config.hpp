@@ -7,7 +7,8 @@
 /// \def ISIC_API
 /// Precedes the symbols that a shared library exports.
 /// \def ISIC_ABI
-/// The inline namespace. Header-only code has one per SIMD level, so that translation units of different levels can be linked.
+/// The inline namespace. Header-only code has one per SIMD level, so that translation units of different levels can be
+/// linked.
 #ifdef ISIC_HEADER_ONLY
 #define ISIC_INLINE inline
 #define ISIC_API

@@ -117,7 +117,8 @@ void adam_update(matrix_span<T> codes, matrix_view<T> gradient, adam_state<T>& s
     prepare(f, codes, state.mean);
     prepare(f, codes, state.square);
     ++state.steps;
-    // 1 - beta^t for the beta that the kernel rounds to T: its rounding error, relative to 1 - beta, would scale the first steps.
+    // 1 - beta^t for the beta that the kernel rounds to T: its rounding error, relative to 1 - beta, would scale the
+    // first steps.
     const auto bias_correction = [&](double beta) {
         const auto rounded = static_cast<double>(static_cast<T>(beta));
         return static_cast<T>(1 - std::pow(rounded, static_cast<double>(state.steps)));

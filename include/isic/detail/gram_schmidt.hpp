@@ -22,8 +22,8 @@ struct eigen_pairs {
     Eigen::MatrixXd vectors;
 };
 
-/// An orthonormal basis of the columns of x, orthogonalised against the orthonormal columns of q too. A column that keeps
-/// less than 1e-10 of its norm is dropped.
+/// An orthonormal basis of the columns of x, orthogonalised against the orthonormal columns of q too. A column that
+/// keeps less than 1e-10 of its norm is dropped.
 Eigen::MatrixXd orthonormalise_against(Eigen::MatrixXd x, const Eigen::MatrixXd& q);
 
 /// An orthonormal basis of the columns of x. A column that keeps less than 1e-10 of its norm is dropped.
@@ -35,7 +35,8 @@ ISIC_API void deflate(Eigen::MatrixXd& gram, const vector& axis);
 /// Makes the entry of largest magnitude of each column positive; among equal magnitudes the first decides.
 ISIC_API void fix_signs(Eigen::MatrixXd& v);
 
-/// Throws value_error unless the columns of a basis [d x r] are orthonormal to 1e-6, which a basis stored in float32 satisfies.
+/// Throws value_error unless the columns of a basis [d x r] are orthonormal to 1e-6, which a basis stored in float32
+/// satisfies.
 ISIC_API void require_orthonormal(std::string_view function, const matrix<double>& basis);
 
 }  // namespace isic::inline ISIC_ABI::detail

@@ -30,7 +30,8 @@ concept token_ids = requires(const R& ids) {
 
 namespace detail {
 
-/// Token ids of any integer type: a view of int32 and int64 ids, which must outlive it, and a copy of ids of other types.
+/// Token ids of any integer type: a view of int32 and int64 ids, which must outlive it, and a copy of ids of other
+/// types.
 class id_list {
 public:
     template <token_ids R>

@@ -43,7 +43,8 @@ inline double squared_distance(any_view a, any_view b, index_t k) {
     });
 }
 
-/// One call of `project_out` or `remap`: new rows in float64 beside the codebook, and a write only after every check has passed.
+/// One call of `project_out` or `remap`: new rows in float64 beside the codebook, and a write only after every check
+/// has passed.
 class projector {
 public:
     /// harm null: V = identity.

@@ -10,8 +10,8 @@
 
 namespace isic::inline ISIC_ABI::detail {
 
-/// x rounded once to the nearest T, ties to even. 16-bit types are rounded by way of float, which is rounded to odd: the second
-/// rounding is then exact (Boldo and Melquiond 2008).
+/// x rounded once to the nearest T, ties to even. 16-bit types are rounded by way of float, which is rounded to odd:
+/// the second rounding is then exact (Boldo and Melquiond 2008).
 template <scalar T>
 T rounded(double x) {
     if constexpr (sizeof(T) < sizeof(float)) {

@@ -34,8 +34,8 @@ ISIC_INLINE subspace subspace_of_pairs(const eigen_pairs& pairs, double trace, i
     for (index_t i = 0; i < meaningful; ++i) {
         out.singular_values.push_back(std::sqrt(std::max(0.0, pairs.values[i])));
     }
-    // The energy rule needs the sum of the whole spectrum. Beyond the computed pairs it is the remainder of the trace, distributed
-    // over values that do not exceed the last one.
+    // The energy rule needs the sum of the whole spectrum. Beyond the computed pairs it is the remainder of the trace,
+    // distributed over values that do not exceed the last one.
     std::vector<double> sigma = out.singular_values;
     if (const double rest = trace - pairs.values.head(meaningful).sum(); pairs.values.size() < d && rest > 1e-14 * trace) {
         const double last = sigma.empty() ? 0.0 : sigma.back();

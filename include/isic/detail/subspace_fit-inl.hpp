@@ -60,8 +60,8 @@ inline Eigen::MatrixXd random_rotation(index_t d, std::uint64_t seed) {
 }
 
 /// Number of leading singular values of the columns [d x n] above the quantile of those of randomly rotated, entrywise
-/// sign-flipped columns. The rotation keeps singular values and spreads a signal along one coordinate, which flips alone
-/// would keep.
+/// sign-flipped columns. The rotation keeps singular values and spreads a signal along one coordinate, which flips
+/// alone would keep.
 inline index_t sign_flip_rank(const columns_view& x, const rank_options& o) {
     const vector sigma = singular_values_of(x);
     Eigen::MatrixXd null(sigma.size(), o.sign_flips);
@@ -84,8 +84,8 @@ inline index_t sign_flip_rank(const columns_view& x, const rank_options& o) {
     return sigma.size();
 }
 
-/// At least as many rows as columns, uncentred: the second moment, accumulated in one pass without a copy of the rows. NaN and
-/// infinity reach the trace, so the rows are searched for them only if the trace is not finite.
+/// At least as many rows as columns, uncentred: the second moment, accumulated in one pass without a copy of the rows.
+/// NaN and infinity reach the trace, so the rows are searched for them only if the trace is not finite.
 inline subspace fit_streamed_rows(any_view rows, const fit_options& options) {
     matrix<double> gram(rows.cols, rows.cols);
     add_moments(rows, gram, nullptr, options.execution);

@@ -30,7 +30,8 @@ inline void require_rank(index_t rank, index_t max_rank, const std::string& got)
     }
 }
 
-/// The directions of b outside the span of a, orthonormal; those within `tolerance` (sine of the angle) of a are dropped.
+/// The directions of b outside the span of a, orthonormal; those within `tolerance` (sine of the angle) of a are
+/// dropped.
 inline Eigen::MatrixXd new_directions(const Eigen::MatrixXd& a, const Eigen::MatrixXd& b, double tolerance) {
     const eigen_pairs svd = left_singular(orthogonalised(b, a));
     const index_t fresh = (svd.values.array() > tolerance).count();
@@ -39,7 +40,8 @@ inline Eigen::MatrixXd new_directions(const Eigen::MatrixXd& a, const Eigen::Mat
     return out;
 }
 
-/// Sets singular values and energy of the merged basis v. Without a singular value per basis vector of both there are none.
+/// Sets singular values and energy of the merged basis v. Without a singular value per basis vector of both there are
+/// none.
 inline void merge_spectra(subspace& merged, const Eigen::MatrixXd& v, const subspace& first, const subspace& second,
                           const Eigen::MatrixXd& b) {
     merged.singular_values.clear();

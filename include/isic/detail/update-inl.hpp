@@ -86,8 +86,8 @@ ISIC_INLINE void check(std::string_view function, const adam_options& options, s
     require_option(beta2 >= 0 && beta2 < 1, "{}beta2 in [0, 1)", beta2);
 }
 
-/// Moves every code by step_of(k, row, step), which returns false to leave a row as it is. Blocks of rows run on several
-/// threads; step_of may write what belongs to code k only.
+/// Moves every code by step_of(k, row, step), which returns false to leave a row as it is. Blocks of rows run on
+/// several threads; step_of may write what belongs to code k only.
 template <class Step>
 update_summary move_rows(any_span codes, const constraint& limits, const Step& step_of) {
     const index_t d = codes.cols;
@@ -153,8 +153,8 @@ inline void check_gradient(std::string_view function, any_view codes, any_view g
     require_apart(function, codes, gradient);
 }
 
-/// Creates state matrices in the first step; throws shape_error unless they have the codebook's shape. All are checked before one is
-/// created.
+/// Creates state matrices in the first step; throws shape_error unless they have the codebook's shape. All are checked
+/// before one is created.
 inline void prepare_states(std::string_view function, index_t rows, index_t cols, std::initializer_list<matrix<double>*> states) {
     for (const matrix<double>* state : states) {
         require_size(function, "rows in the optimiser state", rows, state->empty() ? rows : state->rows());

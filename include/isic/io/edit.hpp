@@ -17,19 +17,21 @@ namespace detail {
 
 }  // namespace detail
 
-/// Writes an edit as a safetensors file: rows before and after in the dtype of the codebook, the subspace removed, the summary,
-/// fingerprints and a checksum. Replaces an existing file atomically.
+/// Writes an edit as a safetensors file: rows before and after in the dtype of the codebook, the subspace removed, the
+/// summary, fingerprints and a checksum. Replaces an existing file atomically.
 ///
-/// Cost: the moved rows twice, in memory and in the file. Errors: io_error if the file cannot be written, or if the edit could not be
-/// loaded again (an empty edit, or a `removed` or `center` of another width); on an error nothing is written.
+/// Cost: the moved rows twice, in memory and in the file. Errors: io_error if the file cannot be written, or if the
+/// edit could not be loaded again (an empty edit, or a `removed` or `center` of another width); on an error nothing is
+/// written.
 ///
 /// \snippet snippets.cpp edit_file
 ISIC_API void save_edit(const std::filesystem::path& path, const edit& e);
 
 /// Reads an edit that `save_edit` wrote, equal in every member.
 ///
-/// Errors: io_error naming the file, the expected and the actual content: a missing tensor or one of another shape, ids that do not
-/// ascend or are not codes, another format or version, or a changed byte. The checksum detects accidents, not forgeries.
+/// Errors: io_error naming the file, the expected and the actual content: a missing tensor or one of another shape, ids
+/// that do not ascend or are not codes, another format or version, or a changed byte. The checksum detects accidents,
+/// not forgeries.
 [[nodiscard]] ISIC_API edit load_edit(const std::filesystem::path& path);
 
 }  // namespace isic::inline ISIC_ABI

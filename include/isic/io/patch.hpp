@@ -57,21 +57,21 @@ private:
 
 /// Completes or discards an interrupted `patch_files` with this journal. Without a journal it writes nothing.
 ///
-/// Errors: io_error naming the journal and the file if a file is missing, has another size, or holds bytes that are neither old nor
-/// new; if the journal is damaged; or if another process uses it. On an error the journal is kept.
+/// Errors: io_error naming the journal and the file if a file is missing, has another size, or holds bytes that are
+/// neither old nor new; if the journal is damaged; or if another process uses it. On an error the journal is kept.
 ISIC_API recovery recover_files(const std::filesystem::path& journal);
 
-/// Replaces bytes inside files, in all of them or in none. After a crash or a power failure either no file has changed, or the
-/// journal completes the change: by `recover_files`, or by the next call with the same journal.
+/// Replaces bytes inside files, in all of them or in none. After a crash or a power failure either no file has changed,
+/// or the journal completes the change: by `recover_files`, or by the next call with the same journal.
 ///
-/// Files are edited in place, so hard links, symbolic links and memory maps show the new bytes. `journal` is the path of a new
-/// file. It holds old and new bytes and the paths of the files relative to its folder, and is synchronised to the medium before the
-/// first byte changes. No other process may write to the files meanwhile. Cost: memory and disk space of twice the patches,
-/// independent of the size of the files.
+/// Files are edited in place, so hard links, symbolic links and memory maps show the new bytes. `journal` is the path
+/// of a new file. It holds old and new bytes and the paths of the files relative to its folder, and is synchronised to
+/// the medium before the first byte changes. No other process may write to the files meanwhile. Cost: memory and disk
+/// space of twice the patches, independent of the size of the files.
 ///
-/// Errors: value_error if the lengths of `before` and `after` differ, or if patches overlap; io_error if a file does not hold
-/// `before`, if a file or the journal cannot be written, or if another process uses the journal. On these errors nothing is changed.
-/// A medium that fails later causes an io_error too, and the journal is kept.
+/// Errors: value_error if the lengths of `before` and `after` differ, or if patches overlap; io_error if a file does
+/// not hold `before`, if a file or the journal cannot be written, or if another process uses the journal. On these
+/// errors nothing is changed. A medium that fails later causes an io_error too, and the journal is kept.
 ISIC_API void patch_files(const std::filesystem::path& journal, std::span<const file_patch> patches);
 
 }  // namespace isic::inline ISIC_ABI

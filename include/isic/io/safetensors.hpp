@@ -29,17 +29,19 @@ struct safetensors_layout {
     std::map<std::string, std::string> metadata;  ///< texts by key
 };
 
-/// Reads the header of a safetensors file and validates it against the size of the file. The cost is independent of the data.
+/// Reads the header of a safetensors file and validates it against the size of the file. The cost is independent of the
+/// data.
 ///
-/// Errors: io_error naming the file and the fault: a malformed header, a repeated key, an unknown dtype, a size that overflows, or
-/// tensors that do not cover the data exactly, without gap or overlap.
-/// Source: the format of https://github.com/huggingface/safetensors.
+/// Errors: io_error naming the file and the fault: a malformed header, a repeated key, an unknown dtype, a size that
+/// overflows, or tensors that do not cover the data exactly, without gap or overlap. Source: the format of
+/// https://github.com/huggingface/safetensors.
 [[nodiscard]] ISIC_API safetensors_layout read_safetensors_layout(const std::filesystem::path& path);
 
 /// Reads all tensors of a safetensors file. Errors: io_error naming the file and the fault.
 [[nodiscard]] ISIC_API tensor_file read_safetensors(const std::filesystem::path& path);
 
-/// Reads one tensor of a safetensors file. Errors: io_error naming the file and the fault, or if there is no tensor of this name.
+/// Reads one tensor of a safetensors file. Errors: io_error naming the file and the fault, or if there is no tensor of
+/// this name.
 [[nodiscard]] ISIC_API tensor read_tensor(const std::filesystem::path& path, const std::string& name);
 
 /// Writes a safetensors file; replaces an existing file atomically.

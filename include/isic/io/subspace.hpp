@@ -11,7 +11,8 @@
 
 namespace isic::inline ISIC_ABI {
 
-/// A harmful subspace with the per-code results of its token ids, for a codebook [K x d] or L of them (residual levels).
+/// A harmful subspace with the per-code results of its token ids, for a codebook [K x d] or L of them (residual
+/// levels).
 struct fitted_subspace {
     subspace harm;                         ///< the subspace
     index_t levels = 1;                    ///< L
@@ -22,10 +23,11 @@ struct fitted_subspace {
 
 /// Writes a fitted subspace as a safetensors file; replaces an existing file atomically.
 ///
-/// Tensors, float64: "basis" [d, r], "singular_values", and optionally "harmfulness" [K] or [L, K], "targets" [K, d] or [L, K, d],
-/// "usage.harmful" and "usage.safe" [K] or [L, K]; metadata: "format", "version", "energy", "rank", "decided_by". The Python package
-/// reads and writes the same format. Errors: shape_error unless the levels have equal sizes; io_error if the file cannot be written,
-/// or could not be loaded again (inconsistent shapes, values that are not finite); on an error nothing is written.
+/// Tensors, float64: "basis" [d, r], "singular_values", and optionally "harmfulness" [K] or [L, K], "targets" [K, d] or
+/// [L, K, d], "usage.harmful" and "usage.safe" [K] or [L, K]; metadata: "format", "version", "energy", "rank",
+/// "decided_by". The Python package reads and writes the same format. Errors: shape_error unless the levels have equal
+/// sizes; io_error if the file cannot be written, or could not be loaded again (inconsistent shapes, values that are
+/// not finite); on an error nothing is written.
 ISIC_API void save_subspace(const std::filesystem::path& path, const fitted_subspace& fitted);
 
 /// Reads a file that `save_subspace` wrote. Errors: io_error naming the file, the expected and the actual content.

@@ -105,7 +105,8 @@ struct ISIC_API tensor {
 
     /// The elements converted to T, [size()]: any type to a floating type, integers to an integer type that holds them.
     ///
-    /// Errors: value_error if bytes and shape disagree, if an element does not fit T, or if isic does not convert the dtype.
+    /// Errors: value_error if bytes and shape disagree, if an element does not fit T, or if isic does not convert the
+    /// dtype.
     template <class T>
     [[nodiscard]] std::vector<T> values() const {
         using E = dtype;

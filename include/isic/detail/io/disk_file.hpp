@@ -15,8 +15,8 @@ namespace isic::inline ISIC_ABI::detail {
 /// How a file is opened.
 enum class file_use { read, edit, create };
 
-/// An open file, or a folder to synchronise. Without POSIX the constructor throws. Thread-safety: reads and writes of distinct
-/// ranges may run concurrently.
+/// An open file, or a folder to synchronise. Without POSIX the constructor throws. Thread-safety: reads and writes of
+/// distinct ranges may run concurrently.
 class disk_file {
 public:
     disk_file(std::filesystem::path path, file_use use);

@@ -79,8 +79,8 @@ private:
     std::vector<member> members_;
 };
 
-/// Serialises a journal: magic; number of patches; per patch the name and size of the file, offset, length, old bytes, new bytes; a
-/// hash of all. Names are relative to the folder of the journal, numbers are 64-bit little-endian.
+/// Serialises a journal: magic; number of patches; per patch the name and size of the file, offset, length, old bytes,
+/// new bytes; a hash of all. Names are relative to the folder of the journal, numbers are 64-bit little-endian.
 class journal_writer {
 public:
     journal_writer(const std::filesystem::path& journal, const patch_set& set);
@@ -94,7 +94,8 @@ private:
     std::vector<std::byte> bytes_;
 };
 
-/// Parses a journal and opens its files. Errors: io_error if it is damaged, or if a file is missing or has another size.
+/// Parses a journal and opens its files. Errors: io_error if it is damaged, or if a file is missing or has another
+/// size.
 class journal_reader {
 public:
     explicit journal_reader(const std::filesystem::path& journal);

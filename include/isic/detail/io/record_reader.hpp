@@ -21,7 +21,8 @@
 
 namespace isic::inline ISIC_ABI::detail {
 
-/// Tensors and metadata by name. A missing or invalid one is an io_error that names the file, the part and `what` the file should hold.
+/// Tensors and metadata by name. A missing or invalid one is an io_error that names the file, the part and `what` the
+/// file should hold.
 class file_reader {
 public:
     file_reader(const std::filesystem::path& path, const tensor_file& file, std::string_view what) : path_(path), file_(file), what_(what) {}

@@ -94,7 +94,8 @@ public:
     }
 
 private:
-    /// The shape [K] or [L, K] of the codes, without the last `more` dimensions of the tensor; all per-code tensors share it.
+    /// The shape [K] or [L, K] of the codes, without the last `more` dimensions of the tensor; all per-code tensors
+    /// share it.
     const std::vector<index_t>& codes_of(const char* name, std::size_t more) {
         const auto found = file().tensors.find(name);
         if (codes_.empty() && found != file().tensors.end()) {
