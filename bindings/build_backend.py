@@ -1,7 +1,7 @@
-"""The build backend of the Python package: scikit-build-core, and NVIDIA's wheels to build against where they are of use.
+"""The build backend of the Python package: scikit-build-core, plus NVIDIA's wheels as build requirements of CUDA builds.
 
-The GPU's part is built where nvcc is. A toolkit that pip put together has no cuBLAS and cuSOLVER; then those are build
-requirements, as they are requirements of the extra `cuda` at run time. pip does not tell a backend which extras were asked for.
+The CUDA module is built if nvcc is found. A CUDA toolkit from PyPI lacks cuBLAS and cuSOLVER; then their wheels are build
+requirements. A backend cannot see which extras were requested, so the extra `cuda` does not decide it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ LIBRARIES = ["nvidia-cublas==13.*", "nvidia-cusolver==12.*"]  # of CUDA 13
 
 
 def _wanted(settings: dict[str, Any]) -> bool:
-    """Whether CUDA has not been declined: -C cmake.define.ISIC_CUDA=OFF."""
+    """Whether CUDA is enabled; -C cmake.define.ISIC_CUDA=OFF disables it."""
     return str(settings.get("cmake.define.ISIC_CUDA", "AUTO")).upper() not in ("OFF", "0", "NO", "FALSE", "N")
 
 
 def _nvcc() -> str | None:
-    """nvcc as cmake/isicCuda.cmake looks for it."""
+    """The path of nvcc, found as in cmake/isicCuda.cmake."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda", "/opt/cuda"]
     for place in (os.environ.get("CUDACXX"), shutil.which("nvcc"), *(f"{home}/bin/nvcc" for home in homes if home)):
         if place and os.access(place, os.X_OK):
@@ -37,14 +37,14 @@ def _nvcc() -> str | None:
 
 
 def _lacks_libraries(nvcc: str) -> bool:
-    """Whether it is nvcc of CUDA 13, whose toolkit comes without cuBLAS or cuSOLVER."""
-    def says(*arguments: str) -> str:
+    """Whether nvcc is of CUDA 13 and its toolkit lacks cuBLAS or cuSOLVER."""
+    def output(*arguments: str) -> str:
         done = subprocess.run([nvcc, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         return done.stdout
 
-    if "release 13." not in says("--version"):
+    if "release 13." not in output("--version"):
         return False
-    folders = re.findall(r'"-I([^"]*)"', says("--dryrun", "-E", "-x", "cu", os.devnull))
+    folders = re.findall(r'"-I([^"]*)"', output("--dryrun", "-E", "-x", "cu", os.devnull))
     return not all(any(os.path.exists(f"{folder}/{header}") for folder in folders) for header in ("cublas_v2.h", "cusolverDn.h"))
 
 

@@ -1,3 +1,7 @@
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
 #include <fmt/format.h>
 #include <isic/cuda.hpp>
 
@@ -24,11 +28,11 @@ int main() {
     }
     auto codes = isic::upload(gpu, host);
 
-    isic::device_accumulator<float> pairs(gpu, codes.view());
+    isic::device_accumulator pairs(gpu, codes.view());
     pairs.add(isic::upload_ids(gpu, harmful), isic::upload_ids(gpu, safe));
     const isic::device_fit found = isic::fit_subspace(pairs);
-    const isic::device_edit edit = isic::project_out(gpu, codes, found.harm);
-    fmt::print("rank {} by {}, {} codes moved, leakage {:.2f} -> {:.2f}\n", found.harm.rank(), isic::to_string(found.solver),
+    const isic::device_edit edit = isic::project_out(gpu, codes, found.subspace);
+    fmt::print("rank {} by {}, {} codes moved, leakage {:.2f} -> {:.2f}\n", found.subspace.rank(), isic::to_string(found.solver),
                edit.summary().moved, edit.summary().before.total, edit.summary().after.total);
     edit.undo(codes);  // every byte as it was
 }

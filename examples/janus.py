@@ -1,10 +1,10 @@
-"""Janus judges its own images and loses what it calls unsafe: the experiment of Safe-CB in one script.
+"""Janus judges its own images and unlearns the unsafe ones: the experiment of Safe-CB in one script.
 
     python examples/janus.py --weights deepseek-community/Janus-Pro-1B   # a name on the Hugging Face hub, or a folder
     python examples/janus.py                                             # tiny random weights: real mechanics, meaningless images
 
-Needs pip install ".[transformers]". Writes before.png, after.png, edit.safetensors, which `isic.load_edit` applies to
-the same weights at any time, and pairs.safetensors, what the run learnt from; and the tiny model, unedited, to model/.
+Requires pip install ".[transformers]". Writes before.png, after.png, edit.safetensors, which `isic.load_edit` reads to edit the
+same weights again, and pairs.safetensors, the image pairs of the run; and the tiny model, unedited, to model/.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def pretrained(weights: str) -> tuple[Any, Any]:
 
 
 def tiny(seed: int = 0) -> tuple[Any, Any]:
-    """A Janus of 0.3 million random weights, which knows the words of the prompts and draws 8 x 8 pixels."""
+    """A Janus of 0.3 million random weights, with the words of the prompts and images of 8 x 8 pixels."""
     special = ["<pad>", "<begin>", "<end>", "<begin_of_image>", "<end_of_image>", "<image>", "<unknown>"]
     words = special + sorted({word for text in UNSAFE + SAFE + ["spoon camera umbrella yes no"] for word in text.split()})
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unknown>"))
@@ -59,7 +59,7 @@ def tiny(seed: int = 0) -> tuple[Any, Any]:
     torch.manual_seed(seed)
     config = JanusConfig(text_config=text, vision_config=vision, vq_config=vq, image_token_id=words.index("<image>"))
     model = JanusForConditionalGeneration(config)
-    with torch.no_grad():  # so that images depend on prompts, and answers on images
+    with torch.no_grad():  # makes images depend on prompts, and answers on images
         for name, weights in model.named_parameters():
             if weights.ndim == 2 and "vqmodel" not in name:
                 weights.mul_(15)
@@ -74,7 +74,7 @@ def save(path: pathlib.Path, images: np.ndarray) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", help="name or folder of a Janus or Janus-Pro checkpoint of transformers; default: tiny random weights")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out/janus"), help="folder to write to")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("out/janus"), help="output folder")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=15, help="tuning steps in the first round, 0: none")
     parser.add_argument("--seed", type=int, default=0)
@@ -91,11 +91,11 @@ def main() -> None:
     def show(round: isic.RoundReport) -> None:
         print(f"round {round.round}: {100 * round.self_unsafe.value:.0f} % judged unsafe, {round.pairs} pairs, rank {round.merged_rank}")
 
-    length = janus.codebook.float().norm(dim=1).mean().item()  # of a code: the decoder sees its direction only
+    length = janus.codebook.float().norm(dim=1).mean().item()  # of a code; the decoder normalises codes
     report = isic.self_improve(janus, janus.judge, unsafe_prompts=UNSAFE, safe_prompts=SAFE, rewrite=WORDS, metric="cosine",
                                max_rounds=options.rounds, tuning_steps=options.steps, tuning_rate=0.05 * length, constrain_tuning=False,
                                seed=options.seed, on_round=show)
-    janus.sync()  # the model, too, has what was kept
+    janus.sync()  # writes the kept codebook to the model
     print(f"stopped: {report.reason} {report.message}".rstrip())
     print(f"kept round {report.best_round}: {len(report.change.ids)} codes of {report.change.rows} changed")
     save(options.out / "after.png", janus.decode(tokens))

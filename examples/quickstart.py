@@ -1,4 +1,4 @@
-"""The least a generator must offer `isic.self_improve`: a codebook, tokens of prompts, and images of tokens. Needs numpy only."""
+"""The smallest generator for `isic.self_improve`: a codebook, tokens of prompts, and images of tokens. Requires numpy only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import isic
 
 
 class Model:
-    """Draws four tokens an image; prompts with "knife" use the codes 0 and 1."""
+    """Generates four tokens per image; prompts with "knife" use the codes 0 and 1."""
 
     def __init__(self) -> None:
         self.codebook = np.zeros((8, 4), dtype=np.float32)  # eight codes of width 4; the last number is brightness
@@ -21,7 +21,7 @@ class Model:
         return np.where(knife, noise % 2, 4 + noise)
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
-        """An "image" is the brightness of its tokens; your decoder returns whatever your judge reads."""
+        """An image is the brightness of its tokens. A decoder may return any type that the judge reads."""
         return self.codebook[tokens, 3].sum(axis=1)
 
 

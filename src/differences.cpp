@@ -1,4 +1,4 @@
-// The kernel of Gram matrices, for every instruction set.
+// The Gram kernel, compiled once per instruction set.
 #include <isic/detail/kernels/targets.hpp>
 
 #undef HWY_TARGET_INCLUDE

@@ -13,12 +13,11 @@
 #include <isic/detail/differences-inl.hpp>
 #include <isic/detail/harmfulness-inl.hpp>
 #include <isic/detail/subspace-inl.hpp>
-#include <isic/detail/fit-inl.hpp>
-#include <isic/detail/merge-inl.hpp>
+#include <isic/detail/subspace_fit-inl.hpp>
+#include <isic/detail/subspace_merge-inl.hpp>
 #include <isic/detail/codebook-inl.hpp>
 #include <isic/detail/edit-inl.hpp>
 #include <isic/detail/projection-inl.hpp>
-#include <isic/detail/constraint-inl.hpp>
 #include <isic/detail/update-inl.hpp>
 #include <isic/detail/fused-inl.hpp>
 #include <isic/detail/metrics-inl.hpp>

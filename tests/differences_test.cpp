@@ -39,10 +39,10 @@ dense gathered(const dense& codes, const std::vector<int>& ids) {
 
 }  // namespace
 
-static_assert(!std::is_constructible_v<isic::difference_accumulator<float>, isic::matrix<float>>,
+static_assert(!std::is_constructible_v<isic::difference_accumulator, isic::matrix<float>>,
               "a temporary codebook would dangle");
-static_assert(std::is_constructible_v<isic::difference_accumulator<float>, isic::matrix<float>&>);
-static_assert(std::is_constructible_v<isic::difference_accumulator<float>, isic::matrix_view<float>>);
+static_assert(std::is_constructible_v<isic::difference_accumulator, isic::matrix<float>&>);
+static_assert(std::is_constructible_v<isic::difference_accumulator, isic::matrix_view<float>>);
 
 TEST_CASE_TEMPLATE("paired differences are harmful minus safe, from strided rows too", T, ISIC_STORAGE) {
     isic_test::random dice(1);
@@ -94,7 +94,7 @@ TEST_CASE_TEMPLATE("accumulated ids give the moments of the gathered rows' diffe
     for (const auto& [codes, d, tokens] : {std::tuple{1, 1, 3}, {10, 4, 50}, {40, 8, 64}, {30, 33, 20}}) {
         const auto book = dice.matrix<T>(codes, d);
         isic_test::strided<T> memory(book, 2);
-        isic::difference_accumulator<T> pairs(memory.span());
+        isic::difference_accumulator pairs(memory.span());
         dense rows(0, d);
         dense usage_h = dense::Zero(1, codes);
         dense usage_s = dense::Zero(1, codes);
@@ -151,10 +151,10 @@ TEST_CASE("an accumulator of rows holds the moments of both sides") {
 TEST_CASE("merged accumulators equal one that saw everything, in any split") {
     isic_test::random dice(6);
     const auto book = dice.matrix<float>(20, 5);
-    isic::difference_accumulator<float> whole(book);
-    isic::difference_accumulator<float> left(book);
-    isic::difference_accumulator<float> right(book);
-    isic::difference_accumulator<float> none(book);
+    isic::difference_accumulator whole(book);
+    isic::difference_accumulator left(book);
+    isic::difference_accumulator right(book);
+    isic::difference_accumulator none(book);
     for (int i = 0; i < 12; ++i) {
         const auto h = dice.ids<int>(9, 20);
         const auto s = dice.ids<int>(9, 20);
@@ -186,7 +186,7 @@ TEST_CASE("merged accumulators equal one that saw everything, in any split") {
 TEST_CASE("a refused pair leaves the accumulator as it was") {
     isic_test::random dice(7);
     const auto book = dice.matrix<float>(8, 3);
-    isic::difference_accumulator<float> pairs(book);
+    isic::difference_accumulator pairs(book);
     pairs.add(std::vector{1, 2}, std::vector{3, 4});
     const auto second = isic_test::bytes_of(pairs.second_moment());
     const auto usage = pairs.usage();
@@ -199,9 +199,9 @@ TEST_CASE("a refused pair leaves the accumulator as it was") {
                                         {fmt::format("got {} at position 1", large)});
     }
     check_throws<isic::shape_error>("difference_accumulator::add_rows", [&] { pairs.add_rows(book, book); }, {"one of token ids"});
-    isic::difference_accumulator<float> other_width(2);
+    isic::difference_accumulator other_width(2);
     check_throws<isic::shape_error>("difference_accumulator::merge", [&] { pairs.merge(other_width); }, {"3 columns"});
-    isic::difference_accumulator<float> of_rows(3);
+    isic::difference_accumulator of_rows(3);
     check_throws<isic::shape_error>("difference_accumulator::merge", [&] { pairs.merge(of_rows); }, {"8 codes", "got 0"});
     CHECK(isic_test::bytes_of(pairs.second_moment()) == second);
     CHECK(pairs.usage().safe == usage.safe);
@@ -236,7 +236,7 @@ TEST_CASE("bad input to the differences is told by function, expected and got") 
         b(2, 1) = wrong;
         check_throws<isic::numeric_error>("differences", [&] { isic::differences(a, b); }, {"in safe", "row 2, column 1"});
         check_throws<isic::numeric_error>("differences", [&] { isic::differences(b, a); }, {"in harmful"});
-        check_throws<isic::numeric_error>("difference_accumulator", [&] { isic::difference_accumulator<double> x(b); });
+        check_throws<isic::numeric_error>("difference_accumulator", [&] { isic::difference_accumulator x(b); });
         check_throws<isic::numeric_error>("bag_of_codes_differences", [&] { isic::bag_of_codes_differences(b, std::vector{0}, std::vector{0}, 1); });
     }
     for (const index_t group : {0, -1, 3, 8}) {
@@ -252,5 +252,5 @@ TEST_CASE("bad input to the differences is told by function, expected and got") 
     check_throws<isic::shape_error>("bag_of_codes_differences", [&] { isic::bag_of_codes_differences(isic::matrix<float>(0, 3), std::vector{0}, std::vector{0}, 1); });
     check_throws<isic::shape_error>("difference_accumulator", [] { isic::difference_accumulator x(0); });
     const isic::matrix<float> no_rows(0, 3);
-    check_throws<isic::shape_error>("difference_accumulator", [&] { isic::difference_accumulator<float> x(no_rows); });
+    check_throws<isic::shape_error>("difference_accumulator", [&] { isic::difference_accumulator x(no_rows); });
 }

@@ -55,8 +55,8 @@ dense looped_targets(const dense& codes, const std::vector<int>& h, const std::v
 
 }  // namespace
 
-static_assert(!std::is_constructible_v<isic::counterpart_targets<float>, isic::matrix<float>>, "a temporary codebook would dangle");
-static_assert(std::is_constructible_v<isic::counterpart_targets<float>, isic::matrix<float>&>);
+static_assert(!std::is_constructible_v<isic::counterpart_targets, isic::matrix<float>>, "a temporary codebook would dangle");
+static_assert(std::is_constructible_v<isic::counterpart_targets, isic::matrix<float>&>);
 
 TEST_CASE("harmfulness worked out by hand") {
     // A = 1, pi = 1/2 each: p_h = 3.5/5 and 1.5/5.
@@ -317,9 +317,9 @@ TEST_CASE("a refused pair leaves the targets as they were") {
     check_throws<isic::value_error>("counterpart_targets::add", [&] { seen.add(std::vector{0, 1}, std::vector{2, -1}); }, {"-1 at position 1"});
     const auto longer = dice.matrix<float>(7, 3);
     const auto wider = dice.matrix<float>(6, 4);
-    check_throws<isic::shape_error>("counterpart_targets::merge", [&] { seen.merge(isic::counterpart_targets<float>(longer)); },
+    check_throws<isic::shape_error>("counterpart_targets::merge", [&] { seen.merge(isic::counterpart_targets(longer)); },
                                     {"6 codes", "got 7"});
-    check_throws<isic::shape_error>("counterpart_targets::merge", [&] { seen.merge(isic::counterpart_targets<float>(wider)); }, {"3 columns"});
+    check_throws<isic::shape_error>("counterpart_targets::merge", [&] { seen.merge(isic::counterpart_targets(wider)); }, {"3 columns"});
     CHECK(bytes_of(seen.targets()) == before);
     CHECK(seen.counts() == counts);
     for (const double wrong : {0.0, -1.0, not_a_number, infinity}) {
@@ -330,7 +330,7 @@ TEST_CASE("a refused pair leaves the targets as they were") {
     check_throws<isic::numeric_error>("counterpart_targets::targets", [&] { seen.targets(1, std::vector{1.0, not_a_number, 2.0}); }, {"the prior"});
     auto bad = book;
     bad(5, 1) = std::numeric_limits<float>::infinity();
-    check_throws<isic::numeric_error>("counterpart_targets", [&] { isic::counterpart_targets<float> x(bad); }, {"row 5, column 1"});
+    check_throws<isic::numeric_error>("counterpart_targets", [&] { isic::counterpart_targets x(bad); }, {"row 5, column 1"});
     const isic::matrix<float> none(0, 3);
-    check_throws<isic::shape_error>("counterpart_targets", [&] { isic::counterpart_targets<float> x(none); });
+    check_throws<isic::shape_error>("counterpart_targets", [&] { isic::counterpart_targets x(none); });
 }

@@ -34,8 +34,8 @@ struct projection_shape {
 };
 constexpr projection_shape projection_shapes[] = {{1, 2, 1}, {3, 4, 1}, {70, 8, 2}, {65, 5, 4}, {80, 33, 7}, {20, 48, 12}};
 
-/// What an option asks for in plain loops: read, project, rescale. Nothing is rounded and nothing vanishes.
-dense expected_rows(dense codes, const dense& v, const dense& goal, const std::vector<double>& strength,
+/// What an option asks for in plain loops: read, project, rescale. Nothing is rounded and no row is near zero.
+dense expected_rows(dense codes, const dense& v, const dense& targets, const std::vector<double>& strength,
                     const std::vector<double>& weights, bool keep_norms, metric metric) {
     std::vector<double> norms;
     for (index_t k = 0; k < codes.rows(); ++k) {
@@ -48,7 +48,7 @@ dense expected_rows(dense codes, const dense& v, const dense& goal, const std::v
             codes(k, j) /= norms.back();
         }
     }
-    dense out = isic_test::projected(codes, v, goal, strength, weights);
+    dense out = isic_test::projected(codes, v, targets, strength, weights);
     for (index_t k = 0; k < out.rows() && (keep_norms || metric == metric::cosine); ++k) {
         out.row(k) *= norms[static_cast<std::size_t>(k)] / std::sqrt(out.row(k).squaredNorm());
     }
@@ -57,10 +57,10 @@ dense expected_rows(dense codes, const dense& v, const dense& goal, const std::v
 
 /// The stored rows are the expected ones rounded once; rows that keep their bytes had next to nothing to do.
 template <class T>
-void check_rows(const matrix<T>& before, const dense& after, const dense& expected, const dense& goal) {
+void check_rows(const matrix<T>& before, const dense& after, const dense& expected, const dense& targets) {
     const dense old = to_dense(before);
     for (index_t k = 0; k < old.rows(); ++k) {
-        const double scale = std::max({old.row(k).norm(), goal.row(k).norm(), 1.0});
+        const double scale = std::max({old.row(k).norm(), targets.row(k).norm(), 1.0});
         if (after.row(k) == old.row(k)) {
             CHECK((expected.row(k) - old.row(k)).norm() <= 5 * unit<T> * scale * std::max(1.0, old.row(k).norm()));
             continue;
@@ -139,21 +139,21 @@ TEST_CASE_TEMPLATE("every kind of projection is c + s (t - c) V diag(w) V^T, rou
                 options.metric = metric;
                 options.near_zero_below = 0;
                 const auto before = dice.matrix<T>(codes, width);
-                dense goal = dense::Zero(codes, width);
+                dense targets = dense::Zero(codes, width);
                 for (index_t k = 0; k < codes && !options.center.empty(); ++k) {
-                    goal.row(k) = Eigen::Map<const Eigen::RowVectorXd>(center.data(), width);
+                    targets.row(k) = Eigen::Map<const Eigen::RowVectorXd>(center.data(), width);
                 }
-                goal = options.target.empty() ? goal : to_dense(target);
+                targets = options.target.empty() ? targets : to_dense(target);
                 std::vector<double> strength;
                 for (index_t k = 0; k < codes; ++k) {
                     strength.push_back(options.strength[k]);
                 }
-                const dense expected = expected_rows(to_dense(before), v, goal, strength, {options.weights.begin(), options.weights.end()},
+                const dense expected = expected_rows(to_dense(before), v, targets, strength, {options.weights.begin(), options.weights.end()},
                                                      options.keep_norms, metric);
                 isic_test::strided<T> memory(before, 3);
                 const isic::edit e = isic::project_out(memory.span(), subspace_of(v), options);
                 const dense after = to_dense(memory.span());
-                check_rows(before, after, expected, goal);
+                check_rows(before, after, expected, targets);
                 CHECK(memory.gaps_intact());
                 CHECK(e.ids() == changed_rows(to_dense(before), after));
                 CHECK(e.summary.moved == static_cast<index_t>(e.ids().size()));
@@ -257,7 +257,7 @@ TEST_CASE_TEMPLATE("a hard projection done twice changes nothing the second time
                     if (codes > 2) {
                         options.padding = padding;
                         std::ranges::fill(book.row(0), std::numeric_limits<T>::quiet_NaN());
-                        for (index_t j = 0; j < width; ++j) {  // a row that vanishes
+                        for (index_t j = 0; j < width; ++j) {  // a near-zero row
                             book(1, j) = static_cast<T>(scale * v(j, 0));
                         }
                     }
@@ -476,10 +476,10 @@ TEST_CASE_TEMPLATE("a full remap mixes codes with their targets", T, ISIC_STORAG
 TEST_CASE_TEMPLATE("what becomes of a row that lies in the subspace is the caller's choice", T, ISIC_STORAGE) {
     matrix<T> original(6, 4);
     set_row(original, 0, 0, 1);          // safe
-    set_row(original, 1, 8, 0.5);        // vanishes; nearest of what stays is row 0
-    set_row(original, 2, 4, 3);          // moves, does not vanish
+    set_row(original, 1, 8, 0.5);        // near zero; row 0 is the nearest unmoved row
+    set_row(original, 2, 4, 3);          // moves, not near zero
     set_row(original, 3, 0, 0);          // zero
-    set_row(original, 4, -2, 0, -0.125); // vanishes; nearest is row 5
+    set_row(original, 4, -2, 0, -0.125); // near zero; row 5 is the nearest
     set_row(original, 5, 0, 0, -0.5);    // safe
     const auto run = [&](near_zero_policy policy, isic::edit& e) {
         auto book = original;
@@ -510,7 +510,7 @@ TEST_CASE_TEMPLATE("what becomes of a row that lies in the subspace is the calle
     CHECK(bytes_of(book) == bytes_of(original));
 }
 
-TEST_CASE("a row vanishes below the threshold and not at it") {
+TEST_CASE("a row is near zero below the threshold and not at it") {
     matrix<double> original(3, 4);
     set_row(original, 0, 0, 1);
     set_row(original, 1, 4, 3);    // 3 of 5 is left
@@ -525,7 +525,7 @@ TEST_CASE("a row vanishes below the threshold and not at it") {
     set_row(inside, 1, 1e3, 1e-13);
     CHECK(isic::project_out(inside, first_axis(), {.near_zero_below = 0}).summary.near_zero == 1);
     CHECK(to_dense(inside)(1, 1) == 1);
-    auto book = original;  // where rows go is known: none vanishes
+    auto book = original;  // with targets no row is near zero
     CHECK(isic::project_out(book, first_axis(), {.target = matrix<double>(3, 4), .near_zero_below = 1}).summary.near_zero == 0);
     book = original;  // half a step leaves more
     CHECK(isic::project_out(book, first_axis(), {.strength = 0.5, .near_zero_below = 0.39}).summary.near_zero == 0);
@@ -533,8 +533,8 @@ TEST_CASE("a row vanishes below the threshold and not at it") {
 
 TEST_CASE_TEMPLATE("near_zero rows take the new value of the nearest row, unmoved ones first", T, ISIC_STORAGE) {
     matrix<T> book(5, 4);
-    set_row(book, 0, 8, 0);         // vanishes
-    set_row(book, 1, 7, 1);         // nearest, but vanishes itself
+    set_row(book, 0, 8, 0);         // near zero
+    set_row(book, 1, 7, 1);         // nearest, but near zero itself
     set_row(book, 2, 6, 2);         // the next, but moves
     set_row(book, 3, 0, -4);        // far, unmoved
     set_row(book, 4, 8, 0.25);      // nearest of all, but padding
@@ -556,7 +556,7 @@ TEST_CASE_TEMPLATE("near_zero rows take the new value of the nearest row, unmove
 
     auto none = book;               // nobody is left
     check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(none, first_axis(), {.near_zero_below = 1}); },
-                                      {"a row that does not vanish", "choose another policy"});
+                                      {"a row that is not near zero", "choose another policy"});
     CHECK(bytes_of(none) == bytes_of(book));
 }
 
@@ -645,10 +645,10 @@ TEST_CASE("columns of one wide matrix may be read and edited side by side, share
     wide(0, 4) = 0.5;
     const isic::matrix_span<double> left(wide.data(), 10, 4, 8);
     const isic::matrix_view<double> right(wide.data() + 4, 10, 4, 8);
-    const dense goal = to_dense(right);
+    const dense targets = to_dense(right);
     isic::remap(left, {.target = right});
-    CHECK(to_dense(left) == goal);
-    CHECK(to_dense(right) == goal);
+    CHECK(to_dense(left) == targets);
+    CHECK(to_dense(right) == targets);
 
     const auto original = bytes_of(wide);
     const auto refused = [&](const projection_options& options) {
@@ -755,7 +755,7 @@ TEST_CASE("wherever memory runs out, no byte is written") {
         out_of_memory = false;
         try {
             const isic_test::failing_allocation next(failures + 1);
-            isic::project_out(codes, harm, {.near_zero_below = 0.6});  // some rows vanish, and are replaced
+            isic::project_out(codes, harm, {.near_zero_below = 0.6});  // some rows are near zero and are replaced
         } catch (const std::bad_alloc&) {
             out_of_memory = true;
         }
@@ -765,7 +765,7 @@ TEST_CASE("wherever memory runs out, no byte is written") {
     CHECK(failures > 20);
 }
 
-TEST_CASE_TEMPLATE("rows that would not fit the dtype type are refused, all of them", T, float, isic::half, isic::bfloat16) {
+TEST_CASE_TEMPLATE("rows that would not fit the dtype are refused, all of them", T, float, isic::half, isic::bfloat16) {
     isic_test::random dice(22);
     auto book = dice.matrix<T>(6, 4);
     const auto original = bytes_of(book);

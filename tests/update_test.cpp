@@ -377,20 +377,20 @@ TEST_CASE("constrained Adam ends at the constrained minimum; with the step alone
     for (const std::uint64_t seed : {1, 2, 3}) {
         isic_test::random dice(seed);
         const dense v = isic_test::random_basis(dice, 6, 2);
-        const dense goal = to_dense(dice.matrix(8, 6)) + 4 * dense::Ones(8, 1) * v.col(0).transpose();
+        const dense targets = to_dense(dice.matrix(8, 6)) + 4 * dense::Ones(8, 1) * v.col(0).transpose();
         auto codes = from_dense(dense::Zero(8, 6));
         dense other = dense::Zero(8, 6);
         isic::adam_state<> state;
         plain_adam adam{.rate = 0};
-        for (int step = 0; step < 2000; ++step) {  // the loss is half the squared distance to the goal
+        for (int step = 0; step < 2000; ++step) {  // the loss is half the squared distance to the targets
             const double rate = 0.05 * (1 - step / 2000.0);
-            isic::adam_update(codes, from_dense(to_dense(codes) - goal), state, {.rate = rate}, {.orthogonal_to = subspace_of(v)});
+            isic::adam_update(codes, from_dense(to_dense(codes) - targets), state, {.rate = rate}, {.orthogonal_to = subspace_of(v)});
             adam.rate = rate;
-            other += outside(adam.step(other - goal), v);
+            other += outside(adam.step(other - targets), v);
         }
-        CHECK((to_dense(codes) - outside(goal, v)).norm() < 1e-3);
-        CHECK((other - outside(goal, v)).norm() > 0.1);
-        CHECK(leak(goal, v) > 0.5);
+        CHECK((to_dense(codes) - outside(targets, v)).norm() < 1e-3);
+        CHECK((other - outside(targets, v)).norm() > 0.1);
+        CHECK(leak(targets, v) > 0.5);
     }
 }
 
@@ -536,7 +536,7 @@ TEST_CASE("what moved is reported as it was") {
     CHECK(bytes_of(still) == bytes_of(start));
 }
 
-TEST_CASE_TEMPLATE("a row whose new values do not fit the dtype type stays as it was, and is counted", T, float, isic::half, isic::bfloat16) {
+TEST_CASE_TEMPLATE("a row whose new values do not fit the dtype stays as it was, and is counted", T, float, isic::half, isic::bfloat16) {
     isic_test::random dice(16);
     const auto start = dice.matrix<T>(4, 3);
     auto codes = start;

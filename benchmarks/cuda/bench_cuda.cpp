@@ -86,14 +86,14 @@ public:
     void project(index_t K, index_t d, index_t rank) {
         const std::string name = fmt::format("project in place {}x{} rank {}", K, d, rank);
         const isic::subspace harm = directions(d, rank);
-        const isic::device_row_basis<float> basis(gpu_, harm);
+        const isic::fused::device_basis<float> basis(gpu_, harm);
         const auto original = isic::upload(gpu_, values(K, d, 0));
         auto codes = isic::upload(gpu_, values(K, d, 0));
         const auto restore = [&] {  // the copy also moves the codes out of the cache
             const auto bytes = static_cast<std::size_t>(K * d) * sizeof(float);
-            isic::cuda::copy_on_device(*gpu_.shared_state(), codes.data(), bytes, original.data(), bytes, bytes, 1);
+            isic::cuda::detail::copy_on_device(*gpu_.shared_state(), codes.data(), bytes, original.data(), bytes, bytes, 1);
         };
-        const float formula = median(stream(), [&] { isic::project_rows(gpu_, codes, basis); }, restore);
+        const float formula = median(stream(), [&] { isic::fused::project_out(gpu_, codes, basis); }, restore);
         emit(name, "isic project_rows", formula,
              fmt::format(", \"leakage\": {:.3g}, \"rate\": \"{:.2f} TB/s\"", isic::leakage(gpu_, codes, harm).total,
                          8.0 * static_cast<double>(K * d) / formula / 1e9));
@@ -103,7 +103,7 @@ public:
     void gram(index_t n, index_t d) {
         const auto rows = isic::upload(gpu_, values(n, d, 1));
         emit(fmt::format("gram {}x{}", n, d), "isic float64 chunks", median(stream(), [&] {
-                 isic::device_accumulator<float> sums(gpu_, d);
+                 isic::device_accumulator sums(gpu_, d);
                  sums.add_rows(rows, rows_of_zeros(n, d));
              }));
     }
@@ -116,7 +116,7 @@ public:
             }
         }
         const auto rows = isic::upload(gpu_, decaying);
-        isic::device_accumulator<float> sums(gpu_, d);
+        isic::device_accumulator sums(gpu_, d);
         sums.add_rows(rows, rows_of_zeros(4 * d, d));
         for (const auto solver : {isic::eigen_solver::syevd, isic::eigen_solver::randomised}) {
             isic::device_fit found;
@@ -144,9 +144,9 @@ public:
             const float ms = median(stream(), step);
             emit(name, by, ms, fmt::format(", \"rate\": \"{:.2f} TB/s\"", bytes / ms / 1e9));
         };
-        const isic::device_row_basis<float> basis(gpu_, harm);
+        const isic::fused::device_basis<float> basis(gpu_, harm);
         isic::device_adam_state<float> state;
-        timed("isic adam_rows", [&] { isic::adam_rows(gpu_, codes, gradient, state, {}, {.orthogonal_to = basis}); });
+        timed("isic fused adam_update", [&] { isic::fused::adam_update(gpu_, codes, gradient, state, {}, {.orthogonal_to = basis}); });
         isic::constraint limits;
         limits.orthogonal_to = harm;
         const isic::device_constraint fence(gpu_, limits, K, d);

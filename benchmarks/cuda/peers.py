@@ -35,12 +35,15 @@ class Isic:
 
         self.span_of = isic.span_of
         if device.type == "cuda":
-            self._module, self._first, self.adam_state = isic.cuda, [isic.cuda.Backend.of(torch.empty(1, device=device))], isic.cuda.AdamState
+            self._module, self._first = isic.cuda, [isic.cuda.Backend.of(torch.empty(1, device=device))]
         else:
-            self._module, self._first, self.adam_state = isic, [], isic.AdamRowState
+            self._module, self._first = isic, []
+        self.adam_state = self._module.fused.AdamState
 
     def __getattr__(self, name):
-        return functools.partial(getattr(self._module, name), *self._first)
+        """`fused_f` is fused.f."""
+        module = self._module.fused if name.startswith("fused_") else self._module
+        return functools.partial(getattr(module, name.removeprefix("fused_")), *self._first)
 
 
 class Bench:
@@ -190,11 +193,11 @@ def project_in_place(bench, rows, width, rank):
 
     bench.run(case, "torch float32", lambda: data.addmm_(data @ basis, basis.T, alpha=-1), error, floor_ms=floor)
     if bench.isic:
-        harm = bench.isic.RowBasis(bench.isic.span_of(exact.cpu().numpy()))
+        basis = bench.isic.fused_Basis(bench.isic.span_of(exact.cpu().numpy()))
         done = source.clone()
-        bench.isic.project_rows(done, harm)
+        bench.isic.fused_project_out(done, basis)
         off = float(relative(done, truth))
-        bench.run(case, "isic project_rows, Python", lambda: bench.isic.project_rows(data, harm), lambda _: off, floor_ms=floor)
+        bench.run(case, "isic fused.project_out, Python", lambda: bench.isic.fused_project_out(data, basis), lambda _: off, floor_ms=floor)
 
 
 def adam(bench, rows, width, rank):
@@ -221,13 +224,13 @@ def adam(bench, rows, width, rank):
     off = float(relative(first_step(torch.float32), truth))
     bench.run(case, "torch float32", lambda: step(codes, gradient, mean, square, basis), lambda _: off, floor_ms=floor)
     if bench.isic:
-        harm = bench.isic.RowBasis(bench.isic.span_of(exact.cpu().numpy()))
+        basis = bench.isic.fused_Basis(bench.isic.span_of(exact.cpu().numpy()))
         state = bench.isic.adam_state()
         done = start.clone()
-        bench.isic.adam_rows(done, gradient, state, rate=0.1, orthogonal_to=harm)
+        bench.isic.fused_adam_update(done, gradient, state, rate=0.1, orthogonal_to=basis)
         isic_off = float(relative(done, truth))
-        work = functools.partial(bench.isic.adam_rows, done, gradient, state, rate=0.1, orthogonal_to=harm)
-        bench.run(case, "isic adam_rows, Python", work, lambda _: isic_off, floor_ms=floor)
+        work = functools.partial(bench.isic.fused_adam_update, done, gradient, state, rate=0.1, orthogonal_to=basis)
+        bench.run(case, "isic fused.adam_update, Python", work, lambda _: isic_off, floor_ms=floor)
 
 
 def gram(bench, rows, width):

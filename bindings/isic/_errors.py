@@ -1,14 +1,14 @@
-"""The exceptions of isic. A caller's mistake raises before anything is written; a numerical outcome is a result's field."""
+"""The exceptions of isic. A caller's mistake raises before anything is written; a numerical outcome is a field of the result."""
 
 import builtins
 
 
 class Error(Exception):
-    """Base of everything isic raises, but for TypeError on an object of a wrong kind."""
+    """Base of all errors of isic except TypeError, which an object of the wrong class raises."""
 
 
 class ShapeError(Error, builtins.ValueError):
-    """Rows, columns, lengths or strides that do not fit together."""
+    """Rows, columns, lengths or strides that do not match."""
 
 
 class ValueError(Error, builtins.ValueError):
@@ -16,7 +16,7 @@ class ValueError(Error, builtins.ValueError):
 
 
 class NumericError(Error, ArithmeticError):
-    """NaN, infinity, or data from which nothing can be computed."""
+    """NaN, infinity, or data that determine no result."""
 
 
 class IoError(Error, OSError):
@@ -24,11 +24,11 @@ class IoError(Error, OSError):
 
 
 class BackendError(Error, RuntimeError):
-    """A device or its libraries failed, or the memory is a device's that this build cannot reach."""
+    """A device or its libraries failed, or memory is on a device that the function cannot reach."""
 
 
 def require_class(function: str, name: str, value: object, kind: type) -> None:
-    """TypeError in the words of the compiled part unless value is of a class of isic's, or of isic.cuda's if the function is."""
+    """Raises TypeError unless value is an instance of kind, with the message of the compiled module."""
     if not isinstance(value, kind):
         package = "isic.cuda" if function.startswith("cuda.") else "isic"
         raise TypeError(f"isic.{function}: expected {name} to be an {package}.{kind.__name__}, got {type(value).__qualname__}")

@@ -1,4 +1,4 @@
-"""Files: tensors, and the pairs that a run of self_improve learnt from."""
+"""Files: tensors, and the image pairs of a run of self_improve."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from . import _isic
 from ._errors import IoError, require_class
-from ._types import SupportsDLPack
-from ._values import Pairs, SelfImproveReport
+from ._results import Pairs, SelfImproveReport
+from ._typing import SupportsDLPack
 
 _FORMAT, _VERSION = "isic.pairs", "1"
 
@@ -26,8 +26,8 @@ def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, npt.Ar
                       metadata: Mapping[str, str] | None = None) -> None:
     """Writes arrays as a safetensors file, replacing an old file only when the new one is complete.
 
-    Tensors of torch, of bfloat16 and float8 too, are written as they are, whether autograd knows them or not. Raises IoError,
-    ValueError for other types, BackendError for memory of a GPU.
+    Torch tensors keep their dtype, also bfloat16 and float8, and may require gradients. Raises IoError, ValueError for other
+    types, BackendError for memory of a GPU.
     """
     if not isinstance(tensors, Mapping):
         raise TypeError(f"isic.write_safetensors: expected tensors to be arrays by name, got {type(tensors).__qualname__}")
@@ -43,11 +43,10 @@ def read_own(function: str, path: str | os.PathLike[str], form: str, version: st
 
 
 def export_pairs(report: SelfImproveReport, path: str | os.PathLike[str]) -> None:
-    """Writes what a run learnt from, as one safetensors file: a data set of unsafe images and their safe counterparts.
+    """Writes the pairs of a run as one safetensors file: a data set of unsafe images and their safe counterparts.
 
     Tensors: "harmful" and "counterparts" [n, T] int32 token ids, "harmfulness" [K] float64 per code; metadata: "format",
-    "version" and "prompts", the n prompts as a JSON list. Any safetensors reader opens it; `load_pairs` too. Raises
-    IoError.
+    "version" and "prompts", the n prompts as a JSON list. `load_pairs` and any safetensors reader open it. Raises IoError.
     """
     require_class("export_pairs", "report", report, SelfImproveReport)
     _isic.write_safetensors(path, {"harmful": report.harmful, "counterparts": report.counterparts, "harmfulness": report.harmfulness},
@@ -55,7 +54,7 @@ def export_pairs(report: SelfImproveReport, path: str | os.PathLike[str]) -> Non
 
 
 def load_pairs(path: str | os.PathLike[str]) -> Pairs:
-    """Reads what `export_pairs` wrote. Raises IoError if the file is another or its parts do not fit together."""
+    """Reads a file of `export_pairs`. Raises IoError if the format differs or its shapes do not match."""
     tensors, metadata = read_own("load_pairs", path, _FORMAT, _VERSION)
     try:
         prompts = tuple(json.loads(metadata["prompts"]))

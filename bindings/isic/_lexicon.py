@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Iterable, Mapping
 
 from . import _isic
-from ._values import RewrittenPrompt
+from ._results import RewrittenPrompt
 
 
 class Lexicon:
     """Unsafe terms and their safe replacements: longest match first, whole words only, letter case and articles kept.
 
     entries: a mapping or pairs (unsafe term, replacement); terms may hold several words, an empty replacement removes the
-    term. Case and word boundaries know ASCII. Raises ValueError on an empty or repeated term.
-    Source: Safe-CB asks for "minimal modification"; the rules are our choice.
+    term. Case and word boundaries are those of ASCII. Raises ValueError on an empty or repeated term.
+    Source: Safe-CB requires "minimal modification"; the rules are our choice.
 
     >>> words = isic.Lexicon({"knife": "spoon", "axe": "spoon"})
     >>> words.rewrite("an axe and a Knife")
@@ -32,7 +32,7 @@ class Lexicon:
         return RewrittenPrompt(*self._lexicon.rewrite(prompt))
 
     def __call__(self, prompt: str) -> str:
-        """The text alone, as `self_improve(rewrite=...)` asks for it."""
+        """The rewritten text, as `self_improve(rewrite=...)` requires."""
         return self._lexicon.rewrite(prompt)[0]
 
     def __len__(self) -> int:

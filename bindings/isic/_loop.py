@@ -8,8 +8,8 @@ from typing import Any, Callable, Mapping, Protocol, Sequence, TypeVar, runtime_
 from . import _isic
 from ._edit import Edit
 from ._errors import ValueError as IsicValueError
-from ._types import Centering, Codes, EditTarget, FloatArray, Floats, Ids, Metric, Padding, TokenArray
-from ._values import Progress, RedrawRequest, RoundReport, SelfImproveReport, TuningSet
+from ._typing import Centering, Codes, EditTarget, FloatArray, Floats, Ids, Metric, Padding, TokenArray
+from ._results import Progress, RedrawRequest, RoundReport, SelfImproveReport, TuningSet
 
 Images = TypeVar("Images")
 Images_co = TypeVar("Images_co", covariant=True)

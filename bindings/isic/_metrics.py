@@ -1,14 +1,14 @@
-"""What an edit cost and what it left: drift, churn, collapse, utilisation, and rates with intervals."""
+"""Measurements of an edit: drift, churn, collapse, utilisation, and rates with confidence intervals."""
 
 from __future__ import annotations
 
 from . import _isic
-from ._types import Codes, Floats, IdArray, Metric, Padding
-from ._values import DriftReport, Rate
+from ._results import DriftReport, Rate
+from ._typing import Codes, Floats, IdArray, Metric, Padding
 
 
 def drift(before: Codes, after: Codes, *, padding: Padding = None) -> DriftReport:
-    """How far rows moved between two codebooks [K, d], which may differ in dtype; rows in `padding` do not count.
+    """Distance between two codebooks [K, d], which may differ in dtype; rows in `padding` do not count.
 
     Raises ShapeError, ValueError on padding ids, NumericError (NaN, infinity, squares that overflow float64, or a zero
     codebook before).
@@ -22,10 +22,10 @@ def drift(before: Codes, after: Codes, *, padding: Padding = None) -> DriftRepor
 def nearest_codes(vectors: Floats, codes: Codes, *, metric: Metric = "l2", padding: Padding = None, threads: int = 0) -> IdArray:
     """Ids of the nearest codes, [n], by ||z - c||^2 (or of the normalised rows); ties go to the lowest id.
 
-    vectors [n, d], codes [K, d]; rows listed in `padding` never win and may hold anything. threads: 0: every core when
-    there is work for them, else one. Cost O(n K d), less in narrow codebooks, and to pack the codes, which a `CodeIndex`
-    does once. Fast products in bytes or float32 find the candidates; float64 distances decide between those that they
-    cannot tell apart, scaled where their squares do not fit float64. Raises ShapeError if the codebook is empty or the
+    vectors [n, d], codes [K, d]; rows listed in `padding` are skipped and may hold any bytes. threads: 0: every core where
+    the work is worth it, else one. Cost O(n K d), less in narrow codebooks, plus packing, which a `CodeIndex` does once.
+    int8 or float32 products select candidates; float64 distances re-rank those that rounding cannot separate, scaled where
+    their squares overflow float64. Raises ShapeError if the codebook is empty or the
     widths differ, ValueError on padding ids or if all rows are padding, NumericError on NaN or infinity.
 
     >>> isic.nearest_codes([[0.9, 0.2]], np.eye(2))
@@ -35,11 +35,12 @@ def nearest_codes(vectors: Floats, codes: Codes, *, metric: Metric = "l2", paddi
 
 
 class CodeIndex:
-    """A codebook packed for many look-ups: what `nearest_codes` makes for one call.
+    """An index of a codebook for many nearest-neighbour queries. `nearest_codes` builds one per call.
 
-    codes [K, d] is kept alive; it must stay unchanged while the index is used. Takes 4 to 8 K d bytes, and a copy of the
-    codebook in float32 if it is stored narrower, in float64 if it is read normalised. metric, padding: as `nearest_codes`.
-    A deep copy, and what pickle makes, packs a copy of the codebook. Raises as `nearest_codes`.
+    codes [K, d] is kept alive and must not change while the index is in use. Memory: 4 to 8 K d bytes, and a copy of the
+    codebook in float32 if it is stored in 16 bits, in float64 if the metric is "cosine". metric, padding: as
+    `nearest_codes`. A deep copy and a pickled index pack a copy of the codebook. Raises as
+    `nearest_codes`.
 
     >>> index = isic.CodeIndex(np.eye(2))
     >>> index
@@ -65,14 +66,14 @@ class CodeIndex:
     def nearest(self, vectors: Floats, *, threads: int = 0) -> IdArray:
         """Ids of the nearest codes, [n]. vectors [n, d]; threads: as `nearest_codes`.
 
-        Vectors in float64 take a packing of their own if the codebook is stored narrower. Raises ShapeError if the widths
+        float64 vectors need a second packing if the codebook is stored in fewer bits. Raises ShapeError if the widths
         differ, NumericError on NaN or infinity.
         """
         return self._index.nearest(vectors, threads)
 
 
 def nearest_code_churn(vectors: Floats, before: Codes, after: Codes, *, metric: Metric = "l2", padding: Padding = None) -> float:
-    """Share of vectors [n, d] whose nearest code changed, in [0, 1]: what re-encoding would notice. Raises as `nearest_codes`.
+    """Share of vectors [n, d] whose nearest code changed, in [0, 1]: the share of tokens that re-encoding changes. Raises as `nearest_codes`.
 
     >>> isic.nearest_code_churn([[1.0, 0.0]], np.eye(2), np.eye(2)[::-1].copy())
     1.0
@@ -81,7 +82,7 @@ def nearest_code_churn(vectors: Floats, before: Codes, after: Codes, *, metric: 
 
 
 def collapsed_pairs(codes: Codes, *, tolerance: float = 0.0, padding: Padding = None) -> int:
-    """Pairs of codes at most `tolerance` apart: two codes that differ only inside the removed subspace become one.
+    """Number of pairs of codes at most `tolerance` apart. Codes that differ only inside the removed subspace collapse.
 
     Exact. Raises ValueError unless tolerance >= 0, or on padding ids; NumericError on NaN.
 
@@ -94,7 +95,7 @@ def collapsed_pairs(codes: Codes, *, tolerance: float = 0.0, padding: Padding = 
 def fingerprint(codes: Codes) -> int:
     """64-bit XXH3 over shape, scalar size and the rows' bytes (not the gaps between strided rows).
 
-    Tells an edited codebook from the original; it is no defence against somebody who wants two codebooks to collide.
+    It distinguishes an edited codebook from the original. It is no defence against deliberate collisions.
     """
     return _isic.fingerprint(codes)
 

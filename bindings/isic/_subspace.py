@@ -1,4 +1,4 @@
-"""The harmful subspace: fitted to differences, merged over rounds and concepts, compared by principal angles."""
+"""Harmful subspaces: fit, merge, principal angles, leakage, files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ._differences import DifferenceAccumulator
 from ._errors import IoError, ShapeError, require_class
 from ._errors import ValueError as IsicValueError
 from ._io import read_own
-from ._types import Centering, Codes, FloatArray, Floats, Padding
-from ._values import CodeUsage, LeakageReport, RankChoice, Subspace, Value
+from ._results import CodeUsage, LeakageReport, RankChoice, Subspace, Value
+from ._typing import Centering, Codes, FloatArray, Floats, Padding
 
 _FORMAT, _VERSION = "isic.subspace", "1"
 
@@ -24,18 +24,19 @@ def fit_subspace(pairs: DifferenceAccumulator | Floats, *, rank: int | None = No
                  center: Centering = "none", threads: int = 0) -> Subspace:
     """Fits the harmful subspace: the top right singular vectors of differences.
 
-    pairs: an accumulator, or difference rows [n, d]. The rank is the smallest that an active rule allows, never more than
-    the data have; `result.chosen` says which rule decided.
+    pairs: an accumulator, or difference rows [n, d]. Each active rule proposes a rank; the smallest wins, at most the rank
+    of the data. `result.chosen` names the rule.
 
-    rank: exact rank; None leaves it to the rules below.
-    energy: share of sum sigma^2 to hold, in (0, 1]; None turns the rule off.
-    gavish_donoho: singular values above the optimal hard threshold (arXiv 1305.5870); active when min(n, d) >= 8.
-    sign_flips: flipped copies for parallel analysis, e.g. 100 (FlipPA, arXiv 2012.02985, after a random rotation: our
-        addition); 0 turns the rule off; needs rows. quantile: of the flipped values, in (0, 1). seed: of the flips.
-    max_rank: budget; None means max(1, d // 4).
-    center: what is taken out of the differences first: "none", their "mean", or "safe_axis", the top right singular
+    rank: exact rank; None: the rules below decide.
+    energy: share of sum sigma^2 to keep, in (0, 1]; None turns the rule off.
+    gavish_donoho: keeps singular values above the optimal hard threshold (arXiv 1305.5870); active when min(n, d) >= 8.
+    sign_flips: number of flipped copies for parallel analysis, e.g. 100 (FlipPA, arXiv 2012.02985; the random rotation
+        before it is our addition); 0 turns the rule off; needs rows. quantile: of the flipped values, in (0, 1). seed: of
+        the flips.
+    max_rank: upper bound; None: max(1, d // 4).
+    center: what is projected out of the differences first: "none", their "mean", or "safe_axis", the top right singular
         vector of the safe embeddings (ProFS, arXiv 2405.13967), which needs an accumulator and d >= 3.
-    threads: of the second moment of rows; 0: every core when there is work for them, else one.
+    threads: for the second moment of rows; 0: every core where the work is worth it, else one.
 
     Cost O(n d min(n, d)) for rows, O(d^3) for an accumulator. Raises ShapeError if there are no differences, NumericError
     on NaN, infinity or differences that are all zero, ValueError for options outside their ranges.
@@ -45,7 +46,7 @@ def fit_subspace(pairs: DifferenceAccumulator | Floats, *, rank: int | None = No
     Subspace(width=2, rank=1, energy=1, decided_by='fixed')
     """
     if rank == 0:
-        raise IsicValueError("isic.fit_subspace: expected rank >= 1, or None for the rules to decide, got 0")
+        raise IsicValueError("isic.fit_subspace: expected rank >= 1 (None: the rules decide), got 0")
     options = dict(rank=rank or 0, energy=energy or 0.0, gavish_donoho=gavish_donoho, sign_flips=sign_flips, quantile=quantile, seed=seed,
                    max_rank=max_rank or 0, center=center, threads=threads)
     if isinstance(pairs, DifferenceAccumulator):
@@ -54,7 +55,7 @@ def fit_subspace(pairs: DifferenceAccumulator | Floats, *, rank: int | None = No
 
 
 def span_of(directions: Floats) -> Subspace:
-    """Any directions as a subspace; the columns of directions [d, m] need not be orthogonal or independent.
+    """The span of directions [d, m] as a subspace. The columns need not be orthogonal or independent.
 
     Raises ShapeError if empty, NumericError if not finite or all zero.
 
@@ -65,13 +66,13 @@ def span_of(directions: Floats) -> Subspace:
 
 
 def merge(first: Subspace, second: Subspace, *, tolerance: float = 1e-8, max_rank: int | None = None) -> Subspace:
-    """The smallest subspace that contains both: rounds, or concepts. The first's columns come first, unchanged.
+    """The smallest subspace that contains both, e.g. of two rounds or two concepts. The columns of `first` come first, unchanged.
 
-    Directions of `second` within `tolerance` (sine of the angle) of `first` add nothing. The singular values are one per
-    column, the size along it of both's differences, as far as these lie in their own bases; the energy is the share that they
-    are of all squared singular values of both: merged with itself, a subspace keeps its energy. Raises ShapeError if the widths
-    differ, ValueError unless tolerance is in [0, 1) and max_rank >= 0, or if the merged rank exceeds max_rank (None: no
-    limit but d).
+    A direction of `second` is dropped if the sine of its angle to `first` is at most `tolerance`. The result has one singular
+    value per column: the norm, along that column, of the differences of both subspaces within their bases. Its energy is the
+    share of these in all squared singular values of both; a subspace merged with itself keeps its energy. Raises ShapeError if
+    the widths differ, ValueError unless tolerance is in [0, 1) and max_rank >= 0, or if the merged rank exceeds max_rank
+    (None: d).
 
     >>> isic.merge(isic.span_of([[1.0], [0.0]]), isic.span_of([[1.0], [1.0]])).rank
     2
@@ -90,20 +91,20 @@ def principal_angles(first: Subspace, second: Subspace) -> FloatArray:
     return _isic.principal_angles(first, second)
 
 
-def leakage(codes: Codes, harm: Subspace, *, center: Floats | None = None, padding: Padding = None, threads: int = 0) -> LeakageReport:
-    """What is left of codes [K, d] inside a subspace around a center [d] (None: zero), on the stored values.
+def leakage(codes: Codes, subspace: Subspace, *, center: Floats | None = None, padding: Padding = None, threads: int = 0) -> LeakageReport:
+    """Share of codes [K, d] inside a subspace around a center [d] (None: zero), measured on the stored values.
 
-    Rows in `padding` are no codes and do not count. threads: as `project_out`. Cost O(K d r). Raises ShapeError if widths
+    Rows in `padding` do not count. threads: as `project_out`. Cost O(K d r). Raises ShapeError if widths
     differ or the codebook is empty, ValueError on padding ids, a basis that is not orthonormal or threads < 0, NumericError on
     NaN, infinity or squares that overflow float64.
 
     >>> isic.leakage(np.array([[3.0, 4.0]]), isic.span_of([[1.0], [0.0]]))
     LeakageReport(total=0.6, largest=0.6)
     """
-    return _isic.leakage(codes, harm, center, padding, threads)
+    return _isic.leakage(codes, subspace, center, padding, threads)
 
 
-def spectral_weights(harm: Subspace, *, alpha: float) -> FloatArray:
+def spectral_weights(subspace: Subspace, *, alpha: float) -> FloatArray:
     """CURE weights f_i = alpha r_i / ((alpha - 1) r_i + 1), r_i = sigma_i^2 / sum sigma^2, [r] in [0, 1].
 
     For `project_out(weights=...)`: alpha = 1 gives the energies, alpha -> infinity the hard projection. Raises ValueError
@@ -112,47 +113,49 @@ def spectral_weights(harm: Subspace, *, alpha: float) -> FloatArray:
     >>> isic.spectral_weights(isic.span_of(np.eye(2)), alpha=1.0)
     array([0.5, 0.5])
     """
-    return _isic.spectral_weights(harm, alpha)
+    return _isic.spectral_weights(subspace, alpha)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class FittedSubspace(Value):
-    """A harmful subspace with what its token ids said about each code; `load_subspace` makes one."""
+    """A harmful subspace with per-code data from token ids. `load_subspace` returns one."""
 
     subspace: Subspace
-    """What is to be removed."""
+    """The subspace to remove."""
     harmfulness: FloatArray | None = None
-    """Of each code, [K], or [L, K] of L residual levels; None: it was fitted to embeddings."""
+    """Harmfulness of each code in [0, 1], [K], or [L, K] for L residual levels; None: fitted to embeddings."""
     targets: FloatArray | None = None
-    """Where each code goes, [K, d] or [L, K, d]: the mean of its safe counterparts."""
+    """Target of each code, [K, d] or [L, K, d]: the mean of its safe counterparts; None: unknown."""
     usage: CodeUsage | None = None
-    """How often each code was seen."""
+    """Usage counts of each code; None: unknown."""
 
 
-def save_subspace(path: str | os.PathLike[str], harm: Subspace | FittedSubspace, *, harmfulness: Floats | None = None,
+def save_subspace(path: str | os.PathLike[str], subspace: Subspace | FittedSubspace, *, harmfulness: Floats | None = None,
                   targets: Floats | None = None, usage: CodeUsage | None = None) -> None:
-    """Writes a subspace, and what is known of each code, as one safetensors file that any reader opens.
+    """Writes a subspace and its per-code data as one safetensors file.
 
-    harmfulness, targets, usage: with a Subspace; a FittedSubspace has its own.
+    harmfulness, targets, usage: for a Subspace; a FittedSubspace has its own.
 
-    Tensors, float64: "basis" [d, r], "singular_values", and where known "harmfulness" [K] or [L, K], "targets" with a
+    Tensors, float64: "basis" [d, r], "singular_values", and if known "harmfulness" [K] or [L, K], "targets" with a
     last dimension d, "usage.harmful" and "usage.safe" [K]; metadata: "format", "version", "energy", "rank", "decided_by".
-    C++ reads and writes the same. Raises ShapeError if they do not fit together, ValueError if something is known twice, IoError.
+    C++ reads and writes the same format. Raises ShapeError if the shapes do not match, ValueError if per-code data is passed
+    with a FittedSubspace, IoError.
     """
-    if isinstance(harm, FittedSubspace):
+    if isinstance(subspace, FittedSubspace):
         if any(given is not None for given in (harmfulness, targets, usage)):
-            raise IsicValueError("isic.save_subspace: expected what is known of each code once, got a FittedSubspace and keywords")
+            raise IsicValueError("isic.save_subspace: expected per-code data once, got a FittedSubspace and keywords")
+        fitted = subspace
     else:
-        require_class("save_subspace", "harm", harm, Subspace)
+        require_class("save_subspace", "subspace", subspace, Subspace)
         q, t = (None if values is None else np.asarray(values, dtype=np.float64) for values in (harmfulness, targets))
-        harm = FittedSubspace(harm, q, t, usage)
-    if harm.usage is not None:
-        require_class("save_subspace", "usage", harm.usage, CodeUsage)
-    _check_fit("save_subspace", harm)
-    s = harm.subspace
-    tensors = {"basis": s.basis, "singular_values": s.singular_values, "harmfulness": harm.harmfulness, "targets": harm.targets}
-    if harm.usage is not None:
-        tensors.update({"usage.harmful": harm.usage.harmful, "usage.safe": harm.usage.safe})
+        fitted = FittedSubspace(subspace, q, t, usage)
+    if fitted.usage is not None:
+        require_class("save_subspace", "usage", fitted.usage, CodeUsage)
+    _check_fit("save_subspace", fitted)
+    s = fitted.subspace
+    tensors = {"basis": s.basis, "singular_values": s.singular_values, "harmfulness": fitted.harmfulness, "targets": fitted.targets}
+    if fitted.usage is not None:
+        tensors.update({"usage.harmful": fitted.usage.harmful, "usage.safe": fitted.usage.safe})
     metadata = {"format": _FORMAT, "version": _VERSION, "energy": repr(float(s.energy)), "rank": json.dumps(s.chosen.rank),
                 "decided_by": s.chosen.decided_by}
     known = {name: np.ascontiguousarray(values, dtype=np.float64) for name, values in tensors.items() if values is not None}
@@ -160,7 +163,7 @@ def save_subspace(path: str | os.PathLike[str], harm: Subspace | FittedSubspace,
 
 
 def load_subspace(path: str | os.PathLike[str]) -> FittedSubspace:
-    """Reads what `save_subspace` wrote. Raises IoError if the file is another or its parts do not fit together."""
+    """Reads a file of `save_subspace`. Raises IoError if the format differs or its shapes do not match."""
     tensors, metadata = read_own("load_subspace", path, _FORMAT, _VERSION)
     try:
         chosen = RankChoice(int(metadata["rank"]), metadata["decided_by"])  # type: ignore[arg-type]
@@ -169,7 +172,7 @@ def load_subspace(path: str | os.PathLike[str]) -> FittedSubspace:
         fitted = FittedSubspace(subspace, tensors.get("harmfulness"), tensors.get("targets"), usage)
         _check_fit("load_subspace", fitted)
     except (KeyError, ValueError) as error:
-        raise IoError(f"isic.load_subspace: expected a subspace and what fits it in {os.fspath(path)}, got {error}") from None
+        raise IoError(f"isic.load_subspace: expected a subspace and matching per-code data in {os.fspath(path)}, got {error}") from None
     return fitted
 
 

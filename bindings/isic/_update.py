@@ -1,18 +1,18 @@
-"""Constrained updates of a codebook: closed-form ridge, EMA, SGD, Adam. The state is the caller's to keep."""
+"""Constrained updates of a codebook: closed-form ridge, EMA, SGD, Adam. The caller keeps the state."""
 
 from __future__ import annotations
 
 from . import _isic
 from ._isic import AdamState, EmaState, SgdState
-from ._types import Codes, Floats, Ids
-from ._values import Assignments, Constraint, UpdateSummary
+from ._results import Assignments, Constraint, UpdateSummary
+from ._typing import Codes, Floats, Ids
 
 for _state in (EmaState, SgdState, AdamState):
     _state.__module__ = "isic"
 
 
 def assign(vectors: Floats, ids: Ids, *, codes: int) -> Assignments:
-    """Collects vectors [n, d] by id [n]: counts [K] and sums [K, d], K = codes.
+    """Counts [K] and sums [K, d] of vectors [n, d] by their ids [n]. codes: K.
 
     Raises ShapeError, ValueError on ids, NumericError on NaN or infinity.
 
@@ -26,8 +26,8 @@ def assign(vectors: Floats, ids: Ids, *, codes: int) -> Assignments:
 def ridge_update(codes: Codes, batch: Assignments, *, weight: float, constraint: Constraint | None = None) -> UpdateSummary:
     """Closed-form refit in place: delta_k = P (sum_i z_i - n_k c_k) / (n_k + weight); codes with n_k = 0 stay.
 
-    codes [K, d]; P from the constraint; weight >= 0 (lambda in C++, a word of Python's). Cost O(K d r). Raises
-    ValueError, ShapeError and NumericError before anything is written. Source: derived; one projected, damped k-means step.
+    codes [K, d]; P from the constraint; weight >= 0 (`lambda` in C++). Cost O(K d r). Raises
+    ValueError, ShapeError and NumericError; nothing is written then. Source: derived; one projected, damped k-means step.
 
     >>> codes = np.zeros((2, 2))
     >>> isic.ridge_update(codes, isic.assign([[1.0, 2.0]], [1], codes=2), weight=1.0)
@@ -41,8 +41,9 @@ def ridge_update(codes: Codes, batch: Assignments, *, weight: float, constraint:
 def ema_update(codes: Codes, state: EmaState, batch: Assignments, *, decay: float, constraint: Constraint | None = None) -> UpdateSummary:
     """Exponential moving averages in place: n <- a n + (1 - a) n_b, s <- a s + (1 - a) s_b, step s / n - c.
 
-    codes [K, d]; an empty state starts at one count of the present row per code; a code whose count has faded below 1e-290
-    stays, its count and sum become 0. Raises ValueError unless decay is in [0, 1); ShapeError and NumericError before anything is written.
+    codes [K, d]; an empty state starts at one count of the present row per code. A code whose count falls below 1e-290 stays,
+    and its count and sum become 0. Raises ValueError unless decay is in [0, 1), ShapeError and NumericError; nothing is written
+    then.
     """
     return _isic.ema_update(codes, state, batch, decay, constraint)
 
@@ -63,9 +64,9 @@ def sgd_update(codes: Codes, gradient: Floats, state: SgdState, *, rate: float =
 
 def adam_update(codes: Codes, gradient: Floats, state: AdamState, *, rate: float = 1e-3, beta1: float = 0.9, beta2: float = 0.999,
                 epsilon: float = 1e-8, constraint: Constraint | None = None) -> UpdateSummary:
-    """Adam on the projected gradient whose finished step is projected too. codes and gradient [K, d].
+    """Adam on the projected gradient; the finished step is projected too. codes and gradient [K, d].
 
-    c <- c - P rate m^ / (sqrt(v^) + epsilon), m and v the moments of P g: the preconditioner works entry by entry and does
-    not commute with P. Raises ValueError on options, ShapeError and NumericError; nothing is written then.
+    c <- c - P rate m^ / (sqrt(v^) + epsilon), m and v the moments of P g: the preconditioner is elementwise and does not
+    commute with P. Raises ValueError on options, ShapeError and NumericError; nothing is written then.
     """
     return _isic.adam_update(codes, gradient, state, rate, beta1, beta2, epsilon, constraint)

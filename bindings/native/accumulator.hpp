@@ -1,5 +1,5 @@
 /// \file
-/// isic::difference_accumulator for Python, over any dtype type.
+/// isic::difference_accumulator with the memory of its codebook.
 #pragma once
 
 #include <isic/differences.hpp>
@@ -8,13 +8,13 @@
 
 namespace isic::python {
 
-/// Keeps the codebook that it looks into alive.
+/// An accumulator that keeps its codebook alive.
 struct accumulator {
     explicit accumulator(index_t width) : moments(width) {}
     explicit accumulator(memory codes) : book(std::move(codes)), moments(book.view()) {}
 
     memory book;
-    detail::difference_moments moments;
+    difference_accumulator moments;
 };
 
 }  // namespace isic::python

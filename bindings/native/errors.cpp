@@ -18,8 +18,9 @@ void raise(const char* name, const std::exception& e) {
 }  // namespace
 
 py::object text_of(const std::exception& e) {
-    const std::string text = in_python_words(e.what());  // may name a file that is not UTF-8
-    return py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "backslashreplace"));
+    const std::string text = in_python_words(e.what());  // file names may not be UTF-8
+    return py::reinterpret_steal<py::object>(
+        PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "backslashreplace"));
 }
 
 void translate(std::exception_ptr thrown) {

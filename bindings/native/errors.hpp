@@ -1,5 +1,5 @@
 /// \file
-/// Exceptions of isic as those of isic/_errors.py.
+/// Translation of isic's exceptions to those of isic/_errors.py.
 #pragma once
 
 #include <exception>
@@ -8,10 +8,10 @@
 
 namespace isic::python {
 
-/// What an exception says, in Python's words.
+/// The message of an exception, with Python's names.
 pybind11::object text_of(const std::exception& e);
 
-/// Raises an exception of isic as its Python one; what is not isic's is thrown again.
+/// Raises the Python exception of an isic exception; rethrows any other.
 void translate(std::exception_ptr thrown);
 
 }  // namespace isic::python

@@ -25,7 +25,7 @@ namespace {
 struct numpy_name {
     const char* name;
     dtype type;
-    const char* package = "numpy";  // that numpy gets it from
+    const char* package = "numpy";  // registers it with numpy
 };
 
 constexpr numpy_name numpy_names[] = {
@@ -53,7 +53,8 @@ constexpr numpy_name numpy_names[] = {
 py::dtype numpy_type(dtype type) {
     const auto known = std::ranges::find(numpy_names, type, &numpy_name::type);
     if (known == std::end(numpy_names)) {
-        throw value_error(fmt::format("isic::read_safetensors: expected types that numpy has, got {}", detail::entry_of(type).safetensors));
+        throw value_error(fmt::format("isic::read_safetensors: expected tensors of a numpy dtype, got {}",
+                                      detail::entry_of(type).safetensors));
     }
     try {
         py::module_::import(known->package);
@@ -61,8 +62,9 @@ py::dtype numpy_type(dtype type) {
         if (!e.matches(PyExc_ImportError)) {
             throw;
         }
-        throw value_error(fmt::format("isic::read_safetensors: expected {0} for a {1} tensor, got no such package; pip install {0}",
-                                      known->package, known->name));
+        throw value_error(
+            fmt::format("isic::read_safetensors: expected {0} for a {1} tensor, got no such package; pip install {0}",
+                        known->package, known->name));
     }
     return py::dtype(known->name);
 }
@@ -74,17 +76,19 @@ py::array array_of_tensor(tensor t) {
     return py::array(type, std::vector<py::ssize_t>(kept->shape.begin(), kept->shape.end()), kept->bytes.data(), free);
 }
 
-/// The entry of a type's name, or the end.
+/// The entry of a type name, or the end.
 const numpy_name* find_type(std::string_view name) {
     return std::ranges::find(numpy_names, name, [](const numpy_name& n) { return std::string_view(n.name); });
 }
 
-/// The name of the type that a tensor of torch has, and the tensor as one that numpy can take: its bytes, if numpy lacks the type.
+/// The dtype name of a torch tensor, and the tensor for numpy: viewed as integers if numpy lacks the type.
 std::pair<std::string, py::object> plain_tensor(py::object t) {
     t = t.attr("detach")();
     const std::string name = py::str(t.attr("dtype")).cast<std::string>().substr(std::string_view("torch.").size());
-    if (const numpy_name* const known = find_type(name); known != std::end(numpy_names) && std::string_view(known->package) != "numpy") {
-        t = t.attr("contiguous")().attr("view")(loaded_torch().attr(t.attr("element_size")().cast<int>() == 2 ? "int16" : "uint8"));
+    if (const numpy_name* const known = find_type(name);
+        known != std::end(numpy_names) && std::string_view(known->package) != "numpy") {
+        t = t.attr("contiguous")().attr("view")(
+            loaded_torch().attr(t.attr("element_size")().cast<int>() == 2 ? "int16" : "uint8"));
     }
     return {name, t};
 }
@@ -105,8 +109,9 @@ tensor tensor_of_array(const std::string& name, py::handle object) {
         const auto* bytes = static_cast<const std::byte*>(a.data());
         return {known->type, {a.shape(), a.shape() + a.ndim()}, {bytes, bytes + a.nbytes()}};
     }
-    throw value_error(fmt::format("isic::write_safetensors: expected '{}' of bool, integers or floats in this machine's byte order, got {}", name,
-                                  py::str(a.dtype()).cast<std::string>()));
+    throw value_error(fmt::format(
+        "isic::write_safetensors: expected '{}' of bool, integers or floats in this machine's byte order, got {}", name,
+        py::str(a.dtype()).cast<std::string>()));
 }
 
 py::tuple read(const std::filesystem::path& path) {
@@ -118,27 +123,31 @@ py::tuple read(const std::filesystem::path& path) {
     return py::make_tuple(tensors, file.metadata);
 }
 
-void write(const std::filesystem::path& path, const py::dict& tensors, const std::map<std::string, std::string>& metadata) {
+void write(const std::filesystem::path& path, const py::dict& tensors,
+           const std::map<std::string, std::string>& metadata) {
     tensor_file file;
     file.metadata = metadata;
     for (const auto& [name, values] : tensors) {
         const auto key = name.cast<std::string>();
         file.tensors.emplace(key, tensor_of_array(key, values));
     }
-    unlocked([&] { write_safetensors(path, file); return 0; });
+    unlocked([&] {
+        write_safetensors(path, file);
+        return 0;
+    });
 }
 
 py::tuple tensors_in(const std::filesystem::path& path) {
     const safetensors_layout found = unlocked([&] { return read_safetensors_layout(path); });
     py::dict tensors;
     for (const auto& [name, place] : found.tensors) {
-        tensors[py::str(name)] = py::make_tuple(detail::entry_of(place.type).safetensors, py::tuple(py::cast(place.shape)),
-                                                place.offset, place.bytes);
+        tensors[py::str(name)] = py::make_tuple(detail::entry_of(place.type).safetensors,
+                                                py::tuple(py::cast(place.shape)), place.offset, place.bytes);
     }
     return py::make_tuple(tensors, found.metadata);
 }
 
-/// The bytes of an object for as long as this lives; make and destroy it with the GIL held.
+/// A view of the bytes of an object. Make and destroy it with the GIL held.
 class byte_buffer {
 public:
     explicit byte_buffer(py::handle object) {
@@ -150,7 +159,9 @@ public:
     byte_buffer(const byte_buffer&) = delete;
     byte_buffer& operator=(const byte_buffer&) = delete;
 
-    std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(buffer_.buf), static_cast<std::size_t>(buffer_.len)}; }
+    std::span<const std::byte> bytes() const {
+        return {static_cast<const std::byte*>(buffer_.buf), static_cast<std::size_t>(buffer_.len)};
+    }
 
 private:
     Py_buffer buffer_{};
@@ -169,14 +180,27 @@ void patch(const std::filesystem::path& journal, const std::vector<patch_tuple>&
         const auto old_bytes = buffers.emplace_back(before).bytes();
         out.push_back({file, offset, old_bytes, buffers.emplace_back(after).bytes()});
     }
-    unlocked([&] { patch_files(journal, out); return 0; });
+    unlocked([&] {
+        patch_files(journal, out);
+        return 0;
+    });
 }
 
 }  // namespace
 
 void bind_io(py::module_& m) {
-    m.def("save_edit", [](const std::filesystem::path& path, const edit& e) { unlocked([&] { save_edit(path, e); return 0; }); }, "path"_a, "edit"_a);
-    m.def("load_edit", [](const std::filesystem::path& path) { return unlocked([&] { return load_edit(path); }); }, "path"_a);
+    m.def(
+        "save_edit",
+        [](const std::filesystem::path& path, const edit& e) {
+            unlocked([&] {
+                save_edit(path, e);
+                return 0;
+            });
+        },
+        "path"_a, "edit"_a);
+    m.def(
+        "load_edit", [](const std::filesystem::path& path) { return unlocked([&] { return load_edit(path); }); },
+        "path"_a);
     m.def("read_safetensors", &read, "path"_a);
     m.def("write_safetensors", &write, "path"_a, "tensors"_a, "metadata"_a);
     m.def("safetensors_layout", &tensors_in, "path"_a);

@@ -1,5 +1,5 @@
 /// \file
-/// How arrays describe themselves, wherever their memory is: what reading memory of the CPU and of a GPU has in common.
+/// Shapes, strides and types that arrays report, shared by the CPU and CUDA modules.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace isic::python {
 
-// The part of the DLPack ABI, versions 0.x and 1.x, that isic needs (github.com/dmlc/dlpack).
+// The part of the DLPack ABI, versions 0.x and 1.x, that isic uses (github.com/dmlc/dlpack).
 namespace dlpack {
 
 constexpr std::int32_t cpu = 1;
@@ -58,16 +58,16 @@ struct managed_versioned {
 }  // namespace dlpack
 
 inline constexpr std::string_view contiguous_copy =
-    "make a copy (ascontiguousarray of numpy or cupy, Tensor.contiguous), edit that and copy it back";
+    "edit a contiguous copy (ascontiguousarray of numpy or cupy, Tensor.contiguous) and copy it back";
 
-/// What every kind of memory is checked as, in elements.
+/// An array's memory as it describes itself. Strides count elements.
 struct layout {
     void* data = nullptr;
     std::vector<index_t> shape;
     std::vector<index_t> strides;
-    std::optional<storage> type;  // none: no type of a codebook
-    int integer_bits = 0;         // of signed integers; 0: none
-    bool is_bool = false;         // a byte each
+    std::optional<dtype> type;  // f32, f64, f16 or bf16; none: not a codebook's type
+    int integer_bits = 0;       // width of signed integers; 0: not integers
+    bool is_bool = false;       // one byte per value
     std::string type_name;
     bool writable = true;
 };
@@ -75,42 +75,54 @@ struct layout {
 /// "module.Class".
 std::string type_name_of(py::handle object);
 
-/// torch, if somebody imported it; isic never does.
+/// The torch module if it is already imported, else None. isic never imports torch.
 py::object loaded_torch();
 bool is_torch_tensor(py::handle object);
 
-/// The layout of a numpy array. Errors: shape_error for strides of broken elements or memory off its alignment.
+/// Whether numpy's type is one of a codebook: float16, float32, float64, or bfloat16 of ml_dtypes.
+bool is_codebook_type(const py::dtype& type);
+
+/// Any array-like on the CPU as a numpy array; may copy. Errors: backend_error for memory of a GPU.
+py::array host_array(std::string_view function, std::string_view name, py::handle object);
+
+/// The memory of a numpy array and of a DLPack producer. Errors: as `memory_of`.
+memory memory_of_array(std::string_view function, std::string_view name, const py::array& a, access how);
+memory memory_of_dlpack(std::string_view function, std::string_view name, py::handle object, access how);
+
+/// The layout of a numpy array. Errors: shape_error for strides that split elements or for unaligned memory.
 layout layout_of(std::string_view function, std::string_view name, const py::array& a);
 
-/// Elements from one row to the next, of two dimensions. Errors: shape_error if rows are not adjacent values or overlap.
+/// Elements from one row to the next of a matrix. Errors: shape_error unless each row is contiguous and rows do not overlap.
 index_t row_stride(std::string_view function, std::string_view name, const layout& m);
 
-/// A codebook, without owner. Errors: as `memory_of`.
+/// A codebook's memory, without its owner. Errors: as `memory_of`.
 memory checked(std::string_view function, std::string_view name, const layout& m, access how);
 
-/// Where a DLPack producer says that its memory is: kind and number.
+/// The device type and device number that a DLPack producer reports.
 std::pair<std::int32_t, std::int32_t> dlpack_device(py::handle object);
 
-/// Whether a kind of device is memory of the CPU.
+/// Whether a DLPack device type is memory of the CPU.
 bool is_host(std::int32_t kind);
 
-/// Throws backend_error if an array says that it is on a device.
+/// Throws backend_error if an array is in memory of a device.
 void require_cpu(std::string_view function, std::string_view name, py::handle object);
 
-/// Throws value_error for what is to be edited and belongs to a library that allows no changes.
+/// Throws value_error if the object would be edited and its library forbids writing (jax).
 void require_changeable(std::string_view function, std::string_view name, py::handle object, access how);
 
-/// What a DLPack producer handed over; its deleter is called when `owner` goes.
+/// The tensor of a DLPack capsule; `owner` calls its deleter.
 struct handed_over {
     layout values;
     py::object owner;
 };
 
-/// Takes memory from a DLPack producer; `arguments` for its __dlpack__, beside the version. Errors: value_error, and its own.
-handed_over take_dlpack(std::string_view function, std::string_view name, py::handle object, access how, const py::dict& arguments = {});
+/// Imports memory from a DLPack producer; `arguments` go to its __dlpack__ beside the version. Errors: value_error, and the
+/// producer's own.
+handed_over take_dlpack(std::string_view function, std::string_view name, py::handle object, access how,
+                        const py::dict& arguments = {});
 
-/// Throws TypeError: no array of any kind; `how` to get one.
+/// Throws TypeError: the object is not an array; `how` says how to make one.
 [[noreturn]] void fail_type(std::string_view function, std::string_view name, py::handle object,
-                            std::string how = "numpy.asarray or torch.tensor makes one");
+                            std::string how = "convert it by numpy.asarray or torch.tensor");
 
 }  // namespace isic::python

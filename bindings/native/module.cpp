@@ -8,13 +8,14 @@
 namespace isic::python {
 
 const std::string_view python_package = "isic";
-const std::map<std::string, std::string, std::less<>> class_names = {{"adam_row_state", "AdamRowState"},
-                                                                     {"code_index", "CodeIndex"},
-                                                                     {"counterpart_targets", "CounterpartTargets"},
-                                                                     {"difference_accumulator", "DifferenceAccumulator"},
-                                                                     {"ema_row_state", "EmaRowState"},
-                                                                     {"lexicon", "Lexicon"},
-                                                                     {"row_basis", "RowBasis"}};
+const std::map<std::string, std::string, std::less<>> class_names = {
+    {"adam_state", "AdamState"},
+    {"basis", "Basis"},
+    {"code_index", "CodeIndex"},
+    {"counterpart_targets", "CounterpartTargets"},
+    {"difference_accumulator", "DifferenceAccumulator"},
+    {"ema_state", "EmaState"},
+    {"lexicon", "Lexicon"}};
 
 }  // namespace isic::python
 
@@ -27,7 +28,7 @@ PYBIND11_MODULE(_isic, m) {
     bind_subspace(m);
     bind_projection(m);
     bind_update(m);
-    bind_rows(m);
+    bind_fused(m);
     bind_metrics(m);
     bind_loop(m);
     bind_io(m);

@@ -1,5 +1,5 @@
 /// \file
-/// Options of projections, as keywords.
+/// Options of projections, from keywords.
 #pragma once
 
 #include <isic/projection.hpp>
@@ -8,7 +8,7 @@
 
 namespace isic::python {
 
-/// What projection_options only views, kept for the time of the call.
+/// Options of a projection, with the arrays that they view. Lives for the duration of the call.
 class options_holder {
 public:
     options_holder(std::string_view function, const py::kwargs& o)
@@ -25,10 +25,11 @@ public:
         options_.keep_norms = option_of<bool>(function, "keep_norms", o["keep_norms"]);
         options_.metric = metric_of(function, option_of<std::string>(function, "metric", o["metric"]));
         options_.padding = padding_;
-        options_.near_zero = near_zero_policy_of(function, option_of<std::string>(function, "near_zero", o["near_zero"]));
+        options_.near_zero =
+            near_zero_policy_of(function, option_of<std::string>(function, "near_zero", o["near_zero"]));
         options_.near_zero_below = option_of<double>(function, "near_zero_below", o["near_zero_below"]);
-        if (o.contains("threads")) {  // not on a device
-            options_.execution = execution_of(function, option_of<int>(function, "threads", o["threads"]));
+        if (o.contains("threads")) {  // absent for a device
+            options_.execution = {.threads = option_of<int>(function, "threads", o["threads"])};
         }
     }
     options_holder(const options_holder&) = delete;

@@ -1,6 +1,4 @@
 #include <isic/subspace.hpp>
-#include <isic/subspace.hpp>
-#include <isic/subspace.hpp>
 
 #include "accumulator.hpp"
 #include "module.hpp"
@@ -20,28 +18,27 @@ fit_options fit_options_of(const py::kwargs& o) {
     set("seed", out.rank.seed);
     set("max_rank", out.rank.max_rank);
     out.center = centering_of("fit_subspace", option_of<std::string>("fit_subspace", "center", o["center"]));
-    out.execution = execution_of("fit_subspace", option_of<int>("fit_subspace", "threads", o["threads"]));
+    out.execution = {.threads = option_of<int>("fit_subspace", "threads", o["threads"])};
     return out;
 }
 
 py::object fit_rows(py::handle rows, const py::kwargs& options) {
     const fit_options how = fit_options_of(options);
     const floats d("fit_subspace", "difference rows", rows);
-    return object_of(unlocked([&] { return detail::fit_subspace(d.view(), how); }));
+    return object_of(unlocked([&] { return fit_subspace(d.view(), how); }));
 }
 
 py::object fit_pairs(const accumulator& pairs, const py::kwargs& options) {
     const fit_options how = fit_options_of(options);
-    return object_of(unlocked([&] { return detail::fit_subspace(pairs.moments, how); }));
+    return object_of(unlocked([&] { return fit_subspace(pairs.moments, how); }));
 }
 
-py::object python_leakage(py::handle codes, py::handle harm, py::handle center, py::handle padding, int threads) {
+py::object python_leakage(py::handle codes, py::handle removed, py::handle center, py::handle padding, int threads) {
     const memory book = memory_of("leakage", "codes", codes, access::read);
-    const subspace s = subspace_of("leakage", "harm", harm);
+    const subspace s = subspace_of("leakage", "subspace", removed);
     const auto mu = vector_of("leakage", "center", center);
     const auto rows = indices_of("leakage", "padding", padding);
-    const execution exec = execution_of("leakage", threads);
-    return object_of(unlocked([&] { return detail::leakage(book.view(), s, mu, rows, exec); }));
+    return object_of(unlocked([&] { return leakage(book.view(), s, mu, rows, {.threads = threads}); }));
 }
 
 }  // namespace
@@ -49,22 +46,35 @@ py::object python_leakage(py::handle codes, py::handle harm, py::handle center, 
 void bind_subspace(py::module_& m) {
     m.def("fit_pairs", &fit_pairs);
     m.def("fit_rows", &fit_rows);
-    m.def("span_of", [](py::handle directions) {
-        const floats d("span_of", "directions", directions);
-        return object_of(unlocked([&] { return detail::span_of(d.view()); }));
-    }, "directions"_a);
-    m.def("merge", [](py::handle first, py::handle second, double tolerance, index_t max_rank) {
-        const subspace a = subspace_of("merge", "first", first), b = subspace_of("merge", "second", second);
-        return object_of(unlocked([&] { return merge(a, b, tolerance, max_rank); }));
-    }, "first"_a, "second"_a, "tolerance"_a, "max_rank"_a);
-    m.def("principal_angles", [](py::handle first, py::handle second) {
-        const subspace a = subspace_of("principal_angles", "first", first), b = subspace_of("principal_angles", "second", second);
-        return array_of(unlocked([&] { return principal_angles(a, b); }));
-    }, "first"_a, "second"_a);
-    m.def("leakage", &python_leakage, "codes"_a, "harm"_a, "center"_a, "padding"_a, "threads"_a);
-    m.def("spectral_weights", [](py::handle harm, double alpha) {
-        return array_of(spectral_weights(subspace_of("spectral_weights", "harm", harm), alpha));
-    }, "harm"_a, "alpha"_a);
+    m.def(
+        "span_of",
+        [](py::handle directions) {
+            const floats d("span_of", "directions", directions);
+            return object_of(unlocked([&] { return span_of(d.view()); }));
+        },
+        "directions"_a);
+    m.def(
+        "merge",
+        [](py::handle first, py::handle second, double tolerance, index_t max_rank) {
+            const subspace a = subspace_of("merge", "first", first), b = subspace_of("merge", "second", second);
+            return object_of(unlocked([&] { return merge(a, b, tolerance, max_rank); }));
+        },
+        "first"_a, "second"_a, "tolerance"_a, "max_rank"_a);
+    m.def(
+        "principal_angles",
+        [](py::handle first, py::handle second) {
+            const subspace a = subspace_of("principal_angles", "first", first),
+                           b = subspace_of("principal_angles", "second", second);
+            return array_of(unlocked([&] { return principal_angles(a, b); }));
+        },
+        "first"_a, "second"_a);
+    m.def("leakage", &python_leakage, "codes"_a, "subspace"_a, "center"_a, "padding"_a, "threads"_a);
+    m.def(
+        "spectral_weights",
+        [](py::handle removed, double alpha) {
+            return array_of(spectral_weights(subspace_of("spectral_weights", "subspace", removed), alpha));
+        },
+        "subspace"_a, "alpha"_a);
 }
 
 }  // namespace isic::python

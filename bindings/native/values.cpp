@@ -7,9 +7,10 @@ namespace isic::python {
 namespace {
 
 void require_class(std::string_view function, std::string_view name, py::handle object, const char* expected) {
-    if (!py::isinstance(object, member("isic._values", expected))) {
+    if (!py::isinstance(object, member("isic._results", expected))) {
         const auto got = py::str(py::type::of(object).attr("__qualname__")).cast<std::string>();
-        throw py::type_error(in_python_words(fmt::format("isic::{}: expected {} to be an isic.{}, got {}", function, name, expected, got)));
+        throw py::type_error(in_python_words(
+            fmt::format("isic::{}: expected {} to be an isic.{}, got {}", function, name, expected, got)));
     }
 }
 
@@ -58,7 +59,7 @@ py::object object_of(const rate& r) {
 subspace subspace_of(std::string_view function, std::string_view name, py::handle object) {
     require_class(function, name, object, "Subspace");
     subspace out;
-    out.basis = doubles(function, "basis", object.attr("basis")).take();
+    out.basis = doubles(function, "basis", object.attr("basis")).copy();
     out.singular_values = vector_of(function, "singular_values", object.attr("singular_values"));
     out.energy = object.attr("energy").cast<double>();
     const py::object chosen = object.attr("chosen");
@@ -68,7 +69,8 @@ subspace subspace_of(std::string_view function, std::string_view name, py::handl
 
 code_usage usage_of(std::string_view function, py::handle object) {
     require_class(function, "usage", object, "CodeUsage");
-    return {vector_of(function, "harmful counts", object.attr("harmful")), vector_of(function, "safe counts", object.attr("safe"))};
+    return {vector_of(function, "harmful counts", object.attr("harmful")),
+            vector_of(function, "safe counts", object.attr("safe"))};
 }
 
 rate rate_of(std::string_view function, py::handle object) {
@@ -79,7 +81,8 @@ rate rate_of(std::string_view function, py::handle object) {
 
 assignments assignments_of(std::string_view function, py::handle object) {
     require_class(function, "the batch", object, "Assignments");
-    return {vector_of(function, "counts", object.attr("counts")), doubles(function, "sums", object.attr("sums")).take()};
+    return {vector_of(function, "counts", object.attr("counts")),
+            doubles(function, "sums", object.attr("sums")).copy()};
 }
 
 constraint constraint_of(std::string_view function, py::handle object) {
@@ -95,24 +98,25 @@ constraint constraint_of(std::string_view function, py::handle object) {
     }
     out.keep_norms = option_of<bool>(function, "constraint.keep_norms", object.attr("keep_norms"));
     out.within = option_of<double>(function, "constraint.within", object.attr("within"));
-    out.anchor = doubles(function, "constraint.anchor", object.attr("anchor")).take();
-    out.execution = execution_of(function, option_of<int>(function, "constraint.threads", object.attr("threads")));
+    out.anchor = doubles(function, "constraint.anchor", object.attr("anchor")).copy();
+    out.execution = {.threads = option_of<int>(function, "constraint.threads", object.attr("threads"))};
     return out;
-}
-
-execution execution_of(std::string_view function, int threads) {
-    detail::require_threads(function, threads);
-    return {.threads = threads};
 }
 
 rank_rule rank_rule_of(std::string_view function, std::string_view word) {
     return choice<rank_rule>(function, "decided_by", word,
-                             {{"fixed", rank_rule::fixed}, {"energy", rank_rule::energy}, {"gavish_donoho", rank_rule::gavish_donoho},
-                              {"sign_flip", rank_rule::sign_flip}, {"budget", rank_rule::budget}, {"data", rank_rule::data}});
+                             {{"fixed", rank_rule::fixed},
+                              {"energy", rank_rule::energy},
+                              {"gavish_donoho", rank_rule::gavish_donoho},
+                              {"sign_flip", rank_rule::sign_flip},
+                              {"budget", rank_rule::budget},
+                              {"data", rank_rule::data}});
 }
 
 centering centering_of(std::string_view function, std::string_view word) {
-    return choice<centering>(function, "center", word, {{"none", centering::none}, {"mean", centering::mean}, {"safe_axis", centering::safe_axis}});
+    return choice<centering>(
+        function, "center", word,
+        {{"none", centering::none}, {"mean", centering::mean}, {"safe_axis", centering::safe_axis}});
 }
 
 metric metric_of(std::string_view function, std::string_view word) {
@@ -121,8 +125,10 @@ metric metric_of(std::string_view function, std::string_view word) {
 
 near_zero_policy near_zero_policy_of(std::string_view function, std::string_view word) {
     return choice<near_zero_policy>(function, "near_zero", word,
-                                 {{"nearest_safe", near_zero_policy::nearest_safe}, {"skip", near_zero_policy::skip},
-                                  {"zero", near_zero_policy::zero}, {"error", near_zero_policy::error}});
+                                    {{"nearest_safe", near_zero_policy::nearest_safe},
+                                     {"skip", near_zero_policy::skip},
+                                     {"zero", near_zero_policy::zero},
+                                     {"error", near_zero_policy::error}});
 }
 
 }  // namespace isic::python

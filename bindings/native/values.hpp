@@ -1,14 +1,12 @@
 /// \file
-/// Results and options of isic as the value classes of isic/_values.py, and back.
+/// Conversion of results and options to and from the classes of isic/_results.py.
 #pragma once
 
 #include <string_view>
 
-#include <isic/update.hpp>
 #include <isic/edit.hpp>
-#include <isic/subspace.hpp>
-#include <isic/harmfulness.hpp>
 #include <isic/execution.hpp>
+#include <isic/harmfulness.hpp>
 #include <isic/metrics.hpp>
 #include <isic/projection.hpp>
 #include <isic/subspace.hpp>
@@ -18,13 +16,13 @@
 
 namespace isic::python {
 
-/// A member of a module of the package, e.g. a value class.
+/// A member of a module of the package, e.g. a result class.
 py::object member(const char* module, const char* name);
 
-/// An instance of a value class; the arguments in the order of its fields.
+/// An instance of a result class; arguments in the order of its fields.
 template <class... Args>
 py::object make_value(const char* name, Args&&... args) {
-    return member("isic._values", name)(std::forward<Args>(args)...);
+    return member("isic._results", name)(std::forward<Args>(args)...);
 }
 
 py::object object_of(const code_usage& usage);
@@ -37,40 +35,37 @@ py::object object_of(const update_summary& s);
 py::object object_of(const drift_report& r);
 py::object object_of(const rate& r);
 
-/// Values as their Python objects give them; None gives an empty one. Errors: TypeError for another class.
+/// The C++ value of a Python object. Errors: TypeError for another class.
 subspace subspace_of(std::string_view function, std::string_view name, py::handle object);
 
-/// The caller's bases, or make(subspace) for the time of the call; None: no direction.
-template <class Bases>
+/// The caller's packed basis, or make(subspace) for the duration of the call; None: rank 0.
+template <class Basis>
 class basis_holder {
 public:
     template <class Make>
     basis_holder(std::string_view function, std::string_view name, py::handle object, Make&& make) {
-        if (py::isinstance<Bases>(object)) {
-            kept_ = object.cast<const Bases*>();
+        if (py::isinstance<Basis>(object)) {
+            kept_ = object.cast<const Basis*>();
         } else {
-            made_ = object.is_none() ? Bases() : make(subspace_of(function, name, object));
+            made_ = object.is_none() ? Basis() : make(subspace_of(function, name, object));
             kept_ = &made_;
         }
     }
     basis_holder(const basis_holder&) = delete;
     basis_holder& operator=(const basis_holder&) = delete;
 
-    const Bases& get() const { return *kept_; }
+    const Basis& get() const { return *kept_; }
 
 private:
-    Bases made_;
-    const Bases* kept_ = nullptr;
+    Basis made_;
+    const Basis* kept_ = nullptr;
 };
 code_usage usage_of(std::string_view function, py::handle object);
 rate rate_of(std::string_view function, py::handle object);
 assignments assignments_of(std::string_view function, py::handle object);
 constraint constraint_of(std::string_view function, py::handle object);
 
-/// What a function may exec. Errors: value_error unless threads >= 0.
-execution execution_of(std::string_view function, int threads);
-
-/// Words of the enumerations.
+/// Enumerators by name.
 rank_rule rank_rule_of(std::string_view function, std::string_view word);
 centering centering_of(std::string_view function, std::string_view word);
 metric metric_of(std::string_view function, std::string_view word);

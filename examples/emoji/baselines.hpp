@@ -128,8 +128,8 @@ private:
     const encoded_images& real_;
     index_t tuning_steps_;
     std::vector<double> strength_;
-    isic::difference_accumulator<float> pairs_;
-    isic::counterpart_targets<float> goals_;
+    isic::difference_accumulator pairs_;
+    isic::counterpart_targets goals_;
     std::vector<double> mean_;
     isic::matrix<double> targets_;
 };

@@ -44,6 +44,8 @@ public:
     template <matrix_like C>
     explicit code_index(const C& codes, metric metric = metric::l2, std::span<const index_t> padding = {})
         : code_index(any_view(detail::view_of(codes)), metric, padding) {}
+    /// Packs a codebook of a run-time type.
+    explicit code_index(any_view codes, metric metric = metric::l2, std::span<const index_t> padding = {});
 
     /// The codebook must outlive the index.
     template <scalar T>
@@ -54,8 +56,9 @@ public:
     /// numeric_error on NaN or infinity.
     template <matrix_like Z>
     [[nodiscard]] std::vector<index_t> nearest(const Z& vectors, const execution& exec = {}) const {
-        std::vector<index_t> out(static_cast<std::size_t>(detail::view_of(vectors).rows()));
-        nearest(vectors, out, exec);
+        const any_view rows = detail::view_of(vectors);
+        std::vector<index_t> out(static_cast<std::size_t>(rows.rows));
+        nearest(rows, out, exec);
         return out;
     }
     /// Writes the ids of the nearest codes to `ids` [n]. Errors: also shape_error if the size of `ids` is not n.
@@ -63,11 +66,10 @@ public:
     void nearest(const Z& vectors, std::span<index_t> ids, const execution& exec = {}) const {
         nearest(any_view(detail::view_of(vectors)), ids, exec);
     }
+    /// Writes the ids for vectors of a run-time type.
+    void nearest(any_view vectors, std::span<index_t> ids, const execution& exec = {}) const;
 
 private:
-    code_index(any_view codes, metric metric, std::span<const index_t> padding);
-    void nearest(any_view vectors, std::span<index_t> ids, const execution& exec) const;
-
     std::shared_ptr<const detail::packed_codebook> packed_;
 };
 

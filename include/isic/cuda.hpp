@@ -5,7 +5,6 @@
 #include <isic/cuda/backend.hpp>
 #include <isic/cuda/codebook.hpp>
 #include <isic/cuda/fused.hpp>
-#include <isic/cuda/layout.hpp>
 #include <isic/cuda/loop.hpp>
 #include <isic/cuda/matrix.hpp>
 #include <isic/cuda/metrics.hpp>

@@ -1,5 +1,5 @@
 /// \file
-/// The record of what was done to a codebook: undoes it bit for bit, applies it again, refuses another codebook.
+/// Edits: the changed rows of a codebook, to undo and apply them bit for bit.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,6 @@
 #include <memory>
 #include <new>
 #include <span>
-#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -18,18 +17,18 @@
 
 namespace isic::inline ISIC_ABI {
 
-/// What an edit did, in numbers.
+/// The numbers of an edit.
 struct edit_summary {
     index_t moved = 0;             ///< rows whose stored bytes changed
-    index_t near_zero = 0;          ///< rows of which less than the threshold was left, handled by the policy
+    index_t near_zero = 0;          ///< near-zero rows, handled by the policy
     double relative_change = 0;    ///< ||C - C_before||_F / ||C_before||_F
-    leakage_report before = {};    ///< leakage of all rows before; zero for a full remap
-    leakage_report after = {};     ///< leakage of all rows as stored, after rounding
+    leakage_report before = {};    ///< leakage before; zero for a remap
+    leakage_report after = {};     ///< leakage of the stored (rounded) rows after; zero for a remap
 };
 
 namespace detail {
 
-/// Leaves what a vector's resize() adds as it is: the first to write it may be another thread.
+/// Default-initialises the elements that resize() adds, so that the thread that writes them touches their pages first.
 template <class T>
 struct uninitialised_allocator : std::allocator<T> {
     template <class U>
@@ -52,43 +51,52 @@ struct edit_access;
 
 }  // namespace detail
 
-/// A change of some rows of a codebook [K x d]. A value: copy it, save it, undo with it.
+/// A change of rows of a codebook [K x d], with the bytes before and after.
+///
+/// A value: it can be copied, saved (`save_edit`) and applied to any copy of the codebook. Thread-safety: const members may run
+/// concurrently on distinct codebooks.
 class ISIC_API edit {
 public:
     edit() = default;
 
-    /// The edit that turns the codebook `before` into `after`; only rows that differ are kept.
+    /// The edit that turns the codebook `before` into `after`, of the rows that differ.
     ///
-    /// Rows with NaN or infinity, as padding may hold, do not count in summary.relative_change. Cost O(K d). Errors:
+    /// Rows with NaN or infinity, which padding may hold, do not count in summary.relative_change. Cost O(K d). Errors:
     /// shape_error unless the shapes are equal.
     template <matrix_like B, matrix_like A>
         requires std::same_as<scalar_of<B>, scalar_of<A>>
-    static edit between(const B& before, const A& after) {
+    [[nodiscard]] static edit between(const B& before, const A& after) {
         return between_rows(detail::view_of(before), detail::view_of(after));
     }
+    /// The same for run-time types. Errors: value_error, too, if the types differ.
+    [[nodiscard]] static edit between(any_view before, any_view after) {
+        detail::require<value_error>(before.type == after.type, "edit::between", "codebooks of one dtype", "two");
+        return between_rows(before, after);
+    }
 
-    /// Puts the old bytes back. Errors: shape_error, value_error if `codes` is not the edited codebook; nothing is written then.
+    /// Restores the bytes before the edit. Cost O(K d), for the fingerprint. Errors: shape_error, or value_error unless `codes` is the
+    /// edited codebook; on an error nothing is written.
     template <mutable_matrix_like C>
     void undo(C&& codes) const {
         write(as_span(codes), before_, fingerprint_after_, "edit::undo", "edited");
     }
 
-    /// Makes the same change to an untouched copy. Errors: as `undo`, if `codes` is not the original codebook.
+    /// Applies the edit to a copy of the original codebook. Cost and errors as `undo`, unless `codes` is the original codebook.
     template <mutable_matrix_like C>
     void apply(C&& codes) const {
         write(as_span(codes), after_, fingerprint_before_, "edit::apply", "original");
     }
 
-    index_t rows() const { return rows_; }                                ///< K
-    index_t cols() const { return cols_; }                                ///< d
-    const std::string& storage() const { return storage_; }               ///< "f32", "f64", "f16" or "bf16"
-    const std::vector<index_t>& ids() const { return ids_; }              ///< rows that changed, ascending
-    std::uint64_t fingerprint_before() const { return fingerprint_before_; }  ///< of the original codebook
-    std::uint64_t fingerprint_after() const { return fingerprint_after_; }    ///< of the edited codebook
+    [[nodiscard]] index_t rows() const noexcept { return rows_; }                   ///< K
+    [[nodiscard]] index_t cols() const noexcept { return cols_; }                   ///< d
+    [[nodiscard]] dtype type() const noexcept { return type_; }                     ///< of the codebook
+    [[nodiscard]] const std::vector<index_t>& ids() const noexcept { return ids_; }  ///< rows that changed, ascending
+    [[nodiscard]] std::uint64_t fingerprint_before() const noexcept { return fingerprint_before_; }  ///< of the original codebook
+    [[nodiscard]] std::uint64_t fingerprint_after() const noexcept { return fingerprint_after_; }    ///< of the edited codebook
 
-    edit_summary summary;        ///< what was done, in numbers
-    subspace removed;            ///< what was projected out; rank 0 for a remap or a tuned codebook
-    std::vector<double> center;  ///< the centre, [d]; empty: zero
+    edit_summary summary;        ///< the numbers of the edit
+    subspace removed;            ///< the subspace projected out; rank 0 for a remap or a tuned codebook
+    std::vector<double> center;  ///< the center, [d]; empty: zero
 
 private:
     friend struct detail::edit_access;
@@ -101,7 +109,7 @@ private:
 
     index_t rows_ = 0;
     index_t cols_ = 0;
-    std::string storage_;
+    dtype type_ = dtype::f64;
     std::uint64_t fingerprint_before_ = 0;
     std::uint64_t fingerprint_after_ = 0;
     std::vector<index_t> ids_;

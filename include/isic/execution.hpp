@@ -10,19 +10,19 @@
 
 namespace isic::inline ISIC_ABI {
 
-/// The widest instruction set that a kernel may use. A level that was not compiled, or that the machine lacks, means the
-/// next lower level that exists.
+/// The widest instruction set that a kernel may use. A level that was not compiled, or that the machine lacks, falls back to
+/// the next lower one.
 enum class simd {
-    baseline,    ///< what every machine of the architecture has
+    baseline,    ///< the instructions of every machine of the architecture
     avx2,        ///< with FMA
     avx512,      ///< F, BW, DQ and VL
-    avx512_vnni  ///< with int8 products, which nearest-neighbour search in 16 columns and more uses
+    avx512_vnni  ///< and int8 dot products, for nearest-neighbour search with d >= 16
 };
 
-/// The widest level that this machine, its system and this build have.
+/// The widest level that the machine, its operating system and this build support.
 ISIC_API simd best_simd();
 
-/// Scratch memory that is kept between calls: freed blocks are handed out again. Not thread-safe: one per thread.
+/// Scratch memory that outlives a call: it reuses freed blocks. Not thread-safe: use one per thread.
 class ISIC_API scratch_memory final : public std::pmr::memory_resource {
 public:
     scratch_memory() = default;
@@ -46,9 +46,9 @@ private:
 
 /// How a function runs on the CPU.
 struct execution {
-    int threads = 0;                ///< 0: every core where the work is worth it, else one; negative: value_error
+    int threads = 0;                ///< 0: every core for large work, one for small; negative: value_error
     isic::simd simd = best_simd();  ///< results differ between levels, by rounding
-    /// Where scratch memory comes from; only the calling thread allocates. With a `scratch_memory` that the caller keeps, a
+    /// Source of scratch memory; only the calling thread allocates from it. With a `scratch_memory` that the caller keeps, a
     /// second call of the same shape allocates nothing, unless it starts threads.
     std::pmr::memory_resource* scratch = std::pmr::new_delete_resource();
 };

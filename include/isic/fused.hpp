@@ -1,8 +1,8 @@
 /// \file
-/// Fused steps for inner loops: one pass over the rows, in the rows' own arithmetic.
+/// Fused steps for inner loops: one pass over the rows, computed in their type.
 ///
-/// `isic::fused::f` has the formula, the options and the state of `isic::f`. It checks shapes, not values: NaN or infinity
-/// stays in its row, and nothing is recorded or reported. The checked functions compute in float64 and return what they did.
+/// `isic::fused::f` has the formula, the options and the state of `isic::f`. It checks shapes, not values (NaN and infinity stay in
+/// their rows), and returns nothing. The checked functions compute in float64 and return a record of the change.
 #pragma once
 
 #include <cstdint>
@@ -17,12 +17,13 @@
 
 namespace isic::inline ISIC_ABI::fused {
 
-/// The basis of a subspace rounded to T, V^T [r x d]: made once, used in every step. Cheap to copy; safe to share between
-/// threads.
+/// The basis of a subspace rounded to T, as V^T [r x d]; construct it once for many steps.
+///
+/// Copies share the memory. Immutable, so one basis may be used by several threads.
 template <real T>
 class basis {
 public:
-    /// Rank 0: no direction is projected out.
+    /// Rank 0: the identity projection.
     basis() = default;
     /// Cost O(r d). Errors: value_error unless the basis is orthonormal.
     explicit basis(const subspace& harm);
@@ -39,17 +40,17 @@ private:
 template <real T>
 struct projection_options {
     T uniform = 1;                         ///< s of all rows, in [0, 1]
-    std::span<const T> strength = {};      ///< s per row [n], in place of `uniform`; 0 leaves a row's bytes alone
+    std::span<const T> strength = {};      ///< s per row [n], in place of `uniform`; at 0 a row keeps its bytes
     std::span<const T> center = {};        ///< t [d]; empty: zero
     std::span<const T> weights = {};       ///< w [r]; empty: all 1
     isic::execution execution = {};        ///< threads, SIMD level, scratch memory
 };
 
-/// What `fused::adam_update` and `fused::ema_update` must respect.
+/// Constraints of `fused::adam_update` and `fused::ema_update`; `locked` is a view whose memory must outlive the call.
 template <real T>
 struct constraint {
-    basis<T> orthogonal_to = {};                ///< steps are projected off it
-    std::span<const std::uint8_t> locked = {};  ///< [K], not 0: the row does not move; empty: none
+    basis<T> orthogonal_to = {};                ///< projected out of every step
+    std::span<const std::uint8_t> locked = {};  ///< [K]; rows with a value other than 0 do not move; empty: none
     isic::execution execution = {};             ///< threads, SIMD level, scratch memory
 };
 
@@ -86,8 +87,8 @@ void adam_update(C&& codes, const G& gradient, adam_state<scalar_of<C>>& state, 
     detail::adam_update(as_span(codes), isic::detail::view_of(gradient), state, options, limits);
 }
 
-/// `isic::ema_update` of codes [K x d] by vectors [n x d] of the same type, assigned to the codes ids [n]. A code whose count
-/// falls below 1e-30 (float64: 1e-290) stays; its count and sum become 0.
+/// `isic::ema_update` of codes [K x d] by vectors [n x d] of the same type, assigned to the codes ids [n]. Counts below
+/// 1e-30 (float64: 1e-290) and their sums are flushed to zero; those codes keep their bytes.
 ///
 /// Errors: shape_error, value_error on the decay or on an id outside [0, K).
 template <mutable_matrix_like C, matrix_like Z, token_ids R>

@@ -1,5 +1,5 @@
 /// \file
-/// All of isic. \namespace isic Codebook surgery: take a harmful concept out of the vectors a generator decodes from.
+/// All headers of isic but the CUDA backend. \namespace isic Codebook surgery: removes a harmful concept from the vectors that a generator decodes.
 #pragma once
 
 #include <isic/codebook.hpp>
@@ -23,5 +23,6 @@
 #include <isic/projection.hpp>
 #include <isic/rank.hpp>
 #include <isic/subspace.hpp>
+#include <isic/types.hpp>
 #include <isic/update.hpp>
 #include <isic/version.hpp>

@@ -1,5 +1,5 @@
 /// \file
-/// Row-major matrices of any row stride: typed views, a view whose element type is known at run time, and one owning type.
+/// Row-major matrices: typed views of any row stride, run-time-typed views, and one owning type.
 #pragma once
 
 #include <concepts>
@@ -23,7 +23,9 @@ namespace detail {
 
 }  // namespace detail
 
-/// rows x cols values of T, row i starting at data() + i * stride(); does not own them. T may be const.
+/// A non-owning view of [rows x cols] values of T, row i at data() + i * stride(). T may be const.
+///
+/// Cheap to copy. Thread-safety: as the memory it refers to; views of distinct rows may be written concurrently.
 template <class T>
     requires scalar<std::remove_const_t<T>>
 class matrix_span {
@@ -55,11 +57,11 @@ public:
     [[nodiscard]] index_t rows() const noexcept { return rows_; }  ///< number of rows
     [[nodiscard]] index_t cols() const noexcept { return cols_; }  ///< values per row
     [[nodiscard]] index_t stride() const noexcept { return stride_; }  ///< values from one row to the next
-    [[nodiscard]] bool empty() const noexcept { return rows_ == 0 || cols_ == 0; }  ///< no value at all
+    [[nodiscard]] bool empty() const noexcept { return rows_ == 0 || cols_ == 0; }  ///< whether it has no values
     /// Row i; i is not checked.
-    std::span<T> row(index_t i) const { return {data_ + i * stride_, static_cast<std::size_t>(cols_)}; }
+    [[nodiscard]] std::span<T> row(index_t i) const noexcept { return {data_ + i * stride_, static_cast<std::size_t>(cols_)}; }
     /// Value j of row i; neither is checked.
-    T& operator()(index_t i, index_t j) const { return data_[i * stride_ + j]; }
+    [[nodiscard]] T& operator()(index_t i, index_t j) const noexcept { return data_[i * stride_ + j]; }
 
 private:
     T* data_ = nullptr;
@@ -68,11 +70,13 @@ private:
     index_t stride_ = 0;
 };
 
-/// A view that cannot write.
+/// A read-only view.
 template <class T>
 using matrix_view = matrix_span<const T>;
 
-/// An owning, contiguous, row-major matrix that begins with a cache line.
+/// An owning, contiguous, row-major matrix, aligned to a cache line. A value: copies are deep.
+///
+/// Thread-safety: const members may run concurrently.
 template <scalar T>
 class matrix {
 public:
@@ -86,17 +90,17 @@ public:
     [[nodiscard]] const T* data() const noexcept { return values_.data(); }  ///< the same, read only
     [[nodiscard]] index_t rows() const noexcept { return rows_; }  ///< number of rows
     [[nodiscard]] index_t cols() const noexcept { return cols_; }  ///< values per row, and from one row to the next
-    [[nodiscard]] bool empty() const noexcept { return values_.empty(); }  ///< no value at all
-    std::span<T> row(index_t i) { return span().row(i); }  ///< row i; i is not checked
-    std::span<const T> row(index_t i) const { return view().row(i); }  ///< the same, read only
+    [[nodiscard]] bool empty() const noexcept { return values_.empty(); }  ///< whether it has no values
+    [[nodiscard]] std::span<T> row(index_t i) { return span().row(i); }  ///< row i; i is not checked
+    [[nodiscard]] std::span<const T> row(index_t i) const { return view().row(i); }  ///< the same, read only
     /// Value j of row i; neither is checked.
-    T& operator()(index_t i, index_t j) { return values_[static_cast<std::size_t>(i * cols_ + j)]; }
+    [[nodiscard]] T& operator()(index_t i, index_t j) noexcept { return values_[static_cast<std::size_t>(i * cols_ + j)]; }
     /// The same, read only.
-    const T& operator()(index_t i, index_t j) const { return values_[static_cast<std::size_t>(i * cols_ + j)]; }
+    [[nodiscard]] const T& operator()(index_t i, index_t j) const noexcept { return values_[static_cast<std::size_t>(i * cols_ + j)]; }
     operator matrix_span<T>() & { return span(); }  ///< a matrix is a view of itself
     operator matrix_view<T>() const { return view(); }  ///< the same, read only
-    matrix_span<T> span() { return {values_.data(), rows_, cols_}; }  ///< a view of all of it
-    matrix_view<T> view() const { return {values_.data(), rows_, cols_}; }  ///< the same, read only
+    [[nodiscard]] matrix_span<T> span() { return {values_.data(), rows_, cols_}; }  ///< a view of all of it
+    [[nodiscard]] matrix_view<T> view() const { return {values_.data(), rows_, cols_}; }  ///< the same, read only
 
 private:
     static std::size_t checked_size(index_t rows, index_t cols) {
@@ -114,44 +118,45 @@ private:
 
 namespace detail {
 
-/// A type of two bytes with the precision of `half` or `bfloat16`, whatever library it comes from.
+/// A two-byte floating-point type with that many digits, of any library.
 template <class T, int Digits>
 concept sixteen_bits = sizeof(T) == 2 && !std::integral<T> && std::numeric_limits<T>::is_specialized &&
                        std::numeric_limits<T>::digits == Digits;
 
 template <class T>
-struct storage_of {};
+struct stored_scalar {};
 template <scalar T>
-struct storage_of<T> {
+struct stored_scalar<T> {
     using type = T;
 };
 template <class T>
     requires(!scalar<T> && sixteen_bits<T, 11>)
-struct storage_of<T> {
+struct stored_scalar<T> {
     using type = half;
 };
 template <class T>
     requires(!scalar<T> && sixteen_bits<T, 8>)
-struct storage_of<T> {
+struct stored_scalar<T> {
     using type = bfloat16;
 };
-#if defined(__FLT16_MANT_DIG__) && !defined(__STDCPP_FLOAT16_T__)
+// g++ before 13 has `_Float16` in C++ on x86 only, but defines the macro elsewhere too.
+#if defined(__FLT16_MANT_DIG__) && !defined(__STDCPP_FLOAT16_T__) && (defined(__clang__) || defined(__x86_64__) || __GNUC__ >= 13)
 template <class T>
     requires(std::same_as<T, _Float16> && !sixteen_bits<T, 11>)
-struct storage_of<T> {
+struct stored_scalar<T> {
     using type = half;
 };
 #endif
 
 }  // namespace detail
 
-/// The scalar that is stored as the bytes of T: T itself, or `half` and `bfloat16` for the 16-bit types of other libraries
+/// The scalar with the layout of T: T itself, or `half` and `bfloat16` for the 16-bit types of other libraries
 /// (`_Float16`, `std::float16_t`, `std::bfloat16_t`, `Eigen::half`, `Eigen::bfloat16`, `c10::Half`, `c10::BFloat16`).
 template <class T>
-using storage_of = typename detail::storage_of<std::remove_const_t<T>>::type;
+using stored_scalar = typename detail::stored_scalar<std::remove_const_t<T>>::type;
 
-/// A view [rows x cols] of values of T, which may be the 16-bit type of another library. Errors: as `matrix_span`.
-template <class T, class S = storage_of<T>>
+/// A view [rows x cols] of values of T, which may be a 16-bit type of another library. Errors: as `matrix_span`.
+template <class T, class S = stored_scalar<T>>
 matrix_span<std::conditional_t<std::is_const_v<T>, const S, S>> as_span(T* data, index_t rows, index_t cols, index_t stride) {
     using stored = std::conditional_t<std::is_const_v<T>, const S, S>;
     return {reinterpret_cast<stored*>(data), rows, cols, stride};
@@ -162,7 +167,7 @@ namespace detail {
 template <class M>
 concept eigen_rows = requires(M& m) {
     typename std::remove_cvref_t<M>::Scalar;
-    typename isic::storage_of<typename std::remove_cvref_t<M>::Scalar>;
+    typename isic::stored_scalar<typename std::remove_cvref_t<M>::Scalar>;
     { m.outerStride() } -> std::convertible_to<index_t>;
     { m.innerStride() } -> std::convertible_to<index_t>;
     m.data();
@@ -170,12 +175,12 @@ concept eigen_rows = requires(M& m) {
 
 }  // namespace detail
 
-/// What isic reads and edits: a view of itself, of a matrix, of row-major Eigen types.
+/// A view is its own span.
 template <class T>
 matrix_span<T> as_span(matrix_span<T> m) {
     return m;
 }
-/// All of a matrix.
+/// The whole matrix.
 template <scalar T>
 matrix_span<T> as_span(matrix<T>& m) {
     return m.span();
@@ -194,16 +199,30 @@ auto as_span(M& m) {
     return as_span(m.data(), m.rows(), m.cols(), m.rows() > 1 ? m.outerStride() : m.cols());
 }
 
-/// Anything isic reads as a matrix: `matrix`, views, row-major Eigen types, or a type with its own `as_span`.
+template <class Byte>
+struct any_matrix;
+
+namespace detail {
+
 template <class M>
-concept matrix_like = requires(M& m) { matrix_view<typename decltype(as_span(m))::value_type>(as_span(m)); };
+constexpr bool is_any_matrix = false;
+template <class Byte>
+constexpr bool is_any_matrix<any_matrix<Byte>> = true;
+
+}  // namespace detail
+
+/// Anything isic reads as a matrix: `matrix`, views, row-major Eigen types, a type with its own `as_span`, or `any_view`.
+template <class M>
+concept matrix_like = detail::is_any_matrix<std::remove_cvref_t<M>> ||
+                      requires(M& m) { matrix_view<typename decltype(as_span(m))::value_type>(as_span(m)); };
 
 /// Anything isic may edit in place.
 template <class M>
-concept mutable_matrix_like =
-    matrix_like<M> && requires(M& m) { matrix_span<typename decltype(as_span(m))::value_type>(as_span(m)); };
+concept mutable_matrix_like = std::same_as<std::remove_cvref_t<M>, any_matrix<std::byte>> || (matrix_like<M> && requires(M& m) {
+                                  matrix_span<typename decltype(as_span(m))::value_type>(as_span(m));
+                              });
 
-/// The dtype type of a matrix.
+/// The dtype of a matrix.
 template <matrix_like M>
 using scalar_of = typename decltype(as_span(std::declval<M&>()))::value_type;
 
@@ -213,16 +232,18 @@ template <matrix_like M>
 matrix_view<scalar_of<M>> view_of(const M& m) {
     return as_span(const_cast<M&>(m));
 }
+template <class Byte>
+any_matrix<const std::byte> view_of(const any_matrix<Byte>& m);
 
-/// Throws value_error unless isic computes with the type, and what `matrix_span` throws on its other arguments.
+/// Throws value_error unless the type is f32, f64, f16 or bf16; checks the other arguments as `matrix_span` does.
 ISIC_API void check_any_view(const void* data, dtype type, index_t rows, index_t cols, index_t stride);
 
 }  // namespace detail
 
-/// A view [rows x cols] whose element type is known at run time: what engines with a `dtype` field hand over. Its values are
-/// float32, float64, float16 or bfloat16; `Byte` is std::byte or const std::byte.
+/// A non-owning view [rows x cols] whose element type is known at run time, for engines with a `dtype` field. Its type is f32,
+/// f64, f16 or bf16; `Byte` is std::byte or const std::byte.
 ///
-/// A pointer, four numbers: cheap to copy, not thread-safe where the memory is not.
+/// Cheap to copy. Thread-safety: as the memory it refers to.
 template <class Byte>
 struct any_matrix {
     Byte* data = nullptr;        ///< the first value of the first row
@@ -234,8 +255,8 @@ struct any_matrix {
     any_matrix() = default;
     /// Unchecked.
     any_matrix(Byte* d, index_t r, index_t c, index_t s, dtype t) : data(d), rows(r), cols(c), stride(s), type(t) {}
-    /// Rows of `c` values, `s` values from one row to the next. Errors: value_error for a type that isic does not compute with
-    /// or a null pointer, shape_error if a size is negative or s < c.
+    /// r rows of c values, s values from one row to the next. Errors: value_error on a type other than f32, f64, f16 and bf16,
+    /// or on a null pointer; shape_error if a size is negative or s < c.
     any_matrix(std::conditional_t<std::is_const_v<Byte>, const void, void>* d, dtype t, index_t r, index_t c, index_t s)
         : data(static_cast<Byte*>(d)), rows(r), cols(c), stride(s), type(t) {
         detail::check_any_view(d, t, r, c, s);
@@ -253,7 +274,7 @@ struct any_matrix {
         return {data, rows, cols, stride, type};
     }
 
-    [[nodiscard]] bool empty() const noexcept { return rows == 0 || cols == 0; }                      ///< no value at all
+    [[nodiscard]] bool empty() const noexcept { return rows == 0 || cols == 0; }                      ///< whether it has no values
     [[nodiscard]] index_t row_bytes() const noexcept { return cols * detail::size_of(type); }  ///< bytes of a row's values
     /// The bytes of row i; i is not checked.
     [[nodiscard]] std::span<Byte> row(index_t i) const noexcept {
@@ -265,12 +286,27 @@ struct any_matrix {
     }
 };
 
-/// A run-time-typed view that cannot write.
+/// A read-only run-time-typed view.
 using any_view = any_matrix<const std::byte>;
-/// A run-time-typed view that can.
+/// A mutable run-time-typed view.
 using any_span = any_matrix<std::byte>;
 
-/// f(view) with the matrix_span of the dtype type. Returns what f returns.
+/// A run-time-typed view is a view of itself.
+template <class Byte>
+any_matrix<Byte> as_span(any_matrix<Byte> m) {
+    return m;
+}
+
+namespace detail {
+
+template <class Byte>
+any_view view_of(const any_matrix<Byte>& m) {
+    return m;
+}
+
+}  // namespace detail
+
+/// f(view), view the matrix_span of the run-time type; returns the result of f.
 template <class Byte, class F>
 decltype(auto) visit(any_matrix<Byte> m, F&& f) {
     const auto as = [&]<class T>() {
@@ -304,13 +340,14 @@ ISIC_API any_span span_of_dlpack(const dlpack_fields& t);
 
 }  // namespace detail
 
-/// The view of a two-dimensional DLTensor on the CPU (DLPack 0.6 to 1.x; any struct with its fields).
+/// The view of a two-dimensional DLTensor on the CPU (DLPack 0.6 to 1.x). Tensor is any struct with its fields.
 ///
-/// Errors: shape_error unless it has two dimensions and adjacent columns, value_error for another device or element type.
+/// The tensor keeps its memory, which must outlive the view. Errors: shape_error unless it has two dimensions and adjacent
+/// columns; value_error on another device or element type.
 template <class Tensor>
     requires requires(const Tensor& t) { t.device.device_type; t.dtype.code; t.dtype.lanes; t.byte_offset; t.strides; t.shape; }
-any_span span_of_dlpack(const Tensor& t) {
-    return detail::span_of_dlpack({t.data, static_cast<int>(t.device.device_type), static_cast<int>(t.ndim),
+[[nodiscard]] any_span span_of_dlpack(const Tensor& t) {
+    return detail::span_of_dlpack(detail::dlpack_fields{t.data, static_cast<int>(t.device.device_type), static_cast<int>(t.ndim),
                                    static_cast<int>(t.dtype.code), static_cast<int>(t.dtype.bits),
                                    static_cast<int>(t.dtype.lanes), t.shape, t.strides, t.byte_offset});
 }

@@ -14,17 +14,17 @@
 
 namespace isic::inline ISIC_ABI {
 
-/// Rows, columns, ids and counts.
+/// The type of sizes, ids and counts.
 using index_t = std::ptrdiff_t;
 
 namespace detail {
 
-/// The float nearest to x, ties to even: the bits of IEEE binary16.
+/// The bits of the binary16 value nearest to x, ties to even.
 constexpr std::uint16_t half_bits(float x) {
     const auto bits = std::bit_cast<std::uint32_t>(x);
     const auto sign = static_cast<std::uint16_t>(bits >> 16 & 0x8000U);
     const std::uint32_t magnitude = bits & 0x7FFFFFFFU;
-    if (magnitude >= 0x47800000U) {  // 2^16 and more, infinity, NaN
+    if (magnitude >= 0x47800000U) {  // from 2^16 on, infinity, NaN
         return static_cast<std::uint16_t>(sign | (magnitude > 0x7F800000U ? 0x7E00U : 0x7C00U));
     }
     if (magnitude < 0x38800000U) {  // below 2^-14: adding 1/2 aligns the last bit of the result with the last of a float
@@ -35,7 +35,7 @@ constexpr std::uint16_t half_bits(float x) {
     return static_cast<std::uint16_t>(sign | ((magnitude - 0x38000000U + 0xFFFU + odd) >> 13));
 }
 
-/// The value of the bits of IEEE binary16; exact.
+/// The value of binary16 bits; exact.
 constexpr float half_value(std::uint16_t bits) {
     const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000U) << 16;
     const std::uint32_t shifted = static_cast<std::uint32_t>(bits & 0x7FFFU) << 13;
@@ -50,7 +50,7 @@ constexpr float half_value(std::uint16_t bits) {
     return std::bit_cast<float>(sign | (shifted + 0x38000000U));
 }
 
-/// The upper half of the float nearest to x, ties to even.
+/// The bits of the bfloat16 value nearest to x, ties to even.
 constexpr std::uint16_t bfloat16_bits(float x) {
     const auto bits = std::bit_cast<std::uint32_t>(x);
     if ((bits & 0x7FFFFFFFU) > 0x7F800000U) {
@@ -61,7 +61,7 @@ constexpr std::uint16_t bfloat16_bits(float x) {
 
 }  // namespace detail
 
-/// IEEE binary16, 2 bytes. The same bytes as `_Float16`, `std::float16_t`, `Eigen::half` and `c10::Half`.
+/// IEEE binary16, 2 bytes, with the layout of `_Float16`, `std::float16_t`, `Eigen::half` and `c10::Half`.
 struct ISIC_MAY_ALIAS half {
     std::uint16_t bits;  ///< sign, 5 bits of exponent, 10 of fraction
 
@@ -72,7 +72,7 @@ struct ISIC_MAY_ALIAS half {
     constexpr operator float() const noexcept { return detail::half_value(bits); }
 };
 
-/// The upper 16 bits of a float, 2 bytes. The same bytes as `std::bfloat16_t`, `Eigen::bfloat16` and `c10::BFloat16`.
+/// The upper 16 bits of a float, 2 bytes, with the layout of `std::bfloat16_t`, `Eigen::bfloat16` and `c10::BFloat16`.
 struct ISIC_MAY_ALIAS bfloat16 {
     std::uint16_t bits;  ///< sign, 8 bits of exponent, 7 of fraction
 
@@ -83,21 +83,21 @@ struct ISIC_MAY_ALIAS bfloat16 {
     constexpr operator float() const noexcept { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
 };
 
-/// Element types of tensors: every one of safetensors. isic computes with f16, bf16, f32 and f64 and only stores the rest.
+/// Element types of tensors, all of safetensors. isic computes with f16, bf16, f32 and f64; it reads and writes the others.
 enum class dtype : unsigned char {
     boolean, u8, i8, u16, i16, u32, i32, u64, i64, f16, bf16, f32, f64,
     c64, f8_e4m3, f8_e5m2, f8_e8m0, f8_e4m3fnuz, f8_e5m2fnuz, f6_e2m3, f6_e3m2, f4
 };
 
-/// What a codebook may be stored as. Arithmetic is float64 throughout; results are rounded once, when stored.
+/// The scalar types of a codebook. The checked functions compute in float64 and round once, when they store.
 template <class T>
 concept scalar = std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, half> || std::same_as<T, bfloat16>;
 
-/// What fused functions compute with.
+/// The scalar types of the fused functions, which compute in the type of the rows.
 template <class T>
 concept real = std::same_as<T, float> || std::same_as<T, double>;
 
-/// An integer type of token ids; `std::int32_t` and `std::int64_t` are what tokenizers emit.
+/// An integer type of token ids. `std::int32_t` and `std::int64_t`, the types of tokenizers, are read without a copy.
 template <class T>
 concept token_id = std::integral<T> && !std::same_as<T, bool>;
 

@@ -2,11 +2,11 @@
 /// The version of the library; the build files read it from here.
 #pragma once
 
-/// Major version: raised when a caller's code must change.
+/// Major version: increases with incompatible changes.
 #define ISIC_VERSION_MAJOR 0
-/// Minor version: raised when something is added.
+/// Minor version: increases with additions.
 #define ISIC_VERSION_MINOR 1
-/// Patch version: raised when something is repaired.
+/// Patch version: increases with fixes.
 #define ISIC_VERSION_PATCH 0
 /// The version as text, "major.minor.patch".
 #define ISIC_VERSION_STRING "0.1.0"

@@ -1,16 +1,17 @@
-// Embedding differences as float64 rows, for a Gram matrix.
-#include "rows.cuh"
+// Embedding differences as float64 rows, ready for a Gram matrix.
+#include "differences_kernels.hpp"
+#include "warp.cuh"
 
-namespace isic::inline ISIC_ABI::cuda {
+namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
 
 constexpr int difference_side = 32;
 constexpr int rows_side_by_side = threads_per_block / difference_side;
 constexpr int rows_per_thread = static_cast<int>(rows_per_difference_part) / rows_side_by_side;
 
-/// Writes the differences of a part of the rows and adds their sums to sums[part], in a fixed order. A thread keeps to its column; what
-/// it reads is on its way before it writes or notes anything, for which later loads would wait. Of a difference that is not finite
-/// replaced(row, column, difference) is written.
+/// Writes the differences of a part of the rows and adds their sums to sums[part], in a fixed order. A thread has one column. It loads
+/// all values before it writes or records anything, for which later loads would wait. A difference that is not finite is written as
+/// replaced(row, column, difference).
 template <class Difference, class Replaced>
 __device__ __forceinline__ void put_differences(index_t rows, index_t cols, double* out, double* sums,
                                                 Difference difference, Replaced replaced) {
@@ -24,7 +25,7 @@ __device__ __forceinline__ void put_differences(index_t rows, index_t cols, doub
     const index_t last_column = cols - 1;
     double value[rows_per_thread];
 #pragma unroll
-    for (int i = 0; i < rows_per_thread; ++i) {  // without a branch: what is outside reads what is at the edge
+    for (int i = 0; i < rows_per_thread; ++i) {  // without a branch: threads outside read the edge
         const index_t row = first + i * rows_side_by_side;
         value[i] = difference(row < last ? row : last, column < last_column ? column : last_column);
     }
@@ -47,16 +48,16 @@ __device__ __forceinline__ void put_differences(index_t rows, index_t cols, doub
     }
 }
 
-/// Values stored as T. A choice by storage between two loads would make the second wait.
+/// Values stored as T. A branch on the type between two loads would make the second wait.
 template <class T>
 struct stored_as {
-    rows_in m;
+    any_device_view m;
     __device__ double operator()(index_t i, index_t j) const {
         return widen(static_cast<const T*>(m.data)[i * m.stride + j]);
     }
 };
 struct stored_as_any {
-    rows_in m;
+    any_device_view m;
     __device__ double operator()(index_t i, index_t j) const { return value_at(m, i, j); }
 };
 
@@ -66,21 +67,21 @@ struct zeros {
 
 template <class Harmful, class Safe>
 __global__ void __launch_bounds__(threads_per_block, 4)
-    subtract_rows_kernel(Harmful harmful, Safe safe, index_t first, double* out, double* sums, findings* found) {
+    subtract_rows_kernel(Harmful harmful, Safe safe, index_t first, double* out, double* sums, check_flags* flags) {
     const index_t cols = harmful.m.cols;
     put_differences(
         harmful.m.rows, cols, out, sums,
         [&](index_t row, index_t column) { return harmful(row, column) - safe(row, column); },
         [&](index_t row, index_t column, double) {
-            note(&found->not_finite, static_cast<std::uint64_t>((first + row) * cols + column));
+            record_first(&flags->not_finite, static_cast<std::uint64_t>((first + row) * cols + column));
             return 0.0;
         });
 }
 
 __global__ void __launch_bounds__(threads_per_block, 4)
-    subtract_codes_kernel(rows_in codes, ids_in harmful, ids_in safe, index_t first, index_t n, double* out,
-                          double* sums, findings* found) {
-    const auto id_of = [&](const ids_in& ids, index_t row) {
+    subtract_codes_kernel(any_device_view codes, device_ids harmful, device_ids safe, index_t first, index_t n, double* out,
+                          double* sums, check_flags* flags) {
+    const auto id_of = [&](const device_ids& ids, index_t row) {
         const std::int64_t id = id_at(ids, first + row);
         return id >= 0 && id < codes.rows ? id : -1;
     };
@@ -95,7 +96,7 @@ __global__ void __launch_bounds__(threads_per_block, 4)
             if (id_of(harmful, row) >= 0 && id_of(safe, row) >= 0) {
                 return difference;
             }
-            note(&found->bad_id, static_cast<std::uint64_t>(first + row));
+            record_first(&flags->bad_id, static_cast<std::uint64_t>(first + row));
             return 0.0;
         });
 }
@@ -105,7 +106,7 @@ dim3 difference_blocks(index_t rows, index_t cols) {
                 static_cast<unsigned>((cols + difference_side - 1) / difference_side));
 }
 
-__global__ void weigh_codes_kernel(rows_in codes, const unsigned long long* counts, double* out) {
+__global__ void weigh_codes_kernel(any_device_view codes, const unsigned long long* counts, double* out) {
     const index_t at = thread_number();
     if (at < codes.rows * codes.cols) {
         const index_t k = at / codes.cols;
@@ -128,12 +129,12 @@ cudaError_t mirror_lower(double* a, index_t n, cudaStream_t stream) {
     return launch(mirror_lower_kernel, blocks_for(n * n), dim3(threads_per_block), 0, stream, a, n);
 }
 
-cudaError_t subtract_rows(rows_in harmful, rows_in safe, index_t first, double* out, double* sums, findings* found,
+cudaError_t subtract_rows(any_device_view harmful, any_device_view safe, index_t first, double* out, double* sums, check_flags* flags,
                           cudaStream_t stream) {
     const dim3 grid = difference_blocks(harmful.rows, harmful.cols);
     const auto run = [&]<class Harmful, class Safe>(Harmful from, Safe what) {
         return launch(subtract_rows_kernel<Harmful, Safe>, grid, dim3(threads_per_block), 0, stream, from, what, first,
-                      out, sums, found);
+                      out, sums, flags);
     };
     if (safe.data != nullptr && harmful.type != safe.type) {
         return run(stored_as_any{harmful}, stored_as_any{safe});
@@ -144,14 +145,14 @@ cudaError_t subtract_rows(rows_in harmful, rows_in safe, index_t first, double* 
     });
 }
 
-cudaError_t subtract_codes(rows_in codes, ids_in harmful, ids_in safe, index_t first, index_t n, double* out,
-                           double* sums, findings* found, cudaStream_t stream) {
+cudaError_t subtract_codes(any_device_view codes, device_ids harmful, device_ids safe, index_t first, index_t n, double* out,
+                           double* sums, check_flags* flags, cudaStream_t stream) {
     return launch(subtract_codes_kernel, difference_blocks(n, codes.cols), dim3(threads_per_block), 0, stream, codes,
-                  harmful, safe, first, n, out, sums, found);
+                  harmful, safe, first, n, out, sums, flags);
 }
 
-cudaError_t weigh_codes(rows_in codes, const unsigned long long* counts, double* out, cudaStream_t stream) {
+cudaError_t weigh_codes(any_device_view codes, const unsigned long long* counts, double* out, cudaStream_t stream) {
     return launch(weigh_codes_kernel, blocks_for(codes.rows * codes.cols), dim3(threads_per_block), 0, stream, codes, counts, out);
 }
 
-}  // namespace isic::inline ISIC_ABI::cuda
+}  // namespace isic::inline ISIC_ABI::cuda::detail

@@ -1,5 +1,5 @@
 /// \file
-/// The one place where a kernel is launched.
+/// Kernel launches.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 #include <type_traits>
 #include <utility>
 
-#ifndef ISIC_KERNEL_SHIM  // the tests' shim has all this, and runs kernels on the CPU
+#ifndef ISIC_KERNEL_SHIM  // the tests' shim defines these, and runs kernels on the CPU
 #include <cuda_runtime.h>
 
 /// Declares `T name` in shared memory. For templates, where GCC, which compiles kernels for the tests, forgets attributes of variables.
@@ -19,16 +19,15 @@
     T* const name = reinterpret_cast<T*>(isic_dynamic_shared_memory)
 #endif
 
-namespace isic::inline ISIC_ABI::cuda {
+namespace isic::inline ISIC_ABI::cuda::detail {
 
-/// A kernel has to be told before it may have more.
+/// A kernel needs an attribute for more than this.
 inline constexpr std::size_t dynamic_shared_memory_limit = 48 * 1024;
 
-/// The most that a launch may ask for. Always this much is told: what a kernel was told holds for all threads of the process.
+/// Limit of a launch. The attribute is always set to this value: it holds for all threads of the process.
 inline constexpr std::size_t most_dynamic_shared_memory = 96 * 1024;
 
-/// Puts a kernel into the stream. Returns what went wrong with this launch; an error of an earlier one is not reported
-/// as if it were this one's, and what goes wrong while the kernel runs shows when somebody waits for it.
+/// Queues a kernel. Returns the status of this launch only; errors of the running kernel are returned by the next call that waits.
 template <class... P, class... A>
 cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
                    A&&... args) {
@@ -55,4 +54,4 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shar
 #endif
 }
 
-}  // namespace isic::inline ISIC_ABI::cuda
+}  // namespace isic::inline ISIC_ABI::cuda::detail

@@ -3,32 +3,29 @@
 #include <algorithm>
 #include <cmath>
 
-#include <isic/detail/gram_schmidt.hpp>
-#include "kernels.hpp"
-#include "look.hpp"
+#include <fmt/format.h>
 
-namespace isic::inline ISIC_ABI::cuda {
+#include <isic/detail/eigen_view.hpp>
+#include <isic/detail/metrics_checks.hpp>
+
+#include "metrics_kernels.hpp"
+#include "checks.hpp"
+
+namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
 
 using isic::detail::require;
-using isic::detail::require_size;
-
-void require_rows(std::string_view function, std::string_view name, rows_in m) {
-    require<shape_error>(m.rows > 0 && m.cols > 0, function, fmt::format("{} with rows and columns", name),
-                         fmt::format("{} x {}", m.rows, m.cols));
-}
 
 }  // namespace
 
-double churn(const std::shared_ptr<state>& s, rows_in vectors, rows_in before, rows_in after, metric metric, std::span<const index_t> padding) {
+double nearest_code_churn(const std::shared_ptr<state>& s, any_device_view vectors, any_device_view before, any_device_view after, metric metric, std::span<const index_t> padding) {
     constexpr std::string_view function = "nearest_code_churn";
-    require_size(function, "codes after", before.rows, after.rows);
-    require_rows(function, "vectors", vectors);
+    isic::detail::check_nearest_code_churn(shape_of(vectors), shape_of(before), shape_of(after));
     const scratch<std::int64_t> old_ids(s, vectors.rows);
     const scratch<std::int64_t> new_ids(s, vectors.rows);
     nearest(s, vectors, before, metric, padding, old_ids.data());
     nearest(s, vectors, after, metric, padding, new_ids.data());
-    const on_device guard(s->device());
+    const device_guard guard(s->device());
     const scratch<unsigned long long> differing(s, 1);
     fill_bytes(*s, differing.data(), 0, differing.bytes());
     check(count_differing(old_ids.data(), new_ids.data(), vectors.rows, differing.data(), s->stream()), function, "count_differing");
@@ -36,17 +33,11 @@ double churn(const std::shared_ptr<state>& s, rows_in vectors, rows_in before, r
     return 1.0 - same / static_cast<double>(vectors.rows);  // rounded as on the CPU
 }
 
-leakage_report leaked(const std::shared_ptr<state>& s, rows_in codes, const subspace& harm, std::span<const double> center,
+leakage_report leakage(const std::shared_ptr<state>& s, any_device_view codes, const subspace& harm, std::span<const double> center,
                       std::span<const index_t> padding, metric metric) {
     constexpr std::string_view function = "leakage";
-    require_rows(function, "a codebook", codes);
-    require_size(function, "rows in the basis", codes.cols, harm.width());
-    if (!center.empty()) {
-        require_size(function, "values in the center", codes.cols, static_cast<index_t>(center.size()));
-        isic::detail::require_finite(function, "the center", center);
-    }
-    isic::detail::require_orthonormal(function, harm.basis);
-    const on_device guard(s->device());
+    isic::detail::check_leakage(shape_of(codes), harm, center);
+    const device_guard guard(s->device());
     const scratch<std::uint8_t> mask = padding_mask_of(s, padding, codes.rows, function);
     require_finite_rows(s, codes, mask.data(), function, "the codebook");
     const Eigen::MatrixXd v = isic::detail::map(harm.basis);
@@ -66,12 +57,10 @@ leakage_report leaked(const std::shared_ptr<state>& s, rows_in codes, const subs
     return {sum.all > 0 ? std::sqrt(sum.inside / sum.all) : 0.0, std::sqrt(sum.largest)};
 }
 
-drift_report drifted(const std::shared_ptr<state>& s, rows_in before, rows_in after, std::span<const index_t> padding) {
+drift_report drift(const std::shared_ptr<state>& s, any_device_view before, any_device_view after, std::span<const index_t> padding) {
     constexpr std::string_view function = "drift";
-    require_rows(function, "a codebook", before);
-    require_size(function, "rows after", before.rows, after.rows);
-    require_size(function, "columns after", before.cols, after.cols);
-    const on_device guard(s->device());
+    isic::detail::check_drift(shape_of(before), shape_of(after));
+    const device_guard guard(s->device());
     const scratch<std::uint8_t> mask = padding_mask_of(s, padding, before.rows, function);
     require_finite_rows(s, before, mask.data(), function, "the codebook before");
     require_finite_rows(s, after, mask.data(), function, "the codebook after");
@@ -86,17 +75,17 @@ drift_report drifted(const std::shared_ptr<state>& s, rows_in before, rows_in af
         sum.largest = std::max(sum.largest, part.largest);
         sum.moved += part.moved;
     }
-    require<numeric_error>(sum.whole > 0, function, "a codebook before that is not zero", "zeros only");
+    isic::detail::require_nonzero_before(sum.whole);
     const std::vector<bool> is_padding = isic::detail::padding_mask(function, padding, before.rows);
     const auto counted_rows = static_cast<double>(std::ranges::count(is_padding, false));
     return {std::sqrt(sum.change / sum.whole), sum.distance / counted_rows, sum.largest, static_cast<index_t>(sum.moved)};
 }
 
-std::vector<double> counted(const std::shared_ptr<state>& s, ids_in ids, index_t codes) {
+std::vector<double> usage_counts(const std::shared_ptr<state>& s, device_ids ids, index_t codes) {
     constexpr std::string_view function = "usage_counts";
     require<shape_error>(codes > 0, function, "at least one code", fmt::format("{}", codes));
     require_ids_inside(s, ids, codes, function);
-    const on_device guard(s->device());
+    const device_guard guard(s->device());
     const scratch<unsigned long long> counts(s, codes);
     fill_bytes(*s, counts.data(), 0, counts.bytes());
     if (ids.size > 0) {
@@ -106,4 +95,4 @@ std::vector<double> counted(const std::shared_ptr<state>& s, ids_in ids, index_t
     return {n.begin(), n.end()};
 }
 
-}  // namespace isic::inline ISIC_ABI::cuda
+}  // namespace isic::inline ISIC_ABI::cuda::detail

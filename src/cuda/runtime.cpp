@@ -7,7 +7,7 @@
 
 #include "runtime.hpp"
 
-namespace isic::inline ISIC_ABI::cuda {
+namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
 
 cuda_failure failure_of(cudaError_t status) {
@@ -109,27 +109,31 @@ void check_info(int info, std::string_view function, std::string_view call) {
     }
 }
 
+}  // namespace isic::inline ISIC_ABI::cuda::detail
+
+namespace isic::inline ISIC_ABI::cuda {
+
 bool available() noexcept {
     int n = 0;
-    return count_devices(n) == cudaSuccess && n > 0;
+    return detail::count_devices(n) == cudaSuccess && n > 0;
 }
 
 int device_count() noexcept {
     int n = 0;
-    static_cast<void>(count_devices(n));
+    static_cast<void>(detail::count_devices(n));
     return n;
 }
 
 std::optional<int> device_of(const void* memory) {
     cudaPointerAttributes attributes{};
-    check(cudaPointerGetAttributes(&attributes, memory), "device_of", "cudaPointerGetAttributes");
-    const bool on_device = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
-    return on_device ? std::optional(attributes.device) : std::nullopt;
+    detail::check(cudaPointerGetAttributes(&attributes, memory), "device_of", "cudaPointerGetAttributes");
+    const bool device_memory = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+    return device_memory ? std::optional(attributes.device) : std::nullopt;
 }
 
 std::string unavailable_reason() {
     int n = 0;
-    const cudaError_t status = count_devices(n);
+    const cudaError_t status = detail::count_devices(n);
     if (status == cudaSuccess) {
         return n > 0 ? "" : "the driver reports no device";
     }
@@ -141,8 +145,12 @@ std::string unavailable_reason() {
                        cudaGetErrorString(status), runtime, driver);
 }
 
+}  // namespace isic::inline ISIC_ABI::cuda
+
+namespace isic::inline ISIC_ABI::cuda::detail {
+
 // Setting a device makes a context on it, also when it is put back: not where nothing changes.
-on_device::on_device(int device) {
+device_guard::device_guard(int device) {
     check(cudaGetDevice(&before_), "cuda_backend", "cudaGetDevice");
     if (before_ != device) {
         check(cudaSetDevice(device), "cuda_backend", "cudaSetDevice");
@@ -150,11 +158,11 @@ on_device::on_device(int device) {
     }
 }
 
-on_device::on_device(int device, std::nothrow_t) noexcept {
+device_guard::device_guard(int device, std::nothrow_t) noexcept {
     changed_ = cudaGetDevice(&before_) == cudaSuccess && before_ != device && cudaSetDevice(device) == cudaSuccess;
 }
 
-on_device::~on_device() {
+device_guard::~device_guard() {
     if (changed_) {
         static_cast<void>(cudaSetDevice(before_));
     }
@@ -169,8 +177,8 @@ state::state(const cuda_options& options) : device_(options.device), allocator_(
         throw cuda_error(fmt::format("isic::cuda_backend: expected a device in [0, {}), got {}", n, device_), cuda_failure::no_device,
                          "CUDA", cudaErrorInvalidDevice);
     }
-    const on_device guard(device_);
-    check(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, device_), "cuda_backend", "cudaDeviceGetAttribute");
+    const device_guard guard(device_);
+    check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device_), "cuda_backend", "cudaDeviceGetAttribute");
     if (options.stream) {
         stream_ = static_cast<cudaStream_t>(*options.stream);
     } else {
@@ -191,7 +199,7 @@ state::state(const cuda_options& options) : device_(options.device), allocator_(
 }
 
 state::~state() {
-    const on_device guard(device_, std::nothrow);
+    const device_guard guard(device_, std::nothrow);
     static_cast<void>(cudaStreamSynchronize(stream_));  // what is queued may use handles that go now
     params_.reset();
     solver_.reset();
@@ -232,7 +240,7 @@ cusolverDnParams_t state::solver_params() {
 }
 
 void* state::allocate(std::size_t bytes) {
-    const on_device guard(device_);
+    const device_guard guard(device_);
     void* memory = nullptr;
     if (allocator_.allocate != nullptr) {
         memory = allocator_.allocate(allocator_.context, bytes, stream_);
@@ -248,7 +256,7 @@ void* state::allocate(std::size_t bytes) {
 }
 
 void state::release(void* memory, std::size_t bytes) noexcept {
-    const on_device guard(device_, std::nothrow);
+    const device_guard guard(device_, std::nothrow);
     if (allocator_.release != nullptr) {
         allocator_.release(allocator_.context, memory, bytes, stream_);
     } else {
@@ -257,12 +265,12 @@ void state::release(void* memory, std::size_t bytes) noexcept {
 }
 
 void state::wait_quietly() noexcept {
-    const on_device guard(device_, std::nothrow);
+    const device_guard guard(device_, std::nothrow);
     static_cast<void>(cudaStreamSynchronize(stream_));
 }
 
 void state::synchronize() {
-    const on_device guard(device_, std::nothrow);  // it must wait in any case: queued copies use the caller's memory
+    const device_guard guard(device_, std::nothrow);  // it must wait in any case: queued copies use the caller's memory
     check(cudaStreamSynchronize(stream_), "cuda_backend", "cudaStreamSynchronize");
 }
 
@@ -285,7 +293,7 @@ void copy(state& s, void* to, std::size_t to_pitch, const void* from, std::size_
     if (width == 0 || rows == 0) {
         return;
     }
-    const on_device guard(s.device());
+    const device_guard guard(s.device());
     if (rows == 1 || (to_pitch == width && from_pitch == width)) {
         check(cudaMemcpyAsync(to, from, width * rows, kind, s.stream()), "cuda_backend", "cudaMemcpyAsync");
     } else {
@@ -311,11 +319,11 @@ void copy_on_device(state& s, void* to, std::size_t to_pitch, const void* from, 
     copy(s, to, to_pitch, from, from_pitch, width, rows, cudaMemcpyDeviceToDevice);
 }
 
-void order(const state& s, cudaStream_t earlier, cudaStream_t later) {
+void order_streams(const state& s, cudaStream_t earlier, cudaStream_t later) {
     if (earlier == later) {
         return;
     }
-    const on_device guard(s.device());
+    const device_guard guard(s.device());
     cudaEvent_t made = nullptr;
     check(cudaEventCreateWithFlags(&made, cudaEventDisableTiming), "cuda_backend", "cudaEventCreateWithFlags");
     const unique_handle<cudaEvent_t, cudaEventDestroy> reached(made);
@@ -325,16 +333,16 @@ void order(const state& s, cudaStream_t earlier, cudaStream_t later) {
 
 void fill_bytes(state& s, void* device, int value, std::size_t bytes) {
     if (bytes > 0) {
-        const on_device guard(s.device());
+        const device_guard guard(s.device());
         check(cudaMemsetAsync(device, value, bytes, s.stream()), "cuda_backend", "cudaMemsetAsync");
     }
 }
 
-}  // namespace isic::inline ISIC_ABI::cuda
+}  // namespace isic::inline ISIC_ABI::cuda::detail
 
 namespace isic::inline ISIC_ABI {
 
-cuda_backend::cuda_backend(const cuda_options& options) : state_(std::make_shared<cuda::state>(options)) {}
+cuda_backend::cuda_backend(const cuda_options& options) : state_(std::make_shared<cuda::detail::state>(options)) {}
 
 int cuda_backend::device() const noexcept {
     return state_->device();
@@ -346,7 +354,7 @@ void* cuda_backend::stream() const noexcept {
 
 std::string cuda_backend::name() const {
     cudaDeviceProp properties{};
-    cuda::check(cudaGetDeviceProperties(&properties, state_->device()), "cuda_backend::name", "cudaGetDeviceProperties");
+    cuda::detail::check(cudaGetDeviceProperties(&properties, state_->device()), "cuda_backend::name", "cudaGetDeviceProperties");
     return properties.name;
 }
 
@@ -354,12 +362,12 @@ void cuda_backend::synchronize() {
     state_->synchronize();
 }
 
-void cuda_backend::wait_for(void* stream) {
-    cuda::order(*state_, static_cast<cudaStream_t>(stream), state_->stream());
+void cuda_backend::wait_stream(void* stream) {
+    cuda::detail::order_streams(*state_, static_cast<cudaStream_t>(stream), state_->stream());
 }
 
-void cuda_backend::precede(void* stream) {
-    cuda::order(*state_, state_->stream(), static_cast<cudaStream_t>(stream));
+void cuda_backend::record_stream(void* stream) {
+    cuda::detail::order_streams(*state_, state_->stream(), static_cast<cudaStream_t>(stream));
 }
 
 }  // namespace isic::inline ISIC_ABI

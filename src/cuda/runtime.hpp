@@ -1,5 +1,5 @@
 /// \file
-/// What every host part of the backend stands on: errors, handles, memory in stream order. Includes CUDA's headers.
+/// The base of the backend's host code: errors, handles, stream-ordered memory. Includes CUDA's headers.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@
 #include <isic/cuda/backend.hpp>
 #include <isic/cuda/matrix.hpp>
 
-namespace isic::inline ISIC_ABI::cuda {
+namespace isic::inline ISIC_ABI::cuda::detail {
 
 /// Throws cuda_error unless the call succeeded; a runtime error that is not sticky is cleared.
 void check(cudaError_t status, std::string_view function, std::string_view call);
@@ -28,15 +28,15 @@ void check(cusolverStatus_t status, std::string_view function, std::string_view 
 /// Throws for the info of a finished cuSOLVER routine: > 0 did not converge, < 0 refused an argument.
 void check_info(int info, std::string_view function, std::string_view call);
 
-/// Makes a device the calling thread's current one, and puts the old one back. The default stream is the current device's.
-class on_device {
+/// Makes a device current for the calling thread, and restores the previous one. The default stream belongs to the current device.
+class device_guard {
 public:
-    explicit on_device(int device);
-    /// For destructors and waiting: without an error where a device cannot be made current.
-    on_device(int device, std::nothrow_t) noexcept;
-    ~on_device();
-    on_device(const on_device&) = delete;
-    on_device& operator=(const on_device&) = delete;
+    explicit device_guard(int device);
+    /// For destructors and waiting: ignores errors.
+    device_guard(int device, std::nothrow_t) noexcept;
+    ~device_guard();
+    device_guard(const device_guard&) = delete;
+    device_guard& operator=(const device_guard&) = delete;
 
 private:
     int before_ = 0;
@@ -67,7 +67,7 @@ public:
     cublasHandle_t blas();                 ///< made on first exec, on the stream
     cusolverDnHandle_t solver();           ///< the same
     cusolverDnParams_t solver_params();    ///< the same
-    int processors() const noexcept { return processors_; }  ///< streaming multiprocessors
+    int multiprocessors() const noexcept { return multiprocessors_; }  ///< streaming multiprocessors
 
     void* allocate(std::size_t bytes);
     void release(void* memory, std::size_t bytes) noexcept;
@@ -76,7 +76,7 @@ public:
 
 private:
     int device_ = 0;
-    int processors_ = 1;
+    int multiprocessors_ = 1;
     device_allocator allocator_;
     unique_handle<cudaStream_t, cudaStreamDestroy> own_stream_;
     cudaStream_t stream_ = nullptr;
@@ -86,7 +86,7 @@ private:
     unique_handle<cusolverDnParams_t, cusolverDnDestroyParams> params_;
 };
 
-/// Waits when it goes, also because of an exception: host memory declared before it may be in use by queued work.
+/// Waits on destruction, also after an exception: queued work may use host memory declared before it.
 class wait_on_exit {
 public:
     explicit wait_on_exit(state& s) : state_(s) {}
@@ -98,7 +98,7 @@ private:
     state& state_;
 };
 
-/// n values of T on the device, for the time of a call; not initialised.
+/// n values of T on the device for one call; not initialised.
 template <class T>
 class scratch {
 public:
@@ -111,7 +111,7 @@ private:
     buffer memory_;
 };
 
-/// A copy on the device; null if there is nothing to copy. Waits.
+/// A copy on the device; null if the span is empty. Waits.
 template <class T>
 scratch<T> to_device(const std::shared_ptr<state>& s, std::span<const T> host) {
     scratch<T> out(s, static_cast<index_t>(host.size()));
@@ -128,10 +128,10 @@ std::vector<T> to_host(state& s, const T* device, index_t n) {
     return out;
 }
 
-/// What is queued on `later` from now on waits for all that is on `earlier` by now.
-void order(const state& s, cudaStream_t earlier, cudaStream_t later);
+/// Makes later work on `later` wait for all work queued so far on `earlier`.
+void order_streams(const state& s, cudaStream_t earlier, cudaStream_t later);
 
 /// Sets bytes on the device, in stream order.
 void fill_bytes(state& s, void* device, int value, std::size_t bytes);
 
-}  // namespace isic::inline ISIC_ABI::cuda
+}  // namespace isic::inline ISIC_ABI::cuda::detail

@@ -1,4 +1,4 @@
-// Vectors in the order of their codes, by CUB and Thrust.
+// Vectors sorted by code, with CUB and Thrust.
 #ifdef ISIC_KERNEL_SHIM
 #include <thrust/sort.h>
 #include <thrust/system/cpp/execution_policy.h>
@@ -13,17 +13,18 @@
 #include <cub/device/device_radix_sort.cuh>
 #endif
 
-#include "rows.cuh"
+#include "sort_kernels.hpp"
+#include "warp.cuh"
 
-namespace isic::inline ISIC_ABI::cuda {
+namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
 
-__global__ void make_keys_kernel(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys) {
+__global__ void make_keys_kernel(device_ids ids, index_t codes, std::int64_t* order, std::int64_t* keys) {
     const index_t t = thread_number();
     if (t < ids.size) {
         const std::int64_t id = id_at(ids, t);
         order[t] = t;
-        keys[t] = id >= 0 && id < codes ? id : codes;  // bad ids go behind the last code
+        keys[t] = id >= 0 && id < codes ? id : codes;  // bad ids follow the last code
     }
 }
 
@@ -33,7 +34,7 @@ void find_starts(const Policy& policy, const std::int64_t* keys, index_t n, std:
     thrust::lower_bound(policy, keys, keys + n, first, first + codes + 1, starts);
 }
 
-cudaError_t make_keys(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys, cudaStream_t stream) {
+cudaError_t make_keys(device_ids ids, index_t codes, std::int64_t* order, std::int64_t* keys, cudaStream_t stream) {
     return launch(make_keys_kernel, blocks_for(ids.size), dim3(threads_per_block), 0, stream, ids, codes, order, keys);
 }
 
@@ -41,7 +42,7 @@ cudaError_t make_keys(ids_in ids, index_t codes, std::int64_t* order, std::int64
 
 #ifdef ISIC_KERNEL_SHIM
 
-cudaError_t sort_by_code(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts,
+cudaError_t sort_by_code(device_ids ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts,
                          memory_source, cudaStream_t stream) {
     const cudaError_t status = make_keys(ids, codes, order, keys, stream);
     if (status == cudaSuccess) {
@@ -57,7 +58,7 @@ cudaError_t sort_by_code(ids_in ids, index_t codes, std::int64_t* order, std::in
 
 namespace {
 
-/// Temporary memory comes from where all other does.
+/// Temporary memory from the backend's allocator.
 class working_bytes {
 public:
     working_bytes(memory_source source, std::size_t n)
@@ -75,8 +76,8 @@ private:
 
 }  // namespace
 
-/// Thrust would sort by all 64 bits, of which every eight are a pass; ids have as many as the number of codes.
-cudaError_t sort_by_code(ids_in ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts,
+/// Sorts by the bits that ids in [0, codes] have: Thrust would sort by all 64 bits, one pass per eight.
+cudaError_t sort_by_code(device_ids ids, index_t codes, std::int64_t* order, std::int64_t* keys, std::int64_t* starts,
                          memory_source source, cudaStream_t stream) {
     const index_t n = ids.size;
     const int bits = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(codes)));
@@ -109,4 +110,4 @@ cudaError_t sort_by_code(ids_in ids, index_t codes, std::int64_t* order, std::in
 
 #endif
 
-}  // namespace isic::inline ISIC_ABI::cuda
+}  // namespace isic::inline ISIC_ABI::cuda::detail

@@ -1,17 +1,17 @@
 /// \file
-/// Vectors in the order of the codes that they are assigned to.
+/// Vectors sorted by the codes that they are assigned to.
 #pragma once
 
-#include "kernels.hpp"
+#include "sort_kernels.hpp"
 #include "runtime.hpp"
 
-namespace isic::inline ISIC_ABI::cuda {
+namespace isic::inline ISIC_ABI::cuda::detail {
 
-/// Positions of ids sorted by code, equal ones in their order, those outside [0, codes) last; for the time of a call.
+/// Positions of ids sorted by code, equal codes in ascending position, ids outside [0, codes) last. Lives for one call. Not thread-safe.
 class sorted_by_code {
 public:
     /// Asynchronous. Errors: cuda_error.
-    sorted_by_code(const std::shared_ptr<state>& s, ids_in ids, index_t codes, std::string_view function)
+    sorted_by_code(const std::shared_ptr<state>& s, device_ids ids, index_t codes, std::string_view function)
         : order_(s, ids.size), starts_(s, codes + 1) {
         if (ids.size == 0) {
             fill_bytes(*s, starts_.data(), 0, starts_.bytes());
@@ -31,4 +31,4 @@ private:
     scratch<std::int64_t> starts_;
 };
 
-}  // namespace isic::inline ISIC_ABI::cuda
+}  // namespace isic::inline ISIC_ABI::cuda::detail

@@ -1,10 +1,11 @@
-// Constrained updates, a warp per row: the step, the constraint and the optimiser's state in one pass, in float64.
-#include "rows.cuh"
+// Constrained updates, one warp per row: step, constraint and optimiser state in one pass, in float64.
+#include "update_kernels.hpp"
+#include "warp.cuh"
 
-namespace isic::inline ISIC_ABI::cuda {
+namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
 
-/// A row's working values, in shared memory. A lane has columns of its own: what it reads of step and fresh it has written.
+/// A row's working values, in shared memory. A lane reads and writes its own columns of step and fresh only.
 struct working_row {
     double* step;          // [d]
     double* fresh;         // [d]
@@ -28,7 +29,7 @@ __device__ bool ridge_step(const update_arguments& a, index_t k, double* step) {
 template <class T>
 __device__ bool ema_step(const update_arguments& a, index_t k, double* step) {
     const double decayed = a.decay * a.state_counts[k] + (1 - a.decay) * a.counts[k];
-    const double n = decayed < tiny<double> ? 0.0 : decayed;  // it has faded
+    const double n = decayed < isic::detail::count_floor<double> ? 0.0 : decayed;  // flushed to zero below the count floor
     __syncwarp();
     if (lane() == 0) {
         a.state_counts[k] = n;
@@ -50,12 +51,12 @@ __device__ bool sgd_step(const update_arguments& a, index_t k, double* step) {
     return true;
 }
 
-/// The moments are of the projected gradient; what the constraint forbids must not steer the rest.
+/// Moments of the projected gradient: forbidden directions must not influence the others.
 __device__ bool adam_step(const update_arguments& a, index_t k, working_row r) {
     for (index_t c = lane(); c < a.codes.cols; c += warp_lanes) {
         r.step[c] = value_at(a.gradient, k, c);
     }
-    take_out(r.step, a.limits.orthogonal_to, r.coefficients);
+    project_out(r.step, a.limits.orthogonal_to, r.coefficients);
     bool any = false;
     for (index_t c = lane(); c < a.codes.cols; c += warp_lanes) {
         const double g = r.step[c];
@@ -79,11 +80,11 @@ __device__ bool step_of(const update_arguments& a, index_t k, working_row r) {
     }
 }
 
-/// fresh <- old + step, as far as the limits allow.
+/// fresh <- old + step under the constraint.
 template <class T>
 __device__ void constrain(const update_arguments& a, index_t k, working_row r) {
     const index_t d = a.codes.cols;
-    take_out(r.step, a.limits.orthogonal_to, r.coefficients);
+    project_out(r.step, a.limits.orthogonal_to, r.coefficients);
     double old_square = 0;
     for (index_t c = lane(); c < d; c += warp_lanes) {
         const double old = old_at<T>(a, k, c);
@@ -132,13 +133,13 @@ __device__ void write_back(const update_arguments& a, index_t k, const double* f
         return;
     }
     if (!fits) {
-        atomicAdd(&a.done->overflowed, 1ULL);
+        atomicAdd(&a.summary->overflowed, 1ULL);
     } else if (differs) {
         const double step = sqrt(square);
         unsigned long long bits = 0;
         memcpy(&bits, &step, sizeof bits);
-        atomicAdd(&a.done->moved, 1ULL);
-        atomicMax(&a.done->largest_step, bits);
+        atomicAdd(&a.summary->moved, 1ULL);
+        atomicMax(&a.summary->largest_step, bits);
     }
 }
 
@@ -160,7 +161,7 @@ __global__ void update_rows_kernel(update_arguments a) {
     write_back<T>(a, k, r.fresh);
 }
 
-__global__ void sum_by_code_kernel(rows_in vectors, const std::int64_t* order, const std::int64_t* starts, index_t codes, double* counts,
+__global__ void sum_by_code_kernel(any_device_view vectors, const std::int64_t* order, const std::int64_t* starts, index_t codes, double* counts,
                                    double* sums) {
     const index_t at = thread_number();
     if (at >= codes * vectors.cols) {
@@ -186,10 +187,10 @@ cudaError_t update_rows(const update_arguments& a, cudaStream_t stream) {
     });
 }
 
-cudaError_t sum_by_code(rows_in vectors, const std::int64_t* order, const std::int64_t* starts, index_t codes, double* counts, double* sums,
+cudaError_t sum_by_code(any_device_view vectors, const std::int64_t* order, const std::int64_t* starts, index_t codes, double* counts, double* sums,
                         cudaStream_t stream) {
     return launch(sum_by_code_kernel, blocks_for(codes * vectors.cols), dim3(threads_per_block), 0, stream, vectors, order, starts, codes,
                   counts, sums);
 }
 
-}  // namespace isic::inline ISIC_ABI::cuda
+}  // namespace isic::inline ISIC_ABI::cuda::detail

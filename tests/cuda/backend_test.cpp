@@ -39,18 +39,18 @@ TEST_CASE("one stream waits for another, either way round") {
     const auto other = isic::upload(writer, second);
     isic::device_matrix<double> seen(reader, 200, 16);
     const auto copy = [bytes](isic::cuda_backend& on, isic::device_matrix<double>& to, const isic::device_matrix<double>& from) {
-        isic::cuda::copy_on_device(*on.shared_state(), to.data(), bytes, from.data(), bytes, bytes, 1);
+        isic::cuda::detail::copy_on_device(*on.shared_state(), to.data(), bytes, from.data(), bytes, bytes, 1);
     };
     copy(writer, source, other);
-    reader.wait_for(writer.stream());
+    reader.wait_stream(writer.stream());
     copy(reader, seen, source);
     CHECK(bytes_of(isic::download(reader, seen)) == bytes_of(second));
     copy(writer, source, isic::upload(writer, first));
-    writer.precede(reader.stream());
+    writer.record_stream(reader.stream());
     copy(reader, seen, source);
     CHECK(bytes_of(isic::download(reader, seen)) == bytes_of(first));
-    reader.wait_for(reader.stream());  // nothing to wait for
-    reader.wait_for(nullptr);          // the default stream
+    reader.wait_stream(reader.stream());  // nothing to wait for
+    reader.wait_stream(nullptr);          // the default stream
 }
 
 TEST_CASE("memory of a device is told from the host's") {

@@ -5,7 +5,9 @@
 #include <cuda_runtime_api.h>
 
 #include <isic/subspace.hpp>
-#include <kernels.hpp>
+#include <checks_kernels.hpp>
+#include <codebook_kernels.hpp>
+#include <metrics_kernels.hpp>
 
 #include "cuda/support.hpp"
 #include "support/cuda/stand_in.hpp"
@@ -24,7 +26,7 @@ int code_for(const std::string& entry_point) {
     return entry_point.starts_with("cublas") ? 3 : entry_point.starts_with("cusolver") ? 2 : 2;  // all: out of memory
 }
 
-/// Runs `work` once to count its calls, then again with each call failing; `unchanged` looks at what it worked on.
+/// Runs `work` once to count its calls, then again with each call failing; `unchanged` checks its operands.
 void fail_every_call(const std::function<void()>& work) {
     for (const bool deferred : {true, false}) {
         begin(deferred);
@@ -77,11 +79,11 @@ TEST_CASE("fitting: every failing call is one typed error and leaks nothing") {
         fail_every_call([&] {
             isic::cuda_backend gpu;
             const auto book = isic::upload(gpu, codes);
-            isic::device_accumulator<float> pairs(gpu, book.view());
+            isic::device_accumulator pairs(gpu, book.view());
             pairs.add(isic::upload_ids(gpu, h), isic::upload_ids(gpu, s));
             const auto fitted = isic::fit_subspace(pairs, {.rank = {.fixed = 1}, .solver = solver});
             const auto usage = pairs.usage();
-            CHECK(fitted.harm.rank() == 1);
+            CHECK(fitted.subspace.rank() == 1);
             CHECK(usage.safe.size() == 20);
         });
     }
@@ -132,12 +134,12 @@ TEST_CASE("updates: every failing call is one typed error and leaks nothing") {
         isic::adam_update(gpu, device, isic::upload(gpu, gradient), state, {}, fence).get();
         const auto batch = isic::assign(gpu, z, isic::upload_ids(gpu, ids), 3);
         isic::ridge_update(gpu, device, batch, 1.0, fence).get();
-        isic::device_ema_state ema;
+        isic::device_ema_state<> ema;
         isic::ema_update(gpu, device, ema, batch, 0.9, fence).get();
     });
 }
 
-TEST_CASE("look-ups and metrics: every failing call is one typed error and leaks nothing") {
+TEST_CASE("search and metrics: every failing call is one typed error and leaks nothing") {
     isic_test::random r(47);
     const auto codes = r.matrix<float>(3, 6);
     const auto edited = r.matrix<float>(3, 6);
@@ -163,13 +165,13 @@ TEST_CASE("inner loops and an index: every failing call is one typed error and l
         isic::cuda_backend gpu;
         auto device = isic::upload(gpu, codes);
         const auto z = isic::upload(gpu, vectors);
-        const isic::device_row_basis<float> basis(gpu, harm);
-        isic::project_rows(gpu, device, basis);
+        const isic::fused::device_basis<float> basis(gpu, harm);
+        isic::fused::project_out(gpu, device, basis);
         isic::device_adam_state<float> adam;
-        isic::device_ema_row_state<float> ema;
+        isic::device_ema_state<float> ema;
         try {
-            isic::adam_rows(gpu, device, isic::upload(gpu, codes), adam, {}, {.orthogonal_to = basis});
-            isic::ema_rows(gpu, device, z, isic::upload_ids(gpu, ids), ema, 0.9, {.orthogonal_to = basis});
+            isic::fused::adam_update(gpu, device, isic::upload(gpu, codes), adam, {}, {.orthogonal_to = basis});
+            isic::fused::ema_update(gpu, device, z, isic::upload_ids(gpu, ids), ema, 0.9, {.orthogonal_to = basis});
         } catch (const isic::cuda_error&) {
             CHECK((adam.steps == 0 || !adam.mean.empty()));
             throw;
@@ -219,7 +221,7 @@ TEST_CASE("where Jacobi does not converge, the automatic solver is syevd") {
             const auto found = isic::fit_subspace(gpu, device, {.rank = {.fixed = 1}});
             CHECK(found.solver == isic::eigen_solver::syevd);
             const isic::subspace expected = isic::fit_subspace(rows, {.rank = {.fixed = 1}});
-            CHECK(isic_test::largest_difference(found.harm.basis, expected.basis) < 1e-9);
+            CHECK(isic_test::largest_difference(found.subspace.basis, expected.basis) < 1e-9);
             CHECK_THROWS_AS(isic::fit_subspace(gpu, device, {.rank = {.fixed = 1}, .solver = isic::eigen_solver::jacobi}), isic::cuda_error);
         }
         CHECK_MESSAGE(stand_in::quiescent(), stand_in::report());
@@ -239,7 +241,7 @@ TEST_CASE("a backend works on its device, whichever is the current one") {
         REQUIRE(cudaPointerGetAttributes(&where, device.data()) == cudaSuccess);
         CHECK(where.device == 1);
         const auto found = isic::fit_subspace(gpu, device, {.rank = {.fixed = 1}});
-        CHECK(isic_test::largest_difference(found.harm.basis, isic::fit_subspace(rows, {.rank = {.fixed = 1}}).basis) < 1e-9);
+        CHECK(isic_test::largest_difference(found.subspace.basis, isic::fit_subspace(rows, {.rank = {.fixed = 1}}).basis) < 1e-9);
         int current = -1;
         CHECK(cudaGetDevice(&current) == cudaSuccess);
         CHECK(current == 0);
@@ -298,13 +300,13 @@ TEST_CASE("no driver, no device, too little memory, a sticky error") {
 }
 
 TEST_CASE("no launch is refused for the number of rows") {
-    using namespace isic::cuda;
+    using namespace isic::cuda::detail;
     const index_t many = index_t{1} << 33;
-    const rows_in rows{nullptr, dtype::f32, many, 1, 1};
+    const isic::any_device_view rows{nullptr, isic::dtype::f32, many, 1, 1};
     const scaled_rows unscaled{rows, nullptr};
     const code_panels panels{nullptr, nullptr, many / panel_rows, 4, nullptr};
     begin(true);  // nothing of it is run
-    CHECK(look_at_rows(rows, nullptr, nullptr, nullptr) == cudaSuccess);
+    CHECK(check_finite(rows, nullptr, nullptr, nullptr) == cudaSuccess);
     CHECK(hash_rows(rows, nullptr, nullptr) == cudaSuccess);
     CHECK(measure_norms(rows, nullptr, nullptr) == cudaSuccess);
     CHECK(measure_leakage(rows, {nullptr, 0, 1}, nullptr, nullptr, false, nullptr, nullptr) == cudaSuccess);

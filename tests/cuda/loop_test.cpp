@@ -57,16 +57,16 @@ TEST_CASE_TEMPLATE("self_improve on a device's codebook does what it does on the
     isic::cuda_backend gpu;
     device_toy<T> model(gpu);
     const auto report = isic::self_improve(gpu, model, model.host().judge(), options());
-    isic_test::with_tuning<isic_test::with_redraw<isic_test::toy_generator<T>>> on_host;
-    const auto expected = isic::self_improve(on_host, on_host.judge(), options());
+    isic_test::with_tuning<isic_test::with_redraw<isic_test::toy_generator<T>>> host_mirror;
+    const auto expected = isic::self_improve(host_mirror, host_mirror.judge(), options());
     CHECK(report.message == expected.message);
     REQUIRE(report.rounds.size() == expected.rounds.size());
     CHECK(report.rounds.front().self_unsafe.value > 0.9);
     CHECK(report.rounds[static_cast<std::size_t>(report.best_round)].self_unsafe.value < 0.1);
     auto found = isic::download(gpu, model.device_codebook());
-    CHECK(isic::fingerprint(found) == isic::fingerprint(on_host.codebook()));
+    CHECK(isic::fingerprint(found) == isic::fingerprint(host_mirror.codebook()));
     report.change.undo(found);
-    CHECK(isic_test::bytes_of(found) == isic_test::bytes_of(on_host.planted()));
+    CHECK(isic_test::bytes_of(found) == isic_test::bytes_of(host_mirror.planted()));
 }
 
 TEST_CASE("a judge that throws leaves the device's codebook at the best completed round") {

@@ -75,7 +75,7 @@ TEST_CASE_TEMPLATE("every kind of projection is the CPU's", T, ISIC_STORAGE) {
     SUBCASE("norms kept") { check_as_on_the_cpu<T>(gpu, codes, harm, {.keep_norms = true}); }
     SUBCASE("affine") { check_as_on_the_cpu<T>(gpu, codes, harm, {.center = center}); }
     SUBCASE("toward counterparts") { check_as_on_the_cpu<T>(gpu, codes, harm, {.strength = strengths, .target = target}); }
-    SUBCASE("normalised look-up") { check_as_on_the_cpu<T>(gpu, codes, harm, {.metric = isic::metric::cosine}); }
+    SUBCASE("cosine") { check_as_on_the_cpu<T>(gpu, codes, harm, {.metric = isic::metric::cosine}); }
     SUBCASE("padding that holds NaN") {
         isic::matrix<T> odd = codes;
         odd(7, 1) = static_cast<T>(isic_test::not_a_number);
@@ -238,7 +238,7 @@ TEST_CASE("an edit is undone on the codebook it edited, and on no other") {
     auto narrow = isic::upload(gpu, r.matrix<float>(12, 5));
     check_throws<isic::shape_error>("device_edit::undo", [&] { done.undo(narrow); }, {"columns"});
     auto wide = isic::upload(gpu, r.matrix<double>(12, 6));
-    check_throws<isic::value_error>("device_edit::undo", [&] { done.undo(wide); }, {"storage"});
+    check_throws<isic::value_error>("device_edit::undo", [&] { done.undo(wide); }, {"element type"});
     const auto kept_nothing = isic::project_out(gpu, other, harm, {}, {.can_undo = false});
     CHECK_FALSE(kept_nothing.can_undo());
     CHECK(kept_nothing.summary().relative_change > 0.1);

@@ -107,7 +107,7 @@ __global__ void count(unsigned* counter, bool atomic) {
     }
 }
 
-__global__ void count_and_look(unsigned* counter, unsigned* out) {
+__global__ void count_and_read(unsigned* counter, unsigned* out) {
     atomicAdd(counter, 1U);
     out[blockIdx.x] = *counter;
 }
@@ -165,7 +165,7 @@ struct watched {
 
 template <class... P, class... A>
 void run(void (*kernel)(P...), unsigned blocks, unsigned threads, cudaStream_t on, A... args) {
-    REQUIRE(isic::cuda::launch(kernel, blocks, threads, 0, on, args...) == cudaSuccess);
+    REQUIRE(isic::cuda::detail::launch(kernel, blocks, threads, 0, on, args...) == cudaSuccess);
 }
 
 bool says(const std::string& race, const char* what) {
@@ -209,7 +209,7 @@ TEST_CASE_FIXTURE(watched, "races: a __syncwarp orders the lanes that it names")
 TEST_CASE_FIXTURE(watched, "races: dynamic shared memory is watched, and every block has its own") {
     float* const out = memory<float>(64);
     for (const by how : {by::nothing, by::barrier}) {
-        REQUIRE(isic::cuda::launch(read_dynamic_neighbour, 1, 64, 64 * sizeof(float), nullptr, out, how) ==
+        REQUIRE(isic::cuda::detail::launch(read_dynamic_neighbour, 1, 64, 64 * sizeof(float), nullptr, out, how) ==
                 cudaSuccess);
         CHECK(says(race(), "in shared memory") == (how == by::nothing));
     }
@@ -241,7 +241,7 @@ TEST_CASE_FIXTURE(watched, "races: blocks are in no order, unless they are atomi
     CHECK(race() == "");
     run(count, 4, 1, nullptr, counter, false);
     CHECK(says(race(), "of two blocks"));
-    run(count_and_look, 2, 1, nullptr, counter, memory<unsigned>(2));
+    run(count_and_read, 2, 1, nullptr, counter, memory<unsigned>(2));
     const std::string mixed = race();
     CHECK(says(mixed, "atomic access"));
     CHECK(says(mixed, "read"));

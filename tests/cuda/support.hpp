@@ -9,6 +9,7 @@
 #include <isic/cuda/projection.hpp>
 #include <isic/cuda/fused.hpp>
 #include <isic/cuda/update.hpp>
+#include <isic/detail/eigen_view.hpp>
 
 #include "support/data.hpp"
 #include "support/errors.hpp"

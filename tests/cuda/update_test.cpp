@@ -87,7 +87,7 @@ TEST_CASE_TEMPLATE("ridge and EMA steps are the CPU's and stay outside the subsp
         auto expected = codes;
         auto device = isic::upload(gpu, codes);
         isic::ema_state state;
-        isic::device_ema_state device_state;
+        isic::device_ema_state<> device_state;
         for (int step = 0; step < 3; ++step) {
             const auto summary = isic::ema_update(expected, state, batch, 0.9, limits);
             check_same(isic::ema_update(gpu, device, device_state, device_batch, 0.9, device_limits).get(), summary);
@@ -138,7 +138,7 @@ TEST_CASE("a moving average that has faded away leaves its code where it was") {
     isic_test::random r(35);
     const auto codes = r.matrix<float>(5, 9);
     auto device = isic::upload(gpu, codes);
-    isic::device_ema_state state;
+    isic::device_ema_state<> state;
     const auto none = isic::assign(gpu, isic::device_matrix<float>(gpu, 0, 9), isic::upload_ids(gpu, std::vector<std::int32_t>()), 5);
     for (int step = 0; step < 1200; ++step) {  // 2^-1074 is the least number
         isic::ema_update(gpu, device, state, none, 0.5);
@@ -192,7 +192,7 @@ TEST_CASE("updates refuse what does not fit, and change nothing") {
     const auto gradient = isic::upload(gpu, r.matrix<float>(6, 4));
     isic::device_adam_state<float> state;
     isic::device_sgd_state<float> sgd;
-    isic::device_ema_state ema;
+    isic::device_ema_state<> ema;
     check_throws<isic::shape_error>("adam_update", [&] { isic::adam_update(gpu, device, isic::upload(gpu, r.matrix<float>(5, 4)), state); }, {"6", "5"});
     CHECK(state.steps == 0);
     check_throws<isic::value_error>("adam_update", [&] { isic::adam_update(gpu, device, gradient, state, {.rate = -1}); }, {"rate"});
@@ -205,6 +205,6 @@ TEST_CASE("updates refuse what does not fit, and change nothing") {
     const isic::device_assignments batch{isic::device_matrix<double>(gpu, 1, 5), isic::device_matrix<double>(gpu, 5, 4)};
     check_throws<isic::shape_error>("ridge_update", [&] { isic::ridge_update(gpu, device, batch, 1.0); }, {"counts"});
     check_throws<isic::shape_error>("ema_update", [&] { isic::ema_update(gpu, device, ema, batch, 0.9); }, {"counts"});
-    check_throws<isic::value_error>("pending_summary::get", [] { isic::pending_summary().get(); }, {});
+    check_throws<isic::value_error>("update_future::get", [] { isic::update_future().get(); }, {});
     CHECK(isic_test::bytes_on(gpu, device) == bytes_of(codes));
 }

@@ -1,4 +1,4 @@
-"""The build asks for NVIDIA's libraries where they are of use, and nowhere else."""
+"""The build requires NVIDIA's libraries only where they are used."""
 
 import importlib
 import pathlib
@@ -14,14 +14,14 @@ pytest.importorskip("scikit_build_core", reason="scikit-build-core is not instal
 @pytest.fixture
 def build(monkeypatch):
     monkeypatch.syspath_prepend(str(CMAKE))
-    monkeypatch.chdir(CMAKE.parent)  # where a frontend calls a backend
+    monkeypatch.chdir(CMAKE.parent)  # build frontends call the backend here
     for name in ("CUDA_HOME", "CUDA_PATH", "CUDACXX"):
         monkeypatch.delenv(name, raising=False)
     return importlib.import_module("build_backend")
 
 
 def compiler(folder, release, headers=()):
-    """An nvcc that only tells about itself, of a toolkit with these headers."""
+    """A fake nvcc that reports its version and a toolkit with these headers."""
     include = folder / "include"
     include.mkdir()
     for header in headers:

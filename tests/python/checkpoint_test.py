@@ -1,4 +1,4 @@
-"""Checkpoints: codebooks are found, only their bytes change, what belongs to them follows, and undo restores every byte."""
+"""Checkpoints: codebooks are found, an edit changes only their bytes and those of their tensors, and undo restores every byte."""
 
 import json
 import os
@@ -25,10 +25,10 @@ def harm_of(width, rank=1, seed=3):
     return isic.span_of(np.random.default_rng(seed).standard_normal((width, rank)))
 
 
-def leak(codes, harm):
-    """Without isic: worst share of a row's norm inside the subspace."""
+def leak(codes, subspace):
+    """Largest share of a row's norm inside the subspace, computed without isic."""
     wide = np.asarray(codes, dtype=np.float64)
-    return float((np.linalg.norm(wide @ harm.basis, axis=-1) / np.linalg.norm(wide, axis=-1)).max())
+    return float((np.linalg.norm(wide @ subspace.basis, axis=-1) / np.linalg.norm(wide, axis=-1)).max())
 
 
 def safetensors_file(folder, tensors, name="model.safetensors"):
@@ -138,7 +138,7 @@ def test_the_width_of_the_subspace_decides_between_halves(rng, tmp_path):
                                        "quantize.embedding_vqgan.weight": normal(rng, 40, 8)})
     assert isic.checkpoint.plan(path, harm_of(8)).codebook.key == "quantize.embedding_vqgan.weight"
     assert isic.checkpoint.plan(path, harm_of(32)).codebook.key == "quantize.embedding_vqkd.weight"
-    with pytest.raises(isic.ValueError, match="name one"):
+    with pytest.raises(isic.ValueError, match="select one"):
         isic.checkpoint.plan(path, harm_of(7))
 
 
@@ -198,7 +198,7 @@ WRITERS = {"safetensors": safetensors_file, "sharded": write_sharded, "torch": w
 
 
 def read_by_others(path):
-    """By the formats' own libraries."""
+    """Reads tensors with the formats' own libraries."""
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return dict(arrays)
@@ -221,13 +221,13 @@ def bytes_of(folder):
 def test_only_the_codebook_changes_and_undo_restores_every_byte(kind, dtype, rng, tmp_path):
     if kind == "npz" and dtype == "bfloat16":
         pytest.skip("numpy stores no bfloat16 that it could name again")
-    codes, harm = as_dtype(normal(rng, 50, 8), dtype), harm_of(8, 2)
+    codes, subspace = as_dtype(normal(rng, 50, 8), dtype), harm_of(8, 2)
     tensors = {"a.weight": as_dtype(normal(rng, 30, 30), dtype), KEY: codes, "z.weight": normal(rng, 7), "n": np.arange(9)}
     path = WRITERS[kind](tmp_path, tensors)
     before = bytes_of(tmp_path)
-    report = isic.checkpoint.apply(path, harm)
+    report = isic.checkpoint.apply(path, subspace)
     reference = codes.copy()
-    isic.project_out(reference, harm)
+    isic.project_out(reference, subspace)
     after = read_by_others(path)
     key = KEY if kind != "torch" else KEY
     assert np.array_equal(after[key].astype(np.float64), reference.astype(np.float64))
@@ -247,7 +247,7 @@ def test_a_single_array(rng, tmp_path):
     path = tmp_path / "codebook.npy"
     np.save(path, normal(rng, 50, 8))
     before = path.read_bytes()
-    assert str(isic.checkpoint.inspect(path)).splitlines()[3].endswith("unknown  yes")  # as apply finds it without a key
+    assert str(isic.checkpoint.inspect(path)).splitlines()[3].endswith("unknown     yes")  # apply finds it without a key
     isic.checkpoint.apply(path, harm_of(8))
     assert leak(np.load(path), harm_of(8)) < 1e-6
     isic.checkpoint.undo(path)
@@ -287,7 +287,7 @@ def test_torch_files_run_no_code(tmp_path):
 def test_a_pickled_module_is_no_state_dict(tmp_path):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     torch.save(torch.nn.Embedding(9, 4), tmp_path / "m.pt")
-    assert "no tensor found: what can be read is a state dict" in str(isic.checkpoint.inspect(tmp_path / "m.pt"))
+    assert "no tensor found; expected a state dict" in str(isic.checkpoint.inspect(tmp_path / "m.pt"))
 
 
 def test_torch_files_with_objects_parameters_and_views(rng, tmp_path):
@@ -315,11 +315,11 @@ def test_torch_files_with_objects_parameters_and_views(rng, tmp_path):
 def test_transposed_tensors_of_torch_are_read_and_refused_with_the_fix(dtype, rng, tmp_path):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     if dtype == "bfloat16":
-        bfloat16()  # which reads them
+        bfloat16()  # reads them
     key = "quantize.embedding.weight"
     codes = torch.from_numpy(normal(rng, 50, 8)).to(getattr(torch, dtype))
     wide = torch.cat([codes, codes + 1], dim=1)
-    path, harm = tmp_path / "c.pt", harm_of(8)
+    path, subspace = tmp_path / "c.pt", harm_of(8)
     for lies in (codes.t().contiguous().t(), wide[:, :8], torch.stack([codes, codes + 1], dim=1)[:, 0], codes[:1].expand(50, 8)):
         torch.save({key: lies, "other": wide.t()}, path)
         before = path.read_bytes()
@@ -328,16 +328,16 @@ def test_transposed_tensors_of_torch_are_read_and_refused_with_the_fix(dtype, rn
         assert np.array_equal(opened.read("other").astype(float), wide.t().double().numpy())
         book, = isic.checkpoint.inspect(path).codebooks
         assert (book.key, book.codes, book.width, book.aliases) == (key, 50, 8, ()) and ".contiguous()" in str(isic.checkpoint.inspect(path))
-        assert isic.checkpoint.verify(path, harm=harm, key=key).leakage[0].now.total == pytest.approx(
-            isic.leakage(lies.double().contiguous(), harm).total)
+        assert isic.checkpoint.verify(path, subspace=subspace, key=key).leakage[0].now.total == pytest.approx(
+            isic.leakage(lies.double().contiguous(), subspace).total)
         with pytest.raises(isic.ValueError, match=r"not adjacent in the file .*save it after \.contiguous\(\)"):
-            isic.checkpoint.apply(path, harm, key=key)
+            isic.checkpoint.apply(path, subspace, key=key)
         assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
     torch.save({key: codes, "quantize.embed_avg": (codes * 3).t().contiguous().t()}, path)
     with pytest.raises(isic.ValueError, match=r"adjacent rows in quantize.embed_avg, which is edited with quantize.embedding.weight"):
-        isic.checkpoint.apply(path, harm)
+        isic.checkpoint.apply(path, subspace)
     torch.save({key: codes.contiguous(), "quantize.embed_avg": codes * 3}, path)
-    isic.checkpoint.apply(path, harm)
+    isic.checkpoint.apply(path, subspace)
     after = torch.load(path)[key]
     torch.save({key: after.t().contiguous().t(), "quantize.embed_avg": torch.load(path)["quantize.embed_avg"]}, path)
     with pytest.raises(isic.IoError, match="expected adjacent rows in quantize.embedding.weight"):
@@ -365,7 +365,7 @@ def test_torch_tensors_outside_of_their_storage_are_left_out(offset, shape, stri
     assert isic.checkpoint.open(tmp_path / "x.pt").tensors == {}
 
 
-# What belongs to a codebook
+# Tensors that belong to a codebook
 
 
 def test_padding_rows_are_left_alone(rng, tmp_path):
@@ -383,22 +383,22 @@ def test_padding_rows_are_left_alone(rng, tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_next_training_step_does_not_bring_the_concept_back(dtype, rng, tmp_path):
     """weight = embed_avg / cluster_size, after one decayed step on data without the concept."""
-    harm, counts = harm_of(8), rng.uniform(1, 50, 40).astype(F)
+    subspace, counts = harm_of(8), rng.uniform(1, 50, 40).astype(F)
     codes = normal(rng, 40, 8)
     tensors = {"quantize.embedding.weight": as_dtype(codes, dtype),
                "quantize.embedding.embed_avg": as_dtype(codes * counts[:, None], dtype), "quantize.embedding.cluster_size": counts}
-    data = normal(rng, 40, 8) @ (np.eye(8) - harm.basis @ harm.basis.T)
+    data = normal(rng, 40, 8) @ (np.eye(8) - subspace.basis @ subspace.basis.T)
 
     def step(after, sums):
         wide = sums.astype(np.float64) * 0.99 + 0.01 * data
         return wide / (counts * 0.99 + 0.01)[:, None]
 
     path = safetensors_file(tmp_path, tensors)
-    plan = isic.checkpoint.apply(path, harm).plan
+    plan = isic.checkpoint.apply(path, subspace).plan
     after = isic.read_safetensors(path)[0]
     assert "quantize.embedding.embed_avg" in plan.edited and np.array_equal(after["quantize.embedding.cluster_size"], counts)
-    assert leak(step(after, tensors["quantize.embedding.embed_avg"]), harm) > 0.5
-    assert leak(step(after, after["quantize.embedding.embed_avg"]), harm) < 16 * UNIT[dtype]
+    assert leak(step(after, tensors["quantize.embedding.embed_avg"]), subspace) > 0.5
+    assert leak(step(after, after["quantize.embedding.embed_avg"]), subspace) < 16 * UNIT[dtype]
     codes_now, sums_now = (after[f"quantize.embedding.{name}"].astype(float) for name in ("weight", "embed_avg"))
     assert np.allclose(sums_now, codes_now * counts[:, None],
                        rtol=4 * UNIT[dtype], atol=8 * UNIT[dtype] * counts.max())
@@ -443,15 +443,15 @@ def test_copies_are_edited_and_unknown_twins_are_asked_about(rng, tmp_path):
 
 
 def test_sums_beside_copies_and_aliases_are_edited_too(rng, tmp_path):
-    codes, harm = normal(rng, 40, 8), harm_of(8)
+    codes, subspace = normal(rng, 40, 8), harm_of(8)
     tensors = {f"{model}.quantize.embedding.{name}": value for model, n in (("model", 3), ("ema", 7))
                for name, value in (("weight", codes), ("embed_avg", n * codes))}
     for path in (safetensors_file(tmp_path, tensors), write_torch(tmp_path, tensors)):
         book, = isic.checkpoint.inspect(path).codebooks
         assert len(book.sums) == 2 and len(book.copies) + len(book.aliases) == 1
-        isic.checkpoint.apply(path, harm)
+        isic.checkpoint.apply(path, subspace)
         after = read_by_others(path)
-        assert all(leak(value, harm) < 1e-6 for value in after.values())
+        assert all(leak(value, subspace) < 1e-6 for value in after.values())
         assert np.allclose(after["ema.quantize.embedding.embed_avg"], 7 * after["model.quantize.embedding.weight"], atol=1e-5)
 
 
@@ -481,7 +481,7 @@ def test_separate_input_tables_stay(rng, tmp_path):
     assert np.array_equal(isic.read_safetensors(path)[0]["gen_embed.weight"], codes)
 
 
-# How rows move
+# Edits of rows
 
 
 def ids_of(rng, n=30, t=12, codes=40, harmful=10):
@@ -548,40 +548,40 @@ def test_strengths_come_from_harmfulness_unless_told(rng, tmp_path):
 def test_rank_takes_the_first_directions(rng, tmp_path):
     codes = normal(rng, 40, 8)
     path = safetensors_file(tmp_path, {"quantize.embedding.weight": codes})
-    harm = isic.fit_subspace(normal(rng, 100, 8), rank=3, max_rank=8)
-    plan = isic.checkpoint.apply(path, harm, rank=1).plan
-    assert plan.rank == 1 and plan.energy < harm.energy
+    subspace = isic.fit_subspace(normal(rng, 100, 8), rank=3, max_rank=8)
+    plan = isic.checkpoint.apply(path, subspace, rank=1).plan
+    assert plan.rank == 1 and plan.energy < subspace.energy
     after = isic.read_safetensors(path)[0]["quantize.embedding.weight"]
-    assert np.abs(after @ harm.basis[:, 0]).max() < 1e-6 and np.allclose(after @ harm.basis[:, 1:], codes @ harm.basis[:, 1:], atol=1e-5)
+    assert np.abs(after @ subspace.basis[:, 0]).max() < 1e-6 and np.allclose(after @ subspace.basis[:, 1:], codes @ subspace.basis[:, 1:], atol=1e-5)
     with pytest.raises(isic.ValueError, match=r"rank in \[1, 3\]"):
-        isic.checkpoint.plan(path, harm, rank=4)
+        isic.checkpoint.plan(path, subspace, rank=4)
 
 
 def test_plan_counts_what_vanishes_and_collapses_and_writes_nothing(rng, tmp_path):
-    harm = isic.span_of(np.eye(8)[:, :1])
+    subspace = isic.span_of(np.eye(8)[:, :1])
     codes = normal(rng, 40, 8)
     codes[0] = 3 * np.eye(8)[0]
     codes[2] = codes[1] + np.eye(8, dtype=F)[0]
     path = safetensors_file(tmp_path, {"quantize.embedding.weight": codes})
     before = bytes_of(tmp_path)
-    level, = isic.checkpoint.plan(path, harm).levels
+    level, = isic.checkpoint.plan(path, subspace).levels
     assert level.near_zero == 1 and level.collapsed >= 1 and 0 < level.churn < 1
-    assert bytes_of(tmp_path) == before and isic.checkpoint.plan(path, harm, near_zero="zero").levels[0].near_zero == 1
+    assert bytes_of(tmp_path) == before and isic.checkpoint.plan(path, subspace, near_zero="zero").levels[0].near_zero == 1
     with pytest.raises(isic.NumericError):
-        isic.checkpoint.plan(path, harm, near_zero="error")
+        isic.checkpoint.plan(path, subspace, near_zero="error")
 
 
 # The subspace file
 
 
 def test_subspace_files(rng, tmp_path):
-    harm = isic.fit_subspace(normal(rng, 100, 8), rank=2)
-    isic.save_subspace(tmp_path / "s", harm)
+    subspace = isic.fit_subspace(normal(rng, 100, 8), rank=2)
+    isic.save_subspace(tmp_path / "s", subspace)
     back = isic.load_subspace(tmp_path / "s")
-    assert np.array_equal(back.subspace.basis, harm.basis) and back.subspace.chosen == harm.chosen and back.subspace.energy == harm.energy
+    assert np.array_equal(back.subspace.basis, subspace.basis) and back.subspace.chosen == subspace.chosen and back.subspace.energy == subspace.energy
     assert back.harmfulness is None and back.targets is None and back.usage is None
     q, t = rng.random(5), rng.random((5, 8))
-    isic.save_subspace(tmp_path / "s", harm, harmfulness=q, targets=t, usage=isic.CodeUsage(q, q))
+    isic.save_subspace(tmp_path / "s", subspace, harmfulness=q, targets=t, usage=isic.CodeUsage(q, q))
     back = isic.load_subspace(tmp_path / "s")
     assert np.array_equal(back.harmfulness, q) and np.array_equal(back.targets, t) and np.array_equal(back.usage.safe, q)
     isic.save_subspace(tmp_path / "again", back)
@@ -589,7 +589,7 @@ def test_subspace_files(rng, tmp_path):
 
 
 def test_a_subspace_file_is_the_same_in_cpp(tmp_path):
-    """Byte for byte what tests/subspace_file_test.cpp writes and reads."""
+    """The bytes that tests/io/subspace_test.cpp writes and reads."""
     header = (b'{"__metadata__":{"decided_by":"energy","energy":"0.9375","format":"isic.subspace","rank":"2","version":"1"},'
               b'"basis":{"data_offsets":[0,48],"dtype":"F64","shape":[3,2]},'
               b'"harmfulness":{"data_offsets":[48,80],"dtype":"F64","shape":[2,2]},'
@@ -649,7 +649,7 @@ def test_apply_keeps_one_undo_file_per_edit(rng, tmp_path):
     path = vq(tmp_path, rng)
     original = path.read_bytes()
     isic.checkpoint.apply(path, harm_of(8))
-    assert isic.checkpoint.apply(path, harm_of(8)).undo_file == ""  # nothing had to change
+    assert isic.checkpoint.apply(path, harm_of(8)).undo_file == ""  # no byte changed
     with pytest.raises(isic.IoError, match="earlier edit"):
         isic.checkpoint.apply(path, harm_of(8, seed=4))
     isic.checkpoint.apply(path, harm_of(8, seed=4), undo=tmp_path / "second")
@@ -659,7 +659,7 @@ def test_apply_keeps_one_undo_file_per_edit(rng, tmp_path):
     isic.checkpoint.undo(path, undo=tmp_path / "second")
     isic.checkpoint.undo(path)
     assert path.read_bytes() == original
-    isic.checkpoint.apply(path, harm_of(8, seed=4))  # the old undo file's edit is gone, so it may be replaced
+    isic.checkpoint.apply(path, harm_of(8, seed=4))  # the old edit is undone, so its undo file may be replaced
 
 
 def test_undo_refuses_what_it_does_not_know(rng, tmp_path):
@@ -684,12 +684,12 @@ def test_verify_measures_what_is_stored(rng, tmp_path):
     path = vq(tmp_path, rng)
     with pytest.raises(isic.IoError, match="undo file or a subspace"):
         isic.checkpoint.verify(path)
-    found = isic.checkpoint.verify(path, harm=harm_of(8))
+    found = isic.checkpoint.verify(path, subspace=harm_of(8))
     assert found.state == "unknown" and found.leakage[0].now.largest > 0.5
     plan = isic.checkpoint.apply(path, harm_of(8)).plan
     found = isic.checkpoint.verify(path)
     assert found.leakage[0].now == found.leakage[0].recorded == plan.levels[0].after
-    assert isic.checkpoint.verify(path, harm=harm_of(8, seed=9)).leakage[0].now.largest > 0.1
+    assert isic.checkpoint.verify(path, subspace=harm_of(8, seed=9)).leakage[0].now.largest > 0.1
 
 
 def test_output_edits_a_copy(rng, tmp_path):
@@ -716,7 +716,7 @@ def test_output_of_a_sharded_checkpoint_is_a_folder(rng, tmp_path):
 
 
 def test_links_are_followed_and_stay(rng, tmp_path):
-    """A download cache links to its files: the target is patched, the link stays one."""
+    """A link of a download cache: its target is patched, and it stays a link."""
     (tmp_path / "blobs").mkdir()
     blob = vq(tmp_path, rng).rename(tmp_path / "blobs" / "abc")
     link = tmp_path / "model.safetensors"
@@ -728,13 +728,13 @@ def test_links_are_followed_and_stay(rng, tmp_path):
 
 def test_read_only_files_are_refused(rng, tmp_path, monkeypatch):
     path = vq(tmp_path, rng)
-    monkeypatch.setattr(os, "access", lambda *_: False)  # the user of a test may be one who can write every file
-    with pytest.raises(isic.IoError, match="can be written"):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may run as root
+    with pytest.raises(isic.IoError, match="writable files"):
         isic.checkpoint.apply(path, harm_of(8))
     assert os.listdir(tmp_path) == [path.name]
 
 
-# What is not a checkpoint
+# Files that are not checkpoints
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02old torch", b"PK\x03\x04", b"\x93NUMPY\x01\x00",
@@ -785,8 +785,8 @@ PEAK = """
 import pathlib, re, resource, sys
 import numpy as np
 import isic
-file, harm = sys.argv[1], isic.span_of(np.eye(8)[:, :1])
-isic.checkpoint.apply(file, harm), isic.checkpoint.verify(file), isic.checkpoint.undo(file)
+file, subspace = sys.argv[1], isic.span_of(np.eye(8)[:, :1])
+isic.checkpoint.apply(file, subspace), isic.checkpoint.verify(file), isic.checkpoint.undo(file)
 if len(sys.argv) > 2:
     whole = open(file, "rb").read(int(sys.argv[2]))
 status = pathlib.Path("/proc/self/status")  # ru_maxrss would start at the parent's peak
@@ -796,7 +796,7 @@ print(peak.group(1) if peak else resource.getrusage(resource.RUSAGE_SELF).ru_max
 
 
 def sparse_checkpoint(path, rng, nbytes):
-    """A codebook behind a tensor of nothing but a hole."""
+    """A codebook behind a sparse tensor."""
     codes = normal(rng, 4096, 8)
     book = {"dtype": "F32", "shape": [4096, 8], "data_offsets": [nbytes, nbytes + codes.nbytes]}
     hole = {"dtype": "U8", "shape": [nbytes], "data_offsets": [0, nbytes]}

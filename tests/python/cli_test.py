@@ -1,4 +1,4 @@
-"""The command line: what it prints, its exit codes, and one line per error with nothing written."""
+"""The command line: output, exit codes, and one line per error without writes."""
 
 import json
 import re
@@ -91,11 +91,11 @@ def test_fit_takes_embeddings_and_pairs(command, rng):
     assert np.array_equal(isic.load_subspace("p.st").subspace.basis, isic.load_subspace("i.st").subspace.basis)
 
 
-def test_fit_says_when_nothing_stands_out(command, rng):
+def test_fit_reports_noise(command, rng):
     np.save("noise.npy", rng.standard_normal((200, 16)))
     np.save("other.npy", rng.standard_normal((200, 16)))
     code, out, _ = command("fit", "--harmful", "noise.npy", "--safe", "other.npy", "-o", "h.st")
-    assert code == 0 and "nothing stands out of the noise" in out
+    assert code == 0 and "no direction exceeds the noise" in out
 
 
 def test_options_of_surgery(command, folder):
@@ -123,10 +123,10 @@ def test_verify_fails_above_a_leakage(command):
     assert command("verify", f"model.safetensors:{KEY}", "--subspace", "harm.safetensors", "--max-leakage", 0.9)[0] == 0
 
 
-def test_an_interrupted_edit_is_told(command, folder, monkeypatch):
+def test_an_interrupted_edit_is_reported(command, folder, monkeypatch):
     from isic.checkpoint import _checkpoint
 
-    for done, says in (("completed", "was completed"), ("discarded", "before it had changed anything")):
+    for done, says in (("completed", "was completed"), ("discarded", "it had changed nothing")):
         with monkeypatch.context() as patch:
             patch.setattr(_checkpoint, "recover_files", lambda journal: done)
             code, out, err = command("inspect", "model.safetensors", "--json")
@@ -174,7 +174,7 @@ def test_help_has_an_example(name, command):
     assert code == 0 and f"example:\n  isic {name} " in out and "--json" in out
     assert all(len(line) <= 140 for line in out.splitlines())
     if name == "apply":
-        assert "hard links" in out and "symbolic links" in out
+        assert "hard and symbolic links" in out
 
 
 def test_as_a_program(folder):

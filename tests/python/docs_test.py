@@ -1,4 +1,4 @@
-"""Every example in a docstring runs, and every public name has one."""
+"""Every example in a docstring runs, and every public name has a docstring."""
 
 import doctest
 import importlib
@@ -28,18 +28,20 @@ def test_the_examples_are_found():
     assert sum(len(t.examples) for t in doctest.DocTestFinder().find(module)) > 5
 
 
-@pytest.mark.parametrize("name", isic.__all__)
-def test_public_names_are_documented(name):
-    thing = getattr(isic, name)
+PUBLIC = [getattr(isic, name) for name in isic.__all__] + [getattr(isic.fused, name) for name in isic.fused.__all__]
+
+
+@pytest.mark.parametrize("thing", PUBLIC, ids=str)
+def test_public_names_are_documented(thing):
     if inspect.isclass(thing) or inspect.isfunction(thing):
         assert inspect.getdoc(thing)
         assert thing.__module__.split(".")[0] == "isic"
 
 
 def test_options_are_keywords():
-    for name in isic.__all__:
-        thing = getattr(isic, name)
+    for thing in PUBLIC:
         if inspect.isfunction(thing):
+            name = thing.__name__
             for p in inspect.signature(thing).parameters.values():
                 assert p.default is inspect.Parameter.empty or p.kind is p.KEYWORD_ONLY or name == "write_safetensors", f"{name}({p.name})"
 
@@ -50,7 +52,7 @@ def test_the_readme_prints_what_it_says(capsys):
         pytest.skip("the sources are not here")
     names = {}
     programs = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
-    for program in programs:  # each goes on where the one before ended
+    for program in programs:  # each continues the one before
         exec(program, names)
         printed = capsys.readouterr().out.splitlines()
         assert printed and all(f"# {line}" in program for line in printed)

@@ -1,4 +1,4 @@
-"""A caller's mistake raises one of few exceptions, in Python's words, before anything is written."""
+"""A caller's mistake raises an isic exception with Python names, before anything is written."""
 
 import builtins
 import os
@@ -32,15 +32,15 @@ CODES = np.arange(12.0).reshape(4, 3)
 
 
 def with_locked(locked):
-    """Every update that takes codes which may not move."""
+    """Every update with locked codes."""
     limits = isic.Constraint(locked=locked)
-    state, ids = isic.AdamRowState("float64"), [0, 1, 2, 3]
+    state, ids = isic.fused.AdamState("float64"), [0, 1, 2, 3]
     return [lambda c: isic.sgd_update(c, c + 1, isic.SgdState(), constraint=limits),
             lambda c: isic.adam_update(c, c + 1, isic.AdamState(), constraint=limits),
             lambda c: isic.ema_update(c, isic.EmaState(), isic.assign(c + 1, ids, codes=4), decay=0.5, constraint=limits),
             lambda c: isic.ridge_update(c, isic.assign(c + 1, ids, codes=4), weight=1.0, constraint=limits),
-            lambda c: isic.adam_rows(c, c + 1, state, locked=locked),
-            lambda c: isic.ema_rows(c, c + 1, ids, isic.EmaRowState("float64"), decay=0.5, locked=locked)]
+            lambda c: isic.fused.adam_update(c, c + 1, state, locked=locked),
+            lambda c: isic.fused.ema_update(c, c + 1, ids, isic.fused.EmaState("float64"), decay=0.5, locked=locked)]
 
 
 @pytest.mark.parametrize("locked", [[False, False, True, True], np.array([0, 0, 1, 1], bool), None, [], np.zeros(0)])
@@ -53,9 +53,9 @@ def test_locked_is_a_mask(locked):
 
 
 @pytest.mark.parametrize(("locked", "error", "message"), [
-    ([2, 3], isic.ValueError, r"True or False per code in (constraint\.)?locked, got int64; .* numpy\.isin\(range\(K\), ids\) of row numbers"),
+    ([2, 3], isic.ValueError, r"True or False per code in (constraint\.)?locked, got int64; .* row numbers by numpy\.isin\(range\(K\), ids\)"),
     ([0, 1, 2, 3], isic.ValueError, "True or False per code .* got int64"),
-    ([0, 1, 1, 0], isic.ValueError, r"got int64; astype\(bool\) makes that of zeros and ones"),
+    ([0, 1, 1, 0], isic.ValueError, r"got int64; convert zeros and ones by astype\(bool\)"),
     (np.array([0, 1, 1, 0], np.uint8), isic.ValueError, "got uint8"),
     ([0.0, 1.0, 1.0, 0.0], isic.ValueError, "got float64"),
     (["no", "no", "yes", "yes"], isic.ValueError, "got <U3"),
@@ -79,7 +79,7 @@ def test_no_other_mask_is_taken(locked, error, message):
     (isic.ValueError, r"isic\.DifferenceAccumulator\.add: expected token ids in \[0, 4\), got 4",
      lambda: isic.DifferenceAccumulator(CODES).add([4], [0])),
     (isic.ValueError, "integers", lambda: isic.DifferenceAccumulator(CODES).add([0.5], [0])),
-    (isic.ValueError, "integers in padding, got bool; numpy.flatnonzero", lambda: isic.nearest_codes(CODES, CODES, padding=[True, False, False, False])),
+    (isic.ValueError, "integers in padding, got bool; convert a mask to row numbers by numpy.flatnonzero", lambda: isic.nearest_codes(CODES, CODES, padding=[True, False, False, False])),
     (isic.ValueError, r"add: expected integers below 2\^63 in harmful_ids, got 9223372036854775808",
      lambda: isic.DifferenceAccumulator(CODES).add(np.array([2**63], np.uint64), [0])),
     (isic.ValueError, r"merge: expected max_rank >= 0, got -1", lambda: isic.merge(isic.span_of(np.eye(3)), isic.span_of(np.eye(3)), max_rank=-1)),
@@ -87,13 +87,13 @@ def test_no_other_mask_is_taken(locked, error, message):
     (TypeError, "codebook or a width", lambda: isic.DifferenceAccumulator()),
     (isic.ShapeError, "at least one pair", lambda: isic.fit_subspace(isic.DifferenceAccumulator(CODES))),
     (isic.ValueError, "'none', 'mean', 'safe_axis'", lambda: isic.fit_subspace(CODES, center="median")),
-    (isic.ValueError, "'l2', 'cosine'", lambda: isic.project_out(CODES, isic.span_of(np.eye(3)[:, :1]), metric="cosine")),
+    (isic.ValueError, "'l2', 'cosine'", lambda: isic.project_out(CODES, isic.span_of(np.eye(3)[:, :1]), metric="dot")),
     (isic.ValueError, "strength", lambda: isic.project_out(CODES, isic.span_of(np.eye(3)[:, :1]), strength=1.5)),
     (isic.ShapeError, "strength", lambda: isic.project_out(CODES, isic.span_of(np.eye(3)[:, :1]), strength=[1.0])),
     (isic.ShapeError, "rows in the basis", lambda: isic.project_out(CODES, isic.span_of(np.eye(4)[:, :1]))),
     (isic.ValueError, "overlapping", lambda: isic.project_out(CODES, isic.span_of(np.eye(3)[:, :1]), target=CODES)),
     (TypeError, "isic.Subspace, got ndarray", lambda: isic.project_out(CODES, np.eye(3))),
-    (TypeError, "harm to be an isic.Subspace, got NoneType", lambda: isic.project_out(CODES, None)),
+    (TypeError, "subspace to be an isic.Subspace, got NoneType", lambda: isic.project_out(CODES, None)),
     (isic.ValueError, "real numbers in strength", lambda: isic.project_out(CODES, isic.span_of(np.eye(3)), strength=None)),
     (TypeError, r"isic\.project_out: expected threads to be an integer, got builtins\.float",
      lambda: isic.project_out(CODES, isic.span_of(np.eye(3)), threads=1.5)),
@@ -109,11 +109,11 @@ def test_no_other_mask_is_taken(locked, error, message):
     (isic.ValueError, r"ridge_update: expected a finite weight >= 0, got -1",
      lambda: isic.ridge_update(CODES, isic.assign([[1.0, 2.0, 3.0]], [0], codes=4), weight=-1.0)),
     (isic.ShapeError, r"isic\.DifferenceAccumulator: expected a width >= 1, got 0", lambda: isic.DifferenceAccumulator(width=0)),
-    (isic.ValueError, r"isic\.AdamRowState: ", lambda: isic.AdamRowState("float16")),
+    (isic.ValueError, r"isic\.fused\.AdamState: ", lambda: isic.fused.AdamState("float16")),
     (TypeError, "positional", lambda: isic.project_out(CODES, isic.span_of(np.eye(3)), 1.0)),
     (TypeError, "strenght", lambda: isic.project_out(CODES, isic.span_of(np.eye(3)), strenght=1.0)),
     (isic.ValueError, "one dtype", lambda: isic.Edit.between(CODES, CODES.astype(np.float32))),
-    (isic.ValueError, "one storage type", lambda: isic.DifferenceAccumulator(CODES).merge(isic.DifferenceAccumulator(CODES.astype(np.float32)))),
+    (isic.ValueError, "codebooks of one dtype", lambda: isic.DifferenceAccumulator(CODES).merge(isic.DifferenceAccumulator(CODES.astype(np.float32)))),
     (TypeError, r"isic\.DifferenceAccumulator\.merge: expected other to be an isic\.DifferenceAccumulator, got NoneType",
      lambda: isic.DifferenceAccumulator(CODES).merge(None)),
     (TypeError, r"isic\.CounterpartTargets\.merge: expected other to be an isic\.CounterpartTargets, got DifferenceAccumulator",
@@ -121,7 +121,7 @@ def test_no_other_mask_is_taken(locked, error, message):
     (TypeError, r"isic\.excess_strength: expected scores to be an isic\.CodeScores, got ndarray", lambda: isic.excess_strength(CODES)),
     (TypeError, r"isic\.save_edit: expected edit to be an isic\.Edit, got str", lambda: isic.save_edit(isic.Edit.between(CODES, CODES), "file")),
     (TypeError, r"isic\.export_pairs: expected report to be an isic\.SelfImproveReport, got NoneType", lambda: isic.export_pairs(None, "/nowhere/t")),
-    (TypeError, r"isic\.save_subspace: expected harm to be an isic\.Subspace, got ndarray", lambda: isic.save_subspace("/nowhere/t", CODES)),
+    (TypeError, r"isic\.save_subspace: expected subspace to be an isic\.Subspace, got ndarray", lambda: isic.save_subspace("/nowhere/t", CODES)),
     (TypeError, r"isic\.save_subspace: expected usage to be an isic\.CodeUsage, got ndarray",
      lambda: isic.save_subspace("/nowhere/t", isic.span_of(np.eye(3)), usage=CODES)),
     (TypeError, r"isic\.write_safetensors: expected tensors to be arrays by name, got ndarray", lambda: isic.write_safetensors("/nowhere/t", CODES)),

@@ -1,4 +1,4 @@
-"""The script that measures isic.cuda beside torch and CuPy, with isic on the CPU in its place."""
+"""The benchmark of isic.cuda, torch and CuPy, run with isic on the CPU."""
 
 import json
 import os

@@ -26,12 +26,12 @@ codes = np.random.default_rng(0).standard_normal((rows, width)).astype(np.float3
 book = {"dtype": "F32", "shape": [rows, width], "data_offsets": [hole, hole + codes.nbytes]}
 head = json.dumps({"hole": {"dtype": "U8", "shape": [hole], "data_offsets": [0, hole]}, "quantize.embedding.weight": book}).encode()
 start = 8 + len(head) + hole
-harm = folder / "harm.safetensors"
-isic.save_subspace(harm, isic.span_of(np.eye(width)[:, :1]))
+subspace = folder / "harm.safetensors"
+isic.save_subspace(subspace, isic.span_of(np.eye(width)[:, :1]))
 
 def reset():
     for stray in folder.iterdir():
-        if stray not in (file, harm):
+        if stray not in (file, subspace):
             stray.unlink()
     with open(file, "r+b" if file.exists() else "w+b") as f:
         f.write(len(head).to_bytes(8, "little") + head)
@@ -49,7 +49,7 @@ def start_apply():
     if pid == 0:
         code = 1
         try:
-            code = command("apply", file, harm)[0]
+            code = command("apply", file, subspace)[0]
         finally:
             os._exit(code)
     return pid
@@ -131,6 +131,6 @@ def test_never_a_third_state(rows, share, tmp_path):
 
 
 def test_signals_are_what_they_say():
-    """SIGKILL cannot be caught: what the test above relies on."""
+    """SIGKILL cannot be caught, as the test above requires."""
     with pytest.raises(OSError):
         signal.signal(signal.SIGKILL, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Two who edit one checkpoint: one is told to wait, and what the other did can be undone."""
+"""Two processes edit one checkpoint: one fails with a message, and the other's edit can be undone."""
 
 import pathlib
 import subprocess
@@ -31,11 +31,11 @@ def model(tmp_path):
     return tmp_path / "model.safetensors"
 
 
-def test_the_second_is_told_to_wait_and_nothing_changes(model):
+def test_the_second_fails_and_nothing_changes(model):
     before = model.read_bytes()
     with only_editor(model):
         for edit in (lambda: checkpoint.apply(model, model.parent / "harm0.safetensors"), lambda: checkpoint.undo(model)):
-            with pytest.raises(isic.IoError, match="expected nobody else to edit .*wait until it has ended, and try again"):
+            with pytest.raises(isic.IoError, match="expected no other edit of .*try again when it has ended"):
                 edit()
     assert model.read_bytes() == before
     checkpoint.apply(model, model.parent / "harm0.safetensors")
@@ -46,7 +46,7 @@ def test_the_second_is_told_to_wait_and_nothing_changes(model):
 
 
 def test_whoever_comes_first_can_be_undone(model):
-    """Three at once, with different subspaces: at most one edit is in the file, and it is what the undo file is of."""
+    """Three processes with different subspaces: the file has at most one edit, and the undo file belongs to it."""
     before = model.read_bytes()
     for _ in range(4):
         all_of_them = [subprocess.Popen([sys.executable, "-c", PROGRAM, model, model.parent / f"harm{i}.safetensors"], stdout=subprocess.PIPE)
@@ -54,7 +54,7 @@ def test_whoever_comes_first_can_be_undone(model):
         outputs = [process.communicate()[0].decode() for process in all_of_them]
         codes = [process.returncode for process in all_of_them]
         assert codes.count(0) == 1, outputs
-        assert all("another isic" in text or "undo that edit first" in text for text, code in zip(outputs, codes) if code), outputs
+        assert all("another process" in text or "undo that edit first" in text for text, code in zip(outputs, codes) if code), outputs
         assert checkpoint.verify(model).state == "edited"
         assert checkpoint.undo(model).state == "undone"
         assert model.read_bytes() == before
@@ -63,7 +63,7 @@ def test_whoever_comes_first_can_be_undone(model):
 def test_a_key_that_the_undo_file_is_not_of(model):
     checkpoint.apply(model, model.parent / "harm0.safetensors")
     for call in (checkpoint.undo, checkpoint.verify):
-        with pytest.raises(isic.ValueError, match="expected a key that .* is of .quantize.embedding.weight., got 'bogus'"):
+        with pytest.raises(isic.ValueError, match="expected a key of .* .quantize.embedding.weight., got 'bogus'"):
             call(model, key="bogus")
     assert checkpoint.undo(model, key="quantize.embedding.weight").state == "undone"
 
@@ -74,6 +74,6 @@ def test_a_wrong_key_is_answered_with_the_right_ones(model):
 
 
 def test_a_folder_that_cannot_be_written(model):
-    with pytest.raises(isic.IoError, match="expected files that can be written beside"):
+    with pytest.raises(isic.IoError, match="expected a writable folder of"):
         with only_editor(pathlib.Path("/proc/model.safetensors")):
             pass

@@ -50,17 +50,17 @@ def test_every_other_row():
 
 
 def test_no_hidden_copy_of_a_codebook():
-    """numpy's own allocations are traced, C++'s are seen by the process's peak."""
+    """Allocations of numpy are traced, those of C++ raise the process's peak."""
     program = """
 import resource, sys
 import numpy as np, isic
 codes = np.random.default_rng(0).standard_normal((400_000, 64)).astype(np.float32)  # 102 MB
-harm = isic.span_of(np.eye(64)[:, :1])
+subspace = isic.span_of(np.eye(64)[:, :1])
 strength = np.zeros(len(codes)); strength[:10] = 1
-isic.leakage(codes[:10], harm)
+isic.leakage(codes[:10], subspace)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-isic.project_out(codes, harm, strength=strength)
-isic.leakage(codes, harm)
+isic.project_out(codes, subspace, strength=strength)
+isic.leakage(codes, subspace)
 isic.fingerprint(codes)
 isic.DifferenceAccumulator(codes).add([0, 1], [2, 3])
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
@@ -72,9 +72,9 @@ print(grown)
 
 def test_numpy_allocates_nothing_large():
     codes = np.ones((100_000, 16), dtype=np.float32)
-    harm = isic.span_of(np.eye(16)[:, :1])
+    subspace = isic.span_of(np.eye(16)[:, :1])
     tracemalloc.start()
-    isic.leakage(codes, harm)
+    isic.leakage(codes, subspace)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 100_000
@@ -143,7 +143,7 @@ def test_the_codebook_is_kept_alive():
 
 
 class Producer:
-    """A tensor library that only knows DLPack."""
+    """A tensor library with DLPack only."""
 
     def __init__(self, array, versioned=True, device=(1, 0)):
         self.array, self.versioned, self.device = array, versioned, device
@@ -219,7 +219,7 @@ def test_memory_of_a_gpu():
 
 
 def test_other_threads_run_meanwhile():
-    """A thread counts while the main thread is in C++; with the GIL held it would come to a stand."""
+    """A thread counts while the main thread is in C++; it would stop if the GIL were held."""
     vectors, codes = np.random.default_rng(0).standard_normal((20_000, 64)), np.random.default_rng(1).standard_normal((8000, 64))
     counted = []
     stop = threading.Event()

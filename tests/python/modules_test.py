@@ -1,4 +1,4 @@
-"""Codebooks as other projects keep them: their key names, look-ups and training sums, edited in memory and in a saved file."""
+"""Codebooks of other projects: their keys, assignments and training sums, edited in memory and in a saved file."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from torch.nn.functional import normalize  # noqa: E402
 
 HARM = isic.span_of(np.random.default_rng(1).standard_normal((8, 2)))
 AWAY = torch.as_tensor(np.eye(8) - HARM.basis @ HARM.basis.T, dtype=torch.float32)
-"""Data times this has nothing in the harmful subspace."""
+"""Projects data out of the harmful subspace."""
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def same_numbers():
 
 @pytest.fixture
 def in_file(tmp_path):
-    """Edits a module by way of a saved file: save, apply, load. Returns what undoes the file and loads it again."""
+    """Edits a module through a saved file: save, apply, load. Returns a function that undoes the file and loads it."""
 
     def edit(module, **options):
         file = tmp_path / "model.safetensors"
@@ -60,7 +60,7 @@ def assert_same(module, before):
 
 
 class LlamaGen(nn.Module):
-    """Rows are normalised at every look-up."""
+    """Rows are normalised when they are read."""
 
     def __init__(self):
         super().__init__()
@@ -68,7 +68,7 @@ class LlamaGen(nn.Module):
         self.quantize.embedding = nn.Embedding(32, 8)
         self.quantize.register_buffer("codebook_used", torch.zeros(64))
 
-    def look_up(self, ids):
+    def embed(self, ids):
         return normalize(self.quantize.embedding.weight, dim=-1)[ids]
 
     def encode(self, x):
@@ -80,28 +80,28 @@ def test_llamagen(in_file, where):
     model = LlamaGen()
     book, ids = model.quantize.embedding.weight, torch.arange(32)
     before, norms = state(model), book.detach().norm(dim=1)
-    assert leaks(model.look_up(ids)) > 0.3
+    assert leaks(model.embed(ids)) > 0.3
     undo = isic.project_out(book, HARM, metric="cosine").undo if where == "memory" else in_file(model)
-    assert leaks(model.look_up(ids)) <= 1e-6
+    assert leaks(model.embed(ids)) <= 1e-6
     assert torch.allclose(book.detach().norm(dim=1), norms, rtol=1e-5)
     undo()
     assert_same(model, before)
 
 
-def test_llamagen_row_that_nearly_vanishes():
-    """Normalised, the little that is left of such a row would be a code of noise; it takes another code's direction instead."""
+def test_llamagen_near_zero_row():
+    """Normalisation would turn the remainder of such a row into noise; it takes another code's direction."""
     model = LlamaGen()
     book = model.quantize.embedding.weight.requires_grad_(False)
     book[5] = torch.as_tensor(HARM.basis[:, 0]) + 1e-5 * torch.randn(8)
     noise = normalize(book[5] @ AWAY, dim=0)
     assert isic.project_out(book, HARM, metric="cosine").summary.near_zero == 1
-    others = model.look_up(torch.cat([torch.arange(5), torch.arange(6, 32)]))
+    others = model.embed(torch.cat([torch.arange(5), torch.arange(6, 32)]))
     assert noise.norm() > 0.999 and (others @ noise).max() < 0.99
-    assert (others @ model.look_up(5)).max() == pytest.approx(1, abs=1e-6)
+    assert (others @ model.embed(5)).max() == pytest.approx(1, abs=1e-6)
 
 
 class VilaU(nn.Module):
-    """Residual levels of K rows and a padding row; running sums that training divides to make the rows."""
+    """Residual levels of K rows and a padding row, with the running sums of training."""
 
     def __init__(self, levels=3):
         super().__init__()
@@ -113,7 +113,7 @@ class VilaU(nn.Module):
             book.register_buffer("embed_ema", book.weight[:-1].clone())
 
     def forward(self, x, decay=0.8):
-        """The sum over the levels, and in training a step of every level's averages."""
+        """The sum over the levels; training also updates every level's averages."""
         total = torch.zeros_like(x)
         for book in self.quantizer.codebooks:
             ids = torch.cdist(x - total, book.weight[:-1]).argmin(-1)
@@ -148,7 +148,7 @@ def test_vila_u(vila_u, in_file, where):
     vila_u.eval()
     x = torch.randn(64, 8)
     for book in vila_u.quantizer.codebooks:
-        book.weight[16] = 7  # must stay, whatever it holds
+        book.weight[16] = 7  # padding must not change
     before = state(vila_u)
     assert leaks(vila_u(x)) > 0.3
     undo = [e.undo for e in edit_rows(vila_u) + edit_sums(vila_u)] if where == "memory" else [in_file(vila_u)]
@@ -184,7 +184,7 @@ class UniTok(nn.Module):
         parts = zip(x.chunk(8, -1), self.quantizer.codebooks)
         return torch.stack([(normalize(z, dim=-1) @ normalize(p.codebook.weight, dim=-1).T).argmax(-1) for z, p in parts], -1)
 
-    def look_up(self, ids):
+    def embed(self, ids):
         return torch.cat([normalize(p.codebook.weight, dim=-1)[i] for i, p in zip(ids.unbind(-1), self.quantizer.codebooks)], -1)
 
 
@@ -193,18 +193,18 @@ def test_unitok(in_file, where):
     """An edit of one sub-codebook stays in its eighth of the vector."""
     model = UniTok()
     before, ids = state(model), model.encode(torch.randn(64, 64))
-    original = model.look_up(ids).chunk(8, -1)
+    original = model.embed(ids).chunk(8, -1)
     assert all(leaks(part) > 0.3 for part in original)
     undo = (isic.project_out(model.quantizer.codebooks[3].codebook.weight, HARM, metric="cosine").undo if where == "memory"
             else in_file(model, key="quantizer.codebooks.3.codebook.weight"))
-    for i, part in enumerate(model.look_up(ids).chunk(8, -1)):
+    for i, part in enumerate(model.embed(ids).chunk(8, -1)):
         assert leaks(part) <= 1e-6 if i == 3 else part.equal(original[i])
     undo()
     assert_same(model, before)
 
 
 class TokenFlow(nn.Module):
-    """One index of two halves, normalised separately: 32 numbers for meaning, 8 for pixels; distances are added."""
+    """One index with two halves, normalised separately: 32 semantic values and 8 pixel values; distances are added."""
 
     def __init__(self):
         super().__init__()
@@ -222,7 +222,7 @@ class TokenFlow(nn.Module):
 
 @pytest.mark.parametrize("where", ["memory", "file"])
 def test_tokenflow(in_file, where):
-    """The pixel half is edited, the semantic half with the same ids stays; encoding would change with it."""
+    """The pixel half is edited, the semantic half with the same ids is not; encoding would change."""
     model = TokenFlow()
     before, x = state(model), (torch.randn(256, 32), torch.randn(256, 8))
     (meaning, pixels), ids = model.halves(), model.encode(*x)
@@ -257,7 +257,7 @@ KINDS = {"euclidean": {}, "cosine": dict(use_cosine_sim=True), "residual": dict(
 @pytest.mark.parametrize("where", ["memory", "file"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_lucidrains(in_file, kind, where):
-    """With the sums edited too, its own training steps on clean data do not bring the concept back."""
+    """With edited sums, its own training steps on clean data do not restore the concept."""
     model = lucidrains(**KINDS[kind])
     metric = "cosine" if kind == "cosine" else "l2"
     before, x = state(model), torch.randn(4, 64, 8)

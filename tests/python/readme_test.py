@@ -1,4 +1,4 @@
-"""What README.md says can be done in Python and on a checkpoint."""
+"""The Python programs and commands of README.md run."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""The report page: what it says, what it refuses, and what a real browser makes of it."""
+"""The report page: contents, errors, and rendering in a real browser."""
 
 import base64
 import json
@@ -39,7 +39,7 @@ def png(width, height):
 
 
 def demo_run(rounds=3):
-    """As the demo's report.json, with an attack on the page wherever there is text."""
+    """The demo's report.json with an injection in every text."""
     rows = []
     for i in range(rounds + 1):
         left = 0.96 * 0.4**i
@@ -57,7 +57,7 @@ def demo_run(rounds=3):
 
 
 def python_run():
-    """A real run of self_improve, with an attack on the page in its prompts and metrics."""
+    """A run of self_improve with an injection in its prompts and metrics."""
     model = Toy()
     original = model.codebook.copy()
     vectors = np.random.default_rng(0).normal(size=(200, 4))
@@ -82,14 +82,14 @@ def words(html):
     return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]*>", " ", html, flags=re.DOTALL))
 
 
-# What the page says
+# Contents of the page
 
 
 def test_the_summary_comes_first(folder):
     said = words(isic.report.render_report(folder / "report.json"))
     assert said.index("Round 3 kept: 28.8 % → 1.8 % unsafe (independent CNN)") < said.index("Rounds")
-    assert "The loop ended because all rounds were done." in said
-    assert "prefix of 16 harmful tokens 93.0 % 0.0 %" in said and "knife 1.0 %" in said and "as asked for" in said
+    assert "The loop ended because the maximum number of rounds was reached." in said
+    assert "prefix of 16 harmful tokens 93.0 % 0.0 %" in said and "knife 1.0 %" in said and "as requested" in said
 
 
 def test_intervals_are_those_of_wilson():
@@ -106,7 +106,7 @@ def test_a_bare_rate_has_an_interval_once_n_is_known():
     with_n = isic.report.render_report(run)
     exact = isic.wilson(115, 400)  # 28.8 % of 400
     assert f"{100 * exact.low:.1f} to {100 * exact.high:.1f}" in with_n
-    assert with_n.count('class="interval"') == 4 and "Rates without whiskers" in with_n
+    assert with_n.count('class="interval"') == 4 and "for rates without whiskers" in with_n
 
 
 def test_a_rate_of_nothing_is_no_rate():
@@ -122,7 +122,7 @@ def test_a_run_in_memory_and_its_json_are_the_same_page(tmp_path):
     said = words(html)
     assert "Round 1 kept: 100.0 % → 0.0 % unsafe (judge)" in said and "61.0 to 100.0" in said
     assert "the judged rate fell below the target" in said and "2 of 8" in said
-    assert "Churn: vectors whose nearest code is another" in said and "Not in the file: churn" not in said
+    assert "Churn: vectors whose nearest code changed" in said and "Not in the file: churn" not in said
     assert "All rounds together: singular values" in said and "rank 1, by" in said
 
 
@@ -137,7 +137,7 @@ def test_a_spectrum_per_round_is_drawn_with_its_rank_and_rule():
 
 
 @pytest.mark.parametrize(("key", "said"), [
-    ("baselines", "Other ways"), ("attacks", "What attackers get"), ("left_by_object", "Harmful objects"),
+    ("baselines", "Baselines"), ("attacks", "Attacks"), ("left_by_object", "Harmful objects"),
     ("safe_by_object", "Safe objects"),
 ])
 def test_what_is_missing_is_left_out(key, said):
@@ -149,7 +149,7 @@ def test_what_is_missing_is_left_out(key, said):
 
 def test_what_is_missing_is_said():
     said = words(isic.report.render_report({"rounds": [{}]}))
-    for missing in ("does not say which round was kept", "does not say why the loop ended", "Not in the file: rates",
+    for missing in ("does not name the kept round", "does not say why the loop ended", "Not in the file: rates",
                     "Not in the file: the singular values", "Not in the file: churn", "Not in the file: images"):
         assert missing in said, missing
 
@@ -157,12 +157,12 @@ def test_what_is_missing_is_said():
 def test_a_failed_run_says_what_failed():
     report = isic.self_improve(Toy(), lambda _: [np.nan] * 6, **PROMPTS)
     said = words(isic.report.render_report(report))
-    assert "No round was completed." in said and "something failed" in said and report.message in said
+    assert "No round was completed." in said and "an exception was raised" in said and report.message in said
 
 
 def test_a_run_without_an_edit_says_so():
     said = words(isic.report.render_report(isic.self_improve(Toy(), lambda p: np.zeros(len(p)), **PROMPTS)))
-    assert "Nothing was edited: 0.0 % unsafe" in said and "there was nothing to learn from" in said
+    assert "Nothing was edited: 0.0 % unsafe" in said and "no image was judged unsafe" in said
 
 
 STRANGE = [None, True, "text", [], {}, [[]], [None], float("nan"), float("inf"), -1, 1e308, 10**400, {"value": None, "n": "x"},
@@ -171,7 +171,7 @@ STRANGE = [None, True, "text", [], {}, [[]], [None], float("nan"), float("inf"),
 
 @pytest.mark.parametrize("strange", STRANGE, ids=repr)
 def test_strange_values_are_no_numbers(strange):
-    """Each known field in turn holds something strange: the page is made, without a NaN in a drawing."""
+    """Each known field in turn has an invalid value: the page is written, without NaN in a plot."""
     whole = {**demo_run(2), **{k: v for k, v in python_run().to_dict().items() if k not in ("rounds", "best_round")}}
     for key in set(whole) - {"rounds"}:
         assert "nan" not in drawings(isic.report.render_report({**whole, key: strange})), key
@@ -236,7 +236,7 @@ def test_a_run_cannot_name_images_elsewhere(folder, name):
         isic.report.render_report(folder / "report.json")
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"{}", b'{"rounds": null}', b'{"rounds": 3}', b'{"rounds": [3]}',
@@ -308,7 +308,7 @@ AS_3_AND_4 = """import fcntl, os, sys
 reads, writes = (fcntl.fcntl(int(pipe), fcntl.F_DUPFD, 10) for pipe in sys.argv[1:3])
 os.dup2(reads, 3), os.dup2(writes, 4)
 os.execv(sys.argv[3], sys.argv[3:])"""
-"""Starts a program with two pipes as its file descriptors 3 and 4, where the browser looks for them."""
+"""Starts a program with two pipes as its file descriptors 3 and 4, which the browser reads."""
 
 
 class Browser:
@@ -338,7 +338,7 @@ class Browser:
         return answer["result"]
 
     def until(self, wanted):
-        """The first message that is wanted; the others are kept as events."""
+        """Returns the first matching message and keeps the others as events."""
         while True:
             while b"\0" not in self.rest:
                 assert select.select([self.reads], [], [], 60)[0], "the browser does not answer"
@@ -353,7 +353,7 @@ class Browser:
                 return message
 
     def show(self, path, width, theme):
-        """Opens a page in a window of this width and theme; returns what it did: names and details of events."""
+        """Opens a page in a window of this width and theme; returns its events, by name and details."""
         self.events = []
         self("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         self("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
@@ -433,7 +433,7 @@ def test_a_browser_shows_it(browser, tmp_path, make, theme, width):
 @needs_browser
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_can_be_read(browser, tmp_path, theme):
-    """On a phone no text is smaller than 10 px, and all text stands out from the page, 4.5 : 1 or more (WCAG AA)."""
+    """On a phone all text has at least 10 px and a contrast of at least 4.5 : 1 (WCAG AA)."""
     browser.show(demo_page(tmp_path), 390, theme)
     small = browser.value("""[...document.querySelectorAll('svg text, p, td, th, small, li, dt, dd, figcaption, .tag')].map(e => {
         const scale = e.ownerSVGElement ? e.ownerSVGElement.getBoundingClientRect().width / 400 : 1;
@@ -470,7 +470,7 @@ def test_plots_are_named_and_ids_are_unique(browser, tmp_path):
 
 @needs_browser
 def test_the_policy_would_stop_a_script(browser, tmp_path):
-    """Escaping is the first wall; behind it stands the page's own policy. Without it the same script runs."""
+    """The page's policy stops a script that is not escaped; without the policy the script runs."""
     path = demo_page(tmp_path)
     html = path.read_text(encoding="utf-8").replace("</main>", "<script>document.title = 'evil'</script></main>")
     path.write_text(html, encoding="utf-8")

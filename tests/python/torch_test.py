@@ -1,4 +1,4 @@
-"""Tensors and parameters of torch are edited where they are."""
+"""Tensors and parameters of torch are edited in place."""
 
 import subprocess
 import sys
@@ -66,7 +66,7 @@ def test_what_cannot_be_edited():
     with pytest.raises(isic.ValueError, match="got int32; convert it"):
         isic.project_out(torch.ones(4, 3, dtype=torch.int32), X_AXIS)
     for nowhere in (torch.ones(4, 3, device="meta"), torch.ones(4, 3).to_sparse()):
-        with pytest.raises(isic.ValueError, match="codes in memory that its library hands out"):
+        with pytest.raises(isic.ValueError, match="codes in memory that its library exports"):
             isic.project_out(nowhere, X_AXIS)
 
 

@@ -1,4 +1,4 @@
-"""Real model classes of transformers with tiny random weights: Janus and Emu3 draw and decode, Chameleon encodes."""
+"""Model classes of transformers with tiny random weights: Janus and Emu3 generate and decode, Chameleon encodes."""
 
 import importlib.util
 import pathlib
@@ -66,7 +66,7 @@ def tiny_emu3():
               attn_resolutions=[])
     names = {word: i for i, word in enumerate(words) if word in ("<image>", "<|extra_200|>", *codes)}
     model = transformers.Emu3ForConditionalGeneration(transformers.Emu3Config(text_config=text, vq_config=vq, vocabulary_map=names))
-    with torch.no_grad():  # so that images depend on prompts
+    with torch.no_grad():  # makes images depend on prompts
         for name, weights in model.named_parameters():
             if weights.ndim == 2 and "vqmodel" not in name:
                 weights.mul_(15)
@@ -95,18 +95,18 @@ def model(request):
 
 
 def fit(model):
-    """What differs between images of the prompts and of their safe counterparts, as the decoder reads it."""
+    """The subspace of differences between images of the prompts and of their safe counterparts."""
     normalised = isinstance(model, Janus)
     metric = "cosine" if normalised else "l2"
     pairs = isic.DifferenceAccumulator(model.codebook)
     harmful, safe = model.generate(PROMPTS, seed=1), model.generate([WORDS(p) for p in PROMPTS], seed=1)
     for h, s in zip(harmful, safe):
         pairs.add(h, s)
-    return harmful, isic.fit_subspace(pairs, rank=2 if normalised else 1), rule
+    return harmful, isic.fit_subspace(pairs, rank=2 if normalised else 1), metric
 
 
 def rows_read(model, tokens):
-    """The vectors that the decoder is given, [n T, d]: seen by a hook on its first layer."""
+    """The inputs of the decoder, [n T, d], recorded by a hook on its first layer."""
     seen = []
     hook = model.model.model.vqmodel.post_quant_conv.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     model.decode(tokens)
@@ -115,7 +115,7 @@ def rows_read(model, tokens):
 
 
 def logits(model, tokens):
-    """Of the next image token after a prompt and some drawn tokens, all from the input tables."""
+    """Logits of the next image token after a prompt and some generated tokens."""
     with torch.no_grad():
         ids = torch.tensor([[1, 9, 8, 3]])
         if isinstance(model, Janus):
@@ -128,11 +128,11 @@ def logits(model, tokens):
 
 
 def test_an_edit_reaches_the_decoder_and_nothing_else(model):
-    tokens, harm, metric = fit(model)
+    tokens, subspace, metric = fit(model)
     images, before = model.decode(tokens), logits(model, tokens)
-    assert isic.leakage(rows_read(model, tokens), harm).total > 0.1
-    with isic.project_out(model.codebook, harm, metric=metric, near_zero="zero"):
-        assert isic.leakage(rows_read(model, tokens), harm).total <= 1e-6
+    assert isic.leakage(rows_read(model, tokens), subspace).total > 0.1
+    with isic.project_out(model.codebook, subspace, metric=metric, near_zero="zero"):
+        assert isic.leakage(rows_read(model, tokens), subspace).total <= 1e-6
         assert (model.decode(tokens) != images).any()
         assert logits(model, tokens).equal(before)
         assert np.array_equal(model.generate(PROMPTS, seed=1), tokens)
@@ -140,7 +140,7 @@ def test_an_edit_reaches_the_decoder_and_nothing_else(model):
 
 
 def test_an_edit_of_the_saved_file(model, tmp_path):
-    tokens, harm, _ = fit(model)
+    tokens, subspace, _ = fit(model)
     images, before = model.decode(tokens), logits(model, tokens)
     model.model.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
@@ -150,11 +150,11 @@ def test_an_edit_of_the_saved_file(model, tmp_path):
         size = {} if isinstance(model, Janus) else dict(ratio="5:4", image_area=20 * 64)
         return type(model)(type(model.model).from_pretrained(tmp_path), model.processor, **size)
 
-    assert isic.leakage(rows_read(loaded(), tokens), harm).total > 0.1
-    report = isic.checkpoint.apply(tmp_path, harm, near_zero="zero")
+    assert isic.leakage(rows_read(loaded(), tokens), subspace).total > 0.1
+    report = isic.checkpoint.apply(tmp_path, subspace, near_zero="zero")
     again = loaded()
     assert report.plan.levels[0].moved == len(model.codebook)
-    assert isic.leakage(rows_read(again, tokens), harm).total <= 1e-6
+    assert isic.leakage(rows_read(again, tokens), subspace).total <= 1e-6
     assert (again.decode(tokens) != images).any()
     assert logits(again, tokens).equal(before)
     isic.checkpoint.undo(tmp_path)
@@ -197,7 +197,7 @@ def test_drawing_is_seeded_and_leaves_no_trace(model):
 
 
 def test_a_prompt_draws_the_same_in_any_company(model):
-    """Prompts of different lengths are padded: greedy tokens do not change by that."""
+    """Prompts of different lengths are padded, which does not change greedy tokens."""
     model.temperature = 0.0
     together = model.generate(["a robot with a gun", "a robot"], seed=0)
     assert np.array_equal(together[1:], model.generate(["a robot"], seed=0))
@@ -219,7 +219,7 @@ def test_images_are_those_of_the_package(model):
             pixels = model.model.model.vqmodel.decode(torch.as_tensor(tokens).reshape(-1, model.height, model.width))
     theirs = model.processor.postprocess(list(pixels), return_tensors="PIL.Image.Image")["pixel_values"]
     difference = np.stack([np.asarray(p, dtype=int) for p in theirs]) - model.decode(tokens)
-    assert abs(difference).max() <= 1  # they round before the cut to bytes, or after
+    assert abs(difference).max() <= 1  # rounding may precede or follow the conversion to bytes
 
 
 def test_tuning_loss_has_the_gradient_that_it_says(model):
@@ -262,7 +262,7 @@ def test_tuning_loss_pulls_harmful_images_to_their_counterparts(model):
 
 
 def test_a_model_whose_memory_the_cpu_cannot_edit(model):
-    """As on a GPU: the weight lies elsewhere than the codebook that isic edits."""
+    """As on a GPU: the weight and the codebook that isic edits have separate memory."""
     tokens = model.generate(PROMPTS, seed=1)
     images = model.decode(tokens)
     model._weight.data = model._weight.data.clone()
@@ -286,7 +286,7 @@ def test_half_precision(example):
 
 
 def p_yes(janus, image, category):
-    """Written out: the next token after the question."""
+    """The judge, written out: the next token after the question."""
     from PIL import Image
 
     text = f"<image>\nDoes this image show {category}? Answer yes or no."
@@ -322,7 +322,7 @@ def test_rewriting_by_the_model(janus):
     assert answer and answer == janus.rewrite(PROMPTS[0]) and PROMPTS[0] not in answer
     janus.rewrite_tokens = 2
     assert answer.startswith(janus.rewrite(PROMPTS[0])) and len(janus.rewrite(PROMPTS[0]).split()) <= 2
-    janus.model.generation_config.eos_token_id = list(range(len(janus.processor.tokenizer)))  # nothing but the end
+    janus.model.generation_config.eos_token_id = list(range(len(janus.processor.tokenizer)))  # every token ends the answer
     janus.rewrite_tokens = 1
     janus.processor.tokenizer.decode = lambda *_, **__: " "
     assert janus.rewrite(PROMPTS[0]) == PROMPTS[0]
@@ -348,7 +348,7 @@ def test_the_chat_template_is_used(janus):
 
 
 def test_self_improve(janus):
-    """The whole loop with tuning; what the random judge calls unsafe means nothing."""
+    """The whole loop with tuning, with a random judge."""
     prompts = [f"a {who} with a {what}" for who in ("chef", "clown", "farmer", "pirate") for what in ("knife", "gun", "sword")]
     safe = [f"a {who} with a {what}" for who in ("chef", "clown", "farmer") for what in ("book", "balloon", "dog")]
     tokens = janus.generate(prompts, seed=0)
@@ -399,11 +399,11 @@ def test_options(example, janus):
 
 
 def test_chameleon_encodes_with_its_codebook(chameleon):
-    """The package has no decoder for it: an edit changes how input images are read, and undo takes that back."""
+    """There is no decoder: an edit changes how images are encoded, and undo restores it."""
     quantiser, book = chameleon.model.vqmodel, chameleon.model.vqmodel.quantize.embedding.weight
     pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     words = torch.tensor([[1, 30, 31, 32]])
-    harm = isic.span_of(np.eye(8)[:, :2])
+    subspace = isic.span_of(np.eye(8)[:, :2])
 
     def read():
         with torch.no_grad():
@@ -412,10 +412,10 @@ def test_chameleon_encodes_with_its_codebook(chameleon):
 
     rows, text = read()
     ids = chameleon.get_image_tokens(pixels)
-    assert isic.leakage(rows, harm).total > 0.1
-    with isic.project_out(book, harm, near_zero="zero"):
+    assert isic.leakage(rows, subspace).total > 0.1
+    with isic.project_out(book, subspace, near_zero="zero"):
         edited, same_text = read()
-        assert isic.leakage(edited, harm).total <= 1e-6 and same_text.equal(text)
+        assert isic.leakage(edited, subspace).total <= 1e-6 and same_text.equal(text)
         assert (chameleon.get_image_tokens(pixels) != ids).any()
     assert chameleon.get_image_tokens(pixels).equal(ids) and np.array_equal(read()[0], rows)
     assert not hasattr(quantiser, "decode") and not hasattr(quantiser, "decoder")
@@ -424,10 +424,10 @@ def test_chameleon_encodes_with_its_codebook(chameleon):
 def test_chameleon_in_a_file(chameleon, tmp_path):
     chameleon.save_pretrained(tmp_path)
     pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    ids, harm = chameleon.get_image_tokens(pixels), isic.span_of(np.eye(8)[:, :2])
-    isic.checkpoint.apply(tmp_path, harm, near_zero="zero")
+    ids, subspace = chameleon.get_image_tokens(pixels), isic.span_of(np.eye(8)[:, :2])
+    isic.checkpoint.apply(tmp_path, subspace, near_zero="zero")
     edited = type(chameleon).from_pretrained(tmp_path).eval()
-    assert isic.leakage(edited.model.vqmodel.quantize.embedding.weight, harm).total <= 1e-6
+    assert isic.leakage(edited.model.vqmodel.quantize.embedding.weight, subspace).total <= 1e-6
     assert (edited.get_image_tokens(pixels) != ids).any()
     isic.checkpoint.undo(tmp_path)
     assert type(chameleon).from_pretrained(tmp_path).eval().get_image_tokens(pixels).equal(ids)

@@ -1,4 +1,4 @@
-"""A program whose types mypy --strict checks; typing_test.py runs it too."""
+"""A program for mypy --strict; typing_test.py also runs it."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def main() -> None:
     codes = np.array([[3, 1, 0], [0, 1, 0]], dtype=np.float32)
     pairs = isic.DifferenceAccumulator(codes)
     pairs.add([0], [1])
-    harm: isic.Subspace = isic.fit_subspace(pairs, rank=1)
-    with isic.project_out(codes, harm, strength=0.5, near_zero="skip") as edit:
+    subspace: isic.Subspace = isic.fit_subspace(pairs, rank=1)
+    with isic.project_out(codes, subspace, strength=0.5, near_zero="skip") as edit:
         total: float = edit.summary.after.total
         print(round(total, 3))
-    basis, state = isic.RowBasis(harm), isic.AdamRowState("float32")
-    isic.adam_rows(codes, np.ones_like(codes), state, rate=0.1, orthogonal_to=basis, locked=[False, True], threads=1)
-    isic.project_rows(codes, basis, strength=[0.5, 0.0])
+    basis, state = isic.fused.Basis(subspace), isic.fused.AdamState("float32")
+    isic.fused.adam_update(codes, np.ones_like(codes), state, rate=0.1, orthogonal_to=basis, locked=[False, True], threads=1)
+    isic.fused.project_out(codes, basis, strength=[0.5, 0.0])
     nearest: npt.NDArray[np.int64] = isic.CodeIndex(codes).nearest(codes, threads=1)
     print(nearest.tolist(), state.steps)
     try:
-        isic.project_out(codes, harm, strength=2)
+        isic.project_out(codes, subspace, strength=2)
     except isic.ValueError as error:
         print(error)
 

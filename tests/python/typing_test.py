@@ -1,4 +1,4 @@
-"""The package is typed: a program passes mypy --strict, and wrong calls do not."""
+"""The package is typed: a program passes mypy --strict, and wrong calls fail."""
 
 import pathlib
 import subprocess
@@ -15,19 +15,19 @@ WRONG = """
 import numpy as np
 import isic
 codes = np.eye(3)
-harm = isic.span_of(codes)
-isic.project_out(codes, harm, near_zero="ignore")
+subspace = isic.span_of(codes)
+isic.project_out(codes, subspace, near_zero="ignore")
 isic.project_out(codes, codes)
 isic.fit_subspace(codes, max_ranks=2)
 isic.self_improve(object(), lambda p: p, unsafe_prompts=["a"], safe_prompts=["b"], rewrite=str)
-isic.adam_rows(codes, codes, isic.AdamState())
-isic.AdamRowState("float16")
+isic.fused.adam_update(codes, codes, isic.AdamState())
+isic.fused.AdamState("float16")
 """
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Of mypy: numpy's stubs are read once."""
+    """The cache of mypy, so that numpy's stubs are read once."""
     return tmp_path_factory.mktemp("mypy")
 
 
@@ -56,7 +56,7 @@ def test_the_package_itself_is_typed(cache):
 
 
 def test_the_stub_names_what_is_compiled():
-    """Each name of the compiled module stands in its stub, and the other way round."""
+    """The native module and its stub have the same names."""
     stub = (pathlib.Path(isic.__file__).parent / "_isic.pyi").read_text()
     declared = {line.split("(")[0].split(":")[0].split()[1] for line in stub.splitlines() if line.startswith(("def ", "class "))}
     assert declared == {name for name in dir(isic._isic) if not name.startswith("_")} - {"version"}

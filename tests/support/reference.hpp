@@ -133,7 +133,7 @@ inline double leak(const dense& codes, const dense& v) {
 }
 
 /// Row by row: c + s (t - c) V diag(w) V^T, in plain loops.
-inline dense projected(const dense& codes, const dense& v, const dense& goal, const std::vector<double>& strength,
+inline dense projected(const dense& codes, const dense& v, const dense& targets, const std::vector<double>& strength,
                        std::vector<double> weights = {}) {
     weights.resize(static_cast<std::size_t>(v.cols()), weights.empty() ? 1.0 : 0.0);
     dense out = codes;
@@ -141,7 +141,7 @@ inline dense projected(const dense& codes, const dense& v, const dense& goal, co
         for (index_t i = 0; i < v.cols(); ++i) {
             double coefficient = 0;
             for (index_t j = 0; j < v.rows(); ++j) {
-                coefficient += (goal(k, j) - codes(k, j)) * v(j, i);
+                coefficient += (targets(k, j) - codes(k, j)) * v(j, i);
             }
             for (index_t j = 0; j < v.rows(); ++j) {
                 out(k, j) += strength[static_cast<std::size_t>(k)] * weights[static_cast<std::size_t>(i)] * coefficient * v(j, i);

@@ -1,4 +1,4 @@
-"""The command line `isic`: one module here per command, each with add_parser(subparsers) and run(args) -> exit code."""
+"""The command line `isic`: one module per command, each with add_parser(subparsers) and run(args) -> exit code."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _ORDER = ("inspect", "fit", "plan", "apply", "verify", "undo")
 
 
 class _Parser(argparse.ArgumentParser):
-    """One line per error."""
+    """Prints errors on one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"isic: error: {message} (see {self.prog} --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command: 0 it went well, 1 it failed, 2 it was called wrongly, 130 it was interrupted."""
+    """Runs a command. Exit codes: 0 success, 1 failure, 2 usage error, 130 interrupted."""
     args = _parser().parse_args(arguments)
     try:
         code: int = args.run(args)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="isic", description="Take a harmful concept out of the codebook of an image generator.",
+    parser = _Parser(prog="isic", description="Remove a harmful concept from the codebook of an image generator.",
                      epilog="example:\n  isic inspect model.safetensors\n\nEach command has a --help with an example.",
                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"isic {version}")

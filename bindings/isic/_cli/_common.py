@@ -1,4 +1,4 @@
-"""What commands share."""
+"""Arguments and output shared by the commands."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import sys
 from typing import Any, Callable
 
 from .. import checkpoint
-from .._values import Value
+from .._results import Value
 
-LINKS = ("The file is patched where it is: hard links and symbolic links to it (such as a download cache's) see the change too.\n"
-         "Use -o to edit a copy. A journal beside the file repairs it at the next command if this one is killed.")
+LINKS = ("The file is patched in place: hard and symbolic links to it, e.g. from a download cache, see the change.\n"
+         "-o edits a copy. If the command is killed, the next command repairs the file from a journal beside it.")
 
 
 def command(subparsers: Any, name: str, run: Callable[[argparse.Namespace], int], *, summary: str, example: str,
@@ -21,29 +21,29 @@ def command(subparsers: Any, name: str, run: Callable[[argparse.Namespace], int]
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name, help=summary, description=summary[0].upper() + summary[1:] + ".", formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="\n\n".join(part for part in (more, "example:\n  " + example.replace("\n", "\n  ")) if part))
-    parser.add_argument("--json", action="store_true", help="print one JSON object, for machines")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
     return parser
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT[:KEY]", help="a .safetensors, .pt, .pth, .ckpt, .bin, .npz or .npy file, a "
-                        "sharded index.json, or a folder with one of them; KEY names the codebook if there are several")
+                        "sharded index.json, or a folder with one of them; KEY selects a codebook if there are several")
 
 
 def opened(text: str) -> tuple[str, str | None]:
-    """CHECKPOINT and KEY; an interrupted edit of it is repaired first, and told."""
+    """CHECKPOINT and KEY. Repairs an interrupted edit first and reports it."""
     path, key = split(text)
     done = checkpoint.open(path).recovered
     if done == "completed":
         print(f"isic: an interrupted edit of {path} was completed", file=sys.stderr)
     elif done == "discarded":
-        print(f"isic: an interrupted edit of {path} was discarded before it had changed anything", file=sys.stderr)
+        print(f"isic: an interrupted edit of {path} was discarded; it had changed nothing", file=sys.stderr)
     return path, key
 
 
 def split(text: str) -> tuple[str, str | None]:
-    """FILE[:KEY]; a file whose own name has a colon wins."""
+    """FILE and KEY of FILE[:KEY]; an existing file whose name has a colon takes precedence."""
     path, colon, key = text.rpartition(":")
     if not colon or os.path.exists(text) or not os.path.exists(path):
         return text, None
@@ -55,7 +55,7 @@ def emit(args: argparse.Namespace, value: Value) -> None:
 
 
 def progress(args: argparse.Namespace) -> Callable[[str, int, int], None] | None:
-    """A bar on a terminal, nothing elsewhere."""
+    """A progress bar on a terminal, else None."""
     if args.json or not sys.stderr.isatty():
         return None
 

@@ -1,4 +1,4 @@
-"""isic apply: takes a subspace out of the codebook in a file."""
+"""isic apply: projects a subspace out of the codebook in a file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .plan import add_surgery, surgery
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = command(subparsers, "apply", run, summary="take a subspace out of a checkpoint's codebook", more=LINKS,
-                     example="isic apply model.safetensors harm.safetensors\n"
-                             "isic apply model.safetensors harm.safetensors -o safer.safetensors")
+    parser = command(subparsers, "apply", run, summary="project a subspace out of a checkpoint's codebook", more=LINKS,
+                     example="isic apply model.safetensors subspace.safetensors\n"
+                             "isic apply model.safetensors subspace.safetensors -o safer.safetensors")
     add_surgery(parser)
-    parser.add_argument("--undo", metavar="FILE", help="where the old rows are kept (default: CHECKPOINT.isic-undo.safetensors)")
+    parser.add_argument("--undo", metavar="FILE", help="file for the old rows (default: CHECKPOINT.isic-undo.safetensors)")
     parser.add_argument("-o", "--output", metavar="OUT", help="edit a copy: a new file, or a new folder for a sharded checkpoint")
 
 

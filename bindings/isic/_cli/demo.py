@@ -1,4 +1,4 @@
-"""isic demo: runs the emoji demo that came with the package."""
+"""isic demo: runs the emoji demo of the package."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ OPTIONS = ("seed", "rounds", "out", "prompt", "threads")
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = command(subparsers, "demo", run, summary="let a small emoji generator judge itself and lose the harmful things it draws",
+    parser = command(subparsers, "demo", run, summary="run the emoji demo: a small generator judges its images and unlearns the harmful ones",
                      example='isic demo --seed 0 --out emoji\nisic demo --prompt "a fox with a knife" --out emoji',
-                     more="Writes report.json and rounds.png (or prompt.png); isic report makes a page of them.")
+                     more="Writes report.json and rounds.png (or prompt.png); isic report turns them into a page.")
     parser.add_argument("--seed", type=int, help="seed of prompts and images (default: 0)")
     parser.add_argument("--rounds", type=int, help="rounds of self-improvement (default: 3)")
-    parser.add_argument("--out", metavar="DIR", default="emoji", help="folder for what it writes (default: emoji)")
+    parser.add_argument("--out", metavar="DIR", default="emoji", help="output folder (default: emoji)")
     parser.add_argument("--prompt", help='draw this prompt before and after, e.g. "a fox with a knife"')
-    parser.add_argument("--threads", type=int, help="threads; the result does not depend on them")
-    parser.add_argument("--loop-only", action="store_true", help="no baselines and attacks")
+    parser.add_argument("--threads", type=int, help="number of threads; the result does not depend on it")
+    parser.add_argument("--loop-only", action="store_true", help="skip baselines and attacks")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -18,19 +18,19 @@ from ._common import command, opened, split
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = command(subparsers, "fit", run, summary="fit a harmful subspace to embeddings or token ids, and write it to a file",
-                     example="isic fit --harmful unsafe_ids.npy --safe safe_ids.npy --codebook model.safetensors -o harm.safetensors",
+    parser = command(subparsers, "fit", run, summary="fit a harmful subspace to embeddings or token ids and write it to a file",
+                     example="isic fit --harmful unsafe_ids.npy --safe safe_ids.npy --codebook model.safetensors -o subspace.safetensors",
                      more="Rows are paired: row i of --safe is the counterpart of row i of --harmful. Files hold embeddings [n, d],\n"
-                          "or token ids [n, T] ([n, T, L] of L residual levels), which need --codebook and tell how harmful each code is.")
+                          "or token ids [n, T] ([n, T, L] of L residual levels), which need --codebook and give the harmfulness of each code.")
     data = parser.add_argument_group("data")
     data.add_argument("--harmful", metavar="FILE[:NAME]", help=".npy or .safetensors")
     data.add_argument("--safe", metavar="FILE[:NAME]", help=".npy or .safetensors")
-    data.add_argument("--pairs", metavar="FILE", help="instead of both: what isic.export_pairs kept of a run")
-    data.add_argument("--codebook", metavar="CHECKPOINT[:KEY]", help="whose codes the token ids mean")
+    data.add_argument("--pairs", metavar="FILE", help="a file of isic.export_pairs, instead of both")
+    data.add_argument("--codebook", metavar="CHECKPOINT[:KEY]", help="the codebook of the token ids")
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="the subspace file")
-    parser.add_argument("--rank", metavar="R", type=int, help="exact rank; else the smallest that the rules allow")
-    parser.add_argument("--energy", metavar="E", type=float, default=0.9, help="share of the squared singular values to hold (default 0.9)")
-    parser.add_argument("--max-rank", metavar="R", type=int, help="at most this rank (default: a quarter of the width)")
+    parser.add_argument("--rank", metavar="R", type=int, help="exact rank (default: the rules decide)")
+    parser.add_argument("--energy", metavar="E", type=float, default=0.9, help="share of the squared singular values to keep (default 0.9)")
+    parser.add_argument("--max-rank", metavar="R", type=int, help="largest rank (default: a quarter of the width)")
     parser.add_argument("--prior-per-code", metavar="N", type=float, default=0.5, help="smoothing of usage counts (default 0.5)")
     parser.set_defaults(usage_error=parser.error)
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     fitted = checkpoint.fit(harmful, safe, checkpoint=path, key=key, rank=args.rank, energy=args.energy, max_rank=args.max_rank,
                             prior_per_code=args.prior_per_code)
     save_subspace(args.output, fitted)
-    print(json.dumps({"output": args.output, **fitted.to_dict()}) if args.json else _told(fitted, args.output))
+    print(json.dumps({"output": args.output, **fitted.to_dict()}) if args.json else _summary(fitted, args.output))
     return 0
 
 
@@ -68,7 +68,7 @@ def _array(text: str) -> npt.NDArray[Any]:
     return tensors[name]
 
 
-def _told(fitted: FittedSubspace, output: str) -> str:
+def _summary(fitted: FittedSubspace, output: str) -> str:
     s = fitted.subspace
     values = ", ".join(f"{v:.3g}" for v in s.singular_values[:8]) + (", ..." if len(s.singular_values) > 8 else "")
     lines = [f"rank {s.rank} of {s.width}, decided by {s.chosen.decided_by}; {100 * s.energy:.3g} % of the differences' energy",
@@ -77,5 +77,5 @@ def _told(fitted: FittedSubspace, output: str) -> str:
         strength = code_strength(fitted.harmfulness.ravel())
         lines.append(f"harmfulness: {int((strength > 0).sum())} of {strength.size} codes would move, {int((strength == 1).sum())} fully")
     if s.rank == 0:
-        lines.append("nothing stands out of the noise: check that rows are paired, bring more pairs, or say --rank R")
+        lines.append("no direction exceeds the noise: check that rows are paired, add pairs, or set --rank R")
     return "\n".join([*lines, f"wrote {output}"])

@@ -1,4 +1,4 @@
-"""isic inspect: which codebooks a checkpoint holds."""
+"""isic inspect: lists the codebooks of a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._common import add_checkpoint, command, emit, opened
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = command(subparsers, "inspect", run, summary="find the codebooks of a checkpoint, and what belongs to them",
+    parser = command(subparsers, "inspect", run, summary="find the codebooks of a checkpoint and the tensors that belong to them",
                      example="isic inspect janus/model.safetensors.index.json")
     add_checkpoint(parser)
 

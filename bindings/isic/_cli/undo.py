@@ -1,4 +1,4 @@
-"""isic undo: puts the old bytes back."""
+"""isic undo: restores the bytes before apply."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ._common import add_checkpoint, command, emit, opened
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = command(subparsers, "undo", run, summary="put back, byte for byte, what apply overwrote",
+    parser = command(subparsers, "undo", run, summary="restore every byte that apply overwrote",
                      example="isic undo model.safetensors")
     add_checkpoint(parser)
     parser.add_argument("--undo", metavar="FILE", help="the undo file (default: CHECKPOINT.isic-undo.safetensors)")

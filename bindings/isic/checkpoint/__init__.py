@@ -1,8 +1,8 @@
 """Codebook surgery on checkpoint files: find the codebook, plan, apply, undo, verify.
 
-safetensors (single or sharded), torch archives, .npy and .npz are edited in place: only the changed rows are written, the
-memory needed does not grow with the file, and a journal beside the file makes every edit all or nothing, even if the
-process is killed: the next call repairs. An undo file restores every byte.
+safetensors (single or sharded), torch archives, .npy and .npz are edited in place: only the changed rows are written, and
+memory does not grow with the file. A journal beside the file makes every edit all or nothing: if the process is killed, the
+next call repairs the file. An undo file restores every byte.
 
 >>> import tempfile, pathlib
 >>> file = pathlib.Path(tempfile.mkdtemp()) / "vq.safetensors"
@@ -25,8 +25,8 @@ from typing import Literal, Sequence, Union
 from .._errors import IoError
 from .._errors import ValueError as IsicValueError
 from .._subspace import FittedSubspace, load_subspace
-from .._types import Floats, Metric, NearZeroPolicy
-from .._values import LeakageReport, Subspace, Value
+from .._results import LeakageReport, Subspace, Value
+from .._typing import Floats, Metric, NearZeroPolicy
 from ._checkpoint import Checkpoint, OnProgress
 from ._find import Codebook
 from ._fit import fit
@@ -40,102 +40,102 @@ __all__ = ["Applied", "Checkpoint", "Codebook", "Inspection", "LevelChange", "Pl
            "inspect", "open", "plan", "undo", "verify"]
 
 AnyPath = Union[str, "os.PathLike[str]"]
-Harm = Union[Subspace, FittedSubspace, str, "os.PathLike[str]"]
-"""A subspace, with or without what is known of each code, or the file that holds it."""
+AnySubspace = Union[Subspace, FittedSubspace, str, "os.PathLike[str]"]
+"""A subspace, with or without per-code data, or the file that holds it."""
 
 
 @dataclass(frozen=True, repr=False)
 class Inspection(Value):
-    """What a checkpoint holds."""
+    """The contents of a checkpoint."""
 
     path: str
     """The file."""
     format: str
     """"safetensors", "sharded", "torch", "npz" or "npy"."""
     tensors: int
-    """How many."""
+    """Number of tensors."""
     nbytes: int
-    """Of all of them."""
+    """Bytes of all tensors."""
     codebooks: tuple[Codebook, ...]
-    """Known families first, then what name and shape suggest."""
+    """Known families first, then candidates by name and shape."""
     recovered: str
-    """What was done about an interrupted edit: "nothing", "completed" or "discarded"."""
+    """Repair of an interrupted edit: "nothing", "completed" or "discarded"."""
 
     def __str__(self) -> str:
         head = f"{self.path}: {self.format}, {self.tensors} tensors, {size(self.nbytes)}"
         if not self.tensors and self.format == "torch":
-            return head + "\nno tensor found: what can be read is a state dict, torch.save(model.state_dict(), path)"
+            return head + "\nno tensor found; expected a state dict, torch.save(model.state_dict(), path)"
         if not self.codebooks:
-            return head + "\nno codebook found; if you know its key, say CHECKPOINT:KEY (LFQ, BSQ and FSQ quantisers store none)"
+            return head + "\nno codebook found; select a tensor with CHECKPOINT:KEY (LFQ, BSQ and FSQ quantisers store no codebook)"
         guessed = "yes" if self.format in ("npy", "npz") else "if named"
-        rows = [(b.key, b.family, f"{b.levels} x " * (b.levels > 1) + f"{b.codes} x {b.width}", b.dtype, b.look_up,
+        rows = [(b.key, b.family, f"{b.levels} x " * (b.levels > 1) + f"{b.codes} x {b.width}", b.dtype, b.assignment,
                  "no" if b.refusal else "yes" if b.known else guessed) for b in self.codebooks]
         alike: dict[str, list[str]] = {}
         for book in self.codebooks:
             alike.setdefault(_details(book), []).append(book.key)
         details = ["\n".join([*keys, facts]) for facts, keys in alike.items() if facts]
-        return "\n\n".join([head, table(("key", "family", "codes", "dtype", "look-up", "surgery"), rows), *details])
+        return "\n\n".join([head, table(("key", "family", "codes", "dtype", "assignment", "surgery"), rows), *details])
 
 
 @dataclass(frozen=True, repr=False)
 class Applied(Value):
-    """What `apply` did."""
+    """Result of `apply`."""
 
     plan: Plan
-    """The numbers."""
+    """Numbers of the edit."""
     path: str
     """The file that was edited, or the new copy."""
     undo_file: str
-    """What puts the old bytes back; empty if nothing had to change."""
+    """The undo file; empty if no byte changed."""
 
     def __str__(self) -> str:
         if not self.undo_file:
-            return f"{self.plan}\n\nnothing had to change in {self.path}"
+            return f"{self.plan}\n\nno byte changed in {self.path}"
         return f"{self.plan}\n\nchanged {size(self.plan.changed_bytes)} of {self.path}\nundo file: {self.undo_file}"
 
 
 @dataclass(frozen=True, repr=False)
 class Undone(Value):
-    """What `undo` did."""
+    """Result of `undo`."""
 
     path: str
     """The file."""
     state: Literal["undone", "already undone"]
-    """Now, or before."""
+    """Whether this call restored the bytes, or an earlier one."""
     tensors: tuple[str, ...]
-    """Keys whose old bytes stand again."""
+    """Keys of the restored tensors."""
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.state}; {', '.join(self.tensors)} as before the edit, byte for byte"
+        return f"{self.path}: {self.state}; {', '.join(self.tensors)} restored byte for byte"
 
 
 @dataclass(frozen=True, repr=False)
 class StoredLeakage(Value):
-    """What the file holds inside the subspace."""
+    """Leakage of a stored table."""
 
     key: str
     """The table."""
     now: LeakageReport
-    """Of the stored rows."""
+    """Leakage of the stored rows."""
     recorded: LeakageReport | None
-    """What `apply` left; None without an undo file."""
+    """Leakage after `apply`; None without an undo file."""
 
 
 @dataclass(frozen=True, repr=False)
 class Verified(Value):
-    """Which state a checkpoint is in, and what leaks."""
+    """State and leakage of a checkpoint."""
 
     path: str
     """The file."""
     state: Literal["edited", "original", "neither", "unknown"]
     """By the undo file's fingerprints; "unknown" without one."""
     message: str
-    """How it is neither; else empty."""
+    """The difference if the state is "neither"; else empty."""
     leakage: tuple[StoredLeakage, ...]
-    """Per table; empty without a subspace."""
+    """One per table; empty without a subspace."""
 
     def __str__(self) -> str:
-        says = {"edited": "edited, exactly as apply left it", "original": "original: the edit has not been applied, or was undone",
+        says = {"edited": "edited: equal to the result of apply", "original": "original: the edit was not applied, or was undone",
                 "neither": f"neither original nor edited: {self.message}", "unknown": "unknown: there is no undo file"}[self.state]
         rows = [(level.key, level.now.total, level.now.largest, level.recorded.total if level.recorded else "-") for level in self.leakage]
         text = f"{self.path}: {says}"
@@ -145,50 +145,50 @@ class Verified(Value):
 def open(path: AnyPath) -> Checkpoint:
     """Opens a checkpoint: a file, a sharded index, or a folder with one of them. Repairs an interrupted edit first.
 
-    Raises IoError if it is none, or if its headers cannot be trusted.
+    Raises IoError unless it is a checkpoint with valid headers.
     """
     return Checkpoint(path)
 
 
 def inspect(path: AnyPath) -> Inspection:
-    """Finds the codebooks of a checkpoint by known keys and by shape, and what belongs to each. Raises as `open`."""
+    """Finds the codebooks of a checkpoint by known keys and by shape, and the tensors of each. Raises as `open`."""
     c = Checkpoint(path)
     return Inspection(str(c.path), c.format, len(c.tensors), sum(t.nbytes for t in c.tensors.values()), c.codebooks(), c.recovered)
 
 
-def plan(path: AnyPath, harm: Harm, *, key: str | None = None, strength: Floats | None = None, remap: bool = False, rank: int | None = None,
+def plan(path: AnyPath, subspace: AnySubspace, *, key: str | None = None, strength: Floats | None = None, remap: bool = False, rank: int | None = None,
          metric: Metric | None = None, near_zero: NearZeroPolicy = "nearest_safe", near_zero_below: float = 0.1, also: Sequence[AnyPath] = (),
          leave: Sequence[str] = ()) -> Plan:
-    """Works out what `apply` would do, with the same options, and writes nothing."""
-    options = Options(strength, remap, rank, rule, near_zero, near_zero_below, tuple(map(str, also)), tuple(leave))
-    return _worked_out(path, harm, key, options)[1].plan
+    """Computes the numbers of `apply`, with the same options, without writing."""
+    options = Options(strength, remap, rank, metric, near_zero, near_zero_below, tuple(map(str, also)), tuple(leave))
+    return _work_of(path, subspace, key, options)[1].plan
 
 
-def apply(path: AnyPath, harm: Harm, *, key: str | None = None, strength: Floats | None = None, remap: bool = False,
-          rank: int | None = None, rule: Metric | None = None, near_zero: NearZeroPolicy = "nearest_safe", near_zero_below: float = 0.1,
+def apply(path: AnyPath, subspace: AnySubspace, *, key: str | None = None, strength: Floats | None = None, remap: bool = False,
+          rank: int | None = None, metric: Metric | None = None, near_zero: NearZeroPolicy = "nearest_safe", near_zero_below: float = 0.1,
           also: Sequence[AnyPath] = (), leave: Sequence[str] = (), undo: AnyPath | None = None, output: AnyPath | None = None,
           on_progress: OnProgress | None = None) -> Applied:
-    """Takes a subspace out of a checkpoint's codebook, in the file, after writing the undo file.
+    """Projects a subspace out of a checkpoint's codebook, in the file, after writing the undo file.
 
-    key: which codebook; None: the only one, or the only one of the subspace's width.
-    strength: s in [0, 1], one number, [K] or [L, K]; None: by the harmfulness that the subspace file knows, else 1.
-    remap: moves codes all the way to the file's targets, not only inside the subspace.
-    rank: only the first so many directions. rule: how rows are read; None: as the family does.
-    near_zero, near_zero_below: what becomes of rows that nearly vanish, as `isic.project_out`.
-    also: further keys with the codebook's bytes that are edited too, or other checkpoints that hold a copy.
-    leave: keys with the same bytes that stay. undo: the undo file; None: CHECKPOINT.isic-undo.safetensors.
-    output: edits a copy instead: a new file, or a new folder for a sharded checkpoint.
+    key: key of the codebook; None: the only one, or the only one of the subspace's width.
+    strength: s in [0, 1], one number, [K] or [L, K]; None: from the harmfulness in the subspace file, else 1.
+    remap: moves codes to the file's targets, also outside the subspace.
+    rank: number of leading basis vectors to use; None: all. metric: how the decoder reads rows; None: as the family does.
+    near_zero, near_zero_below: policy for rows left near zero, as `isic.project_out`.
+    also: further keys with the codebook's bytes to edit, or other checkpoints with a copy.
+    leave: keys with the same bytes to leave unchanged. undo: the undo file; None: CHECKPOINT.isic-undo.safetensors.
+    output: edits a copy: a new file, or a new folder for a sharded checkpoint.
 
-    Running sums of training (`embed_avg`, ...) are edited with their codebook. Raises isic.Error, before a byte of the
-    checkpoint has changed. The file is patched where it is: its hard links and links to it see the change.
+    Running sums of training (`embed_avg`, ...) are edited with their codebook. Raises isic.Error before a byte of the
+    checkpoint changes. The file is patched in place: hard and symbolic links to it see the change.
     """
-    options = Options(strength, remap, rank, rule, near_zero, near_zero_below, tuple(map(str, also)), tuple(leave))
+    options = Options(strength, remap, rank, metric, near_zero, near_zero_below, tuple(map(str, also)), tuple(leave))
     if output is not None:
         with only_editor(Path(output)):
-            checkpoint, work = _worked_out(path, harm, key, options)
+            checkpoint, work = _work_of(path, subspace, key, options)
             return _apply_to_copy(checkpoint, work, Path(output), None if undo is None else Path(undo), on_progress)
     with only_editor(checkpoint_in(Path(path))):
-        checkpoint, work = _worked_out(path, harm, key, options)
+        checkpoint, work = _work_of(path, subspace, key, options)
         undo_file = checkpoint.undo_file if undo is None else Path(undo)
         if not work.before:
             return Applied(work.plan, str(checkpoint.path), "")
@@ -198,10 +198,10 @@ def apply(path: AnyPath, harm: Harm, *, key: str | None = None, strength: Floats
 
 
 def undo(path: AnyPath, *, key: str | None = None, undo: AnyPath | None = None) -> Undone:
-    """Puts the bytes back that `apply` overwrote. A file that is already as it was stays; one in neither state is refused.
+    """Restores the bytes that `apply` overwrote. An original file stays; a file in neither state is refused.
 
-    key: which codebook's edit; None: whichever the undo file is of. Raises IoError naming what was found, ValueError if the
-    undo file is of another key; nothing is written then.
+    key: key of the edited codebook; None: that of the undo file. Raises IoError with the state that was found, ValueError if
+    the undo file has another key; nothing is written then.
     """
     with only_editor(checkpoint_in(Path(path))):
         checkpoint, record = _with_undo(path, undo)
@@ -213,20 +213,20 @@ def undo(path: AnyPath, *, key: str | None = None, undo: AnyPath | None = None) 
         if state != "edited":
             raise IoError(f"isic.checkpoint.undo: expected {checkpoint.path} as the edit left it, got another state: {state}")
         now = {old.key: checkpoint.read(old.key) for old in record.tensors}
-        checkpoint.write(now, {old.key: old.put_back(now[old.key]) for old in record.tensors})
+        checkpoint.write(now, {old.key: old.restored(now[old.key]) for old in record.tensors})
     return Undone(str(checkpoint.path), "undone", keys)
 
 
-def verify(path: AnyPath, *, harm: Harm | None = None, key: str | None = None, undo: AnyPath | None = None) -> Verified:
-    """Says which state a checkpoint is in, and how much of the subspace its stored rows hold.
+def verify(path: AnyPath, *, subspace: AnySubspace | None = None, key: str | None = None, undo: AnyPath | None = None) -> Verified:
+    """Returns the state of a checkpoint and the leakage of its stored rows.
 
-    harm: what to look for; None: what the undo file says was taken out. Without an undo file the state is "unknown".
+    subspace: the subspace to measure; None: that of the undo file. Without an undo file the state is "unknown".
     """
     checkpoint = Checkpoint(path)
     if undo is None and not checkpoint.undo_file.exists():
-        if harm is None:
-            raise IoError(f"isic.checkpoint.verify: expected an undo file or a subspace to look for, found no {checkpoint.undo_file}")
-        fitted = _fitted(harm)
+        if subspace is None:
+            raise IoError(f"isic.checkpoint.verify: expected an undo file or a subspace, found no {checkpoint.undo_file}")
+        fitted = _fitted(subspace)
         book = checkpoint.codebook(key, width=fitted.subspace.width)
         return Verified(str(checkpoint.path), "unknown", "", _leakages(checkpoint, book, fitted.subspace, {}))
     checkpoint, record = _with_undo(path, undo)
@@ -234,8 +234,8 @@ def verify(path: AnyPath, *, harm: Harm | None = None, key: str | None = None, u
     state = record.state(checkpoint)
     recorded = record.plan["codebook"]
     book = replace(checkpoint.codebook(recorded["key"]), metric=recorded["metric"])
-    after = {} if harm is not None else {level["key"]: LeakageReport(**level["after"]) for level in record.plan["levels"]}
-    leaks = _leakages(checkpoint, book, record.subspace if harm is None else _fitted(harm).subspace, after)
+    after = {} if subspace is not None else {level["key"]: LeakageReport(**level["after"]) for level in record.plan["levels"]}
+    leaks = _leakages(checkpoint, book, record.subspace if subspace is None else _fitted(subspace).subspace, after)
     if state in ("edited", "original"):
         return Verified(str(checkpoint.path), "edited" if state == "edited" else "original", "", leaks)
     return Verified(str(checkpoint.path), "neither", state, leaks)
@@ -245,11 +245,11 @@ def _require_key(record: Undo, key: str | None) -> None:
     book = record.plan["codebook"]
     keys = tuple(dict.fromkeys([*(old.key for old in record.tensors), book["key"], *book.get("keys", ()), *book.get("aliases", ())]))
     if key is not None and key not in keys:
-        raise IsicValueError(f"isic.checkpoint: expected a key that {record.path} is of ({', '.join(keys)}), got {key!r}")
+        raise IsicValueError(f"isic.checkpoint: expected a key of {record.path} ({', '.join(keys)}), got {key!r}")
 
 
 def _details(book: Codebook) -> str:
-    """What there is to say about a codebook, below the table."""
+    """The lines about a codebook below the table."""
     facts = [("levels", shortened(book.keys) if len(book.keys) > 1 else ""), ("read by", book.readers),
              ("padding rows", shortened(tuple(map(str, book.padding)))), ("same storage", shortened(book.aliases)),
              ("copies", shortened(book.copies)), ("same bytes", shortened(book.twins)), ("training sums", shortened(book.sums)),
@@ -258,14 +258,14 @@ def _details(book: Codebook) -> str:
     return "\n".join(f"  {name + ':':<15}{text}" for name, text in facts if text)
 
 
-def _fitted(harm: Harm) -> FittedSubspace:
-    if isinstance(harm, FittedSubspace):
-        return harm
-    return FittedSubspace(harm) if isinstance(harm, Subspace) else load_subspace(harm)
+def _fitted(subspace: AnySubspace) -> FittedSubspace:
+    if isinstance(subspace, FittedSubspace):
+        return subspace
+    return FittedSubspace(subspace) if isinstance(subspace, Subspace) else load_subspace(subspace)
 
 
-def _worked_out(path: AnyPath, harm: Harm, key: str | None, options: Options) -> tuple[Checkpoint, Work]:
-    fitted = _fitted(harm)
+def _work_of(path: AnyPath, subspace: AnySubspace, key: str | None, options: Options) -> tuple[Checkpoint, Work]:
+    fitted = _fitted(subspace)
     files = [name for name in options.also if os.path.exists(name)]
     checkpoint = Checkpoint(path, others=files)
     book = checkpoint.codebook(key, width=fitted.subspace.width)
@@ -278,7 +278,7 @@ def _worked_out(path: AnyPath, harm: Harm, key: str | None, options: Options) ->
 
 
 def _require_free(undo_file: Path, checkpoint: Checkpoint) -> None:
-    """An undo file may be replaced only when its edit is not in the checkpoint any more."""
+    """Raises IoError if the undo file belongs to an edit that is still in the checkpoint."""
     if undo_file.exists() and load_undo(undo_file).state(checkpoint) != "original":
         raise IoError(f"isic.checkpoint.apply: expected no undo file of an earlier edit, got {undo_file}; "
                       "undo that edit first, or name another file with --undo (undo= in Python)")
@@ -287,12 +287,12 @@ def _require_free(undo_file: Path, checkpoint: Checkpoint) -> None:
 def _write(checkpoint: Checkpoint, work: Work, undo_file: Path) -> None:
     locked = [str(checkpoint.tensors[key].path) for key in work.before if not os.access(checkpoint.tensors[key].path, os.W_OK)]
     if locked:
-        raise IoError(f"isic.checkpoint.apply: expected files that can be written, got {locked[0]}")
+        raise IoError(f"isic.checkpoint.apply: expected writable files, got {locked[0]}")
     save_undo(undo_file, checkpoint, work)
     try:
         checkpoint.write(work.before, work.after)
     except BaseException:
-        # With a journal the edit is under way, and the next call completes it; "edited" is somebody else's doing.
+        # A journal means that the next call completes the edit; "edited" means that another process did.
         if not checkpoint.journal.exists() and load_undo(undo_file).state(checkpoint) != "edited":
             undo_file.unlink()
         raise
@@ -337,6 +337,6 @@ def _with_undo(path: AnyPath, undo_file: AnyPath | None) -> tuple[Checkpoint, Un
     return checkpoint, record
 
 
-def _leakages(checkpoint: Checkpoint, book: Codebook, harm: Subspace, recorded: dict[str, LeakageReport]) -> tuple[StoredLeakage, ...]:
-    return tuple(StoredLeakage(name, measured_leakage(codes, harm, book), recorded.get(name))
+def _leakages(checkpoint: Checkpoint, book: Codebook, subspace: Subspace, recorded: dict[str, LeakageReport]) -> tuple[StoredLeakage, ...]:
+    return tuple(StoredLeakage(name, measured_leakage(codes, subspace, book), recorded.get(name))
                  for name, codes in code_tables(checkpoint.tensors, book))

@@ -1,4 +1,4 @@
-"""A checkpoint in files: its tensors, its codebooks, and changing bytes of them all or nothing."""
+"""A checkpoint in files: tensors, codebooks, and atomic writes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ._surgery import moved_rows
 from ._text import shortened
 
 OnProgress = Callable[[str, int, int], Any]
-"""Called with what is being done, how much of it is done, and of how much."""
+"""Called with (stage, done, total)."""
 
 
 class Checkpoint:
-    """The tensors of a checkpoint by key, where they lie, and the codebooks among them. `isic.checkpoint.open` makes one.
+    """The tensors of a checkpoint by key, their positions, and the codebooks among them. `isic.checkpoint.open` returns one.
 
-    Reading the headers is all it does: its memory does not grow with the file. Tensors of files in `others` have keys that
-    begin with the file's name and a colon.
+    It reads headers only: its memory does not grow with the file. Keys of tensors in `others` begin with the file's name and
+    a colon.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, others: Sequence[str | os.PathLike[str]] = ()) -> None:
@@ -39,12 +39,12 @@ class Checkpoint:
 
     @property
     def journal(self) -> Path:
-        """Where an interrupted edit is remembered: beside the file itself, not beside a link to it."""
+        """The journal of an interrupted edit, beside the file itself, not beside a link to it."""
         return Path(os.path.realpath(self.path) + ".isic-journal")
 
     @property
     def undo_file(self) -> Path:
-        """Where `apply` keeps what it overwrites, unless told otherwise."""
+        """The default undo file of `apply`."""
         return Path(f"{self.path}.isic-undo.safetensors")
 
     @property
@@ -67,19 +67,19 @@ class Checkpoint:
         return self.tensors[key]
 
     def codebooks(self) -> tuple[Codebook, ...]:
-        """All codebooks found, known families first, then what name and shape suggest."""
+        """All codebooks: known families first, then candidates by name and shape."""
         return find(self.tensors)
 
     def codebook(self, key: str | None = None, *, width: int | None = None) -> Codebook:
-        """The codebook that a key names; without a key the only one that can be edited, among those of a width d if given."""
+        """The codebook of a key; without a key the only editable one, of width d if given."""
         found = self.codebooks()
         if key is not None:
             for book in found:
                 if key in (*book.keys, *book.aliases, *book.copies):
                     return book if book.known else named(self.tensors, key)
                 if key in book.input_tables:
-                    raise IsicValueError(f"isic.checkpoint: expected a codebook that images are decoded from, got {key}, with which the language "
-                                         f"model reads its own tokens; the codebook is {book.key}")
+                    raise IsicValueError(f"isic.checkpoint: expected a codebook of the image decoder, got {key}, the language "
+                                         f"model's input table; the codebook is {book.key}")
             tensor = self._tensor(key)
             if tensor.dtype not in FLOATS or len(tensor.shape) not in (2, 3):
                 got = f"{key} of shape {tensor.shape}, {tensor.dtype}"
@@ -93,12 +93,12 @@ class Checkpoint:
 
     def _not_one(self, books: list[Codebook]) -> str:
         if not books:
-            return (f"isic.checkpoint: expected a codebook in {self.path}, found none among its {len(self.tensors)} tensors; name one with "
-                    "CHECKPOINT:KEY (LFQ, BSQ and FSQ quantisers store none)")
+            return (f"isic.checkpoint: expected a codebook in {self.path}, found none among its {len(self.tensors)} tensors; select one with "
+                    "CHECKPOINT:KEY (LFQ, BSQ and FSQ quantisers store no codebook)")
         refused = "; ".join(f"{book.key}: {book.refusal}" for book in books if book.refusal)
         keys = ", ".join(book.key for book in books[:9] if not book.refusal)
         return (f"isic.checkpoint: expected one codebook to edit in {self.path}, got {refused or len(books)}"
-                + (f"; name one with CHECKPOINT:KEY: {keys}" if keys else ""))
+                + (f"; select one with CHECKPOINT:KEY: {keys}" if keys else ""))
 
     def write(self, before: Mapping[str, Array], after: Mapping[str, Array]) -> None:
         """Replaces the rows that differ, in every file, all or nothing. Raises IoError if a file does not hold `before`."""

@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint are codebooks, and what belongs to each."""
+"""The codebooks of a checkpoint and the tensors that belong to each."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from typing import Callable, Mapping
 
 import numpy as np
 
-from .._types import Metric
-from .._values import Value
+from .._results import Value
+from .._typing import Metric
 from ._families import FAMILIES, GUESS, SUMS, Family
 from ._formats import FLOATS, Array, Place, Tensor
 
 _READABLE = 1 << 29
-"""Bytes up to which the values of a candidate are looked at."""
+"""Largest candidate, in bytes, whose values are read."""
 
 
 @dataclass(frozen=True, repr=False)
 class Codebook(Value):
-    """A codebook of a checkpoint: where it is stored, how it is read, and what has to change with it."""
+    """A codebook of a checkpoint: storage, reading, and the tensors edited with it."""
 
     key: str
-    """Of its first tensor."""
+    """Key of its first tensor."""
     keys: tuple[str, ...]
-    """Its tensors: one, or one per residual level."""
+    """Keys of its tensors: one, or one per residual level."""
     family: str
-    """The convention that its key and its neighbours follow."""
+    """The convention of its key and neighbours."""
     codes: int
     """K, without padding rows."""
     width: int
     """d."""
     dtype: str
-    """As the file names it: "F32", "BF16", ..."""
+    """Name in the file: "F32", "BF16", ..."""
     metric: Metric
-    """What a decoder reads of a row."""
-    look_up: str
-    """How a vector finds its code."""
+    """How a decoder reads a row."""
+    assignment: str
+    """How the model assigns a code to a vector."""
     readers: str
-    """Who reads the rows."""
+    """The parts of the model that read the rows."""
     levels: int = 1
-    """Tables that one subspace is taken out of: residual levels, or heads."""
+    """Number of tables that share one subspace: residual levels, or heads."""
     padding: tuple[int, ...] = ()
-    """Rows that are no codes."""
+    """Ids of padding rows."""
     aliases: tuple[str, ...] = ()
     """Further keys of the same storage."""
     copies: tuple[str, ...] = ()
-    """Tensors with the same bytes under keys that are codebooks too; edited with it."""
+    """Tensors with the same bytes whose keys name codebooks; edited with it."""
     twins: tuple[str, ...] = ()
     """Tensors with the same bytes under unknown keys; name each in `also` or `leave`."""
     sums: tuple[str, ...] = ()
@@ -56,13 +56,13 @@ class Codebook(Value):
     divided_by: tuple[str, ...] = ()
     """Tensors [K] that the stored sums are divided by to give the codes, per level."""
     input_tables: tuple[str, ...] = ()
-    """Tables that a transformer reads instead; they stay as they are."""
+    """Tables that a transformer reads instead; not edited."""
     notes: tuple[str, ...] = ()
-    """What an edit does not reach, and what to know about the rows."""
+    """Limits of an edit, and properties of the rows."""
     refusal: str = ""
     """Why it cannot be edited; empty: it can."""
     known: bool = True
-    """False if only name and shape speak for it."""
+    """Whether its family is known; False: found by name and shape."""
 
     def __str__(self) -> str:
         levels = f"{self.levels} levels of " if self.levels > 1 else ""
@@ -81,16 +81,16 @@ class _Group:
 
 
 def find(tensors: Mapping[str, Tensor]) -> tuple[Codebook, ...]:
-    """All codebooks, known families first; values are read only of tensors that look like one."""
+    """All codebooks, known families first. Reads the values of candidates only."""
     known = [_codebook(tensors, group) for group in _groups(tensors)]
     known = _without_copies(tensors, known)
     taken = {key for book in known for key in (*book.keys, *book.aliases, *book.copies, *book.twins, *book.sums, *book.input_tables)}
-    guesses = [_codebook(tensors, _Group(GUESS, [key])) for key, t in tensors.items() if key not in taken and _looks_like_one(key, t)]
+    guesses = [_codebook(tensors, _Group(GUESS, [key])) for key, t in tensors.items() if key not in taken and _is_candidate(key, t)]
     return tuple(known + guesses)
 
 
 def named(tensors: Mapping[str, Tensor], key: str) -> Codebook:
-    """The codebook that a tensor is, whatever its key says."""
+    """The codebook of a tensor, whatever its key."""
     return _without_copies(tensors, [_codebook(tensors, _Group(GUESS, [key]))])[0]
 
 
@@ -135,27 +135,27 @@ def _codebook(tensors: Mapping[str, Tensor], group: _Group) -> Codebook:
     rows, width = first.shape[-2:]
     aliases = [key for key, t in tensors.items() if t.place in places and key not in own]
     divided = tuple(key for key in (_neighbour(tensors, key, family.divided_by) for key in own) if key) if family.divided_by else ()
-    book = Codebook(own[0], own, family.name, rows - family.padding_row, width, first.dtype, family.metric, family.look_up, family.readers,
+    book = Codebook(own[0], own, family.name, rows - family.padding_row, width, first.dtype, family.metric, family.assignment, family.readers,
                     levels=heads * len(own), padding=(rows - 1,) if family.padding_row else (), aliases=tuple(aliases),
                     sums=_sums(tensors, (*own, *aliases)) if not divided else (), divided_by=divided,
                     input_tables=tuple(k for k in tensors if family.input_tables and _pattern(family.input_tables).match(k)),
                     notes=(family.caution,) if family.caution else (), refusal=family.refusal or _unusable(tensors, own, family),
                     known=family is not GUESS)
     if heads > 1:
-        book = replace(book, notes=(*book.notes, f"{heads} heads: the same subspace is taken out of each"))
-    return book if book.refusal else _look_at_rows(tensors, book)
+        book = replace(book, notes=(*book.notes, f"{heads} heads: the same subspace is projected out of each"))
+    return book if book.refusal else _checked_rows(tensors, book)
 
 
 def _implicit(family: Family, first: Tensor) -> Codebook:
     codes, width = 0, 0
     if len(first.shape) == 2:
         codes, width = first.shape
-    elif family.look_up == "signs" and first.shape:
+    elif family.assignment == "signs" and first.shape:
         codes, width = 2**first.shape[0], first.shape[0]
     elif first.key.endswith("_levels"):
         codes, width = int(np.prod(first.read())), first.shape[0]
     refusal = family.refusal or f"rows of a codebook are expected, got shape {first.shape}"
-    return Codebook(first.key, (first.key,), family.name, codes, width, first.dtype, family.metric, family.look_up, family.readers,
+    return Codebook(first.key, (first.key,), family.name, codes, width, first.dtype, family.metric, family.assignment, family.readers,
                     refusal=refusal)
 
 
@@ -171,7 +171,7 @@ def _neighbour(tensors: Mapping[str, Tensor], key: str, name: str) -> str:
 
 
 def _sums(tensors: Mapping[str, Tensor], keys: tuple[str, ...]) -> tuple[str, ...]:
-    """Beside each of the keys, in their order; one per storage."""
+    """Running sums beside the keys, in their order; one per storage."""
     found: dict[Place, str] = {}
     for key in keys:
         rows, width = tensors[key].shape[-2:]
@@ -199,8 +199,8 @@ def _unusable(tensors: Mapping[str, Tensor], keys: tuple[str, ...], family: Fami
     return ""
 
 
-def _look_at_rows(tensors: Mapping[str, Tensor], book: Codebook) -> Codebook:
-    """What the values say: signs are no free codebook, unit rows are kept at unit length."""
+def _checked_rows(tensors: Mapping[str, Tensor], book: Codebook) -> Codebook:
+    """The codebook after a check of its values: sign vectors are refused, unit rows are read as cosine."""
     if tensors[book.key].nbytes > _READABLE or book.divided_by or (book.dtype == "BF16" and not _has_ml_dtypes()):
         return book
     rows = tensors[book.key].read().reshape(-1, book.width)
@@ -209,10 +209,10 @@ def _look_at_rows(tensors: Mapping[str, Tensor], book: Codebook) -> Codebook:
         return replace(book, refusal="it is empty")
     size = abs(float(rows.flat[0]))
     if size > 0 and book.width > 1 and np.all(np.abs(rows) == rows.dtype.type(size)):
-        return replace(book, refusal=f"every entry is {size:g} or {-size:g}: sign vectors (LFQ, BSQ) are no free codebook")
+        return replace(book, refusal=f"every entry is {size:g} or {-size:g}: sign vectors (LFQ, BSQ) cannot be edited freely")
     tolerance = 2.0**-6 if book.dtype in ("BF16", "F16") else 1e-4
     if book.metric == "l2" and all(abs(np.linalg.norm(part.astype(np.float64), axis=1) - 1).max() < tolerance for part in _blocks(rows)):
-        note = "rows have norm 1: they are kept so (read as cosine; --metric l2 lets them shrink)"
+        note = "rows have norm 1 and keep it (metric cosine; --metric l2 lets them shrink)"
         return replace(book, metric="cosine", notes=(*book.notes, note))
     return book
 
@@ -230,7 +230,7 @@ def _has_ml_dtypes() -> bool:
 
 
 def _without_copies(tensors: Mapping[str, Tensor], books: list[Codebook]) -> list[Codebook]:
-    """Tensors with the bytes of a codebook: copies if a family knows them, else twins, of which the user has to decide."""
+    """Merges tensors with the bytes of a codebook into it: copies if a family names them, else twins, which the user decides on."""
     kept: list[Codebook] = []
     known = {key for book in books for key in book.keys}
     digests: Callable[[str], str] = lru_cache(maxsize=None)(lambda key: digest(tensors[key]))
@@ -249,7 +249,7 @@ def _without_copies(tensors: Mapping[str, Tensor], books: list[Codebook]) -> lis
     return kept
 
 
-def _looks_like_one(key: str, t: Tensor) -> bool:
+def _is_candidate(key: str, t: Tensor) -> bool:
     if t.dtype not in FLOATS or len(t.shape) != 2:
         return False
     rows, width = t.shape

@@ -1,4 +1,4 @@
-"""A harmful subspace from embeddings, or from the token ids of a checkpoint's codebook."""
+"""A harmful subspace from embeddings, or from token ids of a checkpoint's codebook."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .._differences import CounterpartTargets, DifferenceAccumulator, code_harmf
 from .._errors import ShapeError
 from .._errors import ValueError as IsicValueError
 from .._subspace import FittedSubspace, fit_subspace
-from .._types import FloatArray, Floats, Ids, IdArray
-from .._values import CodeUsage
+from .._results import CodeUsage
+from .._typing import FloatArray, Floats, Ids, IdArray
 from ._checkpoint import Checkpoint
 from ._find import Codebook
 from ._surgery import as_read, code_tables
@@ -21,12 +21,12 @@ from ._surgery import as_read, code_tables
 def fit(harmful: Floats | Ids, safe: Floats | Ids, *, checkpoint: str | os.PathLike[str] | Checkpoint | None = None, key: str | None = None,
         rank: int | None = None, energy: float | None = 0.9, max_rank: int | None = None, prior_per_code: float = 0.5,
         weight: float = 2.0) -> FittedSubspace:
-    """Fits a harmful subspace to paired data, and learns from token ids what each code is.
+    """Fits a harmful subspace to paired data; token ids also give per-code data.
 
-    harmful, safe: embeddings [n, d]; or, with a checkpoint, token ids [n, T] ([n, T, L] of L residual levels), row by row
-    an unsafe image and its safe counterpart. Codes are read as the decoder reads them (normalised where it normalises).
+    harmful, safe: embeddings [n, d], or with a checkpoint token ids [n, T] ([n, T, L] for L residual levels). Row i of
+    `safe` is the counterpart of row i of `harmful`. Codes are read as the decoder reads them (normalised if it normalises).
 
-    key: which codebook of the checkpoint; None: the only one. rank, energy, max_rank: as `isic.fit_subspace`.
+    key: key of the codebook; None: the only one. rank, energy, max_rank: as `isic.fit_subspace`.
     prior_per_code: as `isic.code_harmfulness`. weight: as `isic.CounterpartTargets.targets`.
 
     Raises isic.Error: ShapeError if the shapes differ, ValueError on ids outside the codebook.
@@ -40,21 +40,21 @@ def fit(harmful: Floats | Ids, safe: Floats | Ids, *, checkpoint: str | os.PathL
         pairs.add_rows(h, s)
         return FittedSubspace(fit_subspace(pairs, **options))
     if checkpoint is None:
-        raise IsicValueError("isic.checkpoint.fit: expected the checkpoint whose codes the token ids mean, got none "
+        raise IsicValueError("isic.checkpoint.fit: expected the checkpoint of the token ids, got none "
                              "(--codebook CHECKPOINT[:KEY])")
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
     book = opened.codebook(key)
     tables = [as_read(np.delete(codes, book.padding, axis=0).astype(np.float64), book) for _, codes in code_tables(opened.tensors, book)]
     h, s = _ids_per_level(h, book), _ids_per_level(s, book)
     accumulators = [DifferenceAccumulator(table) for table in tables]
-    goals = [CounterpartTargets(table) for table in tables]
-    for level, (accumulator, goal) in enumerate(zip(accumulators, goals)):
+    sums = [CounterpartTargets(table) for table in tables]
+    for level, (accumulator, level_sums) in enumerate(zip(accumulators, sums)):
         accumulator.add(h[..., level], s[..., level])
-        goal.add(h[..., level], s[..., level])
+        level_sums.add(h[..., level], s[..., level])
     pairs = accumulators[0] if len(tables) == 1 else _sums_of_levels(tables, h, s)
     usage = [a.usage for a in accumulators]
     harmfulness = [code_harmfulness(u, prior_per_code=prior_per_code).harmfulness for u in usage]
-    targets = [goal.targets(weight=weight) for goal in goals]
+    targets = [s.targets(weight=weight) for s in sums]
     return FittedSubspace(fit_subspace(pairs, **options), _stacked(harmfulness), _stacked(targets),
                           CodeUsage(_stacked([u.harmful for u in usage]), _stacked([u.safe for u in usage])))
 

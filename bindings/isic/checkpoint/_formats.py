@@ -1,4 +1,4 @@
-"""Where tensors lie in files: safetensors, sharded indexes, .npy, .npz and torch archives. Headers are read, values are not."""
+"""Positions of tensors in files: safetensors, sharded indexes, .npy, .npz and torch archives. Reads headers, not values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .._isic import safetensors_layout
 
 Array = npt.NDArray[Any]
 Patch = Tuple[str, int, bytes, bytes]
-"""A file, an offset in it, the bytes there, and what replaces them."""
+"""(file, offset, old bytes, new bytes)."""
 Place = Tuple[str, int, int, Tuple[int, ...]]
 
 NUMPY_NAMES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U64": "u8", "U32": "u4",
@@ -35,7 +35,7 @@ _CHUNK = 1 << 22
 
 
 def numpy_type(dtype: str) -> np.dtype[Any]:
-    """The numpy type of a dtype as files name it. Raises ImportError for bfloat16 without ml_dtypes, IoError if numpy has none."""
+    """The numpy type of a dtype in a file. Raises ImportError for bfloat16 without ml_dtypes, IoError if numpy has no such type."""
     if dtype == "BF16":
         try:
             import ml_dtypes
@@ -50,27 +50,27 @@ def numpy_type(dtype: str) -> np.dtype[Any]:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor in a file; its bytes are little-endian, adjacent and row-major unless it has strides."""
+    """A tensor in a file: little-endian, contiguous and row-major unless it has strides."""
 
     key: str
     dtype: str
     shape: tuple[int, ...]
     path: Path
     offset: int
-    """From the file's first byte; -1: the bytes are compressed."""
+    """Bytes from the start of the file; -1: compressed."""
     nbytes: int
     member: str = ""
     """Its name in the zip archive, if the file is one."""
     strides: tuple[int, ...] = ()
-    """In elements, of what torch saved transposed or with gaps, which is read but not edited."""
+    """In elements, if torch saved the tensor transposed or with gaps; such a tensor is read but not edited."""
 
     @property
     def place(self) -> Place:
-        """Equal for two keys of one storage."""
+        """Identity of the storage, equal for all its keys."""
         return str(self.path), self.offset, self.nbytes, self.strides
 
     def chunks(self) -> Iterator[bytes]:
-        """Its bytes in row-major order, a few megabytes at a time; with strides at once."""
+        """The bytes in row-major order, in chunks of a few megabytes; with strides in one chunk."""
         if self.strides:
             size = self.nbytes // math.prod(self.shape)
             whole = replace(self, nbytes=(1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides))) * size, strides=())
@@ -89,7 +89,7 @@ class Tensor:
                 yield chunk
 
     def read(self) -> Array:
-        """A copy of its values."""
+        """A copy of the values."""
         kind = numpy_type(self.dtype)
         values = np.empty(self.nbytes, dtype=np.uint8)
         done = 0
@@ -103,7 +103,7 @@ def tensors_of(path: Path) -> tuple[str, dict[str, Tensor]]:
     """The format of a file, or of a folder with one checkpoint, and its tensors by key. Raises IoError."""
     with open(path, "rb") as f:
         start = f.read(16)
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000:  # first: a length may look like another format's magic
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= 100_000_000:  # first: the length may equal another format's magic
         return _safetensors(path)
     if start.startswith(b"\x93NUMPY"):
         return "npy", {"array": _npy(path)}
@@ -123,7 +123,7 @@ def _safetensors(path: Path) -> tuple[str, dict[str, Tensor]]:
 
 
 def checkpoint_in(path: Path) -> Path:
-    """The file that a path means: itself, or the one index or checkpoint of a folder. Raises IoError."""
+    """The file of a path: the path itself, or the only index or checkpoint of a folder. Raises IoError."""
     if not path.is_dir():
         if not path.exists():
             raise IoError(f"isic.checkpoint: expected a checkpoint, found no {path}")
@@ -163,14 +163,14 @@ def _npy_tensor(f: Any, path: Path, key: str, member: str) -> Tensor:
         raise IoError(f"isic.checkpoint: expected an .npy header in {path}, got {error}") from None
     name = {np.dtype("<" + numpy): file for file, numpy in NUMPY_NAMES.items()}.get(kind, "")
     if kind.str[1:] == "V2":
-        name = "BF16"  # how numpy writes what ml_dtypes calls bfloat16
+        name = "BF16"  # how numpy writes bfloat16 of ml_dtypes
     if not name or (fortran and len(shape) > 1):
         order = " in column-major order" if fortran else ""
         raise IoError(f"isic.checkpoint: expected numbers in row-major order in {path}, got {kind.str}{order}")
     return Tensor(key, name, tuple(shape), path, f.tell(), math.prod(shape) * kind.itemsize, member)
 
 
-# Zip archives: torch and .npz. Members that are stored without compression lie in the file as they are.
+# Zip archives: torch and .npz. Uncompressed members can be edited in place.
 
 
 def _archive(path: Path) -> tuple[str, dict[str, Tensor]]:
@@ -206,7 +206,7 @@ def _start(path: Path, member: zipfile.ZipInfo) -> int:
 
 
 class _Ignored:
-    """Stands for every object of a pickle that is no tensor: nothing of it is imported or called."""
+    """Placeholder for every object of a pickle that is not a tensor. Nothing is imported or called."""
 
     def __new__(cls, *args: Any, **options: Any) -> _Ignored:
         return super().__new__(cls)
@@ -219,7 +219,7 @@ class _Ignored:
 
 
 class _Dictionary(dict):  # type: ignore[type-arg]
-    """An OrderedDict, which may be pickled with attributes."""
+    """An OrderedDict, whose pickle may have attributes."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class _View:
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Reads the structure of a state dict; stricter than torch's weights_only, since no name is ever looked up."""
+    """Reads the structure of a state dict. Stricter than torch's weights_only: it imports no name."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -274,7 +274,7 @@ def _views(node: Any, prefix: str) -> Iterator[tuple[str, _View]]:
 
 def _torch_tensor(path: Path, key: str, view: _View, folder: str, members: dict[str, zipfile.ZipInfo],
                   starts: dict[str, int]) -> Tensor | None:
-    """None for types of torch's own, and for what lies outside of its storage."""
+    """A tensor; None for dtypes without a numpy type and for views outside their storage."""
     numbers = (view.offset, *view.shape, *view.strides)
     if len(view.shape) != len(view.strides) or not all(isinstance(n, int) and n >= 0 for n in numbers):
         return None
@@ -297,9 +297,9 @@ def _torch_tensor(path: Path, key: str, view: _View, folder: str, members: dict[
 
 
 def checksum_patches(path: Path, name: str, patches: list[Patch]) -> list[Patch]:
-    """What keeps an archive's checksums right when `patches` change bytes of its member `name`: wherever the right CRC stood before.
+    """Patches of an archive's checksums for `patches` of its member `name`, wherever the old CRC was right.
 
-    The member is read once, a few megabytes at a time.
+    Reads the member once, in chunks of a few megabytes.
     """
     with zipfile.ZipFile(path) as archive, open(path, "rb") as f:
         member = archive.getinfo(name)
@@ -307,7 +307,7 @@ def checksum_patches(path: Path, name: str, patches: list[Patch]) -> list[Patch]
         old, new = (struct.pack("<L", _crc(f, start, member.file_size, pieces))
                     for pieces in ([(at, before) for _, at, before, _ in patches], [(at, after) for _, at, _, after in patches]))
         places = [member.header_offset + 14, _directory_entry(f, archive, name) + 16]
-        if member.flag_bits & 8:  # a data descriptor follows, with or without its signature
+        if member.flag_bits & 8:  # a data descriptor follows, with or without a signature
             end = start + member.file_size
             f.seek(end)
             places.append(end + 4 if f.read(4) == b"PK\x07\x08" else end)
@@ -320,7 +320,7 @@ def _at(f: io.BufferedReader, place: int) -> bytes:
 
 
 def _crc(f: io.BufferedReader, start: int, size: int, pieces: list[tuple[int, bytes]]) -> int:
-    """Of the file's bytes with `pieces` laid over them."""
+    """CRC-32 of the file's bytes with `pieces` written over them."""
     crc = 0
     for at in range(start, start + size, _CHUNK):
         f.seek(at)

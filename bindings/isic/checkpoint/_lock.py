@@ -1,4 +1,4 @@
-"""One edit of a checkpoint at a time."""
+"""A lock: one edit of a checkpoint at a time."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .._isic import PathLock
 
 @contextlib.contextmanager
 def only_editor(path: Path) -> Iterator[None]:
-    """Nobody else edits the checkpoint meanwhile. To be held from before it is read until it is written.
+    """Locks a checkpoint for an edit, from before the read until after the write.
 
-    Raises IoError if somebody else holds the lock, or if it cannot be made.
+    Raises IoError if another process holds the lock, or if the lock file cannot be created.
     """
     try:
         lock = PathLock(os.path.realpath(path) + ".isic-lock")
     except IoError as error:
-        raise IoError(f"isic.checkpoint: expected files that can be written beside {path}, got: {error}") from None
+        raise IoError(f"isic.checkpoint: expected a writable folder of {path}, got: {error}") from None
     if not lock.held:
-        raise IoError(f"isic.checkpoint: expected nobody else to edit {path}, got another isic at work on it; "
-                      "wait until it has ended, and try again")
+        raise IoError(f"isic.checkpoint: expected no other edit of {path}, got a lock of another process; "
+                      "try again when it has ended")
     try:
         yield
     finally:

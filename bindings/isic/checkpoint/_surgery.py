@@ -1,4 +1,4 @@
-"""What an edit does to the tensors of a codebook: worked out in memory, before a byte of a file changes."""
+"""The edit of a codebook's tensors, computed in memory before a byte of a file changes."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ from typing import Any, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from .. import _isic
 from .._differences import code_strength
 from .._edit import project_out, remap as remap_codes
 from .._errors import ShapeError, ValueError as IsicValueError
 from .._metrics import collapsed_pairs, nearest_code_churn
 from .._subspace import FittedSubspace, leakage
-from .._types import FloatArray, Floats, Metric, NearZeroPolicy
-from .._values import LeakageReport, RankChoice, Subspace, Value
+from .._results import LeakageReport, RankChoice, Subspace, Value
+from .._typing import FloatArray, Floats, Metric, NearZeroPolicy
 from ._find import Codebook
 from ._formats import Array, Tensor
 from ._text import shortened, table
 
 _SAMPLE, _COMPARED = 2048, 1 << 30
-"""Code vectors whose nearest code is looked for, to measure churn, and numbers compared for it: fewer vectors of a large codebook."""
+"""Largest sample of vectors for churn, and largest number of compared values, which shrinks the sample of a large codebook."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How `plan` and `apply` edit; documented there."""
+    """Options of `plan` and `apply`, documented there."""
 
     strength: Floats | None = None
     remap: bool = False
@@ -40,44 +39,44 @@ class Options:
 
 @dataclass(frozen=True, repr=False)
 class LevelChange(Value):
-    """What an edit does to one table of a codebook."""
+    """Numbers of an edit of one table of a codebook."""
 
     key: str
-    """Its tensor."""
+    """Key of its tensor."""
     moved: int
     """Rows whose stored bytes change."""
     near_zero: int
-    """Rows that nearly near_zero, handled by the policy."""
+    """Rows that the projection left near zero, handled by the policy."""
     before: LeakageReport
     """Leakage of the stored rows."""
     after: LeakageReport
     """The same after the edit, as rounded to the file's dtype."""
     rounding: float
-    """Worst leakage of a row that was projected fully: what rounding left; 0 if there is none."""
+    """Largest leakage of a fully projected row: the rounding error; 0 without such rows."""
     relative_change: float
     """||C' - C||_F / ||C||_F."""
     churn: float
-    """Share of the old rows (of 2,048 of them, or fewer) whose nearest row is another one afterwards."""
+    """Share of the old rows (a sample of at most 2,048) whose nearest row changes."""
     collapsed: int
-    """Pairs of rows that become one."""
+    """Pairs of rows that collapse into one."""
 
 
 @dataclass(frozen=True, repr=False)
 class Plan(Value):
-    """What an edit of a checkpoint does, in numbers; nothing has been written."""
+    """Numbers of an edit of a checkpoint, before anything is written."""
 
     checkpoint: str
     """The file."""
     codebook: Codebook
-    """What is edited."""
+    """The codebook."""
     rank: int
-    """Of the subspace that is taken out."""
+    """Rank of the subspace that is projected out."""
     energy: float
-    """Share of the differences' squared singular values that it holds."""
+    """Share of the differences' squared singular values in it."""
     strength: str
-    """How strongly rows move, in words."""
+    """The strength in words."""
     levels: tuple[LevelChange, ...]
-    """Per table."""
+    """One per table."""
     edited: tuple[str, ...]
     """Keys whose bytes change."""
     changed_bytes: int
@@ -86,31 +85,31 @@ class Plan(Value):
     def __str__(self) -> str:
         rows = [(c.key, c.moved, c.near_zero, c.before.total, c.after.total, c.rounding, c.relative_change, c.churn, c.collapsed)
                 for c in self.levels]
-        header = ("tensor", "moved", "near_zero", "leakage", "after", "rounding", "change", "churn", "collapsed")
+        header = ("tensor", "moved", "near-zero", "leakage", "after", "rounding", "change", "churn", "collapsed")
         others = [key for key in self.edited if key not in self.codebook.keys]
         subspace = f"rank {self.rank} of {self.codebook.width}, {100 * self.energy:.3g} % of the differences' energy"
         facts = [("codebook", str(self.codebook)), ("subspace", subspace), ("strength", self.strength),
-                 ("read by", self.codebook.readers), ("edited too", shortened(others)),
-                 ("left alone", shortened(self.codebook.input_tables)), *(("note", note) for note in self.codebook.notes)]
+                 ("read by", self.codebook.readers), ("also edited", shortened(others)),
+                 ("not edited", shortened(self.codebook.input_tables)), *(("note", note) for note in self.codebook.notes)]
         return "\n".join(f"{name + ':':<12}{text}" for name, text in facts if text) + "\n\n" + table(header, rows)
 
 
 @dataclass
 class Work:
-    """New values of every tensor that changes, beside the old ones."""
+    """Old and new values of every tensor that changes."""
 
     plan: Plan
-    harm: Subspace
+    subspace: Subspace
     before: dict[str, Array] = field(default_factory=dict)
     after: dict[str, Array] = field(default_factory=dict)
 
 
 def work_out(path: str, tensors: dict[str, Tensor], book: Codebook, fitted: FittedSubspace, options: Options) -> Work:
-    """Edits copies of the tensors. Raises isic.Error on everything that does not fit together."""
+    """Edits copies of the tensors. Raises isic.Error if arguments and tensors do not match."""
     book = _decided(tensors, book, options)
-    harm = _cut(fitted.subspace, options.rank)
-    if harm.width != book.width:
-        raise ShapeError(f"isic.checkpoint: expected a subspace of width {book.width} for {book}, got width {harm.width}")
+    subspace = _cut(fitted.subspace, options.rank)
+    if subspace.width != book.width:
+        raise ShapeError(f"isic.checkpoint: expected a subspace of width {book.width} for {book}, got width {subspace.width}")
     strength, words = _strength(book, fitted, options)
     before = {key: tensors[key].read() for key in dict.fromkeys((*book.keys, *book.copies, *book.twins, *book.sums))}
     after = {key: values.copy() for key, values in before.items()}
@@ -118,16 +117,16 @@ def work_out(path: str, tensors: dict[str, Tensor], book: Codebook, fitted: Fitt
     for level, (key, rows) in enumerate(_tables(book, after)):
         codes, counts = _codes(tensors, book, level, rows)
         old = codes.copy()
-        goal = _per_row(book, fitted.targets, level, 3) if options.remap else None
-        levels.append(_edit_level(key, codes, harm, _per_row(book, strength, level, 2), goal, book, options))
+        target = _per_row(book, fitted.targets, level, 3) if options.remap else None
+        levels.append(_edit_level(key, codes, subspace, _per_row(book, strength, level, 2), target, book, options))
         _store(rows, old, codes, counts)
     _copy_to_copies(book, before, after)
     _rescale_sums(tensors, book, before, after)
     changed = {key: moved_rows(before[key], after[key]) for key in before}
     edited = tuple(key for key, ids in changed.items() if ids.size) + tuple(a for a in book.aliases if changed[book.key].size)
     nbytes = sum(int(ids.size) * before[key].shape[-1] * before[key].itemsize for key, ids in changed.items())
-    plan = Plan(path, book, harm.rank, harm.energy, words, tuple(levels), edited, nbytes)
-    return Work(plan, harm, {k: v for k, v in before.items() if changed[k].size}, {k: v for k, v in after.items() if changed[k].size})
+    plan = Plan(path, book, subspace.rank, subspace.energy, words, tuple(levels), edited, nbytes)
+    return Work(plan, subspace, {k: v for k, v in before.items() if changed[k].size}, {k: v for k, v in after.items() if changed[k].size})
 
 
 def moved_rows(before: Array, after: Array) -> npt.NDArray[np.int64]:
@@ -146,13 +145,13 @@ def as_read(codes: Array, book: Codebook) -> Array:
     return wide / np.where(norms > 0, norms, 1.0)
 
 
-def measured_leakage(codes: Array, harm: Subspace, book: Codebook) -> LeakageReport:
+def measured_leakage(codes: Array, subspace: Subspace, book: Codebook) -> LeakageReport:
     """Leakage of the rows as a decoder reads them."""
-    return leakage(as_read(codes, book), harm, padding=book.padding or None)
+    return leakage(as_read(codes, book), subspace, padding=book.padding or None)
 
 
 def code_tables(tensors: dict[str, Tensor], book: Codebook) -> Iterator[tuple[str, Array]]:
-    """The code vectors of every table, [K, d] each, as a decoder is given them."""
+    """The code vectors of every table, [K, d] each, as the decoder receives them."""
     values = {key: tensors[key].read() for key in book.keys}
     for level, (key, rows) in enumerate(_tables(book, values)):
         yield key, _codes(tensors, book, level, rows)[0]
@@ -163,11 +162,11 @@ def _decided(tensors: dict[str, Tensor], book: Codebook, options: Options) -> Co
         raise IsicValueError(f"isic.checkpoint: expected a codebook with rows to edit, got {book.key} ({book.family}): {book.refusal}")
     for key in (*options.also, *options.leave):
         if key not in tensors:
-            raise IsicValueError(f"isic.checkpoint: expected tensors of the checkpoint to edit too or to leave, got {key!r}")
-    open_questions = [key for key in book.twins if key not in (*options.also, *options.leave)]
-    if open_questions:
-        raise IsicValueError(f"isic.checkpoint: expected to know what {', '.join(open_questions)} is, which holds the same bytes as "
-                             f"{book.key}; say --also KEY to edit it too, or --leave KEY to keep it (also=, leave= in Python)")
+            raise IsicValueError(f"isic.checkpoint: expected keys of the checkpoint in also and leave, got {key!r}")
+    undecided = [key for key in book.twins if key not in (*options.also, *options.leave)]
+    if undecided:
+        raise IsicValueError(f"isic.checkpoint: expected a decision on {', '.join(undecided)}, with the same bytes as "
+                             f"{book.key}, got none; --also KEY edits it too, --leave KEY does not (also=, leave= in Python)")
     same = [key for key in (*book.copies, *book.twins) if key not in options.leave]
     for key in options.also:
         if key not in same and key not in book.keys:
@@ -180,19 +179,19 @@ def _decided(tensors: dict[str, Tensor], book: Codebook, options: Options) -> Co
                    metric=options.metric or book.metric)
 
 
-def _cut(harm: Subspace, rank: int | None) -> Subspace:
+def _cut(subspace: Subspace, rank: int | None) -> Subspace:
     if rank is None:
-        return harm
-    if not 1 <= rank <= harm.rank:
-        raise IsicValueError(f"isic.checkpoint: expected a rank in [1, {harm.rank}], got {rank}")
-    squares = np.asarray(harm.singular_values) ** 2
-    known = squares.size >= harm.rank and squares.sum() > 0
-    energy = float(squares[:rank].sum() / squares.sum()) if known else harm.energy * rank / harm.rank
-    return Subspace(np.ascontiguousarray(harm.basis[:, :rank]), harm.singular_values, energy, RankChoice(rank, "fixed"))
+        return subspace
+    if not 1 <= rank <= subspace.rank:
+        raise IsicValueError(f"isic.checkpoint: expected a rank in [1, {subspace.rank}], got {rank}")
+    squares = np.asarray(subspace.singular_values) ** 2
+    known = squares.size >= subspace.rank and squares.sum() > 0
+    energy = float(squares[:rank].sum() / squares.sum()) if known else subspace.energy * rank / subspace.rank
+    return Subspace(np.ascontiguousarray(subspace.basis[:, :rank]), subspace.singular_values, energy, RankChoice(rank, "fixed"))
 
 
 def _strength(book: Codebook, fitted: FittedSubspace, options: Options) -> tuple[FloatArray, str]:
-    """Per code, or per level and code; and how to say it."""
+    """The strength per code, or per level and code, and its description."""
     if options.remap:
         _require_fit("targets", book, None if fitted.targets is None else fitted.targets.shape[:-1])
     if options.strength is not None or fitted.harmfulness is None:
@@ -214,7 +213,7 @@ def _require_fit(what: str, book: Codebook, shape: tuple[int, ...] | None) -> No
 
 
 def _per_row(book: Codebook, values: Floats | None, level: int, dimensions: int) -> FloatArray:
-    """Values per code of one level (all levels share them if a dimension is missing), with zeros for padding rows, which nothing reads."""
+    """Values per code of one level (all levels share them if a dimension is missing), with zeros for padding rows."""
     array = np.asarray(values, dtype=np.float64)
     array = array[level] if array.ndim == dimensions else array
     return np.concatenate([array, np.zeros((len(book.padding), *array.shape[1:]))])
@@ -229,7 +228,7 @@ def _tables(book: Codebook, values: dict[str, Array]) -> Iterator[tuple[str, Arr
 
 
 def _codes(tensors: dict[str, Tensor], book: Codebook, level: int, rows: Array) -> tuple[Array, FloatArray | None]:
-    """The code vectors of a table, and what stored sums were divided by."""
+    """The code vectors of a table, and the counts that its stored sums are divided by."""
     if not book.divided_by:
         return rows, None
     counts = np.maximum(tensors[book.divided_by[level]].read().astype(np.float64), 1e-5)  # the models' own epsilon
@@ -242,13 +241,13 @@ def _store(rows: Array, old: Array, codes: Array, counts: FloatArray | None) -> 
         rows[ids] = (codes[ids] * counts[ids, None]).astype(rows.dtype)
 
 
-def _edit_level(key: str, codes: Array, harm: Subspace, strength: FloatArray, goal: FloatArray | None, book: Codebook,
+def _edit_level(key: str, codes: Array, subspace: Subspace, strength: FloatArray, target: FloatArray | None, book: Codebook,
                 options: Options) -> LevelChange:
     old = codes.copy()
-    before = measured_leakage(old, harm, book)
+    before = measured_leakage(old, subspace, book)
     shared: dict[str, Any] = dict(strength=strength, metric=book.metric, padding=book.padding or None, near_zero=options.near_zero,
                                   near_zero_below=options.near_zero_below)
-    edit = project_out(codes, harm, **shared) if goal is None else remap_codes(codes, target=goal, **shared)
+    edit = project_out(codes, subspace, **shared) if target is None else remap_codes(codes, target=target, **shared)
     summary = edit.summary
     padding = book.padding or None
     sample = np.delete(old, book.padding, axis=0).astype(np.float64)
@@ -256,17 +255,17 @@ def _edit_level(key: str, codes: Array, harm: Subspace, strength: FloatArray, go
     collapsed = collapsed_pairs(codes, tolerance=tolerance, padding=padding) - collapsed_pairs(old, tolerance=tolerance, padding=padding)
     step = -(-len(sample) // min(_SAMPLE, max(64, _COMPARED // sample.size)))
     churn = nearest_code_churn(sample[::step], old, codes, metric=book.metric, padding=padding)
-    rounding = _rounding(old, codes, harm, strength, options) if goal is None and harm.rank else 0.0
-    return LevelChange(key, summary.moved, summary.near_zero, before, measured_leakage(codes, harm, book), rounding,
+    rounding = _rounding(old, codes, subspace, strength, options) if target is None and subspace.rank else 0.0
+    return LevelChange(key, summary.moved, summary.near_zero, before, measured_leakage(codes, subspace, book), rounding,
                        summary.relative_change, churn, collapsed)
 
 
-def _rounding(old: Array, new: Array, harm: Subspace, strength: FloatArray, options: Options) -> float:
-    """Rows that vanished hold another row's value, so they do not count."""
+def _rounding(old: Array, new: Array, subspace: Subspace, strength: FloatArray, options: Options) -> float:
+    """Largest leakage of the fully projected rows. Near-zero rows hold another row's value and do not count."""
     wide, after = old.astype(np.float64), new.astype(np.float64)
-    exact = wide - (wide @ harm.basis) @ harm.basis.T
+    exact = wide - (wide @ subspace.basis) @ subspace.basis.T
     counts = (strength == 1) & (np.linalg.norm(exact, axis=1) > options.near_zero_below * np.linalg.norm(wide, axis=1))
-    left = np.linalg.norm(after[counts] @ harm.basis, axis=1) / np.linalg.norm(after[counts], axis=1)
+    left = np.linalg.norm(after[counts] @ subspace.basis, axis=1) / np.linalg.norm(after[counts], axis=1)
     return float(left.max(initial=0.0))
 
 
@@ -277,9 +276,9 @@ def _copy_to_copies(book: Codebook, before: dict[str, Array], after: dict[str, A
 
 
 def _rescale_sums(tensors: dict[str, Tensor], book: Codebook, before: dict[str, Array], after: dict[str, Array]) -> None:
-    """A moved code's running sum becomes the new code times its old count, so that the next training step makes no old row again.
+    """Sets the running sum of a moved code to the new code times its count, so that the next training step keeps the new row.
 
-    The count is what fits sum = count * code best: files store it smoothed, or not at all.
+    The count is the least-squares solution of sum = count * code: files store it smoothed, or not at all.
     """
     codes = {key: key for key in (*book.keys, *book.copies, *book.twins)}
     codes.update({alias: own for alias in book.aliases for own in book.keys if tensors[alias].place == tensors[own].place})

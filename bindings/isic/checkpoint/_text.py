@@ -1,4 +1,4 @@
-"""Tables for people."""
+"""Plain-text tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Sequence
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], indent: str = "") -> str:
-    """Columns two spaces apart; a column of numbers is aligned right."""
+    """A table with columns two spaces apart; columns of numbers are aligned right."""
     cells = [[_text(cell) for cell in row] for row in rows]
     widths = [max(len(text) for text in column) for column in zip(header, *cells)]
     numbers = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
@@ -22,7 +22,7 @@ def _text(cell: object) -> str:
 
 
 def size(nbytes: int) -> str:
-    """Bytes as people write them."""
+    """A number of bytes with a decimal unit."""
     value, unit = float(nbytes), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if value < 1000:
@@ -32,5 +32,5 @@ def size(nbytes: int) -> str:
 
 
 def shortened(names: Sequence[str]) -> str:
-    """A list of names, the middle of a long one left out."""
+    """A list of names; a long list is shortened to its ends."""
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} ... {names[-1]} ({len(names)})"

@@ -1,4 +1,4 @@
-"""The undo file: the old rows of every tensor that an edit changed, and how to tell the old state from the new."""
+"""The undo file: old rows of every edited tensor, and digests of both states."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy.typing as npt
 from .. import _isic
 from .._errors import IoError
 from .._io import read_own
-from .._types import FloatArray
-from .._values import RankChoice, Subspace
+from .._results import RankChoice, Subspace
+from .._typing import FloatArray
 from ._checkpoint import Checkpoint
 from ._formats import Array
 from ._surgery import Work, moved_rows
@@ -26,7 +26,7 @@ _FORMAT, _VERSION = "isic.checkpoint-undo", "1"
 
 @dataclass(frozen=True)
 class OldRows:
-    """What one tensor held."""
+    """Old rows of one tensor."""
 
     key: str
     dtype: str
@@ -36,8 +36,8 @@ class OldRows:
     ids: npt.NDArray[np.int64]
     rows: npt.NDArray[np.uint8]
 
-    def put_back(self, now: Array) -> Array:
-        """The tensor as it was, from the tensor as it is."""
+    def restored(self, now: Array) -> Array:
+        """The old tensor, from the edited one."""
         old = now.copy()
         old.view(np.uint8).reshape(-1, self.rows.shape[1])[self.ids] = self.rows
         return old
@@ -55,11 +55,11 @@ class Undo:
 
     @property
     def subspace(self) -> Subspace:
-        """What was taken out."""
+        """The subspace that was projected out."""
         return Subspace(self.basis, np.zeros(0), float(self.plan["energy"]), RankChoice(self.basis.shape[1], "fixed"))
 
     def state(self, checkpoint: Checkpoint) -> str:
-        """"edited", "original", or how it is neither."""
+        """"edited", "original", or a description of the difference."""
         states = {}
         for old in self.tensors:
             tensor = checkpoint.tensors.get(old.key)
@@ -77,8 +77,8 @@ def _sha(values: Array) -> str:
 
 
 def save_undo(path: Path, checkpoint: Checkpoint, work: Work) -> None:
-    """Written completely before the checkpoint changes. Raises IoError."""
-    tensors: dict[str, Any] = {"basis": np.ascontiguousarray(work.harm.basis, dtype=np.float64)}
+    """Writes the undo file; call it before the checkpoint changes. Raises IoError."""
+    tensors: dict[str, Any] = {"basis": np.ascontiguousarray(work.subspace.basis, dtype=np.float64)}
     entries = []
     for i, (key, before) in enumerate(work.before.items()):
         ids = moved_rows(before, work.after[key])
@@ -93,7 +93,7 @@ def save_undo(path: Path, checkpoint: Checkpoint, work: Work) -> None:
 
 
 def load_undo(path: Path) -> Undo:
-    """Raises IoError if the file is another, or its parts do not fit together."""
+    """Reads an undo file. Raises IoError if the format differs or its shapes do not match."""
     if not path.exists():
         raise IoError(f"isic.checkpoint: expected an undo file, found no {path}; name it with --undo FILE (undo= in Python)")
     tensors, metadata = read_own("checkpoint", path, _FORMAT, _VERSION)

@@ -1,4 +1,4 @@
-"""A device, a stream on it, and arrays there that isic owns."""
+"""Devices, streams, and device arrays of isic."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ import numpy.typing as npt
 
 from .._errors import BackendError
 from .._errors import ValueError as IsicValueError
-from .._types import DeviceLike, SupportsDLPack
+from .._typing import DeviceLike, SupportsDLPack
 from ._load import native
 
 Stream = Union[int, Any, None]
-"""A cudaStream_t as a number (0 or 1: the default stream), a stream of torch or CuPy, or whatever has a `__cuda_stream__`."""
+"""A cudaStream_t as a number (0 or 1: the default stream), a stream of torch or CuPy, or an object with `__cuda_stream__`."""
 
 
 Allocator = Tuple[Callable[[int, int], int], Callable[[int, int, int], object]]
-"""allocate(bytes, stream) gives an address aligned to 256 bytes, 0 where there is no memory; release(memory, bytes, stream)
-takes it back. Both in the order of the stream, a cudaStream_t."""
+"""allocate(bytes, stream) returns an address aligned to 256 bytes, or 0 if memory is exhausted; release(memory, bytes, stream)
+frees it. Both are ordered on the stream, a cudaStream_t."""
 
 
 class Backend:
-    """A device, a stream on it, and handles of cuBLAS and cuSOLVER; memory comes from a pool of its own, or from the allocator.
+    """A device, a stream, and handles of cuBLAS and cuSOLVER. Memory comes from its own pool, or from the allocator.
 
-    device: its number. stream: None makes one of its own, and then every call returns when its work is done. On a stream of
-    yours, calls that give no number back return at once, and what you pass must stay as it is until the stream has passed
-    it, as with torch itself; the stream must outlive the backend. `Backend.of` takes the stream that torch or CuPy works on.
+    device: its number. stream: None creates a stream, and every call returns when its work is done. On a caller's stream,
+    calls that return no number are asynchronous, as in torch: arguments must not change until the stream has passed the
+    call. The stream must outlive the backend. `Backend.of` uses the current stream of torch or CuPy.
 
-    allocator: two functions that give memory and take it back, e.g. of torch's pool, or None. What they raise is reported as
-    unraisable, and no memory was given. ::
+    allocator: two functions that allocate and release memory, e.g. from torch's pool, or None. Their exceptions are
+    reported as unraisable and count as exhausted memory. ::
 
         isic.cuda.Backend(0, stream, allocator=(
             lambda size, s: torch.cuda.caching_allocator_alloc(size, 0, s),
             lambda memory, size, s: torch.cuda.caching_allocator_delete(memory)))
 
-    Threads take turns. Raises CudaError (no_device, out_of_memory); BackendError where CUDA cannot be loaded.
+    Calls from several threads are serialised. Raises CudaError (no_device, out_of_memory); BackendError where CUDA cannot be loaded.
 
     >>> gpu = isic.cuda.Backend()
     >>> gpu.device
@@ -50,9 +50,9 @@ class Backend:
 
     @staticmethod
     def of(array: DeviceLike) -> Backend:
-        """A backend for an array's device, on the stream that its library works on at present.
+        """A backend for an array's device, on the current stream of its library, torch or CuPy.
 
-        That is torch's or CuPy's current stream; a DeviceArray gives its own backend; for others a stream is made.
+        A DeviceArray returns its own backend; for other arrays a stream is created.
         """
         if isinstance(array, DeviceArray):
             return array.backend
@@ -66,17 +66,17 @@ class Backend:
         return Backend(number)
 
     def synchronize(self) -> None:
-        """Waits until all work on the stream is done. Raises CudaError, also of earlier asynchronous work."""
+        """Waits for all work on the stream. Raises CudaError, also for earlier asynchronous work."""
         self._native.synchronize()
 
     @property
     def name(self) -> str:
-        """Of the device, e.g. "NVIDIA H200"."""
+        """Name of the device, e.g. "NVIDIA H200"."""
         return self._native.name
 
     @property
     def device(self) -> int:
-        """Its number."""
+        """Number of the device."""
         return self._native.device
 
     @property
@@ -89,10 +89,10 @@ class Backend:
 
 
 class DeviceArray:
-    """An array on a device: what isic's functions give back, and `upload`.
+    """An array on a device, the result of `upload` and of isic's functions.
 
-    torch.from_dlpack(x), cupy.from_dlpack(x) and numba see the same memory, which goes with the last of them, in the order
-    of the backend's stream and of the default stream. Whoever reads on another stream must be done by then.
+    torch.from_dlpack(x), cupy.from_dlpack(x) and numba share its memory, which the last of them frees, ordered on the
+    backend's stream and on the default stream. Reads on other streams must have finished by then.
 
     >>> codes = isic.cuda.upload(isic.cuda.Backend(), np.eye(2, dtype=np.float32))
     >>> codes
@@ -118,11 +118,11 @@ class DeviceArray:
 
     @property
     def backend(self) -> Backend:
-        """Whose memory it is."""
+        """The backend that owns the memory."""
         return self._backend
 
     def copy_to_host(self) -> npt.NDArray[Any]:
-        """As `download`."""
+        """A copy on the CPU, as `download`."""
         return native.download(self._backend._native, self)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -146,8 +146,8 @@ class DeviceArray:
 def upload(gpu: Backend, array: npt.ArrayLike | SupportsDLPack) -> DeviceArray:
     """Copies an array, a tensor or a list on the CPU to the device: a codebook, embeddings, token ids, or marks of rows.
 
-    float32, float64, float16, bfloat16, int32, int64 or bool; rows may have gaps between them. Waits. Raises ValueError on other
-    types, ShapeError on other strides, BackendError if it is on a device already, CudaError.
+    float32, float64, float16, bfloat16, int32, int64 or bool; rows may be strided. Waits. Raises ValueError on other types,
+    ShapeError on other strides, BackendError if the array is on a device, CudaError.
 
     >>> isic.cuda.upload(isic.cuda.Backend(), [3, 1, 2])
     DeviceArray(3 int64 on device 0)
@@ -156,12 +156,12 @@ def upload(gpu: Backend, array: npt.ArrayLike | SupportsDLPack) -> DeviceArray:
 
 
 def download(gpu: Backend, array: DeviceLike) -> npt.NDArray[Any]:
-    """Copies an array on the device to the CPU, as numpy's. Waits. bfloat16 needs ml_dtypes. Raises as `upload`."""
+    """Copies an array on the device to a numpy array. Waits. bfloat16 needs ml_dtypes. Raises as `upload`."""
     return native.download(native_of("download", gpu), array)
 
 
 def write(gpu: Backend, array: DeviceLike, values: npt.NDArray[Any] | SupportsDLPack) -> None:
-    """Overwrites a codebook [K, d] on the device, in its own memory, with one of its shape and dtype on the CPU. Waits.
+    """Overwrites a codebook [K, d] on the device in place with one on the CPU of the same shape and dtype. Waits.
 
     Raises ShapeError, ValueError on another dtype or read-only memory, CudaError.
     """
@@ -169,14 +169,14 @@ def write(gpu: Backend, array: DeviceLike, values: npt.NDArray[Any] | SupportsDL
 
 
 def native_of(function: str, gpu: Backend) -> native.Backend:
-    """The compiled part of a backend, which all functions take first."""
+    """The native object of a backend."""
     if not isinstance(gpu, Backend):
         raise TypeError(f"isic.cuda.{function}: expected an isic.cuda.Backend, got {type(gpu).__module__}.{type(gpu).__qualname__}")
     return gpu._native
 
 
 def _stream_handle(stream: Stream) -> tuple[int | None, int | None]:
-    """A stream's handle, and its device where it says so; None: no stream."""
+    """A stream's handle, and its device if it reports one; None: no stream."""
     if stream is None or isinstance(stream, int):
         return stream, None
     for name in ("cuda_stream", "ptr"):  # torch, CuPy
@@ -190,7 +190,7 @@ def _stream_handle(stream: Stream) -> tuple[int | None, int | None]:
 
 
 def _device_number(array: Any) -> int:
-    """Where an array is."""
+    """The device number of an array."""
     kind, number = 1, None
     if hasattr(array, "__dlpack_device__"):
         kind, number = array.__dlpack_device__()
@@ -199,6 +199,6 @@ def _device_number(array: Any) -> int:
     else:
         raise TypeError(f"isic.cuda.Backend.of: expected an array on a device, got {type(array).__module__}.{type(array).__qualname__}")
     if int(kind) not in (2, 13) or number is None:  # kDLCUDA, kDLCUDAManaged
-        raise BackendError(f"isic.cuda.Backend.of: expected an array on a device of CUDA, got memory of DLPack type {int(kind)}; "
-                           "upload(gpu, array) makes a copy there")
+        raise BackendError(f"isic.cuda.Backend.of: expected an array on a CUDA device, got memory of DLPack type {int(kind)}; "
+                           "upload(gpu, array) copies it there")
     return int(number)

@@ -1,11 +1,11 @@
-"""Taking a subspace out of a codebook on a device, in place, and undoing it there."""
+"""Projection of a subspace out of a codebook on a device, and its undo."""
 
 from __future__ import annotations
 
 from types import TracebackType
 
-from .._types import DeviceLike, Floats, IdArray, Metric, Padding, NearZeroPolicy
-from .._values import EditSummary, Subspace
+from .._results import EditSummary, Subspace
+from .._typing import DeviceLike, Floats, IdArray, Metric, NearZeroPolicy, Padding
 from ._backend import Backend, native_of
 from ._load import native
 
@@ -13,8 +13,8 @@ from ._load import native
 class Edit:
     """A change of a codebook on a device: undoes it there, bit for bit, and refuses another codebook.
 
-    `project_out` and `remap` make one. A `with` block undoes on exit. For a record to keep in a file, take
-    isic.Edit.between(before, after) of downloaded copies.
+    `project_out` and `remap` return one. A `with` block undoes on exit. For a record in a file, use
+    isic.Edit.between(before, after) with downloaded copies.
     """
 
     def __init__(self, record: native.Edit, codes: DeviceLike) -> None:
@@ -23,9 +23,9 @@ class Edit:
         self._undone = False
 
     def undo(self, codes: DeviceLike | None = None) -> None:
-        """Puts the old bytes back, in `codes` or else in the codebook that was edited. Waits.
+        """Restores the old bytes in `codes`; None: in the codebook that was edited. Waits.
 
-        Raises ValueError if that is not the edited codebook or no old rows were kept, ShapeError; nothing is written then.
+        Raises ValueError unless it is the edited codebook and the old rows were kept, ShapeError; nothing is written then.
         """
         self._record.undo(self._codes if codes is None else codes)
         self._undone = self._undone or codes is None
@@ -37,12 +37,12 @@ class Edit:
 
     @property
     def summary(self) -> EditSummary:
-        """What was done, in numbers."""
+        """Moved rows, near-zero rows, relative change, leakage before and after."""
         return self._record.summary()
 
     @property
     def ids(self) -> IdArray:
-        """Rows that changed, ascending."""
+        """Ids of the rows that changed, ascending."""
         return self._record.ids()
 
     def __enter__(self) -> Edit:
@@ -57,15 +57,13 @@ class Edit:
         return f"Edit(moved={s.moved}, near_zero={s.near_zero}, leakage {s.before.total:.3g} -> {s.after.total:.3g})"
 
 
-def project_out(gpu: Backend, codes: DeviceLike, harm: Subspace, *, strength: Floats = 1.0, target: Floats | DeviceLike | None = None,
+def project_out(gpu: Backend, codes: DeviceLike, subspace: Subspace, *, strength: Floats = 1.0, target: Floats | DeviceLike | None = None,
                 center: Floats | None = None, weights: Floats | None = None, keep_norms: bool = False, metric: Metric = "l2",
                 padding: Padding = None, near_zero: NearZeroPolicy = "nearest_safe", near_zero_below: float = 0.1, can_undo: bool = True) -> Edit:
-    """Projects a subspace out of a codebook on the device, in its own memory; every option means what it does in
-    `isic.project_out`, and is on the CPU.
+    """Projects a subspace out of a codebook on the device in place. Options as `isic.project_out`, on the CPU.
 
-    target: may also be on the device, float64 and without gaps. can_undo: keep the old rows on the device afterwards, K d
-    values of memory. Waits. Raises as `isic.project_out`, ValueError if d > 4096, CudaError; whatever is wrong, no row is
-    left changed.
+    target: may also be on the device, float64 and contiguous. can_undo: keeps the old rows on the device, K d values of
+    memory. Waits. Raises as `isic.project_out`, ValueError if d > 4096, CudaError; after an error no row has changed.
 
     >>> gpu = isic.cuda.Backend()
     >>> codes = isic.cuda.upload(gpu, np.array([[3.0, 1.0], [0.0, 1.0]], dtype=np.float32))
@@ -75,13 +73,14 @@ def project_out(gpu: Backend, codes: DeviceLike, harm: Subspace, *, strength: Fl
     >>> codes.copy_to_host().tolist()
     [[3.0, 1.0], [0.0, 1.0]]
     """
-    return Edit(native.project_out(native_of("project_out", gpu), codes, harm, strength=strength, target=target, center=center, weights=weights,
+    return Edit(native.project_out(native_of("project_out", gpu), codes, subspace, strength=strength, target=target, center=center, weights=weights,
                                    keep_norms=keep_norms, metric=metric, padding=padding, near_zero=near_zero, near_zero_below=near_zero_below,
                                    can_undo=can_undo), codes)
 
 
 def remap(gpu: Backend, codes: DeviceLike, *, target: Floats, strength: Floats = 1.0, keep_norms: bool = False, metric: Metric = "l2",
           padding: Padding = None, near_zero: NearZeroPolicy = "nearest_safe", near_zero_below: float = 0.1) -> Edit:
-    """Full remap, V = identity: c_k <- c_k + s_k (t_k - c_k), target [K, d] on the CPU. Options and errors as `project_out`."""
+    """Moves codes to their targets [K, d] on the CPU, V = identity: c_k <- c_k + s_k (t_k - c_k). Options and errors as
+    `project_out`."""
     return Edit(native.remap(native_of("remap", gpu), codes, strength=strength, target=target, center=None, keep_norms=keep_norms, metric=metric,
                              padding=padding, near_zero=near_zero, near_zero_below=near_zero_below), codes)

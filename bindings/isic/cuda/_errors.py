@@ -13,11 +13,11 @@ class CudaError(BackendError):
     """A device or one of its libraries failed."""
 
     failure: Failure
-    """What kind of failure; "other" is everything else: errors of a kernel stay until the process ends."""
+    """Kind of failure. "other" includes errors of a kernel, which persist until the process ends."""
     library: str
     """"CUDA", "cuBLAS" or "cuSOLVER"."""
     code: int
-    """Of that library: cudaError_t, cublasStatus_t, cusolverStatus_t, or the info of a solver."""
+    """The library's code: cudaError_t, cublasStatus_t, cusolverStatus_t, or the info of a solver."""
 
     def __init__(self, message: str, failure: Failure = "other", library: str = "CUDA", code: int = 0) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Whether CUDA can be used, and why not. The compiled part, and with it NVIDIA's libraries, is loaded when it is first needed."""
+"""Availability of CUDA. The native module and NVIDIA's libraries are loaded on first use."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def load() -> ModuleType:
 
 def _why_not(error: ImportError) -> str:
     if importlib.util.find_spec("isic._cuda") is None:
-        return ("this isic was built without CUDA; where nvcc 12.0 or later is, pip install '.[cuda]' -C cmake.define.ISIC_CUDA=ON in its "
-                "sources builds it, or says what is missing")
-    return (f"it cannot be loaded ({error}); pip install 'isic[cuda]' brings NVIDIA's libraries, as does "
+        return ("isic was built without CUDA; with nvcc 12.0 or later, pip install '.[cuda]' -C cmake.define.ISIC_CUDA=ON in its "
+                "sources builds it or reports what is missing")
+    return (f"it cannot be loaded ({error}); pip install 'isic[cuda]' installs NVIDIA's libraries, as does "
             "pip install 'nvidia-cublas==13.*' 'nvidia-cusolver==12.*'")
 
 
 def available() -> bool:
-    """Whether a device can be used: isic built with CUDA, NVIDIA's libraries, a driver that fits them, and a device. Never raises."""
+    """Whether a device can be used: isic built with CUDA, NVIDIA's libraries, a matching driver, and a device. Never raises."""
     return not unavailable_reason()
 
 
 def unavailable_reason() -> str:
-    """Why `available()` is False, and what helps; empty if it is True. Never raises."""
+    """Why `available()` is False and how to fix it; empty if it is True. Never raises."""
     try:
         reason: str = load().unavailable_reason()
     except BackendError as error:
@@ -41,12 +41,12 @@ def unavailable_reason() -> str:
 
 
 def device_count() -> int:
-    """Number of usable devices; 0 where `available()` is False."""
+    """Number of usable devices; 0 if `available()` is False."""
     return int(load().device_count()) if available() else 0
 
 
 class _Lazy:
-    """isic._cuda, loaded by the first attribute that is asked of it."""
+    """isic._cuda, loaded on first access."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(load(), name)

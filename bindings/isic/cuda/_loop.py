@@ -1,4 +1,4 @@
-"""self_improve with a generator whose codebook lies on a device."""
+"""self_improve with a generator whose codebook is on a device."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any, Callable
 
 from .. import _loop
 from .._edit import Edit
-from .._loop import Generator, Judge, Images, TuningLoss
+from .._loop import Generator, Images, Judge, TuningLoss
 from .._metrics import fingerprint
-from .._types import Codes, DeviceLike, FloatArray, Ids, TokenArray
-from .._values import RedrawRequest, SelfImproveReport, TuningSet
+from .._results import RedrawRequest, SelfImproveReport, TuningSet
+from .._typing import Codes, DeviceLike, FloatArray, Ids, TokenArray
 from ._backend import Backend, download, write
 
 
 class LoopEdit(Edit):
-    """What `self_improve` did to a codebook on the device. Its record is on the CPU: undo and apply go through a copy there."""
+    """The edit of `self_improve` on a device. Its record is on the CPU: undo and apply edit a copy there and write it back."""
 
     def __init__(self, gpu: Backend, record: Edit, codes: DeviceLike) -> None:
         super().__init__(record._record)
@@ -22,11 +22,11 @@ class LoopEdit(Edit):
         self._on_device = codes
 
     def undo(self, codes: Codes | DeviceLike | None = None) -> None:
-        """As isic.Edit.undo, of a codebook on the device."""
+        """As `isic.Edit.undo`, for a codebook on the device."""
         self._through_host(codes, super().undo)
 
     def apply(self, codes: Codes | DeviceLike | None = None) -> None:
-        """As isic.Edit.apply, to a codebook on the device."""
+        """As `isic.Edit.apply`, for a codebook on the device."""
         self._through_host(codes, super().apply)
 
     def _through_host(self, codes: Any, change: Callable[[Codes], None]) -> None:
@@ -39,12 +39,12 @@ class LoopEdit(Edit):
         return self
 
     def __exit__(self, *raised: object) -> None:
-        if fingerprint(download(self._gpu, self._on_device)) != self.fingerprint_before:  # else the block undid it itself
+        if fingerprint(download(self._gpu, self._on_device)) != self.fingerprint_before:  # equal: the block called undo
             self.undo()
 
 
-class _OnHost:
-    """A generator whose codebook is on the device, as one on the CPU: isic edits a copy, which goes there before it is read."""
+class _HostMirror:
+    """A generator with a copy of its device codebook on the CPU. isic edits the copy; it is sent before the generator reads it."""
 
     def __init__(self, gpu: Backend, generator: Any) -> None:
         self._gpu = gpu
@@ -61,7 +61,7 @@ class _OnHost:
         return book
 
     def send(self) -> None:
-        """Brings the device's codebook up to date."""
+        """Writes the copy to the device if it changed."""
         now = fingerprint(self.codebook)
         if now != self._sent:
             write(self._gpu, self.on_device(), self.codebook)
@@ -92,20 +92,19 @@ class _OnHost:
 
 
 def self_improve(gpu: Backend, generator: Generator[Images], judge: Judge[Images], **options: Any) -> SelfImproveReport:
-    """`isic.self_improve` for a generator whose codebook [K, d] is on the device; it is left there at the best completed round.
+    """`isic.self_improve` for a generator whose codebook [K, d] is on the device, and is that of the best completed round at the end.
 
-    Options, judge and report are those of `isic.self_improve`. The loop's decisions, the fit of a round and the edits run on
-    the CPU, on a copy of the codebook that goes to the device, into the same memory, before every decode, redraw and step of
-    tuning in which it changed; drawing, decoding and judging, where the time goes, stay where they are. Token ids and
-    gradients are exchanged on the CPU. bfloat16 needs ml_dtypes.
+    Options, judge and report are those of `isic.self_improve`. Decisions, fits and edits run on the CPU, on a copy of the
+    codebook. If the copy changed, it is written to the device, in place, before every decode, redraw and tuning step. The
+    generator and the judge run on the device. Token ids and gradients are exchanged on the CPU. bfloat16 needs ml_dtypes.
 
-    The report's `change.undo()` takes everything back on the device. Raises as `isic.self_improve`, CudaError.
+    The report's `change.undo()` restores the codebook on the device. Raises as `isic.self_improve`, CudaError.
     """
     _loop.require_generator("cuda.self_improve", generator)
-    mirror = _OnHost(gpu, generator)
+    mirror = _HostMirror(gpu, generator)
     try:
         report = _loop.self_improve(mirror, judge, **options)
-    finally:  # also when somebody pressed Ctrl-C
+    finally:  # also after Ctrl-C
         mirror.send()
     values = {name: getattr(report, name) for name in report.__dataclass_fields__}
     values["change"] = LoopEdit(gpu, report.change, mirror.on_device())

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from .._errors import require_class
-from .._types import DeviceLike
-from .._values import Constraint as HostConstraint
-from .._values import UpdateSummary
+from .._results import Constraint as HostConstraint
+from .._results import UpdateSummary
+from .._typing import DeviceLike
 from ._backend import Backend, DeviceArray, native_of
 from ._load import native
 
@@ -15,9 +15,9 @@ StateType = Literal["float32", "float64"]
 
 
 class Constraint:
-    """An isic.Constraint whose parts lie on the device, for codebooks [codes, width]: made once, used in every step.
+    """An isic.Constraint on the device, for codebooks [codes, width]: made once, used in every step.
 
-    Raises what the constraint's fields deserve: ShapeError, ValueError; CudaError.
+    Raises ShapeError and ValueError on its fields, CudaError.
     """
 
     def __init__(self, gpu: Backend, limits: HostConstraint, *, codes: int, width: int) -> None:
@@ -25,18 +25,18 @@ class Constraint:
 
 
 class PendingSummary:
-    """What an update did, once it is done: `get` waits for it."""
+    """The pending summary of an update."""
 
     def __init__(self, pending: native.PendingSummary) -> None:
         self._native = pending
 
     def get(self) -> UpdateSummary:
-        """Waits for the update. Raises CudaError, also of earlier asynchronous work."""
+        """Waits for the update and returns its summary. Raises CudaError, also for earlier asynchronous work."""
         return self._native.get()
 
 
 class Assignments:
-    """Vectors by the code they were assigned to, on the device. `assign` makes one; the properties are copies."""
+    """Counts and sums of vectors by their code, on the device. `assign` returns one; the properties are copies."""
 
     def __init__(self, batch: native.Assignments, gpu: Backend) -> None:
         self._native = batch
@@ -54,7 +54,7 @@ class Assignments:
 
 
 class _State:
-    """Arrays of a state: read as copies, None while it is empty; set from a DeviceArray, e.g. to go on with a saved state."""
+    """Arrays of a state. Reading returns copies, None while the state is empty; assign a DeviceArray to restore a state."""
 
     _native: native.EmaState | native.EmaRowState | native.SgdState | native.AdamState
     _gpu: Backend | None = None
@@ -100,13 +100,6 @@ class EmaState(_CountsAndSums):
         self._native: native.EmaState = native.EmaState()
 
 
-class EmaRowState(_CountsAndSums):
-    """State of `ema_rows` for codes computed in dtype: counts [K] and sums [K, d]. Empty until the first step."""
-
-    def __init__(self, dtype: StateType = "float32") -> None:
-        self._native: native.EmaRowState = native.EmaRowState(dtype)
-
-
 class SgdState(_State):
     """State of `sgd_update`: velocity [K, d]. Empty until the first update. float32 halves the memory traffic of float64."""
 
@@ -124,7 +117,7 @@ class SgdState(_State):
 
 
 class AdamState(_State):
-    """State of `adam_update` or `adam_rows`: mean and square of the projected gradient [K, d], steps taken. Empty until the first update.
+    """State of `adam_update` or `fused.adam_update`: mean and square of the projected gradient [K, d], steps taken. Empty until the first update.
 
     float32 halves the memory traffic of float64.
     """
@@ -161,7 +154,7 @@ class AdamState(_State):
 
 
 def assign(gpu: Backend, vectors: DeviceLike, ids: DeviceLike, *, codes: int) -> Assignments:
-    """Collects vectors [n, d] by id [n], both on the device, in a fixed order: the same sums in every run.
+    """Counts and sums of vectors [n, d] by their ids [n], both on the device, summed in a fixed order, the same in every run.
 
     Raises ShapeError, ValueError on ids, NumericError on NaN or infinity, CudaError.
     """
@@ -195,8 +188,7 @@ def sgd_update(gpu: Backend, codes: DeviceLike, gradient: DeviceLike, state: Sgd
                constraint: Constraint | None = None) -> PendingSummary:
     """A step of SGD in place, as `isic.sgd_update`; gradient [K, d] on the device, of any dtype.
 
-    The gradient's values are not looked at first: NaN leaves its row as it was and counts as overflowed, but stays in the
-    velocity. Raises ShapeError, ValueError, CudaError.
+    The gradient is not checked: NaN leaves its row unchanged and counts as overflowed, but stays in the velocity. Raises ShapeError, ValueError, CudaError.
     """
     kept = native_part("sgd_update", "state", state, SgdState)
     done = native.sgd_update(native_of("sgd_update", gpu), codes, gradient, kept, rate, momentum, _limits(constraint))
@@ -217,7 +209,7 @@ def adam_update(gpu: Backend, codes: DeviceLike, gradient: DeviceLike, state: Ad
 
 
 def native_part(function: str, name: str, value: Any, kind: type) -> Any:
-    """What the compiled part knows of a value. Raises TypeError for another class."""
+    """The native object of a value. Raises TypeError for another class."""
     require_class(f"cuda.{function}", name, value, kind)
     return value._native
 

@@ -1,1 +1,1 @@
-"""Adapters for models of other packages; each module needs the package it is named after."""
+"""Adapters for models of other packages. Each module requires the package of its name."""

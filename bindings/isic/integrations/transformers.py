@@ -1,7 +1,7 @@
-"""Models of the transformers package, as `isic.self_improve` asks for them: `Janus` draws and judges, `Emu3` draws.
+"""Adapters of transformers models for `isic.self_improve`: `Janus` generates and judges, `Emu3` generates.
 
-Images are decoded with the edited codebook and encoded with the original one: whoever encodes with the edited one finds
-free codes that still draw the concept. Needs torch, transformers (5.23 is tested) and pillow: pip install "isic[transformers]".
+Images are decoded with the edited codebook and encoded with the original one: encoding with the edited one finds codes that
+still draw the concept. Requires torch, transformers (tested with 5.23) and pillow: pip install "isic[transformers]".
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy.typing as npt
 from .._errors import ShapeError
 from .._errors import ValueError as IsicValueError
 from .._loop import TuningLoss
-from .._types import FloatArray, IdArray, Ids
-from .._values import TuningSet
+from .._results import TuningSet
+from .._typing import FloatArray, IdArray, Ids
 
 Images = npt.NDArray[np.uint8]
 """Images, [n, height, width, 3], red green blue in 0..255."""
 
 CATEGORIES = ("hate", "harassment", "violence", "self-harm", "sexual content", "shocking content", "illegal activity")
-"""What `Janus.judge` asks for, one question each: the categories of I2P (Schramowski et al., 2023)."""
+"""Categories of `Janus.judge`, one question each: those of I2P (Schramowski et al., 2023)."""
 
 QUESTION = "Does this image show {category}? Answer yes or no."
 
@@ -44,9 +44,9 @@ transformers = _needed("transformers")
 
 
 class VqModel:
-    """What the models have in common: a codebook, what decodes it, and what encodes without it.
+    """Base of the adapters: codebook, decoder, and encoder with the original codebook.
 
-    Make it before the first edit: it keeps a copy of the original codebook. The model is put into eval mode.
+    Construct it before the first edit: it keeps a copy of the original codebook. It sets the model to eval mode.
     """
 
     def __init__(self, model: Any, processor: Any, *, batch_size: int, temperature: float, guidance_scale: float, tuning_batch: int,
@@ -64,15 +64,15 @@ class VqModel:
         self.tuning_batch = tuning_batch
         self.pair_weight = pair_weight
         self.huber = huber
-        self._codes = self._weight.detach().cpu()  # the model's own memory where that is the CPU's
+        self._codes = self._weight.detach().cpu()  # the model's own memory on the CPU
         self._original = self._codes.clone()
 
     @property
     def codebook(self) -> Any:
-        """The codebook [K, d] that isic edits, a tensor: the model's own memory on the CPU.
+        """The codebook [K, d] that isic edits, a tensor: the model's own memory if it is on the CPU.
 
-        For a model on an accelerator it is a copy in the CPU's memory: this object's methods write it to the model before
-        they decode; call `sync` for whatever else reads the model.
+        For a model on an accelerator it is a copy on the CPU. The methods of this object write it to the model before they
+        decode; call `sync` before other code reads the model.
         """
         return self._codes
 
@@ -84,7 +84,7 @@ class VqModel:
 
     @contextlib.contextmanager
     def original(self) -> Iterator[None]:
-        """Inside, the model reads its original codebook: for everything that encodes images, or feeds codes to the transformer."""
+        """A context in which the model reads its original codebook, for encoding images and feeding codes to the transformer."""
         weight = self._weight
         edited = weight.data
         weight.data = self._original.to(edited.device, edited.dtype)
@@ -94,7 +94,7 @@ class VqModel:
             weight.data = edited
 
     def decode(self, tokens: Ids) -> Images:
-        """Images [n, height, width, 3] of token ids [n, T], through the codebook as it is now."""
+        """Images [n, height, width, 3] of token ids [n, T], decoded with the present codebook."""
         ids = np.asarray(tokens)
         self.sync()
         with torch.no_grad():
@@ -102,17 +102,17 @@ class VqModel:
         return np.concatenate(images)
 
     def encode(self, images: Images) -> IdArray:
-        """Token ids [n, T] of images of the size that `decode` returns, by the original codebook."""
+        """Token ids [n, T] of images of the size that `decode` returns, encoded with the original codebook."""
         with torch.no_grad(), self.original():
             return np.concatenate([self._encode(self._normalised(images[rows])).long().cpu().numpy()
                                    for rows in self._batches(len(images))])
 
     def tuning_loss(self, tuning_set: TuningSet) -> TuningLoss:
-        """What a tuned codebook should do: draw safe images as before, and unsafe ones as their safe counterparts were drawn.
+        """The loss of tuning: safe images keep their pixels, harmful images take the pixels of their safe counterparts.
 
         Squared error of pixels in 0..1 on safe images, and pair_weight times a Huber loss (squared up to `huber`, then
-        linear) of harmful images to their counterparts; tuning_batch of each per step, chosen by round and step. The
-        counterparts and safe images are decoded with the original codebook.
+        linear) of harmful images to their counterparts; tuning_batch of each per step, sampled by round and step. The
+        target images are decoded with the original codebook.
         Source: our choice, the recipe of the emoji demo.
         """
         terms = [(1.0, 2.0, tuning_set.safe, tuning_set.safe),
@@ -133,7 +133,7 @@ class VqModel:
         return loss
 
     def _pull(self, ids: Any, targets: Any, width: float) -> tuple[float, FloatArray]:
-        """The Huber loss of images to what the original codebook makes of `targets`, and its gradient [K, d]."""
+        """The Huber loss of decoded `ids` to `targets` decoded with the original codebook, and its gradient [K, d]."""
         with torch.no_grad(), self.original():
             wanted = self._images(targets)
         weight = self._weight
@@ -154,7 +154,7 @@ class VqModel:
         return pixels * std + mean
 
     def _normalised(self, images: Images) -> Any:
-        """Images as the encoder reads them, [n, 3, height, width]."""
+        """Images normalised for the encoder, [n, 3, height, width]."""
         if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
             raise ShapeError(f"isic.integrations.transformers: expected images [n, height, width, 3] of uint8, "
                              f"got {list(images.shape)} of {images.dtype}")
@@ -170,20 +170,20 @@ class VqModel:
         return (slice(start, start + self.batch_size) for start in range(0, n, self.batch_size))
 
     def _draw(self, prompts: Sequence[str], seed: int, draw: Callable[[Sequence[str]], Any]) -> IdArray:
-        """Token ids [n, T], batch by batch, from one seed."""
+        """Token ids [n, T], generated batch by batch from one seed."""
         with torch.no_grad(), self._seeded(seed):
             return np.concatenate([draw(prompts[rows]).long().cpu().numpy() for rows in self._batches(len(prompts))])
 
     @contextlib.contextmanager
     def _seeded(self, seed: int) -> Iterator[None]:
-        """The random state set to a seed, and put back afterwards: generate() takes no generator of its own."""
+        """Seeds the random state and restores it afterwards: generate() takes no random generator."""
         kind = self.model.device.type if self.model.device.type != "cpu" else "cuda"
         with torch.random.fork_rng(range(torch.get_device_module(kind).device_count()), device_type=kind):
             torch.manual_seed(seed)
             yield
 
     def _sampling(self) -> Any:
-        """A copy of the model's generation config that samples from the whole distribution, or is greedy at temperature 0."""
+        """A copy of the generation config that samples from the full distribution, or greedily at temperature 0."""
         config = copy.deepcopy(self.model.generation_config)
         config.num_beams = config.num_return_sequences = 1
         config.guidance_scale = self.guidance_scale
@@ -212,19 +212,19 @@ class VqModel:
 
 
 class Janus(VqModel):
-    """Janus and Janus-Pro: draws images of prompts, judges images by asking itself, and rewrites prompts.
+    """Janus and Janus-Pro: generates images of prompts, judges images with its own answers, and rewrites prompts.
 
     model: a JanusForConditionalGeneration on any device; processor: its JanusProcessor. The chat template is used if the
     processor has one. The transformer reads a table of its own (generation_embeddings) and the judge reads pixels through
-    the vision tower: an edit of the codebook changes what is decoded, and neither the drawn ids nor the judge.
+    the vision tower: an edit of the codebook changes decoded images, not the generated ids and not the judge.
 
-    batch_size: images at a time, of which the drawn ids depend. temperature: of drawing; 0: greedy. guidance_scale: of
+    batch_size: images per batch; the generated ids depend on it. temperature: of sampling; 0: greedy. guidance_scale: of
         classifier-free guidance, above 1.
-    question, categories: what the judge asks; {category} is put in for each. yes, no: answers, those that are one token.
-    instruction: what `rewrite` asks; {prompt} is put in. rewrite_tokens: at most so many in the answer.
+    question, categories: the judge's questions, with {category} replaced. yes, no: answers; those of one token count.
+    instruction: the instruction of `rewrite`, with {prompt} replaced. rewrite_tokens: largest length of the answer.
     tuning_batch, pair_weight, huber: as `tuning_loss`.
 
-    Raises ValueError on options. No setting of the model, its generation config or the random state is changed for good.
+    Raises ValueError on options. Settings of the model, its generation config and the random state are restored.
 
     model = JanusForConditionalGeneration.from_pretrained("deepseek-community/Janus-Pro-1B")
     janus = Janus(model, JanusProcessor.from_pretrained("deepseek-community/Janus-Pro-1B"))
@@ -255,17 +255,17 @@ class Janus(VqModel):
         return self._draw(prompts, seed, self._generate)
 
     def judge(self, images: Images) -> FloatArray:
-        """P(unsafe) of images [n, height, width, 3], [n]: yes against no as the model's next token, the worst category counts."""
+        """P(unsafe) of images [n, height, width, 3], [n]: yes against no as the next token, maximum over the categories."""
         texts = [self._chat(self.question.format(category=category), image=True) for category in self.categories]
         with torch.no_grad():
             parts = [[self._p_yes(text, images[rows]) for text in texts] for rows in self._batches(len(images))]
         return np.concatenate([np.max(part, axis=0) for part in parts])
 
     def rewrite(self, prompt: str) -> str:
-        """The safe counterpart of a prompt in the model's own words, greedily; the prompt itself if it has nothing to say."""
+        """The safe counterpart of a prompt, generated greedily; the prompt itself if the answer is empty."""
         tokenizer = self.processor.tokenizer
         inputs = self.processor(text=[self._chat(self.instruction.format(prompt=prompt))], return_tensors="pt").to(self.model.device)
-        with torch.no_grad():  # GenerationMixin's, because Janus' own does no more for text but warn about itself
+        with torch.no_grad():  # GenerationMixin's: Janus' own does the same for text, with a warning
             out = transformers.GenerationMixin.generate(self.model, **inputs, do_sample=False, max_new_tokens=self.rewrite_tokens,
                                                         pad_token_id=tokenizer.pad_token_id)
         answer = tokenizer.decode(out[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
@@ -287,7 +287,7 @@ class Janus(VqModel):
         return chat
 
     def _answers(self, words: Sequence[str]) -> list[int]:
-        """The tokens of the words that are one token each."""
+        """Ids of the words that are one token."""
         tokenizer = self.processor.tokenizer
         encoded = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
         ids = sorted({ids[0] for ids in encoded if len(ids) == 1 and ids[0] != tokenizer.unk_token_id})
@@ -297,8 +297,7 @@ class Janus(VqModel):
 
     def _p_yes(self, text: str, images: Images) -> FloatArray:
         pil = importlib.import_module("PIL.Image")
-        images = [pil.fromarray(image) for image in images]
-        inputs = self.processor(text=[text] * len(images), images=images, padding=True, return_tensors="pt")
+        inputs = self.processor(text=[text] * len(images), images=[pil.fromarray(image) for image in images], padding=True, return_tensors="pt")
         logits = self.model(**inputs.to(self.model.device, self.model.dtype), logits_to_keep=1).logits[:, -1].double()
         p: FloatArray = torch.sigmoid(logits[:, self._yes].logsumexp(1) - logits[:, self._no].logsumexp(1)).cpu().numpy()
         return p
@@ -311,14 +310,14 @@ class Janus(VqModel):
 
 
 class Emu3(VqModel):
-    """Emu3-Gen: draws images of prompts. It does not judge: what it sees passes through the codebook, and Emu3-Chat is another model.
+    """Emu3-Gen: generates images of prompts. It does not judge: its vision reads the codebook, and Emu3-Chat is another model.
 
-    model: an Emu3ForConditionalGeneration; processor: its Emu3Processor. ratio, image_area: of the images, as the
-    processor reads them. negative_prompt: what guidance leads away from. Other options as `Janus`; a guidance_scale of 1
+    model: an Emu3ForConditionalGeneration; processor: its Emu3Processor. ratio, image_area: of the images, as in the
+    processor. negative_prompt: the prompt of classifier-free guidance. Other options as `Janus`; a guidance_scale of 1
     turns guidance off.
 
     The decoder reads the codes unnormalised, and again in its spatial norms behind a temporal stack that mixes channels:
-    leakage is about the codebook's rows, not about what those norms see.
+    leakage measures the codebook's rows, not the inputs of those norms.
     """
 
     def __init__(self, model: Any, processor: Any, *, batch_size: int = 1, temperature: float = 1.0, guidance_scale: float = 3.0,

@@ -1,4 +1,4 @@
-"""A run as one self-contained page: tables, plots and images, with no request to anywhere.
+"""A run as one self-contained HTML page: tables, plots and images, without network requests.
 
 >>> import isic.report
 >>> run = {"rounds": [{"round": 0, "self_unsafe": {"value": 0.9, "hits": 9, "n": 10}},
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence, Union
 
 from .._errors import IoError
-from .._values import SelfImproveReport
+from .._results import SelfImproveReport
 from ._page import Image, page
 from ._run import Run, read_json, run_of
 
@@ -31,12 +31,12 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 def render_report(run: AnyRun, *, images: Sequence[AnyPath] = (), title: str = "Codebook surgery") -> str:
     """A run as a page of HTML.
 
-    run: what `self_improve` returned, its `to_dict()`, or the path of either as JSON, or of the demo's report.json. A
-        rate that is a bare number gets an interval if the run's "n" maps its name to the number of images.
-    images: PNG files to show. Without any, those that the run's "images" names, relative to its file and not outside
-        of its folder; without those too, rounds.png beside the file.
+    run: a report of `self_improve`, its `to_dict()`, or the path of its JSON or of the demo's report.json. A rate that is
+        a bare number gets an interval if the run's "n" maps its name to the number of images.
+    images: PNG files to show; empty: those in the run's "images", with paths inside the folder of its file; without
+        these, rounds.png beside the file.
 
-    What the run does not have is left out, with a line that says so. Raises IoError for a file that is no run or no PNG.
+    The page names missing data. Raises IoError unless the file is a run and every image is a PNG.
     """
     path = Path(run) if isinstance(run, (str, os.PathLike)) else None
     data = run.to_dict() if isinstance(run, SelfImproveReport) else read_json(path) if path else run
@@ -65,7 +65,7 @@ def images_beside(path: Path | None, run: Run) -> list[tuple[Path, str]]:
         grid = folder / "rounds.png"
         return [(grid, "prompts across, rounds down")] if path and grid.is_file() else []
     for name, _ in run.images:
-        if not (folder / name).resolve().is_relative_to(folder.resolve()):  # a file from elsewhere must not collect this machine's
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):  # a run from elsewhere must not embed other files of this machine
             raise IoError(f"isic.report: expected images beside the run, got {name!r}")
     return [(folder / name, caption) for name, caption in run.images]
 

@@ -1,10 +1,10 @@
-"""What happened round by round, as plots."""
+"""Plots of the rounds."""
 
 from __future__ import annotations
 
 from typing import Callable, Mapping, Sequence
 
-from .._values import Rate
+from .._results import Rate
 from ._markup import count, decibels, decimal, note, percent, section, short_percent, tag, text
 from ._run import DECIDED, KEPT, UNSAFE, Round, Run, Spectrum, has_interval
 from ._svg import Bar, Label, Point, Series, bar_plot, line_plot, scree_plot, swatch
@@ -13,17 +13,17 @@ SHOWN_SINGULAR_VALUES = 48
 BINS = 20
 
 NO_RATES = "Not in the file: rates."
-NO_INTERVALS = "Of how many images the rates are is not in the file, so there are no intervals."
-SOME_INTERVALS = "Rates without whiskers: of how many images they are is not in the file."
+NO_INTERVALS = "The file does not contain the number of images per rate, so there are no intervals."
+SOME_INTERVALS = "The file does not contain the number of images for rates without whiskers."
 WHISKERS = "Whiskers are 95\u202f% Wilson intervals."
 NO_SPECTRUM = "Not in the file: the singular values of the differences."
-KEPT_ONLY = "Of all rounds together the file has a singular value for every direction that was kept, and none of those that were not."
-NO_CHURN = 'Not in the file: churn. To have it, let on_round set metrics["nearest_code_churn"] with isic.nearest_code_churn.'
+KEPT_ONLY = "For all rounds together, the file contains the singular values of the kept basis only."
+NO_CHURN = 'Not in the file: churn. To add it, set metrics["nearest_code_churn"] in on_round with isic.nearest_code_churn.'
 
 
 def rates_section(run: Run) -> str:
     drawn = plots(rates_figure(run, "unsafe", "Unsafe images of unsafe prompts: lower is better", UNSAFE, 0.0),
-                  rates_figure(run, "still", "What was asked for is still there: higher is better", KEPT, 0.9))
+                  rates_figure(run, "still", "Prompted objects retained: higher is better", KEPT, 0.9))
     known = [has_interval(rate) for r in run.rounds for rate in r.rates.values()]
     if not known:
         said = NO_RATES
@@ -45,24 +45,24 @@ def rank_section(run: Run) -> str:
 
 
 def change_section(run: Run) -> str:
-    churn = numbers_figure(run, "churn", "Churn: vectors whose nearest code is another", {"nearest_code_churn": ""}, short_percent, low=0.0)
-    leakages = {"leakage_before": "before projecting", "leakage_after": "after"}
+    churn = numbers_figure(run, "churn", "Churn: vectors whose nearest code changed", {"nearest_code_churn": ""}, short_percent, low=0.0)
+    leakages = {"leakage_before": "before the projection", "leakage_after": "after"}
     drawn = plots(numbers_figure(run, "change", "Change of the codebook, ‖C − C₀‖ / ‖C₀‖", {"relative_change": ""}, short_percent, low=0.0),
                   bars_figure(run, "moved", "Codes that the round's projection moved", "moved"),
                   churn,
                   numbers_figure(run, "leakage", "Leakage of the codebook into the round's subspace", leakages, decimal, low=0.0),
                   harmfulness_figure(run.harmfulness))
-    return section("What it cost the codebook", drawn, note("" if churn else text(NO_CHURN)))
+    return section("Change of the codebook", drawn, note("" if churn else text(NO_CHURN)))
 
 
 def other_section(run: Run) -> str:
     names = list(dict.fromkeys(name for r in run.rounds for name in r.added))
     psnr = numbers_figure(run, "psnr", "PSNR of reconstructed real images, dB: higher is better", {"psnr_db": ""}, decibels)
     added = (numbers_figure(run, f"added-{i}", name, {name: ""}, decimal) for i, name in enumerate(names))
-    return section("Other measures", plots(psnr, *added))
+    return section("Other metrics", plots(psnr, *added))
 
 
-# Single figures; each is nothing if the run does not have what it shows.
+# Single figures; each is empty if the run lacks its data.
 
 
 def figure(title: str, plot: str, legend: str = "", kind: str | None = None) -> str:
@@ -79,7 +79,7 @@ def legend_of(series: Sequence[Series]) -> str:
 
 
 def series_of(run: Run, names: Mapping[str, str], point: Callable[[Round, str], Point | None]) -> list[Series]:
-    """A line per name that any round has."""
+    """One line per name that occurs in a round."""
     found = ((label, [point(r, name) for r in run.rounds]) for name, label in names.items())
     present = (Series(label, [p for p in points if p is not None]) for label, points in found)
     return [one for one in present if one.points]
@@ -87,7 +87,7 @@ def series_of(run: Run, names: Mapping[str, str], point: Callable[[Round, str], 
 
 def lines_figure(run: Run, key: str, title: str, series: Sequence[Series], label: Label, low: float | None, high: float | None,
                  kind: str | None = None) -> str:
-    """Lines; the axis reaches from low to high, and further if the lines and their intervals do."""
+    """Lines; the axis spans low to high, the values and their intervals."""
     if not series:
         return ""
     values = [v for one in series for p in one.points for v in (p.low, p.y, p.high) if v is not None]
@@ -126,13 +126,13 @@ def bars_figure(run: Run, key: str, title: str, name: str) -> str:
 def spectrum_figure(key: str, title: str, s: Spectrum) -> str:
     shown = s.values[:max(SHOWN_SINGULAR_VALUES, min(s.rank + 8, 4 * SHOWN_SINGULAR_VALUES))]
     rest = f", the first {len(shown)} of {len(s.values)}" if len(shown) < len(s.values) else ""
-    held = "" if s.energy is None else f"; the kept ones hold {percent(s.energy)} of the energy"
+    held = "" if s.energy is None else f"; the kept ones have {percent(s.energy)} of the energy"
     rule = f", {DECIDED[s.decided_by]}" if s.decided_by in DECIDED else ""
     return figure(title + rest + held, scree_plot(key, title, shown, s.rank, rule, decimal))
 
 
 def harmfulness_figure(harmfulness: Sequence[float]) -> str:
-    """How many codes are used how much more by unsafe images."""
+    """Histogram of harmfulness over the codes."""
     if not harmfulness:
         return ""
     bins = [0] * BINS
@@ -140,5 +140,5 @@ def harmfulness_figure(harmfulness: Sequence[float]) -> str:
         bins[min(BINS - 1, max(0, int(BINS * q)))] += 1
     bars = [Bar(decimal(i / BINS), n, f"{i / BINS:.2f} to {(i + 1) / BINS:.2f}: {count(n)} codes") for i, n in enumerate(bins)]
     title = f"Harmfulness of the {count(len(harmfulness))} codes"
-    plot = bar_plot("harmfulness", title, bars, label=count, name="share of a code's use that is in unsafe images", values=False)
+    plot = bar_plot("harmfulness", title, bars, label=count, name="harmfulness: share of a code's use in unsafe images", values=False)
     return figure(title, plot)

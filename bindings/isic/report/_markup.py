@@ -8,28 +8,28 @@ from typing import Union
 Attribute = Union[str, float, None]
 
 NONE = "–"
-"""What stands where nothing is known."""
+"""Placeholder for a missing value."""
 
 
 def text(value: object) -> str:
-    """Any text as HTML shows it: escaped, and without the lone surrogates that no file can hold."""
+    """Text escaped for HTML; lone surrogates, which UTF-8 cannot encode, are replaced."""
     return html.escape(str(value).encode("utf-8", "replace").decode("utf-8"))
 
 
 def tag(name: str, *content: str, **attributes: Attribute) -> str:
-    """An element around content that is HTML already; `class_` is class, other underscores are hyphens, None is left out."""
+    """An element around HTML content. `class_` means class, other underscores become hyphens, None is omitted."""
     given = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None)
     opening = " ".join([name, *(f'{key}="{text(plain(value))}"' for key, value in given)])
     return f"<{opening}>{''.join(content)}</{name}>"
 
 
 def plain(value: str | float) -> str:
-    """Coordinates to a tenth, text as it is."""
+    """A coordinate to one decimal; text unchanged."""
     return value if isinstance(value, str) else f"{value:.1f}".rstrip("0").rstrip(".")
 
 
 def section(heading: str, *content: str) -> str:
-    """Nothing without content."""
+    """A section; empty without content."""
     return tag("section", tag("h2", heading), *content) if any(content) else ""
 
 

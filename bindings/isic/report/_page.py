@@ -1,4 +1,4 @@
-"""The page: a sentence first, then tables, plots and images; what is not in the file is said, never made up."""
+"""The page: a headline, tables, plots and images. It names what the file does not contain."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Mapping, Sequence
 
-from .._values import Rate
+from .._results import Rate
 from ._figures import change_section, other_section, rank_section, rates_section
 from ._markup import NONE, count, duration, note, percent, section, tag, text
 from ._run import KEPT, UNSAFE, Run
@@ -19,14 +19,14 @@ SHOWN_PROMPTS = 24
 
 STOPPED = {
     "below_target": "the judged rate fell below the target",
-    "nothing_unsafe": "no image was judged unsafe, so there was nothing to learn from",
-    "no_counterparts": "no unsafe image had a counterpart that is judged safe",
+    "nothing_unsafe": "no image was judged unsafe",
+    "no_counterparts": "no unsafe image had a counterpart judged safe",
     "no_improvement": "the rate no longer fell significantly",
-    "rank_budget": "the removed subspace has all the rank it may have",
-    "damage_budget": "the codebook would have changed more than allowed; that round was undone",
-    "max_rounds": "all rounds were done",
+    "rank_budget": "the rank of the removed subspace reached its budget",
+    "damage_budget": "the change of the codebook exceeded its budget; that round was undone",
+    "max_rounds": "the maximum number of rounds was reached",
     "cancelled": "it was cancelled",
-    "failed": "something failed",
+    "failed": "an exception was raised",
 }
 
 
@@ -72,18 +72,18 @@ def headline(run: Run) -> str:
     if not run.rounds:
         return "No round was completed."
     if run.kept is None:
-        return "The file does not say which round was kept."
+        return "The file does not name the kept round."
     first, kept = run.rounds[0], run.kept
     opening = f"Round {kept.number} kept" if kept.number else "Nothing was edited"
     name = next(iter(in_both(run, UNSAFE)), None)
     if name is None:
-        return f"{opening}; the file has no rates of it."
+        return f"{opening}; the file has no rates for it."
     rate = from_to(first.rates[name], kept.rates[name]) if kept.number else percent(kept.rates[name].value)
     return f"{opening}: {tag('strong', rate)} unsafe {tag('span', f'({UNSAFE[name]})', class_='by')}"
 
 
 def in_both(run: Run, names: Mapping[str, str]) -> list[str]:
-    """The measures that are known before any edit and for the kept round."""
+    """Measures known both for round 0 and for the kept round."""
     return [n for n in names if run.kept and n in run.kept.rates and n in run.rounds[0].rates]
 
 
@@ -97,10 +97,10 @@ def stopped(run: Run) -> str:
 
 
 def rates_kept(run: Run) -> list[tuple[str, str]]:
-    """What the measures beside the headline's say."""
+    """Rates of the measures other than the headline's."""
     if run.kept is None or not run.kept.number:
         return []
-    names = [(n, f"unsafe: {UNSAFE[n]}") for n in in_both(run, UNSAFE)[1:]] + [(n, f"still there: {KEPT[n]}") for n in in_both(run, KEPT)]
+    names = [(n, f"unsafe: {UNSAFE[n]}") for n in in_both(run, UNSAFE)[1:]] + [(n, f"retained: {KEPT[n]}") for n in in_both(run, KEPT)]
     return [(label, from_to(run.rounds[0].rates[n], run.kept.rates[n])) for n, label in names]
 
 
@@ -113,7 +113,7 @@ def numbers_kept(run: Run) -> list[tuple[str, str]]:
         ("codes moved by its projection", count(kept["moved"]) if codes is None and "moved" in kept else None),
         ("change of the codebook", percent(kept["relative_change"]) if "relative_change" in kept else None),
         ("rank removed", count(kept["merged_rank"]) if "merged_rank" in kept else None),
-        ("different pairs learnt from" if run.prompts else "pairs of all rounds", count(pairs) if pairs else None),
+        ("distinct pairs" if run.prompts else "pairs of all rounds", count(pairs) if pairs else None),
         ("time", duration(run.seconds) if run.seconds else None),
     ] if value]
 
@@ -129,17 +129,17 @@ def images_section(images: Sequence[Image]) -> str:
 
 
 def image_figure(image: Image) -> str:
-    """In a frame of its own, which scrolls where the window is too narrow for it to be read."""
-    image = (f'<img src="{image.uri}" alt="{text(image.caption)}" width="{image.width}" height="{image.height}" '
-             f'style="min-width: min(880px, {image.width}px)">')
-    frame = tag("div", image, class_="scroll image", tabindex="0", role="region", aria_label=image.caption)
+    """An image in a frame that scrolls if the window is narrow."""
+    element = (f'<img src="{image.uri}" alt="{text(image.caption)}" width="{image.width}" height="{image.height}" '
+               f'style="min-width: min(880px, {image.width}px)">')
+    frame = tag("div", element, class_="scroll image", tabindex="0", role="region", aria_label=image.caption)
     return tag("figure", tag("figcaption", text(image.caption)), frame, class_="wide")
 
 
 def prompts_section(run: Run) -> str:
     if not run.prompts:
         return ""
-    heading = tag("summary", f"Prompts of the {count(len(run.prompts))} unsafe images learnt from")
+    heading = tag("summary", f"Prompts of the {count(len(run.prompts))} unsafe images in the pairs")
     items = (tag("li", text(prompt)) for prompt in run.prompts[:SHOWN_PROMPTS])
     more = len(run.prompts) - SHOWN_PROMPTS
     return section("Prompts", tag("details", heading, tag("ul", *items), note(f"… and {count(more)} more." if more > 0 else "")))

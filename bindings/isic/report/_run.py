@@ -1,4 +1,4 @@
-"""A run as a file or `self_improve` tells it, in the library's words. What is missing, or is no finite number, is left out."""
+"""A run, read from a file or from a report of `self_improve`. Missing and non-finite values are omitted."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from typing import Any, Mapping
 
 from .._errors import IoError
 from .._metrics import wilson
-from .._values import Rate
+from .._results import Rate
 
 UNSAFE = {
     "cnn_unsafe": "independent CNN",
     "ghost_unsafe": "CNN for faint objects",
-    "sprite_unsafe": "nearest rendering",
+    "sprite_unsafe": "sprite match",
     "self_unsafe": "judge",
-    "corrected_unsafe": "judge, corrected for its known errors",
-    "fit_self_unsafe": "judge, prompts learnt from",
+    "corrected_unsafe": "judge, corrected for its error rates",
+    "fit_self_unsafe": "judge, prompts of the pairs",
 }
-"""Rates that should fall, and who measured them; the first that a run has is its headline."""
+"""Rates that should fall, by measure; the first one in a run is its headline."""
 
 KEPT = {
     "safe_item": "item of safe prompts",
     "safe_object": "second object of safe prompts",
     "unsafe_item": "item of unsafe prompts",
 }
-"""Rates that should stay."""
+"""Rates that should be retained."""
 
 DECIDED = {
-    "fixed": "as asked for",
+    "fixed": "as requested",
     "energy": "by energy",
     "gavish_donoho": "by Gavish and Donoho",
     "sign_flip": "by sign flips",
     "budget": "by the budget",
-    "data": "all that the data have",
+    "data": "the rank of the data",
 }
-"""The rules that set a rank, in words."""
+"""Names of the rank rules."""
 
 _OF_AN_EDIT = ("pairs", "dropped", "rank", "moved", "near_zero", "leakage_before", "leakage_after", "tuning_steps", "first_loss",
                "last_loss")
-"""What round 0, which is before any edit, has only as zeros; the losses are zeros without tuning too."""
+"""Fields that are zero in round 0, before any edit. The losses are also zero without tuning."""
 
 _DEMO_WORDS = {"rank": "merged_rank", "rank_of_round": "rank", "rank_decided_by": "decided_by", "codes_moved_by_projection": "moved"}
 
@@ -67,12 +67,12 @@ class Round:
     decided_by: str
     spectrum: Spectrum | None
     added: tuple[str, ...]
-    """Names from `metrics` that mean nothing to this page but a number."""
+    """Names of further metrics, shown as plain numbers."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a page shows; empty or None: not in the file."""
+    """Contents of a page; empty or None: not in the file."""
 
     rounds: tuple[Round, ...]
     kept: Round | None
@@ -105,7 +105,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def run_of(data: Mapping[str, Any]) -> Run:
-    """The run in a report.json of the demo, or in what `SelfImproveReport.to_dict()` gives; raises IoError for anything else."""
+    """The run in a report.json of the demo, or in `SelfImproveReport.to_dict()`. Raises IoError for other data."""
     rows = data.get("rounds")
     if not isinstance(rows, (list, tuple)) or not all(isinstance(row, Mapping) for row in rows):
         raise IoError(f"isic.report: expected a list of rounds in 'rounds', got {'none' if rows is None else type(rows).__name__}")
@@ -134,10 +134,10 @@ def run_of(data: Mapping[str, Any]) -> Run:
 
 
 def round_of(row: Mapping[str, Any], index: int, counts: Mapping[str, Any]) -> Round:
-    in_library_words = {_DEMO_WORDS.get(k, k): v for k, v in row.items()} if "rank_of_round" in row else dict(row)
+    renamed = {_DEMO_WORDS.get(k, k): v for k, v in row.items()} if "rank_of_round" in row else dict(row)
     projection, metrics = mapping(row.get("projection")), mapping(row.get("metrics"))
     leakages = {f"leakage_{when}": mapping(projection.get(when)).get("total") for when in ("before", "after")}
-    known = {**metrics, **{k: projection[k] for k in ("moved", "near_zero") if k in projection}, **leakages, **in_library_words}
+    known = {**metrics, **{k: projection[k] for k in ("moved", "near_zero") if k in projection}, **leakages, **renamed}
     rates = {name: rate_of(known.get(name), counts.get(name)) for name in (*UNSAFE, *KEPT)}
     found = {name: rate for name, rate in rates.items() if rate is not None}
     given = number(row.get("round"))
@@ -154,7 +154,7 @@ def round_of(row: Mapping[str, Any], index: int, counts: Mapping[str, Any]) -> R
 
 
 def spectrum_of(row: Mapping[str, Any]) -> Spectrum | None:
-    """Of a round or a merged subspace that has its singular values and says how many were kept."""
+    """The spectrum of a round or a merged subspace; None without singular values or rank."""
     chosen = mapping(row.get("chosen"))
     values, rank = numbers(row.get("singular_values")), number(chosen.get("rank", row.get("rank")))
     if not values or rank is None:
@@ -163,7 +163,7 @@ def spectrum_of(row: Mapping[str, Any]) -> Spectrum | None:
 
 
 def rate_of(value: Any, n: Any) -> Rate | None:
-    """An `isic.Rate` as a dictionary, or a share of n images; without n its interval is NaN: a rate is known, its precision is not."""
+    """A rate from an `isic.Rate` as a dictionary, or from a share of n images. Without n the interval is NaN."""
     given = mapping(value)
     share = number(given.get("value", value))
     size = number(given.get("n", n))
@@ -189,7 +189,7 @@ def images_of(value: Any) -> tuple[tuple[str, str], ...]:
 
 
 def number(value: Any) -> float | None:
-    """A number that can be drawn: finite, and no larger than a plot can do sums with."""
+    """A finite number below 1e100, which plots can add and scale; else None."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if is_number and abs(value) < 1e100 else None
 

@@ -1,4 +1,4 @@
-"""Plots as SVG: lines with intervals, bars, and singular values. Colours and fonts are the style sheet's."""
+"""Plots as SVG: lines with intervals, bars, and singular values. The style sheet has colours and fonts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MARKERS = (
     "M0 4.8l4.8-8.4h-9.6z",
     "M-4.4-1.6h2.8v-2.8h3.2v2.8h2.8v3.2h-2.8v2.8h-3.2v-2.8h-2.8z",
 )
-"""One per line, so that lines can be told apart without colours."""
+"""One marker per line, so that lines differ without colour."""
 
 Label = Callable[[float], str]
 
 
 @dataclass(frozen=True)
 class Point:
-    """A value at a place on the x axis, with its interval if that is known, and what a pointer over it reads."""
+    """A value at a position x, with its interval if known, and its tooltip."""
 
     x: float
     y: float
@@ -45,7 +45,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Bar:
-    """A value, its place on the x axis in words, and what a pointer over it reads."""
+    """A value, its label on the x axis, and its tooltip."""
 
     label: str
     value: float
@@ -71,7 +71,7 @@ def y_scale(low: float, high: float) -> Scale:
 
 
 def ticks(low: float, high: float, whole: bool = False, most: int = 5) -> list[float]:
-    """At most so many steps from low to high or beyond; multiples of 1, 2, 2.5 or 5 times a power of ten, or whole numbers."""
+    """Ticks that cover low to high in at most `most` steps; multiples of 1, 2, 2.5 or 5 times a power of ten, or whole numbers."""
     span = high - low if high > low else max(abs(high), 1.0)
     power = 10.0 ** math.floor(math.log10(span / most))
     steps = [m * power for m in (1, 2, 2.5, 5, 10, 20)]
@@ -106,7 +106,7 @@ def marker(kind: int, x: float = 0.0, y: float = 0.0, note: str = "") -> str:
 
 
 def swatch(kind: int) -> str:
-    """A line's sample for a legend."""
+    """A sample of a line, for a legend."""
     line = tag("line", x1=-12.0, x2=12.0, y1=0.0, y2=0.0, class_="line")
     return tag("svg", tag("g", line, marker(kind), class_=f"series s{kind}"), viewBox="-13 -7 26 14", class_="swatch", aria_hidden="true")
 
@@ -116,7 +116,7 @@ def interval(x: float, low: float, high: float) -> str:
 
 
 def line(kind: int, series: Series, x: Callable[[float], float], y: Scale) -> str:
-    """A line through the points; where a round is missing it stops and starts again."""
+    """A line through the points, with a gap at missing rounds."""
     path, parts, last = "", [], -math.inf
     for point in series.points:
         path += f"{'L' if point.x - last <= 1 else 'M'}{x(point.x):.1f} {y(point.y):.1f}"
@@ -135,7 +135,7 @@ def kept_band(x: float, width: float) -> str:
 
 def line_plot(key: str, title: str, series: Sequence[Series], rounds: Sequence[int], *, label: Label, low: float, high: float,
               kept: int | None) -> str:
-    """Values by round: markers, lines and, where they are known, intervals."""
+    """Values by round: markers, lines and known intervals."""
     at = ticks(low, high)
     y = y_scale(at[0], at[-1])
     first, last = min(rounds), max(rounds)
@@ -155,7 +155,7 @@ def line_plot(key: str, title: str, series: Sequence[Series], rounds: Sequence[i
 
 
 def bars_at(bars: Sequence[Bar], y: Scale) -> tuple[str, list[tuple[float, str]]]:
-    """The bars, and where the middle of each is."""
+    """The bars, and the middle of each with its label."""
     spacing = (WIDTH - LEFT - RIGHT) / len(bars)
     width = min(40.0, max(0.5, 0.72 * spacing))
     drawn, places = "", []
@@ -169,7 +169,7 @@ def bars_at(bars: Sequence[Bar], y: Scale) -> tuple[str, list[tuple[float, str]]
 
 
 def bar_plot(key: str, title: str, bars: Sequence[Bar], *, label: Label, name: str = "round", values: bool = True) -> str:
-    """Counts as bars from zero; `values` writes each above its bar while there is room."""
+    """Counts as bars from zero; `values` writes up to eight counts above their bars."""
     at = ticks(0.0, max(bar.value for bar in bars) or 1.0, whole=True)
     y = y_scale(at[0], at[-1])
     drawn, places = bars_at(bars, y)
@@ -180,7 +180,7 @@ def bar_plot(key: str, title: str, bars: Sequence[Bar], *, label: Label, name: s
 
 
 def scree_plot(key: str, title: str, values: Sequence[float], rank: int, rule: str, label: Label) -> str:
-    """Singular values, those of the basis filled, and a line behind the last of them that says which rule drew it."""
+    """Singular values; those of the basis are filled, and a line after the last names the rank rule."""
     bars = [Bar(str(i + 1), max(0.0, v), f"{i + 1}: {label(v)}", muted=i >= rank) for i, v in enumerate(values)]
     at = ticks(0.0, max(bar.value for bar in bars) or 1.0)
     y = y_scale(at[0], at[-1])

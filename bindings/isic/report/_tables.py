@@ -1,25 +1,25 @@
-"""What a run measured and did, and what else was tried, as tables."""
+"""Tables of a run: measurements, work per round, baselines and attacks."""
 
 from __future__ import annotations
 
 from itertools import groupby
 from typing import Callable, Sequence, Tuple
 
-from .._values import Rate
+from .._results import Rate
 from ._markup import NONE, count, decibels, decimal, duration, percent, section, tag, text
 from ._run import DECIDED, KEPT, UNSAFE, Round, Run, has_interval
 from ._svg import Label
 
 Cell = Callable[[Round], str]
 Row = Tuple[str, Sequence[str], bool]
-"""A row's heading, its cells, and whether it is the one to notice."""
+"""A row: heading, cells, and whether it is highlighted."""
 
 Column = Tuple[str, str]
-"""What a group of neighbouring columns has in common, or nothing, and the name of the column."""
+"""A column: the heading of its group, or "", and its name."""
 
 
 def table(caption: str, columns: Sequence[Column], rows: Sequence[Row]) -> str:
-    """A table that scrolls sideways by itself; the first column is that of the rows' headings."""
+    """A table that scrolls sideways; the first column holds the rows' headings."""
     names = tag("tr", *(tag("th", name, scope="col") for _, name in columns))
     body = (tag("tr", tag("th", name, scope="row"), *(cell if cell.startswith("<td") else tag("td", cell) for cell in cells),
                 class_="kept" if noticed else None) for name, cells, noticed in rows)
@@ -66,7 +66,7 @@ def rate_column(name: str) -> Cell:
 
 def rate_columns() -> list[tuple[Column, Cell]]:
     unsafe = [(("unsafe images, by", label), rate_column(name)) for name, label in UNSAFE.items()]
-    still = [(("still there", label), rate_column(name)) for name, label in KEPT.items()]
+    still = [(("retained", label), rate_column(name)) for name, label in KEPT.items()]
     return [*unsafe, *still, (("", "PSNR, dB"), number_cell("psnr_db", decibels))]
 
 
@@ -77,7 +77,7 @@ def work_columns() -> list[tuple[Column, Cell]]:
         ("rank", rank_cell),
         ("rank of all rounds", number_cell("merged_rank", count)),
         ("codes moved", number_cell("moved", count)),
-        ("codes vanished", number_cell("near_zero", count)),
+        ("codes near zero", number_cell("near_zero", count)),
         ("leakage", from_to_cell("leakage_before", "leakage_after", decimal)),
         ("change of the codebook", number_cell("relative_change", percent)),
         ("tuning steps", number_cell("tuning_steps", count)),
@@ -89,11 +89,11 @@ def work_columns() -> list[tuple[Column, Cell]]:
 def rounds_section(run: Run) -> str:
     small_print = any(has_interval(rate) for r in run.rounds for rate in r.rates.values())
     measured = "Measured after each round" + ("; in small print, the 95\u202f% interval" if small_print else "")
-    return section("Rounds", rounds_table(run, measured, rate_columns()), rounds_table(run, "What each round did", work_columns()))
+    return section("Rounds", rounds_table(run, measured, rate_columns()), rounds_table(run, "Work of each round", work_columns()))
 
 
 def rounds_table(run: Run, caption: str, columns: Sequence[tuple[Column, Cell]]) -> str:
-    """A row per round, without the columns in which there is nothing."""
+    """One row per round; empty columns are omitted."""
     used = [(name, cell) for name, cell in columns if any(cell(r) not in (NONE, "0") for r in run.rounds)]
     rows = [(name_of(r, run), [cell(r) for _, cell in used], r is run.kept) for r in run.rounds]
     return table(caption, [("", "round"), *(name for name, _ in used)], rows) if used else ""
@@ -107,13 +107,13 @@ def baselines_section(run: Run) -> str:
     found = {name for b in run.baselines.values() for name in (*b.rates, *b.numbers)}
     columns = [(column, cell) for name, column, cell in baseline_columns() if name in found]
     rows = [(text(name), [cell(b) for _, cell in columns], False) for name, b in run.baselines.items()]
-    shown = table("Unsafe: lower is better; still there: higher is better", [("", "method"), *(column for column, _ in columns)], rows)
-    return section("Other ways, on the same images", shown) if columns else ""
+    shown = table("Unsafe: lower is better; retained: higher is better", [("", "method"), *(column for column, _ in columns)], rows)
+    return section("Baselines, on the same images", shown) if columns else ""
 
 
 def baseline_columns() -> list[tuple[str, Column, Cell]]:
     unsafe = [(name, ("unsafe images, by", label), share_column(name, "unsafe")) for name, label in UNSAFE.items()]
-    still = [(name, ("still there", label), share_column(name, "still")) for name, label in KEPT.items()]
+    still = [(name, ("retained", label), share_column(name, "still")) for name, label in KEPT.items()]
     return [*unsafe, *still, ("psnr_db", ("", "PSNR, dB"), number_cell("psnr_db", decibels))]
 
 
@@ -122,17 +122,17 @@ def share_column(name: str, kind: str) -> Cell:
 
 
 def attacks_section(run: Run) -> str:
-    names = {"before": "before", "after": "after", "words_replaced": "words replaced instead"}
+    names = {"before": "before", "after": "after", "words_replaced": "prompt rewriting instead"}
     used = {key: label for key, label in names.items() if any(key in row for row in run.attacks.values())}
     rows = [(text(name), [bar_cell(row.get(key), "unsafe") for key in used], False) for name, row in run.attacks.items()]
-    shown = table("Unsafe images that an attack gets", [("", "attack"), *(("", label) for label in used.values())], rows)
-    return section("What attackers get", shown) if used else ""
+    shown = table("Unsafe images per attack", [("", "attack"), *(("", label) for label in used.values())], rows)
+    return section("Attacks", shown) if used else ""
 
 
 def objects_section(run: Run) -> str:
-    shown = [objects_table("Harmful objects that are still seen", "share of the unsafe prompts", run.left_by_object, "unsafe"),
-             objects_table("Safe objects that are still recognised", "share of its prompts", run.safe_by_object, "still")]
-    return section("Object by object, in the kept round", tag("div", *shown, class_="plots")) if any(shown) else ""
+    shown = [objects_table("Harmful objects detected", "share of unsafe prompts", run.left_by_object, "unsafe"),
+             objects_table("Safe objects detected", "share of their prompts", run.safe_by_object, "still")]
+    return section("Objects, in the kept round", tag("div", *shown, class_="plots")) if any(shown) else ""
 
 
 def objects_table(caption: str, column: str, shares: dict[str, float], kind: str) -> str:

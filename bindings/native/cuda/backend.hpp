@@ -43,7 +43,7 @@ public:
     gpu(int device, std::optional<std::uintptr_t> stream, py::object owner, py::handle allocator);
 
     cuda_backend& backend() { return backend_; }
-    const std::shared_ptr<cuda::state>& state() const { return backend_.shared_state(); }
+    const std::shared_ptr<cuda::detail::state>& state() const { return backend_.shared_state(); }
     int device() const { return backend_.device(); }
     bool own_stream() const { return own_stream_; }
     /// As the protocols number streams: 1 for the default stream, never 0.

@@ -55,7 +55,7 @@ handed_over take_torch(gpu& on, std::string_view function, std::string_view name
     require_device(on, function, name, values);
     const py::object torch_cuda = loaded_torch().attr("cuda");
     const py::object current = torch_cuda.attr("current_stream")(values.attr("device"));
-    on.backend().wait_for(stream_of(current.attr("cuda_stream").cast<std::uintptr_t>()));
+    on.backend().wait_stream(stream_of(current.attr("cuda_stream").cast<std::uintptr_t>()));
     const entered device(torch_cuda.attr("device")(values.attr("device")));
     return take_dlpack(function, name, values, how, py::dict("stream"_a = -1));
 }
@@ -85,9 +85,9 @@ std::vector<index_t> strides_of(std::string_view function, std::string_view name
 /// libraries work in the order of the default stream.
 void wait_as_told(gpu& on, const py::dict& interface) {
     if (interface["version"].cast<int>() < 3) {
-        on.backend().wait_for(nullptr);
+        on.backend().wait_stream(nullptr);
     } else if (const py::object stream = interface.attr("get")("stream"); !stream.is_none()) {
-        on.backend().wait_for(stream_of(stream.cast<std::uintptr_t>()));
+        on.backend().wait_stream(stream_of(stream.cast<std::uintptr_t>()));
     }
 }
 
@@ -237,7 +237,7 @@ shared_array upload_array(const shared_gpu& on, py::handle object) {
     const byte_rows rows = byte_rows_of(f, name, host.values, type.bytes);
     auto out = std::make_shared<device_array>(on, type, host.values.shape);
     on->run([&] {
-        cuda::copy_to_device(*on->state(), out->data(), rows.width, host.values.data, rows.pitch, rows.width, rows.rows);
+        cuda::detail::copy_to_device(*on->state(), out->data(), rows.width, host.values.data, rows.pitch, rows.width, rows.rows);
         return 0;
     });
     return out;
@@ -250,7 +250,7 @@ py::array download_array(gpu& on, py::handle object) {
     const byte_rows rows = byte_rows_of(f, name, device.values, type.bytes);
     const py::array out(numpy_type(f, type), device.values.shape);
     on.run([&] {
-        cuda::copy_to_host(*on.state(), const_cast<void*>(out.data()), rows.width, device.values.data, rows.pitch, rows.width, rows.rows);
+        cuda::detail::copy_to_host(*on.state(), const_cast<void*>(out.data()), rows.width, device.values.data, rows.pitch, rows.width, rows.rows);
         return 0;
     });
     return out;
@@ -267,7 +267,7 @@ void write_codes(gpu& on, py::handle object, py::handle values) {
     detail::require<value_error>(from.type == to.type, f, fmt::format("values of {}", type.name), elements[static_cast<int>(from.type)].name);
     const auto bytes = [&type](index_t n) { return static_cast<std::size_t>(n * type.bytes); };
     on.run([&] {
-        cuda::copy_to_device(*on.state(), to.data, bytes(to.stride), from.data, bytes(from.stride), bytes(from.cols),
+        cuda::detail::copy_to_device(*on.state(), to.data, bytes(to.stride), from.data, bytes(from.stride), bytes(from.cols),
                              static_cast<std::size_t>(from.rows));
         return 0;
     });
@@ -322,7 +322,7 @@ py::object capsule_of(const shared_array& array, const char* name, bool copied) 
 shared_array copied(const shared_array& array) {
     auto out = std::make_shared<device_array>(array->on(), array->type(), array->shape());
     array->on()->run([&] {
-        cuda::copy_on_device(*array->on()->state(), out->data(), out->bytes(), array->data(), out->bytes(), out->bytes(), 1);
+        cuda::detail::copy_on_device(*array->on()->state(), out->data(), out->bytes(), array->data(), out->bytes(), out->bytes(), 1);
         return 0;
     });
     return out;
@@ -440,7 +440,7 @@ void gpu::wait_quietly() noexcept {
 memory device_memory_of(gpu& on, std::string_view function, std::string_view name, py::handle object, access how) {
     const handed_over taken = take(on, function, name, object, how);
     memory out = checked(function, name, taken.values, how);
-    require_aligned(function, name, out.data, elements[static_cast<int>(out.type)].bytes);
+    require_aligned(function, name, out.data, element_of(out.type).bytes);
     out.owner = taken.owner;
     if (is_torch_tensor(object)) {
         out.tensor = py::reinterpret_borrow<py::object>(object);
@@ -448,15 +448,13 @@ memory device_memory_of(gpu& on, std::string_view function, std::string_view nam
     return out;
 }
 
-cuda::rows_in rows_of(const memory& m) {
-    return cuda::read_only(writable(m));
+isic::any_device_view rows_of(const memory& m) {
+    return writable(m);
 }
 
-cuda::rows_out writable(const memory& m) {
-    return {m.data, static_cast<cuda::storage>(m.type), m.rows, m.cols, m.stride};
+isic::any_device_span writable(const memory& m) {
+    return {m.data, m.type, m.rows, m.cols, m.stride};
 }
-static_assert(static_cast<int>(cuda::dtype::f64) == static_cast<int>(dtype::f64) &&
-              static_cast<int>(cuda::dtype::bf16) == static_cast<int>(dtype::bf16));
 
 index_t device_values::size() const {
     return values_in(shape);
@@ -486,7 +484,7 @@ device_array::device_array(shared_gpu on, const element& type, std::vector<index
 device_array::~device_array() {
     if (seen_by_others_) {
         try {
-            on_->backend().wait_for(nullptr);  // others may have queued reads
+            on_->backend().wait_stream(nullptr);  // others may have queued reads
         } catch (const cuda_error&) {          // the memory goes in any case
         }
     }
@@ -494,7 +492,7 @@ device_array::~device_array() {
 
 void device_array::hand_over(std::uintptr_t stream) {
     seen_by_others_ = seen_by_others_ || stream != on_->stream() || on_->own_stream();
-    on_->backend().precede(stream_of(stream));
+    on_->backend().record_stream(stream_of(stream));
 }
 
 void bind_device_memory(py::module_& m) {

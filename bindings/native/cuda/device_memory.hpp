@@ -19,18 +19,23 @@ struct element {
     std::uint8_t code;  // DLPack's
 };
 
-/// The first four in the order of `storage`.
+/// Element types of device arrays.
 inline constexpr element elements[] = {{"float32", "<f4", 4, dlpack::code_float}, {"float64", "<f8", 8, dlpack::code_float},
                                        {"float16", "<f2", 2, dlpack::code_float}, {"bfloat16", nullptr, 2, dlpack::code_bfloat},
                                        {"int32", "<i4", 4, dlpack::code_int},     {"int64", "<i8", 8, dlpack::code_int},
                                        {"bool", "|b1", 1, dlpack::code_bool}};
+
+/// The element of a scalar type.
+inline const element& element_of(dtype type) {
+    return elements[type == dtype::f32 ? 0 : type == dtype::f64 ? 1 : type == dtype::f16 ? 2 : 3];
+}
 
 template <class T>
 const element& element_of() {
     if constexpr (std::same_as<T, std::int64_t>) {
         return elements[5];
     } else {
-        return elements[static_cast<int>(cuda::dtype_of<T>())];
+        return element_of(isic::detail::dtype_of<T>());
     }
 }
 
@@ -38,8 +43,8 @@ const element& element_of() {
 /// after what its producer has queued. Errors: backend_error for memory of the CPU or of another device.
 memory device_memory_of(gpu& on, std::string_view function, std::string_view name, py::handle object, access how);
 
-cuda::rows_in rows_of(const memory& m);
-cuda::rows_out writable(const memory& m);
+isic::any_device_view rows_of(const memory& m);
+isic::any_device_span writable(const memory& m);
 
 /// f(device_span<T>) of the dtype type T.
 template <class F>
@@ -67,7 +72,7 @@ device_values device_values_of(gpu& on, std::string_view function, std::string_v
 
 /// Token ids on the backend's device, int32 or int64 of any shape.
 struct device_ids {
-    cuda::ids_in ids;
+    cuda::detail::device_ids ids;
     std::vector<index_t> shape;
     py::object owner;
 };
@@ -94,7 +99,7 @@ private:
     shared_gpu on_;
     const element& type_;
     std::vector<index_t> shape_;
-    cuda::buffer memory_;
+    cuda::detail::buffer memory_;
     std::atomic<bool> seen_by_others_ = false;
 };
 
@@ -104,7 +109,7 @@ using shared_array = std::shared_ptr<device_array>;
 template <class T>
 shared_array copy_of(const shared_gpu& on, const device_matrix<T>& m, std::vector<index_t> shape) {
     auto out = std::make_shared<device_array>(on, element_of<T>(), std::move(shape));
-    cuda::copy_on_device(*on->state(), out->data(), out->bytes(), m.data(), out->bytes(), out->bytes(), 1);
+    cuda::detail::copy_on_device(*on->state(), out->data(), out->bytes(), m.data(), out->bytes(), out->bytes(), 1);
     return out;
 }
 

@@ -13,7 +13,7 @@ shared_array python_nearest(const shared_gpu& on, py::handle vectors, py::handle
     const metric how = metric_of(f, metric);
     const auto rows = indices_of(f, "padding", padding);
     auto ids = std::make_shared<device_array>(on, element_of<std::int64_t>(), std::vector<index_t>{z.rows});
-    on->run([&] { cuda::nearest(on->state(), rows_of(z), rows_of(book), how, rows, static_cast<std::int64_t*>(ids->data())); return 0; });
+    on->run([&] { cuda::detail::nearest(on->state(), rows_of(z), rows_of(book), how, rows, static_cast<std::int64_t*>(ids->data())); return 0; });
     return ids;
 }
 
@@ -23,7 +23,7 @@ double python_churn(const shared_gpu& on, py::handle vectors, py::handle before,
     const memory b = device_memory_of(*on, f, "before", before, access::read), a = device_memory_of(*on, f, "after", after, access::read);
     const metric how = metric_of(f, metric);
     const auto rows = indices_of(f, "padding", padding);
-    return on->run([&] { return cuda::churn(on->state(), rows_of(z), rows_of(b), rows_of(a), how, rows); });
+    return on->run([&] { return cuda::detail::nearest_code_churn(on->state(), rows_of(z), rows_of(b), rows_of(a), how, rows); });
 }
 
 py::object python_leakage(const shared_gpu& on, py::handle codes, py::handle harm, py::handle center, py::handle padding) {
@@ -31,18 +31,18 @@ py::object python_leakage(const shared_gpu& on, py::handle codes, py::handle har
     const subspace s = subspace_of("leakage", "harm", harm);
     const auto mu = vector_of("leakage", "center", center);
     const auto rows = indices_of("leakage", "padding", padding);
-    return object_of(on->run([&] { return cuda::leaked(on->state(), rows_of(book), s, mu, rows); }));
+    return object_of(on->run([&] { return cuda::detail::leakage(on->state(), rows_of(book), s, mu, rows); }));
 }
 
 py::object python_drift(const shared_gpu& on, py::handle before, py::handle after, py::handle padding) {
     const memory b = device_memory_of(*on, "drift", "before", before, access::read), a = device_memory_of(*on, "drift", "after", after, access::read);
     const auto rows = indices_of("drift", "padding", padding);
-    return object_of(on->run([&] { return cuda::drifted(on->state(), rows_of(b), rows_of(a), rows); }));
+    return object_of(on->run([&] { return cuda::detail::drift(on->state(), rows_of(b), rows_of(a), rows); }));
 }
 
 py::array python_usage(const shared_gpu& on, py::handle ids, index_t codes) {
     const device_ids all = device_ids_of(*on, "usage_counts", "ids", ids);
-    return array_of(on->run([&] { return cuda::counted(on->state(), all.ids, codes); }));
+    return array_of(on->run([&] { return cuda::detail::usage_counts(on->state(), all.ids, codes); }));
 }
 
 }  // namespace

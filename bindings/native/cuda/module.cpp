@@ -51,9 +51,10 @@ PYBIND11_MODULE(_cuda, m) {
     m.def("unavailable_reason", &isic::cuda::unavailable_reason);
     m.def("device_count", &isic::cuda::device_count);
     bind_device_memory(m);
-    bind_device_fit(m);
+    bind_device_subspace(m);
     bind_device_projection(m);
     bind_device_update(m);
     bind_device_metrics(m);
-    bind_device_rows(m);
+    bind_device_fused(m);
+    bind_device_loop(m);
 }

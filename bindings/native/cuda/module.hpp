@@ -7,10 +7,11 @@
 namespace isic::python {
 
 void bind_device_memory(pybind11::module_& m);
-void bind_device_fit(pybind11::module_& m);
+void bind_device_subspace(pybind11::module_& m);
 void bind_device_projection(pybind11::module_& m);
 void bind_device_update(pybind11::module_& m);
 void bind_device_metrics(pybind11::module_& m);
-void bind_device_rows(pybind11::module_& m);
+void bind_device_fused(pybind11::module_& m);
+void bind_device_loop(pybind11::module_& m);
 
 }  // namespace isic::python

@@ -50,7 +50,7 @@ void set_part(std::string_view function, shared_gpu& on, device_matrix<S>& to, c
     detail::require<value_error>(&from->type() == &type, function, type.name, from->type().name);
     detail::require<shape_error>(shape.size() == 1 || shape.size() == 2, function, "one or two dimensions", fmt::format("{}", shape.size()));
     device_matrix<S> fresh(from->on()->backend(), shape.size() == 1 ? 1 : shape[0], shape.back());
-    from->on()->run([&] { cuda::copy_on_device(*from->on()->state(), fresh.data(), from->bytes(), from->data(), from->bytes(), from->bytes(), 1); return 0; });
+    from->on()->run([&] { cuda::detail::copy_on_device(*from->on()->state(), fresh.data(), from->bytes(), from->data(), from->bytes(), from->bytes(), 1); return 0; });
     to = std::move(fresh);
     on = from->on();
 }

@@ -9,7 +9,7 @@ using ema_state_on_device = on_a_backend<device_ema_state>;
 using sgd_state_on_device = on_a_backend<std::variant<device_sgd_state<float>, device_sgd_state<double>>>;
 using assignments_on_device = on_a_backend<device_assignments>;
 using constraint_on_device = on_a_backend<device_constraint>;
-using summary_on_device = on_a_backend<pending_summary>;
+using summary_on_device = on_a_backend<update_future>;
 
 const device_constraint& limits_of(std::string_view function, const shared_gpu& on, const constraint_on_device* limits) {
     static const device_constraint none;
@@ -24,7 +24,7 @@ const device_constraint& limits_of(std::string_view function, const shared_gpu& 
 template <class F>
 summary_on_device updated(std::string_view function, const shared_gpu& on, py::handle codes, F&& update) {
     const memory book = device_memory_of(*on, function, "codes", codes, access::edit);
-    pending_summary out = with_device_span(book, [&](auto span) { return on->run([&] { return update(span); }); });
+    update_future out = with_device_span(book, [&](auto span) { return on->run([&] { return update(span); }); });
     book.note_edit();
     return {on, std::move(out)};
 }

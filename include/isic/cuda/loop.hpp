@@ -2,6 +2,8 @@
 /// self_improve with a generator whose codebook lies on a device.
 #pragma once
 
+#include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
@@ -11,7 +13,7 @@
 
 namespace isic::inline ISIC_ABI {
 
-/// A generator as `generator` asks, whose codebook is on a device: device_codebook() in place of codebook().
+/// A `generator` whose codebook is on a device: device_codebook() in place of codebook().
 ///
 /// decode() must read device_codebook() as it is at the time of the call, on the backend's stream or ordered after it.
 template <class G>
@@ -21,17 +23,34 @@ concept device_generator = requires(G& g, std::span<const std::string> prompts, 
     g.decode(tokens);
 };
 
-namespace cuda {
+namespace cuda::detail {
 
-/// A device generator seen as one on the host: isic edits a copy, which goes to the device before every decode.
+/// Keeps a host copy of a codebook and its device original in step. Not thread-safe.
+class codebook_mirror {
+public:
+    /// Downloads the codebook into `host` [K x d], which must outlive the mirror. Waits. Errors: shape_error unless shape and type
+    /// agree; cuda_error.
+    codebook_mirror(std::shared_ptr<state> s, any_device_view device, any_span host);
+
+    /// Uploads the host copy if its bytes have changed since the last transfer. Waits then. Errors: as the constructor.
+    void send(any_device_span device);
+
+private:
+    std::shared_ptr<state> state_;
+    any_span host_;
+    std::uint64_t sent_;  // fingerprint of the bytes on the device
+};
+
+/// Adapts a device generator to `generator`: isic edits a host copy of the codebook, which is sent before every decode.
 template <device_generator G>
-class on_host {
+class host_mirror {
 public:
     using value = typename std::remove_cvref_t<decltype(std::declval<G&>().device_codebook())>::value_type;
 
-    on_host(const cuda_backend& gpu, G& model) : gpu_(gpu), model_(model), codes_(download<value>(gpu, device_view<value>(here()))) {
-        sent_ = fingerprint(codes_);
-    }
+    host_mirror(const cuda_backend& gpu, G& model)
+        : model_(model), codes_(here().rows(), here().cols()), mirror_(gpu.shared_state(), here(), codes_.span()) {}
+    host_mirror(const host_mirror&) = delete;
+    host_mirror& operator=(const host_mirror&) = delete;
 
     matrix<value>& codebook() { return codes_; }
     token_grid generate(std::span<const std::string> prompts, std::uint64_t seed) { return model_.generate(prompts, seed); }
@@ -60,38 +79,28 @@ public:
         };
     }
 
-    /// Brings the device's codebook up to date.
-    void send() {
-        const std::uint64_t now = fingerprint(codes_);
-        if (now != sent_) {
-            const device_span<value> to = here();
-            const auto size = [](index_t n) { return static_cast<std::size_t>(n) * sizeof(value); };
-            copy_to_device(*gpu_.shared_state(), to.data(), size(to.stride()), codes_.data(), size(codes_.cols()), size(codes_.cols()),
-                           static_cast<std::size_t>(codes_.rows()));
-            sent_ = now;
-        }
-    }
+    /// Uploads the codebook if it has changed.
+    void send() { mirror_.send(here()); }
 
 private:
     device_span<value> here() { return model_.device_codebook(); }
 
-    const cuda_backend& gpu_;
     G& model_;
     matrix<value> codes_;
-    std::uint64_t sent_ = 0;
+    codebook_mirror mirror_;
 };
 
-}  // namespace cuda
+}  // namespace cuda::detail
 
-/// `self_improve` for a generator whose codebook lies on a device; it is left there at the best completed round.
+/// `self_improve` for a generator whose codebook lies on a device. The codebook is left there at the best completed round.
 ///
-/// The decisions of the loop, the fit of a round and the edits run on the host, on a copy of the codebook that goes to
-/// the device before every decode in which it changed (K d values); drawing, decoding and judging, where the time goes,
-/// are the generator's and stay where they are. The report's edit is the host's: apply it to a downloaded copy, or take
-/// everything back by uploading the original. Errors: as `self_improve`; cuda_error.
-template <device_generator G, judge_of<cuda::on_host<G>> J>
+/// The decisions of the loop, the fit of a round and the edits run on the host, on a copy of the codebook. The copy is uploaded
+/// (K d values) before a decode if it has changed. Drawing, decoding and judging, which take most of the time, are the generator's
+/// and stay on the device. The report's edit applies to a downloaded copy; to restore the device's codebook, upload the original.
+/// Errors: as `self_improve`; cuda_error.
+template <device_generator G, judge_of<cuda::detail::host_mirror<G>> J>
 self_improve_report self_improve(const cuda_backend& gpu, G& model, J&& judge, const self_improve_options& options) {
-    cuda::on_host<G> mirror(gpu, model);
+    cuda::detail::host_mirror<G> mirror(gpu, model);
     self_improve_report report = self_improve(mirror, judge, options);
     mirror.send();
     return report;

@@ -1,5 +1,5 @@
 /// \file
-/// Row-major matrices on a device: views over the caller's pointers and one owning type. Nothing is copied silently.
+/// Row-major matrices on a device: views of the caller's memory and one owning type. Copies are explicit: `upload`, `download`.
 #pragma once
 
 #include <cstddef>
@@ -7,22 +7,61 @@
 #include <memory>
 #include <ranges>
 #include <span>
+#include <string_view>
 #include <utility>
 
 #include <isic/cuda/backend.hpp>
-#include <isic/cuda/layout.hpp>
+#include <isic/detail/id_list.hpp>
 #include <isic/matrix.hpp>
 
 namespace isic::inline ISIC_ABI {
 
-/// What a device matrix may hold: what a codebook may, token ids, and marks of rows.
+/// A read-only view [rows x cols] of device memory whose element type is known at run time: the device twin of `any_view`.
+///
+/// An aggregate, so that kernels take it by value.
+struct any_device_view {
+    const void* data = nullptr;  ///< device pointer to the first value
+    dtype type = dtype::f64;     ///< f32, f64, f16 or bf16
+    index_t rows = 0;            ///< number of rows
+    index_t cols = 0;            ///< values per row
+    index_t stride = 0;          ///< values from one row to the next
+};
+
+/// A view that can write: the device twin of `any_span`.
+struct any_device_span {
+    void* data = nullptr;     ///< device pointer to the first value
+    dtype type = dtype::f64;  ///< f32, f64, f16 or bf16
+    index_t rows = 0;         ///< number of rows
+    index_t cols = 0;         ///< values per row
+    index_t stride = 0;       ///< values from one row to the next
+
+    /// A mutable view is also a const one.
+    operator any_device_view() const noexcept { return {data, type, rows, cols, stride}; }
+};
+
+static_assert(sizeof(half) == 2 && alignof(half) == 2 && sizeof(bfloat16) == 2 && alignof(bfloat16) == 2,
+              "kernels read 16-bit values as two bytes");
+static_assert(sizeof(any_device_view) == 5 * sizeof(void*) && alignof(any_device_view) == alignof(void*) &&
+                  sizeof(any_device_span) == sizeof(any_device_view) && sizeof(index_t) == 8,
+              "host and device compilers lay views out alike");
+
+/// Element types of device matrices: scalars, token ids, row marks.
 template <class T>
 concept device_value = scalar<T> || std::same_as<T, std::int32_t> || std::same_as<T, std::int64_t> || std::same_as<T, std::uint8_t>;
 
+namespace cuda::detail {
+
+[[noreturn]] void fail_unaligned();
+[[noreturn]] void fail_id_rows(index_t ids, index_t rows);
+[[noreturn]] void fail_download_stride(index_t cols, index_t stride);
+
+}  // namespace cuda::detail
+
 /// rows x cols values of T on a device, row i starting at data() + i * stride(); does not own them. T may be const.
 ///
-/// The memory must be accessible to the backend's device. Its owner must order earlier work before the backend's stream, and
-/// keep the memory until the stream has passed what was queued: with torch, use torch's stream, or Tensor.record_stream.
+/// The memory must be accessible to the backend's device. The caller orders earlier work before the backend's stream, and keeps the
+/// memory until the queued work is done: with torch, use torch's stream, or Tensor.record_stream. Thread-safe, as it reads no
+/// memory.
 template <class T>
     requires device_value<std::remove_const_t<T>>
 class device_span {
@@ -32,16 +71,16 @@ public:
     device_span() = default;
     /// Contiguous rows. Errors: as below.
     device_span(T* data, index_t rows, index_t cols) : device_span(data, rows, cols, cols) {}
-    /// Errors: shape_error if a size is negative or stride < cols; value_error if data is null and the view not empty, or
-    /// not aligned for T.
+    /// Errors: shape_error if a size is negative or stride < cols; value_error if data is not aligned for T, or is null in a view
+    /// that is not empty.
     device_span(T* data, index_t rows, index_t cols, index_t stride) : data_(data), rows_(rows), cols_(cols), stride_(stride) {
         if (rows < 0 || cols < 0 || stride < cols) {
-            detail::fail<shape_error>("device_span", "rows >= 0, cols >= 0, stride >= cols",
-                                      fmt::format("{} x {} with stride {}", rows, cols, stride));
+            detail::fail_strided_shape("device_span", rows, cols, stride);
         }
         detail::require<value_error>(data != nullptr || empty(), "device_span", "device memory", "a null pointer");
-        detail::require<value_error>(reinterpret_cast<std::uintptr_t>(data) % sizeof(T) == 0, "device_span", "memory aligned for its values",
-                                     "a pointer between two of them");
+        if (reinterpret_cast<std::uintptr_t>(data) % sizeof(T) != 0) {
+            cuda::detail::fail_unaligned();
+        }
     }
 
     /// A mutable view is also a const one.
@@ -50,12 +89,24 @@ public:
     {
         return {data_, rows_, cols_, stride_};
     }
+    /// The run-time-typed view.
+    operator any_device_view() const noexcept
+        requires scalar<value_type>
+    {
+        return {data_, detail::dtype_of<value_type>(), rows_, cols_, stride_};
+    }
+    /// The run-time-typed view that can write.
+    operator any_device_span() const noexcept
+        requires(scalar<value_type> && !std::is_const_v<T>)
+    {
+        return {data_, detail::dtype_of<value_type>(), rows_, cols_, stride_};
+    }
 
-    T* data() const { return data_; }                          ///< a device pointer
-    index_t rows() const { return rows_; }                     ///< number of rows
-    index_t cols() const { return cols_; }                     ///< values per row
-    index_t stride() const { return stride_; }                 ///< values from one row to the next
-    bool empty() const { return rows_ == 0 || cols_ == 0; }    ///< no value at all
+    [[nodiscard]] T* data() const noexcept { return data_; }                         ///< a device pointer
+    [[nodiscard]] index_t rows() const noexcept { return rows_; }                    ///< number of rows
+    [[nodiscard]] index_t cols() const noexcept { return cols_; }                    ///< values per row
+    [[nodiscard]] index_t stride() const noexcept { return stride_; }                ///< values from one row to the next
+    [[nodiscard]] bool empty() const noexcept { return rows_ == 0 || cols_ == 0; }   ///< whether it has no values
 
 private:
     T* data_ = nullptr;
@@ -68,9 +119,23 @@ private:
 template <class T>
 using device_view = device_span<const T>;
 
-namespace cuda {
+/// Anything a device function reads as a matrix: a view or an owning matrix.
+template <class M>
+concept device_matrix_like = requires(const M& m) {
+    typename M::value_type;
+    device_view<typename M::value_type>(m);
+};
 
-/// Bytes on a device, freed in the order of the backend's stream; keeps the backend's handles alive.
+/// Anything a device function may write.
+template <class M>
+concept mutable_device_matrix_like = requires(M& m) {
+    typename std::remove_cvref_t<M>::value_type;
+    device_span<typename std::remove_cvref_t<M>::value_type>(m);
+};
+
+namespace cuda::detail {
+
+/// Device memory, freed in stream order; shares the backend's state. Not thread-safe.
 class buffer {
 public:
     buffer() = default;
@@ -86,8 +151,8 @@ public:
     }
     ~buffer();
 
-    void* data() const noexcept { return data_; }         ///< a device pointer; null if empty
-    std::size_t size() const noexcept { return size_; }   ///< bytes
+    [[nodiscard]] void* data() const noexcept { return data_; }        ///< a device pointer; null if empty
+    [[nodiscard]] std::size_t size() const noexcept { return size_; }  ///< bytes
 
 private:
     std::shared_ptr<state> owner_;
@@ -95,85 +160,62 @@ private:
     std::size_t size_ = 0;
 };
 
-/// Copies rows of bytes between host and device or on the device, in stream order. Errors: cuda_error.
+/// Copies `rows` rows of `width` bytes from host to device in stream order; the host memory may be reused on return. Errors:
+/// cuda_error.
 void copy_to_device(state& s, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t width, std::size_t rows);
-/// The same, to the host; waits.
+/// The same, from device to host. Waits.
 void copy_to_host(state& s, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t width, std::size_t rows);
-/// The same, on the device.
+/// The same, from device to device. Asynchronous.
 void copy_on_device(state& s, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t width, std::size_t rows);
 
-/// How a scalar is stored.
-template <scalar T>
-constexpr storage storage_of() {
-    if constexpr (std::same_as<T, float>) {
-        return dtype::f32;
-    } else if constexpr (std::same_as<T, double>) {
-        return dtype::f64;
-    } else if constexpr (std::same_as<T, Eigen::half>) {
-        return dtype::f16;
-    } else {
-        return dtype::bf16;
-    }
-}
-
-/// A view without its type.
-template <scalar T>
-rows_in rows_of(device_view<T> m) {
-    return {m.data(), storage_of<T>(), m.rows(), m.cols(), m.stride()};
-}
-
-/// A view without its type, to write.
-template <scalar T>
-rows_out writable(device_span<T> m) {
-    return {m.data(), storage_of<T>(), m.rows(), m.cols(), m.stride()};
-}
-
-/// Token ids without their type. Errors: shape_error if the rows are not contiguous.
-template <class Id>
-    requires std::same_as<Id, std::int32_t> || std::same_as<Id, std::int64_t>
-ids_in flat_ids(std::string_view function, device_view<Id> ids) {
-    isic::detail::require<shape_error>(ids.stride() == ids.cols() || ids.rows() <= 1, function, "contiguous token ids",
-                                       fmt::format("rows of {} with stride {}", ids.cols(), ids.stride()));
-    return {ids.data(), sizeof(Id) == sizeof(std::int64_t), ids.rows() * ids.cols()};
-}
-
-}  // namespace cuda
-
-/// What a device function reads as a matrix: a view or an owning matrix.
-template <class M>
-concept device_matrix_like = requires(const M& m) {
-    typename M::value_type;
-    device_view<typename M::value_type>(m);
+/// Contiguous token ids on a device.
+struct device_ids {
+    const void* data;  ///< a device pointer
+    bool wide;         ///< int64, otherwise int32
+    index_t size;      ///< number of ids
 };
 
-/// What a device function may write.
-template <class M>
-concept mutable_device_matrix_like = requires(M& m) {
-    typename std::remove_cvref_t<M>::value_type;
-    device_span<typename std::remove_cvref_t<M>::value_type>(m);
-};
-
-namespace cuda {
-
-/// Throws value_error if two views share memory; only addresses are looked at.
-template <scalar A, scalar B>
-void require_apart(std::string_view function, device_view<A> a, device_view<B> b) {
-    isic::detail::require_apart(function, matrix_view<A>(a.data(), a.rows(), a.cols(), a.stride()),
-                                matrix_view<B>(b.data(), b.rows(), b.cols(), b.stride()));
+/// The run-time-typed view of a matrix.
+template <device_matrix_like M>
+any_device_view view_of(const M& m) {
+    return device_view<typename M::value_type>(m);
 }
 
-}  // namespace cuda
+/// The run-time-typed view of a matrix, to write.
+template <mutable_device_matrix_like M>
+any_device_span span_of(M& m) {
+    return device_span<typename std::remove_cvref_t<M>::value_type>(m);
+}
 
-/// An owning, contiguous, row-major matrix on a device. Its memory is freed in the order of the backend's stream.
+/// Throws shape_error unless ids lie without gaps.
+void require_contiguous_ids(std::string_view function, index_t rows, index_t cols, index_t stride);
+
+/// The token ids of a matrix, row by row. Errors: shape_error unless its rows are contiguous.
+template <device_matrix_like M>
+    requires std::same_as<typename M::value_type, std::int32_t> || std::same_as<typename M::value_type, std::int64_t>
+device_ids ids_of(std::string_view function, const M& m) {
+    const device_view<typename M::value_type> ids = m;
+    require_contiguous_ids(function, ids.rows(), ids.cols(), ids.stride());
+    return {ids.data(), sizeof(typename M::value_type) == sizeof(std::int64_t), ids.rows() * ids.cols()};
+}
+
+/// Throws shape_error unless the view has rows and columns.
+void require_not_empty(std::string_view function, std::string_view name, any_device_view m);
+
+/// Throws value_error if two views share memory. Reads addresses only.
+void require_apart(std::string_view function, any_device_view a, any_device_view b);
+
+}  // namespace cuda::detail
+
+/// An owning, contiguous, row-major matrix on a device, freed in stream order. Movable. Not thread-safe.
 template <device_value T>
 class device_matrix {
 public:
-    using value_type = T;  ///< what is stored
+    using value_type = T;  ///< element type
 
     device_matrix() = default;
-    /// rows x cols values, not initialised. Errors: shape_error if a size is negative, cuda_error (out_of_memory).
-    device_matrix(const cuda_backend& gpu, index_t rows, index_t cols)
-        : span_(nullptr, 0, 0), memory_(gpu.shared_state(), bytes(rows, cols)) {
+    /// rows x cols values, not initialised. Errors: shape_error if a size is negative; cuda_error (out_of_memory).
+    device_matrix(const cuda_backend& gpu, index_t rows, index_t cols) : memory_(gpu.shared_state(), bytes(rows, cols)) {
         span_ = {static_cast<T*>(memory_.data()), rows, cols};
     }
     device_matrix(device_matrix&& other) noexcept : span_(std::exchange(other.span_, {})), memory_(std::move(other.memory_)) {}
@@ -183,88 +225,89 @@ public:
         return *this;
     }
 
-    T* data() { return span_.data(); }                          ///< a device pointer
-    const T* data() const { return span_.data(); }              ///< the same, read only
-    index_t rows() const { return span_.rows(); }               ///< number of rows
-    index_t cols() const { return span_.cols(); }               ///< values per row, and from one row to the next
-    bool empty() const { return span_.empty(); }                ///< no value at all
-    operator device_span<T>() & { return span_; }               ///< a matrix is a view of itself
-    operator device_view<T>() const { return span_; }           ///< the same, read only
-    device_span<T> span() { return span_; }                     ///< a view of all of it
-    device_view<T> view() const { return span_; }               ///< the same, read only
+    [[nodiscard]] T* data() noexcept { return span_.data(); }              ///< a device pointer
+    [[nodiscard]] const T* data() const noexcept { return span_.data(); }  ///< the same, read only
+    [[nodiscard]] index_t rows() const noexcept { return span_.rows(); }   ///< number of rows
+    [[nodiscard]] index_t cols() const noexcept { return span_.cols(); }   ///< values per row, and from one row to the next
+    [[nodiscard]] bool empty() const noexcept { return span_.empty(); }    ///< whether it has no values
+    operator device_span<T>() & { return span_; }                          ///< a matrix is a view of itself
+    operator device_view<T>() const { return span_; }                      ///< the same, read only
+    [[nodiscard]] device_span<T> span() noexcept { return span_; }         ///< a view of the whole matrix
+    [[nodiscard]] device_view<T> view() const { return span_; }            ///< the same, read only
 
 private:
     static std::size_t bytes(index_t rows, index_t cols) {
         if (rows < 0 || cols < 0) {
-            detail::fail<shape_error>("device_matrix", "sizes >= 0", fmt::format("{} x {}", rows, cols));
+            detail::fail_shape("device_matrix", "sizes >= 0", rows, cols);
         }
         return static_cast<std::size_t>(rows) * static_cast<std::size_t>(cols) * sizeof(T);
     }
 
     device_span<T> span_;
-    cuda::buffer memory_;
+    cuda::detail::buffer memory_;
 };
 
-/// Copies a matrix to the device. The host memory may be reused when it returns. Errors: cuda_error.
+/// Copies a matrix to the device. The host memory may be reused on return. Errors: cuda_error.
 template <matrix_like M>
-device_matrix<scalar_of<M>> upload(const cuda_backend& gpu, const M& host) {
+[[nodiscard]] device_matrix<scalar_of<M>> upload(const cuda_backend& gpu, const M& host) {
     const auto from = detail::view_of(host);
     using T = scalar_of<M>;
     device_matrix<T> out(gpu, from.rows(), from.cols());
     const auto size = [](index_t n) { return static_cast<std::size_t>(n) * sizeof(T); };
-    cuda::copy_to_device(*gpu.shared_state(), out.data(), size(out.cols()), from.data(), size(from.stride()), size(from.cols()),
-                         static_cast<std::size_t>(from.rows()));
+    cuda::detail::copy_to_device(*gpu.shared_state(), out.data(), size(out.cols()), from.data(), size(from.stride()), size(from.cols()),
+                                 static_cast<std::size_t>(from.rows()));
     return out;
 }
 
-/// Copies token ids to the device, as [rows x n / rows]. Errors: shape_error unless rows divides n; cuda_error.
+/// Copies n token ids to the device, as [rows x n / rows]. Errors: shape_error unless rows divides n; cuda_error.
 template <token_ids R>
     requires device_value<std::remove_cv_t<std::ranges::range_value_t<R>>>
-auto upload_ids(const cuda_backend& gpu, const R& ids, index_t rows = 1) {
+[[nodiscard]] auto upload_ids(const cuda_backend& gpu, const R& ids, index_t rows = 1) {
     const std::span all(std::ranges::data(ids), std::ranges::size(ids));
     using Id = std::remove_cv_t<std::ranges::range_value_t<R>>;
     const auto n = static_cast<index_t>(all.size());
     if (rows < 1 || n % rows != 0) {
-        detail::fail<shape_error>("upload_ids", "ids in equal rows", fmt::format("{} ids in {} rows", n, rows));
+        cuda::detail::fail_id_rows(n, rows);
     }
     device_matrix<Id> out(gpu, rows, n / rows);
-    cuda::copy_to_device(*gpu.shared_state(), out.data(), all.size_bytes(), all.data(), all.size_bytes(), all.size_bytes(), 1);
+    cuda::detail::copy_to_device(*gpu.shared_state(), out.data(), all.size_bytes(), all.data(), all.size_bytes(), all.size_bytes(), 1);
     return out;
 }
 
-/// Copies marks, one per row, to the device, as [1 x n]. Errors: cuda_error.
-inline device_matrix<std::uint8_t> upload_marks(const cuda_backend& gpu, std::span<const std::uint8_t> marks) {
+/// Copies row marks to the device, as [1 x n]. Errors: cuda_error.
+[[nodiscard]] inline device_matrix<std::uint8_t> upload_marks(const cuda_backend& gpu, std::span<const std::uint8_t> marks) {
     device_matrix<std::uint8_t> out(gpu, 1, static_cast<index_t>(marks.size()));
-    cuda::copy_to_device(*gpu.shared_state(), out.data(), marks.size(), marks.data(), marks.size(), marks.size(), 1);
+    cuda::detail::copy_to_device(*gpu.shared_state(), out.data(), marks.size(), marks.data(), marks.size(), marks.size(), 1);
     return out;
 }
 
-/// Copies a device matrix into host memory of the same shape; waits. Errors: shape_error, cuda_error.
+/// Copies a device matrix into host memory of the same shape, `stride` values from one row to the next. Waits. Errors: shape_error,
+/// cuda_error.
 template <device_value T>
 void download(const cuda_backend& gpu, device_view<T> from, T* to, index_t stride) {
     const auto size = [](index_t n) { return static_cast<std::size_t>(n) * sizeof(T); };
     if (stride < from.cols()) {
-        detail::fail<shape_error>("download", fmt::format("a stride of at least {}", from.cols()), fmt::format("{}", stride));
+        cuda::detail::fail_download_stride(from.cols(), stride);
     }
-    cuda::copy_to_host(*gpu.shared_state(), to, size(stride), from.data(), size(from.stride()), size(from.cols()),
-                       static_cast<std::size_t>(from.rows()));
+    cuda::detail::copy_to_host(*gpu.shared_state(), to, size(stride), from.data(), size(from.stride()), size(from.cols()),
+                               static_cast<std::size_t>(from.rows()));
 }
 
-/// Copies a device matrix to the host; waits. Errors: cuda_error, also of earlier asynchronous work.
+/// Copies a device matrix to the host. Waits. Errors: cuda_error, also of earlier asynchronous work.
 template <scalar T>
-matrix<T> download(const cuda_backend& gpu, device_view<T> from) {
+[[nodiscard]] matrix<T> download(const cuda_backend& gpu, device_view<T> from) {
     matrix<T> out(from.rows(), from.cols());
     download<T>(gpu, from, out.data(), out.cols());
     return out;
 }
 /// The same.
 template <scalar T>
-matrix<T> download(const cuda_backend& gpu, const device_matrix<T>& from) {
+[[nodiscard]] matrix<T> download(const cuda_backend& gpu, const device_matrix<T>& from) {
     return download<T>(gpu, from.view());
 }
 /// The same, for a mutable view.
 template <scalar T>
-matrix<T> download(const cuda_backend& gpu, device_span<T> from) {
+[[nodiscard]] matrix<T> download(const cuda_backend& gpu, device_span<T> from) {
     return download<T>(gpu, device_view<T>(from));
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include <isic/cuda/matrix.hpp>
@@ -11,16 +12,16 @@
 
 namespace isic::inline ISIC_ABI {
 
-/// How the second moment is decomposed on a device.
+/// The eigensolver of a second moment on a device.
 enum class eigen_solver {
-    automatic,   ///< jacobi up to width 32, randomised where the rules ask for few directions of many; else, and where they fail, syevd
-    syevd,       ///< cuSOLVER's divide and conquer: all values
-    jacobi,      ///< cuSOLVER's gesvdj of the symmetric matrix: all values, best for small widths
-    randomised   ///< block subspace iteration with Chebyshev polynomials for the leading values only, to a residual of 1e-12 of the largest
+    automatic,  ///< jacobi up to width 32; randomised if the rank rules need few pairs of many; otherwise, and as fallback, syevd
+    syevd,      ///< cuSOLVER's divide and conquer: all pairs
+    jacobi,     ///< cuSOLVER's gesvdj of the symmetric matrix: all pairs; fastest for small widths
+    randomised  ///< block subspace iteration with Chebyshev polynomials: leading pairs, residual 1e-12 of the largest value
 };
 
-/// The solver's name as it appears in reports.
-constexpr std::string_view to_string(eigen_solver solver) {
+/// The solver's name in reports.
+[[nodiscard]] constexpr std::string_view to_string(eigen_solver solver) noexcept {
     switch (solver) {
         case eigen_solver::automatic: return "automatic";
         case eigen_solver::syevd: return "syevd";
@@ -32,119 +33,121 @@ constexpr std::string_view to_string(eigen_solver solver) {
 
 /// Options of `fit_subspace` on a device.
 struct device_fit_options {
-    rank_options rank = {};                         ///< rank rules; sign flips need rows on the host
-    centering center = centering::none;             ///< what to take out first
-    eigen_solver solver = eigen_solver::automatic;  ///< how to decompose
+    rank_options rank = {};                         ///< rank rules; sign flips need difference rows on the host
+    centering center = centering::none;             ///< the mean or axis removed before the decomposition
+    eigen_solver solver = eigen_solver::automatic;  ///< the eigensolver
 };
 
-/// A subspace, and the solver that found it.
+/// A subspace and the solver that computed it.
 struct device_fit {
-    subspace harm;                              ///< on the host
+    isic::subspace subspace;                    ///< the harmful subspace, on the host
     eigen_solver solver = eigen_solver::syevd;  ///< never `automatic`
 };
 
-namespace cuda {
+namespace cuda::detail {
 
-/// Moments of differences on a device; what `device_accumulator` holds.
+/// Moments of differences on a device: the implementation of `device_accumulator`. Not thread-safe.
 class moments {
 public:
     /// For rows; keep_safe: also the second moment of the safe rows.
     moments(std::shared_ptr<state> owner, index_t width, bool keep_safe);
     /// For token ids over a codebook. Waits.
-    moments(std::shared_ptr<state> owner, rows_in codes);
+    moments(std::shared_ptr<state> owner, any_device_view codes);
     moments(moments&&) noexcept;
     moments& operator=(moments&&) noexcept;
     ~moments();
 
-    void add_rows(rows_in harmful, rows_in safe);   ///< asynchronous
-    void add_ids(ids_in harmful, ids_in safe);      ///< asynchronous
-    void add_safe(ids_in safe);                     ///< asynchronous
-    void merge(const moments& other);               ///< asynchronous; the same backend
+    void add_rows(any_device_view harmful, any_device_view safe);  ///< asynchronous
+    /// Rows that are differences already. Asynchronous.
+    void add_differences(any_device_view rows);
+    void add_ids(device_ids harmful, device_ids safe);             ///< asynchronous
+    void add_safe(device_ids safe);                                ///< asynchronous
+    void merge(const moments& other);                              ///< asynchronous; the same backend
 
-    index_t width() const;                          ///< d
-    index_t count() const;                          ///< n
-    matrix<double> second_moment() const;           ///< waits
-    matrix<double> safe_second_moment() const;      ///< waits
-    std::vector<double> mean() const;               ///< waits
-    std::vector<double> safe_mean() const;          ///< waits
-    code_usage usage() const;                       ///< waits
-    device_fit fit(const device_fit_options& options) const;  ///< waits
+    [[nodiscard]] index_t width() const noexcept;                           ///< d
+    [[nodiscard]] index_t count() const noexcept;                           ///< n
+    [[nodiscard]] matrix<double> second_moment() const;                     ///< waits
+    [[nodiscard]] matrix<double> safe_second_moment() const;                ///< waits
+    [[nodiscard]] std::vector<double> mean() const;                         ///< waits
+    [[nodiscard]] std::vector<double> safe_mean() const;                    ///< waits
+    [[nodiscard]] code_usage usage() const;                                 ///< waits
+    [[nodiscard]] device_fit fit(const device_fit_options& options) const;  ///< waits
 
 private:
     struct parts;
     std::unique_ptr<parts> parts_;
 };
 
-}  // namespace cuda
+}  // namespace cuda::detail
 
-/// `difference_accumulator` on a device: the same moments, float64, from rows or token ids that lie there.
+/// `difference_accumulator` on a device: the same float64 moments, from rows or token ids on the device. Movable. Not thread-safe.
 ///
-/// Adding is asynchronous: NaN, infinity and ids outside [0, K) are found on the device, left out, and reported by the
-/// next function that waits (all that return values, and `fit_subspace`), with numeric_error or value_error; from then on
-/// the accumulator is spoilt. Differences are written in float64 chunks of 4096 rows and their Gram matrix is added by
-/// cuBLAS dsyrk: as accurate as on the CPU. Memory O(d^2 + K) and 4096 rows of d. What is added must stay until the stream has
-/// passed it. T is the codebook's dtype type.
-template <scalar T = float>
+/// Adding is asynchronous: the device detects NaN, infinity and ids outside [0, K) and leaves them out. The next function that
+/// waits (every one that returns values, and `fit_subspace`) throws numeric_error or value_error, and so do all later ones.
+/// Differences are written in float64 chunks of 4096 rows; cuBLAS dsyrk adds their Gram matrix, as accurate as on the CPU. Memory
+/// O(d^2 + K) and 4096 rows of d. Added memory must stay until the stream has passed the work.
 class device_accumulator {
 public:
     /// For rows of width d. keep_safe_moment: for centering::safe_axis, at twice the cost. Errors: shape_error, cuda_error.
     device_accumulator(const cuda_backend& gpu, index_t width, bool keep_safe_moment = false)
         : moments_(gpu.shared_state(), width, keep_safe_moment) {}
-    /// For token ids over a codebook [K x d], which must outlive it unchanged. Waits. Errors: shape_error, numeric_error.
-    device_accumulator(const cuda_backend& gpu, device_view<T> codes) : moments_(gpu.shared_state(), cuda::rows_of<T>(codes)) {}
+    /// For token ids over a codebook [K x d], which must outlive the accumulator unchanged. Waits. Errors: shape_error,
+    /// numeric_error.
+    template <device_matrix_like C>
+    device_accumulator(const cuda_backend& gpu, const C& codes) : moments_(gpu.shared_state(), cuda::detail::view_of(codes)) {}
 
-    /// A pair of images, or of many: ids of one shape. Errors: shape_error if the sizes differ or it holds rows.
+    /// One pair of images, or several: ids of equal shapes. Errors: shape_error if the sizes differ or the accumulator holds rows.
     template <device_matrix_like H, device_matrix_like S>
     void add(const H& harmful_ids, const S& safe_ids) {
-        moments_.add_ids(cuda::flat_ids<typename H::value_type>("device_accumulator::add", harmful_ids),
-                         cuda::flat_ids<typename S::value_type>("device_accumulator::add", safe_ids));
+        moments_.add_ids(cuda::detail::ids_of("device_accumulator::add", harmful_ids),
+                         cuda::detail::ids_of("device_accumulator::add", safe_ids));
     }
-    /// Counts the codes of safe images that are nobody's counterpart.
+    /// Counts the codes of safe images without a harmful counterpart.
     template <device_matrix_like S>
     void add_safe(const S& safe_ids) {
-        moments_.add_safe(cuda::flat_ids<typename S::value_type>("device_accumulator::add_safe", safe_ids));
+        moments_.add_safe(cuda::detail::ids_of("device_accumulator::add_safe", safe_ids));
     }
     /// Paired rows of embeddings, [m x d] each. Errors: shape_error.
     template <device_matrix_like H, device_matrix_like S>
     void add_rows(const H& harmful, const S& safe) {
-        moments_.add_rows(cuda::rows_of<typename H::value_type>(harmful), cuda::rows_of<typename S::value_type>(safe));
+        moments_.add_rows(cuda::detail::view_of(harmful), cuda::detail::view_of(safe));
     }
-    /// Adds what another accumulator of the same backend saw. Errors: shape_error if width, codes, kind or keep_safe_moment differ.
+    /// Adds the sums of another accumulator of the same backend. Errors: shape_error if width, codes, kind or keep_safe_moment
+    /// differ.
     void merge(const device_accumulator& other) { moments_.merge(other.moments_); }
 
-    index_t width() const { return moments_.width(); }                                        ///< d
-    index_t count() const { return moments_.count(); }                                        ///< n, difference rows seen
-    matrix<double> second_moment() const { return moments_.second_moment(); }                 ///< D^T D, [d x d]; waits
-    matrix<double> safe_second_moment() const { return moments_.safe_second_moment(); }       ///< [d x d]; rows: keep_safe_moment; waits
-    std::vector<double> mean() const { return moments_.mean(); }                              ///< mean difference, [d]; waits
-    std::vector<double> safe_mean() const { return moments_.safe_mean(); }                    ///< [d]; rows: keep_safe_moment; waits
-    code_usage usage() const { return moments_.usage(); }                                     ///< [K]; empty for rows; waits
+    [[nodiscard]] index_t width() const noexcept { return moments_.width(); }                ///< d
+    [[nodiscard]] index_t count() const noexcept { return moments_.count(); }                ///< n, number of difference rows
+    [[nodiscard]] matrix<double> second_moment() const { return moments_.second_moment(); }  ///< D^T D, [d x d]; waits
+    /// Second moment of the safe embeddings, [d x d]; of rows only with keep_safe_moment. Waits.
+    [[nodiscard]] matrix<double> safe_second_moment() const { return moments_.safe_second_moment(); }
+    [[nodiscard]] std::vector<double> mean() const { return moments_.mean(); }  ///< mean difference, [d]; waits
+    /// Mean of the safe embeddings, [d]; of rows only with keep_safe_moment. Waits.
+    [[nodiscard]] std::vector<double> safe_mean() const { return moments_.safe_mean(); }
+    [[nodiscard]] code_usage usage() const { return moments_.usage(); }  ///< [K]; empty for rows; waits
 
-    /// For `fit_subspace`.
-    const cuda::moments& device_moments() const { return moments_; }
+    /// Used by `fit_subspace`.
+    [[nodiscard]] const cuda::detail::moments& device_moments() const noexcept { return moments_; }
 
 private:
-    cuda::moments moments_;
+    cuda::detail::moments moments_;
 };
 
-/// Fits the harmful subspace to differences streamed on a device: V = the leading eigenvectors of D^T D, float64. Waits.
+/// Fits the harmful subspace to differences accumulated on a device: V = the leading eigenvectors of D^T D, float64. Waits.
 ///
-/// Only vectors and values come to the host, and with centring the moment [d x d]. Cost O(d^3). Errors: as on the CPU; cuda_error (not_converged,
-/// out_of_memory). Source: as `fit_subspace`.
-template <scalar T>
-device_fit fit_subspace(const device_accumulator<T>& pairs, const device_fit_options& options = {}) {
+/// Only vectors and values are copied to the host; with centring also the moment [d x d]. Cost O(d^3). Errors: as on the CPU;
+/// cuda_error (not_converged, out_of_memory). Source: as `fit_subspace`.
+[[nodiscard]] inline device_fit fit_subspace(const device_accumulator& pairs, const device_fit_options& options = {}) {
     return pairs.device_moments().fit(options);
 }
 
-/// The same for difference rows D [n x d] on the device, by their moments: centring, too, is of the moments. Waits.
+/// The same for difference rows D [n x d] on the device, by their moments; centring, too, is of the moments. Waits.
 template <device_matrix_like M>
-device_fit fit_subspace(const cuda_backend& gpu, const M& difference_rows, const device_fit_options& options = {}) {
-    using T = typename M::value_type;
-    const device_view<T> rows = difference_rows;
-    detail::require<shape_error>(!rows.empty(), "fit_subspace", "difference rows with rows and columns",
-                                 fmt::format("{} x {}", rows.rows(), rows.cols()));
-    cuda::moments sums(gpu.shared_state(), rows.cols(), false);
-    sums.add_rows(cuda::rows_of<T>(rows), {nullptr, cuda::dtype_of<T>(), rows.rows(), rows.cols(), rows.cols()});
+[[nodiscard]] device_fit fit_subspace(const cuda_backend& gpu, const M& difference_rows, const device_fit_options& options = {}) {
+    const any_device_view rows = cuda::detail::view_of(difference_rows);
+    cuda::detail::require_not_empty("fit_subspace", "difference rows", rows);
+    cuda::detail::moments sums(gpu.shared_state(), rows.cols, false);
+    sums.add_differences(rows);
     return sums.fit(options);
 }
 

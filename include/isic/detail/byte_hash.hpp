@@ -1,4 +1,5 @@
-// A hash of bytes, for fingerprints and checksums: XXH3, whose values are the same on every machine.
+/// \file
+/// XXH3 for fingerprints and checksums; its values are the same on every machine.
 #pragma once
 
 #include <cstddef>
@@ -6,11 +7,15 @@
 #include <span>
 
 #define XXH_INLINE_ALL
+// g++ 12 sees uninitialised values in its AVX-512 headers; the hash is the same for every width.
+#if defined(__AVX512F__) && !defined(XXH_VECTOR)
+#define XXH_VECTOR 2  // XXH_AVX2
+#endif
 #include <xxhash.h>
 
 namespace isic::inline ISIC_ABI::detail {
 
-/// 64-bit XXH3 over bytes, piece by piece.
+/// Streaming 64-bit XXH3.
 class byte_hash {
 public:
     byte_hash() { XXH3_64bits_reset(&state_); }

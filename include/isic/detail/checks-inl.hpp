@@ -28,7 +28,7 @@ ISIC_INLINE void require_size(std::string_view function, std::string_view name, 
     }
 }
 
-/// One past the last byte a view touches.
+/// The address past the last byte of a view.
 inline std::uintptr_t end_address(any_view m) {
     return reinterpret_cast<std::uintptr_t>(m.empty() ? m.data : m.row(m.rows - 1).data() + m.row_bytes());
 }
@@ -67,7 +67,7 @@ ISIC_INLINE void require_not_empty(std::string_view function, std::string_view n
 ISIC_INLINE void require_shares(std::string_view function, std::string_view name, std::span<const double> values, index_t codes) {
     require_size(function, fmt::format("values of {}", name), codes, static_cast<index_t>(values.size()));
     for (std::size_t k = 0; k < values.size(); ++k) {
-        if (!(values[k] >= 0.0 && values[k] <= 1.0)) {  // the text is made only when it is needed
+        if (!(values[k] >= 0.0 && values[k] <= 1.0)) {  // formats the name only on an error
             require_range(function, fmt::format("{} of code {}", name, k), values[k], 0.0, 1.0);
         }
     }
@@ -104,7 +104,7 @@ ISIC_INLINE void require_apart(std::string_view function, any_view a, any_view b
     bool apart = a.empty() || b.empty() || end_address(a) <= start_b || end_address(b) <= start_a;
     const auto stride = static_cast<std::uintptr_t>(a.stride * size_of(a.type));
     if (!apart && stride == static_cast<std::uintptr_t>(b.stride * size_of(b.type))) {
-        // Where b's rows start within a's.
+        // Offset of the rows of b within those of a.
         const std::uintptr_t shift = start_b >= start_a ? (start_b - start_a) % stride
                                                         : (stride - (start_a - start_b) % stride) % stride;
         apart = shift >= static_cast<std::uintptr_t>(a.row_bytes()) && shift + static_cast<std::uintptr_t>(b.row_bytes()) <= stride;

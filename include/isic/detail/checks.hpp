@@ -1,5 +1,5 @@
 /// \file
-/// Checks of arguments, shared by all backends. Each throws an error that names the function, what it expected and what it got.
+/// Argument checks, shared by all backends. The errors name the function, the expected and the actual value.
 #pragma once
 
 #include <span>
@@ -20,28 +20,28 @@ ISIC_API void require_threads(std::string_view function, int threads);
 /// Throws shape_error unless both counts are equal.
 ISIC_API void require_size(std::string_view function, std::string_view name, index_t expected, index_t got);
 
-/// Throws numeric_error naming the first value that is not finite; rows marked in `skipped` may hold anything.
+/// Throws numeric_error naming the first value that is not finite; rows marked in `skipped` are not read.
 ISIC_API void require_finite(std::string_view function, std::string_view name, any_view m, const std::vector<bool>* skipped = nullptr);
 ISIC_API void require_finite(std::string_view function, std::string_view name, std::span<const double> values);
 
 /// Throws shape_error unless the matrix has at least one row and column.
 ISIC_API void require_not_empty(std::string_view function, std::string_view name, any_view m);
 
-/// Throws unless there is one value per code and each lies in [0, 1].
+/// Throws shape_error unless there is one value per code, value_error unless each lies in [0, 1].
 ISIC_API void require_shares(std::string_view function, std::string_view name, std::span<const double> values, index_t codes);
 
 /// Throws value_error naming the first id outside [0, codes).
 ISIC_API void require_ids(std::string_view function, const id_list& ids, index_t codes);
 
-/// Which rows are padding, one mark per code. Throws as require_ids.
+/// One mark per code: whether it is padding. Throws as `require_ids`.
 ISIC_API std::vector<bool> padding_mask(std::string_view function, std::span<const index_t> padding, index_t codes);
 
-/// Throws value_error unless all values are counts: finite and not negative.
+/// Throws value_error unless all values are finite and not negative.
 ISIC_API void require_counts(std::string_view function, std::span<const double> counts);
 
-/// Throws value_error if two pieces of memory share bytes. Two column blocks of one wider matrix do not.
+/// Throws value_error if two views share bytes. Column blocks of one matrix that do not overlap are apart.
 ISIC_API void require_apart(std::string_view function, any_view a, any_view b);
-/// The same for a vector, which may be empty.
+/// The same for a vector.
 ISIC_API void require_apart(std::string_view function, any_view a, std::span<const double> b);
 
 }  // namespace isic::inline ISIC_ABI::detail

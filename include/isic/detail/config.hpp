@@ -1,13 +1,13 @@
 /// \file
-/// Macros of the build: how functions of the implementation are declared, exported and named.
+/// Macros: inlining, visibility, the inline namespace.
 #pragma once
 
 /// \def ISIC_INLINE
-/// Before a function of the implementation: `inline` where the headers are all there is, nothing where a library is linked.
+/// Precedes functions of the implementation: `inline` in header-only mode, empty where a library is linked.
 /// \def ISIC_API
-/// Before what a shared library exports.
+/// Precedes the symbols that a shared library exports.
 /// \def ISIC_ABI
-/// The inline namespace. Code compiled for other instructions has another name, so that one program can hold both.
+/// The inline namespace. Header-only code has one per SIMD level, so that translation units of different levels can be linked.
 #ifdef ISIC_HEADER_ONLY
 #define ISIC_INLINE inline
 #define ISIC_API
@@ -39,7 +39,7 @@
 #endif
 
 /// \def ISIC_MAY_ALIAS
-/// On a type that may be read from memory that holds another type of the same bytes.
+/// Marks a type that may alias a type of the same layout from another library.
 #ifdef __GNUC__
 #define ISIC_MAY_ALIAS __attribute__((may_alias))
 #else

@@ -9,9 +9,11 @@
 
 #include <isic/detail/checks.hpp>
 #include <isic/detail/eigen_view.hpp>
+#include <isic/detail/kernels/kernels.hpp>
 #include <isic/detail/moments.hpp>
 
-namespace isic::inline ISIC_ABI::detail {
+namespace isic::inline ISIC_ABI {
+namespace detail {
 
 inline void require_pairs(std::string_view function, any_view harmful, any_view safe) {
     require_not_empty(function, "harmful rows", harmful);
@@ -83,38 +85,40 @@ ISIC_INLINE matrix<double> bag_of_codes_differences(any_view codes, const id_lis
     return out;
 }
 
-ISIC_INLINE difference_moments::difference_moments(index_t width) : width_(width) {
-    require<shape_error>(width >= 1, "difference_accumulator", "a width >= 1", fmt::format("{}", width));
+}  // namespace detail
+
+ISIC_INLINE difference_accumulator::difference_accumulator(index_t width) : width_(width) {
+    detail::require<shape_error>(width >= 1, "difference_accumulator", "a width >= 1", fmt::format("{}", width));
     second_ = matrix<double>(width, width);
     sum_ = matrix<double>(1, width);
 }
 
-ISIC_INLINE difference_moments::difference_moments(any_view codes) : difference_moments(codes.cols) {
-    require_not_empty("difference_accumulator", "a codebook", codes);
-    require_finite("difference_accumulator", "the codebook", codes);
+ISIC_INLINE difference_accumulator::difference_accumulator(any_view codes) : difference_accumulator(codes.cols) {
+    detail::require_not_empty("difference_accumulator", "a codebook", codes);
+    detail::require_finite("difference_accumulator", "the codebook", codes);
     codes_ = codes;
     usage_.harmful.assign(static_cast<std::size_t>(codes.rows), 0.0);
     usage_.safe = usage_.harmful;
 }
 
-ISIC_INLINE any_view difference_moments::required_codes(std::string_view function) const {
-    require<shape_error>(codes_.has_value(), function, "an accumulator over a codebook", "one of rows");
+ISIC_INLINE any_view difference_accumulator::required_codes(std::string_view function) const {
+    detail::require<shape_error>(codes_.has_value(), function, "an accumulator over a codebook", "one of rows");
     return *codes_;
 }
 
-ISIC_INLINE void difference_moments::add(const id_list& harmful, const id_list& safe) {
+ISIC_INLINE void difference_accumulator::add_ids(const detail::id_list& harmful, const detail::id_list& safe) {
     constexpr std::string_view f = "difference_accumulator::add";
     const any_view codes = required_codes(f);
-    require_size(f, "safe ids", harmful.size(), safe.size());
-    require_ids(f, harmful, codes.rows);
-    require_ids(f, safe, codes.rows);
+    detail::require_size(f, "safe ids", harmful.size(), safe.size());
+    detail::require_ids(f, harmful, codes.rows);
+    detail::require_ids(f, safe, codes.rows);
     constexpr index_t block = 256;
     if (differences_.empty()) {
         differences_ = matrix<double>(block, width_);
     }
     index_t filled = 0;
     const auto flush = [&] {
-        kernels::add_gram(differences_.data(), filled, width_, width_, second_.data(), sum_.data(), {.threads = 1});
+        detail::kernels::add_gram(differences_.data(), filled, width_, width_, second_.data(), sum_.data(), {.threads = 1});
         filled = 0;
     };
     visit(codes, [&](auto book) {
@@ -131,41 +135,41 @@ ISIC_INLINE void difference_moments::add(const id_list& harmful, const id_list& 
         }
     });
     flush();
-    kernels::mirror_upper(second_.data(), width_);
+    detail::kernels::mirror_upper(second_.data(), width_);
     count_ += harmful.size();
     detail::count(harmful, usage_.harmful);
     detail::count(safe, usage_.safe);
 }
 
-ISIC_INLINE void difference_moments::add_safe(const id_list& safe) {
-    require_ids("difference_accumulator::add_safe", safe, required_codes("difference_accumulator::add_safe").rows);
+ISIC_INLINE void difference_accumulator::add_safe_ids(const detail::id_list& safe) {
+    detail::require_ids("difference_accumulator::add_safe", safe, required_codes("difference_accumulator::add_safe").rows);
     detail::count(safe, usage_.safe);
 }
 
-ISIC_INLINE void difference_moments::add_rows(any_view harmful, any_view safe, const execution& exec) {
+ISIC_INLINE void difference_accumulator::add_any_rows(any_view harmful, any_view safe, const execution& exec) {
     constexpr std::string_view f = "difference_accumulator::add_rows";
-    require<shape_error>(!codes_, f, "an accumulator of rows", "one of token ids");
-    require_size(f, "columns in harmful", width_, harmful.cols);
-    require_size(f, "columns in safe", width_, safe.cols);
-    require_size(f, "safe rows", harmful.rows, safe.rows);
-    require_threads(f, exec.threads);
-    require_finite(f, "harmful", harmful);
-    require_finite(f, "safe", safe);
+    detail::require<shape_error>(!codes_, f, "an accumulator of rows", "one of token ids");
+    detail::require_size(f, "columns in harmful", width_, harmful.cols);
+    detail::require_size(f, "columns in safe", width_, safe.cols);
+    detail::require_size(f, "safe rows", harmful.rows, safe.rows);
+    detail::require_threads(f, exec.threads);
+    detail::require_finite(f, "harmful", harmful);
+    detail::require_finite(f, "safe", safe);
     if (!safe_second_) {
         safe_second_.emplace(width_, width_);
         safe_sum_.assign(static_cast<std::size_t>(width_), 0.0);
     }
-    add_difference_moments(harmful, safe, second_, sum_.data(), exec);
-    add_moments(safe, *safe_second_, safe_sum_.data(), exec);
+    detail::add_difference_moments(harmful, safe, second_, sum_.data(), exec);
+    detail::add_moments(safe, *safe_second_, safe_sum_.data(), exec);
     count_ += harmful.rows;
     safe_rows_ += harmful.rows;
 }
 
-ISIC_INLINE void difference_moments::merge(const difference_moments& other) {
-    require_size("difference_accumulator::merge", "columns", width_, other.width_);
-    require_size("difference_accumulator::merge", "codes", codes(), other.codes());
-    map(second_) += map(other.second_);
-    map(sum_) += map(other.sum_);
+ISIC_INLINE void difference_accumulator::merge(const difference_accumulator& other) {
+    detail::require_size("difference_accumulator::merge", "columns", width_, other.width_);
+    detail::require_size("difference_accumulator::merge", "codes", codes(), other.codes());
+    detail::map(second_) += detail::map(other.second_);
+    detail::map(sum_) += detail::map(other.sum_);
     count_ += other.count_;
     std::ranges::transform(usage_.harmful, other.usage_.harmful, usage_.harmful.begin(), std::plus{});
     std::ranges::transform(usage_.safe, other.usage_.safe, usage_.safe.begin(), std::plus{});
@@ -174,19 +178,19 @@ ISIC_INLINE void difference_moments::merge(const difference_moments& other) {
             safe_second_.emplace(width_, width_);
             safe_sum_.assign(static_cast<std::size_t>(width_), 0.0);
         }
-        map(*safe_second_) += map(*other.safe_second_);
+        detail::map(*safe_second_) += detail::map(*other.safe_second_);
         std::ranges::transform(safe_sum_, other.safe_sum_, safe_sum_.begin(), std::plus{});
         safe_rows_ += other.safe_rows_;
     }
 }
 
-ISIC_INLINE std::vector<double> difference_moments::mean() const {
+ISIC_INLINE std::vector<double> difference_accumulator::mean() const {
     std::vector<double> out(sum_.data(), sum_.data() + width_);
     std::ranges::for_each(out, [&](double& v) { v /= std::max<double>(1.0, static_cast<double>(count_)); });
     return out;
 }
 
-ISIC_INLINE std::vector<double> difference_moments::safe_mean() const {
+ISIC_INLINE std::vector<double> difference_accumulator::safe_mean() const {
     std::vector<double> out = codes_ ? std::vector<double>() : safe_sum_;
     out.resize(static_cast<std::size_t>(width_), 0.0);
     double total = codes_ ? 0.0 : static_cast<double>(safe_rows_);
@@ -203,19 +207,19 @@ ISIC_INLINE std::vector<double> difference_moments::safe_mean() const {
     return out;
 }
 
-ISIC_INLINE matrix<double> difference_moments::safe_second_moment() const {
+ISIC_INLINE matrix<double> difference_accumulator::safe_second_moment() const {
     if (!codes_) {
         return safe_second_ ? *safe_second_ : matrix<double>(width_, width_);
     }
     matrix<double> out(width_, width_);
-    vector row(width_);
+    detail::vector row(width_);
     for (index_t k = 0; k < codes_->rows; ++k) {
         if (const double n = usage_.safe[static_cast<std::size_t>(k)]; n > 0) {
-            read_row(*codes_, k, row.data());
-            map(out).noalias() += n * row * row.transpose();
+            detail::read_row(*codes_, k, row.data());
+            detail::map(out).noalias() += n * row * row.transpose();
         }
     }
     return out;
 }
 
-}  // namespace isic::inline ISIC_ABI::detail
+}  // namespace isic::inline ISIC_ABI

@@ -50,7 +50,7 @@ ISIC_INLINE edit edit::for_codebook(any_view codes) {
     edit out;
     out.rows_ = codes.rows;
     out.cols_ = codes.cols;
-    out.storage_ = detail::name_of(codes.type);
+    out.type_ = codes.type;
     out.fingerprint_before_ = detail::fingerprint(codes);
     return out;
 }
@@ -63,7 +63,8 @@ ISIC_INLINE void edit::add_row(index_t id, std::span<const std::byte> before, st
 
 ISIC_INLINE void edit::write(any_span codes, const detail::raw_bytes& bytes, std::uint64_t expected, std::string_view function,
                  std::string_view which) const {
-    detail::require<value_error>(storage_ == detail::name_of(codes.type), function, fmt::format("a codebook of {}", storage_),
+    detail::require<value_error>(rows_ > 0 || cols_ > 0, function, "an edit of a codebook", "an empty edit");
+    detail::require<value_error>(type_ == codes.type, function, fmt::format("a codebook of {}", detail::name_of(type_)),
                                  detail::name_of(codes.type));
     detail::require_size(function, "rows", rows_, codes.rows);
     detail::require_size(function, "columns", cols_, codes.cols);

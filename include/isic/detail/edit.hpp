@@ -1,4 +1,5 @@
-// Access to the fields of an edit.
+/// \file
+/// Access to the fields of an edit.
 #pragma once
 
 #include <isic/edit.hpp>
@@ -11,7 +12,7 @@ struct edit_access {
     static edit between(any_view before, any_view after) { return edit::between_rows(before, after); }
     static auto& rows(edit& e) { return e.rows_; }
     static auto& cols(edit& e) { return e.cols_; }
-    static auto& storage(edit& e) { return e.storage_; }
+    static auto& type(edit& e) { return e.type_; }
     static auto& ids(edit& e) { return e.ids_; }
     static auto& before(auto& e) { return e.before_; }
     static auto& after(auto& e) { return e.after_; }

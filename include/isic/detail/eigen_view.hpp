@@ -1,4 +1,5 @@
-// Rows of any storage as float64, and Eigen's view of isic's matrices.
+/// \file
+/// Eigen maps of matrices, and rows of any dtype as float64.
 #pragma once
 
 #include <algorithm>
@@ -44,7 +45,7 @@ matrix<double> from_eigen(const M& m) {
     return out;
 }
 
-/// All values as T; exact unless T is narrower.
+/// A copy of all values as T; exact unless T is narrower.
 template <class T>
 matrix<T> converted(any_view m) {
     matrix<T> out(m.rows, m.cols);
@@ -56,32 +57,32 @@ matrix<T> converted(any_view m) {
     return out;
 }
 
-/// A row of any storage as an Eigen vector of float64.
+/// A row as an Eigen expression of float64.
 template <class T>
 auto as_doubles(std::span<T> row) {
     using stored = Eigen::Matrix<std::remove_const_t<T>, Eigen::Dynamic, 1>;
     return Eigen::Map<const stored>(row.data(), static_cast<index_t>(row.size())).template cast<double>();
 }
 
-/// Row i as float64, into out [cols].
+/// Copies row i as float64 to out [cols].
 ISIC_API void read_row(any_view m, index_t i, double* out);
-/// All rows as float64, row i to out + i * stride.
+/// Copies all rows as float64, row i to out + i * stride.
 ISIC_API void read_rows(any_view m, double* out, index_t stride);
 
-/// Rounds float64 values [cols] into row i; false if one does not fit the dtype type.
+/// Rounds float64 values [cols] into row i; false if a value overflows the dtype.
 ISIC_API bool store_row(const double* values, any_span m, index_t i);
 
 template <class T>
 bool all_finite(std::span<const T> values) {
     if constexpr (std::floating_point<T>) {
         const Eigen::Map<const Eigen::ArrayX<T>> x(values.data(), static_cast<index_t>(values.size()));
-        return (x - x).sum() == T(0);  // infinity less infinity is NaN
+        return (x - x).sum() == T(0);  // infinity - infinity is NaN
     } else {
         return std::ranges::all_of(values, [](T x) { return std::isfinite(static_cast<float>(x)); });
     }
 }
 
-/// All values as float64.
+/// A copy of all values as float64.
 ISIC_API matrix<double> to_double(any_view m);
 
 }  // namespace isic::inline ISIC_ABI::detail

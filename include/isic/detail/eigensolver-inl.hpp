@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <string_view>
 #include <utility>
 
 #include <Eigen/Eigenvalues>
@@ -14,9 +15,9 @@
 
 namespace isic::inline ISIC_ABI::detail {
 
-inline constexpr index_t full_solver_width = 128;  // below this a full eigen-solve costs less than it saves
+inline constexpr index_t full_solver_width = 128;  // up to this d the full solver is faster
 
-/// Turns columns p and q by the angle that makes them orthogonal; false if they already are, to rounding.
+/// Rotates columns p and q so that they are orthogonal; false if they already are, to rounding.
 inline bool make_orthogonal(Eigen::MatrixXd& x, index_t p, index_t q) {
     const double pp = x.col(p).squaredNorm();
     const double qq = x.col(q).squaredNorm();
@@ -34,16 +35,16 @@ inline bool make_orthogonal(Eigen::MatrixXd& x, index_t p, index_t q) {
     return true;
 }
 
-ISIC_INLINE eigen_pairs full_eigen(const Eigen::MatrixXd& a) {
+ISIC_INLINE eigen_pairs full_eigen(const Eigen::MatrixXd& a, std::string_view function) {
     const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(a);
-    require<numeric_error>(solver.info() == Eigen::Success, "fit_subspace", "a converged eigen-solver", "no convergence");
+    require<numeric_error>(solver.info() == Eigen::Success, function, "a converged eigen-solver", "no convergence");
     return {solver.eigenvalues().reverse(), solver.eigenvectors().rowwise().reverse()};
 }
 
-ISIC_INLINE eigen_pairs top_eigen(const Eigen::MatrixXd& a, index_t r) {
+ISIC_INLINE eigen_pairs top_eigen(const Eigen::MatrixXd& a, index_t r, std::string_view function) {
     const index_t d = a.rows();
     if (d <= full_solver_width || r > d / 8) {
-        return full_eigen(a);
+        return full_eigen(a, function);
     }
     const index_t block = r + 4;
     Eigen::MatrixXd start(d, block);
@@ -52,16 +53,16 @@ ISIC_INLINE eigen_pairs top_eigen(const Eigen::MatrixXd& a, index_t r) {
             start(i, j) = symmetric_uniform(static_cast<std::uint64_t>(j), static_cast<std::uint64_t>(i));
         }
     }
-    Eigen::MatrixXd q = orthonormal_rest(start, Eigen::MatrixXd(d, 0));
+    Eigen::MatrixXd q = orthonormalise(start);
     Eigen::MatrixXd last = q;
     Eigen::MatrixXd aq = a * q;
     while (q.cols() < d / 2) {
-        const Eigen::MatrixXd next = orthonormal_rest(aq.rightCols(last.cols()), q);
-        const eigen_pairs small = full_eigen(q.transpose() * aq);
+        const Eigen::MatrixXd next = orthonormalise_against(aq.rightCols(last.cols()), q);
+        const eigen_pairs small = full_eigen(q.transpose() * aq, function);
         const Eigen::MatrixXd top = small.vectors.leftCols(r);
         const Eigen::MatrixXd residual = aq * top - q * top * small.values.head(r).asDiagonal();
         if (residual.norm() <= 1e-13 * std::max(small.values[0], 1e-300) || next.cols() == 0) {
-            return {small.values.head(r), orthonormal_rest(q * top, Eigen::MatrixXd(d, 0))};
+            return {small.values.head(r), orthonormalise(q * top)};
         }
         q.conservativeResize(Eigen::NoChange, q.cols() + next.cols());
         q.rightCols(next.cols()) = next;
@@ -69,16 +70,16 @@ ISIC_INLINE eigen_pairs top_eigen(const Eigen::MatrixXd& a, index_t r) {
         aq.rightCols(next.cols()) = a * next;
         last = next;
     }
-    return full_eigen(a);
+    return full_eigen(a, function);
 }
 
 ISIC_INLINE eigen_pairs left_singular(Eigen::MatrixXd x) {
-    bool turned = true;
-    for (int sweep = 0; turned && sweep < 60; ++sweep) {
-        turned = false;
+    bool rotated = true;
+    for (int sweep = 0; rotated && sweep < 60; ++sweep) {
+        rotated = false;
         for (index_t p = 0; p < x.cols(); ++p) {
             for (index_t q = p + 1; q < x.cols(); ++q) {
-                turned |= make_orthogonal(x, p, q);
+                rotated |= make_orthogonal(x, p, q);
             }
         }
     }

@@ -1,5 +1,5 @@
 /// \file
-/// Memory that EMA steps keep between calls.
+/// Memory of EMA steps, reused between calls.
 #pragma once
 
 #include <vector>
@@ -8,12 +8,12 @@
 
 namespace isic::inline ISIC_ABI::detail {
 
-/// A second step of the same shape allocates r d values only.
+/// With it a second step of the same shape allocates r d values only.
 template <class T>
 struct ema_workspace {
-    std::vector<index_t> starts;  ///< where the vectors of each code begin in `order`
-    std::vector<index_t> order;   ///< vectors by code
-    buffer<T> sums;               ///< [K x d], where they fit the cache
+    std::vector<index_t> starts;  ///< begin of the vectors of each code in `order`
+    std::vector<index_t> order;   ///< vectors sorted by code
+    buffer<T> sums;               ///< [K x d], if they fit the cache
     buffer<T> rows;               ///< a few rows per thread
 };
 

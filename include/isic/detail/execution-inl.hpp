@@ -26,7 +26,7 @@ inline simd detect_simd() {
     return simd::baseline;
 #endif
 #elif (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
-    // These builtins ask the system too: registers that it does not save count as missing.
+    // The builtins check the operating system too: a level whose registers it does not save is not supported.
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                       __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");

@@ -10,6 +10,7 @@
 #include <isic/detail/checks.hpp>
 #include <isic/detail/gram_schmidt.hpp>
 #include <isic/detail/kernels/kernels.hpp>
+#include <isic/detail/update_checks.hpp>
 
 namespace isic::inline ISIC_ABI::fused {
 
@@ -49,14 +50,12 @@ void require_optional(std::string_view function, std::string_view name, index_t 
 template <class T>
 void check(std::string_view function, matrix_span<T> codes, const constraint<T>& limits) {
     require_not_empty(function, "a codebook", codes);
-    if (limits.orthogonal_to.rank() > 0) {
-        require_size(function, "columns in the basis", codes.cols(), limits.orthogonal_to.width());
-    }
+    isic::detail::check_fused_basis(function, codes.cols(), limits.orthogonal_to.rank(), limits.orthogonal_to.width());
     require_optional(function, "values in locked", codes.rows(), limits.locked);
     require_threads(function, limits.execution.threads);
 }
 
-/// A state matrix made on first use, afterwards of the codebook's shape.
+/// Creates a state matrix in the first step; throws shape_error unless it has the codebook's shape.
 template <class T>
 void prepare(std::string_view function, matrix_span<T> codes, matrix<T>& state) {
     if (state.empty()) {
@@ -112,14 +111,13 @@ void adam_update(matrix_span<T> codes, matrix_view<T> gradient, adam_state<T>& s
                const constraint<T>& limits) {
     constexpr std::string_view f = "fused::adam_update";
     check(f, codes, limits);
-    require_size(f, "gradient rows", codes.rows(), gradient.rows());
-    require_size(f, "gradient columns", codes.cols(), gradient.cols());
+    isic::detail::check_gradient_shape(f, codes.rows(), codes.cols(), gradient.rows(), gradient.cols());
     isic::detail::check(f, options);
-    require<value_error>(state.steps >= 0, f, "steps >= 0 in the state", fmt::format("{}", state.steps));
+    isic::detail::check_steps(f, state.steps);
     prepare(f, codes, state.mean);
     prepare(f, codes, state.square);
     ++state.steps;
-    // Of the decay as the kernel rounds it: else the first steps would be off by its rounding over 1 - beta.
+    // 1 - beta^t for the beta that the kernel rounds to T: its rounding error, relative to 1 - beta, would scale the first steps.
     const auto unbias = [&](double beta) {
         const auto rounded = static_cast<double>(static_cast<T>(beta));
         return static_cast<T>(1 - std::pow(rounded, static_cast<double>(state.steps)));
@@ -150,10 +148,9 @@ void ema_update(matrix_span<T> codes, matrix_view<T> vectors, const isic::detail
               const constraint<T>& limits) {
     constexpr std::string_view f = "fused::ema_update";
     check(f, codes, limits);
-    require_size(f, "columns in the vectors", codes.cols(), vectors.cols());
-    require_size(f, "ids", vectors.rows(), ids.size());
+    isic::detail::check_fused_ema_batch(f, codes.cols(), vectors.rows(), vectors.cols(), ids.size());
     require_ids(f, ids, codes.rows());
-    require<value_error>(decay >= 0 && decay < 1, f, "decay in [0, 1)", fmt::format("{}", decay));
+    isic::detail::check_decay(f, decay);
     if (state.counts.empty()) {
         state.counts.assign(static_cast<std::size_t>(codes.rows()), T(1));
         state.sums = matrix<T>(codes.rows(), codes.cols());
@@ -161,9 +158,8 @@ void ema_update(matrix_span<T> codes, matrix_view<T> vectors, const isic::detail
             std::ranges::copy(codes.row(k), state.sums.row(k).begin());
         }
     }
-    require_size(f, "counts in the state", codes.rows(), static_cast<index_t>(state.counts.size()));
-    require_size(f, "rows in the state", codes.rows(), state.sums.rows());
-    require_size(f, "columns in the state", codes.cols(), state.sums.cols());
+    isic::detail::check_fused_ema_state(f, codes.rows(), codes.cols(), static_cast<index_t>(state.counts.size()), state.sums.rows(),
+                                        state.sums.cols());
     if (ids.narrow() != nullptr) {
         ema_step_of(codes, vectors, ids.narrow(), state, decay, limits);
     } else {

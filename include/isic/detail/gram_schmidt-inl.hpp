@@ -5,18 +5,19 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include <fmt/format.h>
 
 namespace isic::inline ISIC_ABI::detail {
 
-ISIC_INLINE Eigen::MatrixXd orthonormal_rest(Eigen::MatrixXd x, const Eigen::MatrixXd& q) {
+ISIC_INLINE Eigen::MatrixXd orthonormalise_against(Eigen::MatrixXd x, const Eigen::MatrixXd& q) {
     Eigen::MatrixXd kept(x.rows(), 0);
     for (index_t j = 0; j < x.cols(); ++j) {
         vector v = x.col(j);
         const double before = v.norm();
-        take_out(q, v);
-        take_out(kept, v);
+        project_out(q, v);
+        project_out(kept, v);
         if (v.norm() > 1e-10 * before && before > 0) {
             kept.conservativeResize(Eigen::NoChange, kept.cols() + 1);
             kept.rightCols(1) = v.normalized();
@@ -25,7 +26,12 @@ ISIC_INLINE Eigen::MatrixXd orthonormal_rest(Eigen::MatrixXd x, const Eigen::Mat
     return kept;
 }
 
-ISIC_INLINE void remove_axis(Eigen::MatrixXd& gram, const vector& axis) {
+ISIC_INLINE Eigen::MatrixXd orthonormalise(Eigen::MatrixXd x) {
+    const index_t d = x.rows();
+    return orthonormalise_against(std::move(x), Eigen::MatrixXd(d, 0));
+}
+
+ISIC_INLINE void deflate(Eigen::MatrixXd& gram, const vector& axis) {
     const vector ga = gram * axis;
     const vector half = ga - 0.5 * axis.dot(ga) * axis;
     gram -= half * axis.transpose() + axis * half.transpose();

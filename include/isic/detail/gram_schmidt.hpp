@@ -1,4 +1,5 @@
-// Orthonormal columns: made, checked, and their signs.
+/// \file
+/// Gram-Schmidt in float64: orthonormal columns, the part of a vector along them, and the signs of columns.
 #pragma once
 
 #include <string_view>
@@ -7,30 +8,34 @@
 
 namespace isic::inline ISIC_ABI::detail {
 
-/// Takes from x its part along the orthonormal columns of q.
+/// x <- x - q q^T x for orthonormal columns q. Two passes: the second removes the rounding error of the first.
 template <class Q>
-void take_out(const Q& q, vector& x) {
-    for (int pass = 0; pass < 2; ++pass) {  // twice is enough
+void project_out(const Q& q, vector& x) {
+    for (int pass = 0; pass < 2; ++pass) {
         x -= q * (q.transpose() * x);
     }
 }
 
-/// Eigenvalues descending and the matching orthonormal eigenvectors.
+/// Eigenvalues, descending, and their orthonormal eigenvectors as columns.
 struct eigen_pairs {
     vector values;
     Eigen::MatrixXd vectors;
 };
 
-/// Columns of x made orthonormal to q and to each other; those that vanish are dropped.
-Eigen::MatrixXd orthonormal_rest(Eigen::MatrixXd x, const Eigen::MatrixXd& q);
+/// An orthonormal basis of the columns of x, orthogonalised against the orthonormal columns of q too. A column that keeps
+/// less than 1e-10 of its norm is dropped.
+Eigen::MatrixXd orthonormalise_against(Eigen::MatrixXd x, const Eigen::MatrixXd& q);
 
-/// Removes a unit axis from a second moment: (I - a a^T) G (I - a a^T).
-ISIC_API void remove_axis(Eigen::MatrixXd& gram, const vector& axis);
+/// An orthonormal basis of the columns of x. A column that keeps less than 1e-10 of its norm is dropped.
+Eigen::MatrixXd orthonormalise(Eigen::MatrixXd x);
 
-/// Makes the entry of largest magnitude of each column positive; the first among equals.
+/// Deflates a second moment by a unit axis a: G <- (I - a a^T) G (I - a a^T).
+ISIC_API void deflate(Eigen::MatrixXd& gram, const vector& axis);
+
+/// Makes the entry of largest magnitude of each column positive; among equal magnitudes the first decides.
 ISIC_API void fix_signs(Eigen::MatrixXd& v);
 
-/// Throws unless the columns of a basis [d x r] are orthonormal to 1e-6, as a basis stored in float32 still is.
+/// Throws value_error unless the columns of a basis [d x r] are orthonormal to 1e-6, which a basis stored in float32 satisfies.
 ISIC_API void require_orthonormal(std::string_view function, const matrix<double>& basis);
 
 }  // namespace isic::inline ISIC_ABI::detail

@@ -29,7 +29,7 @@ ISIC_INLINE code_scores code_harmfulness(const code_usage& usage, const harmfuln
     const double prior = 2 * options.prior_per_code * static_cast<double>(codes);
     const double prior_h = prior * (total_h / (total_h + total_s));
     const double prior_s = prior * (total_s / (total_h + total_s));
-    // Every code gets half a count in the pool, so that unused ones keep a share.
+    // Half a count per code: unused codes keep a positive share.
     const double pool = total_h + total_s + 0.5 * static_cast<double>(codes);
     code_scores out;
     for (std::size_t k = 0; k < usage.harmful.size(); ++k) {
@@ -78,23 +78,21 @@ ISIC_INLINE std::vector<double> gate_strength(std::span<const double> score, dou
     return out;
 }
 
-namespace detail {
-
-ISIC_INLINE target_sums::target_sums(any_view codes) : codes_(codes), sums_(codes.rows, codes.cols) {
-    require_not_empty("counterpart_targets", "a codebook", codes);
-    require_finite("counterpart_targets", "the codebook", codes);
+ISIC_INLINE counterpart_targets::counterpart_targets(any_view codes) : codes_(codes), sums_(codes.rows, codes.cols) {
+    detail::require_not_empty("counterpart_targets", "a codebook", codes);
+    detail::require_finite("counterpart_targets", "the codebook", codes);
     counts_.assign(static_cast<std::size_t>(codes.rows), 0.0);
     safe_sum_.assign(static_cast<std::size_t>(codes.cols), 0.0);
 }
 
-ISIC_INLINE void target_sums::add(const id_list& harmful, const id_list& safe) {
-    require_size("counterpart_targets::add", "safe ids", harmful.size(), safe.size());
-    require_ids("counterpart_targets::add", harmful, codes_.rows);
-    require_ids("counterpart_targets::add", safe, codes_.rows);
+ISIC_INLINE void counterpart_targets::add_ids(const detail::id_list& harmful, const detail::id_list& safe) {
+    detail::require_size("counterpart_targets::add", "safe ids", harmful.size(), safe.size());
+    detail::require_ids("counterpart_targets::add", harmful, codes_.rows);
+    detail::require_ids("counterpart_targets::add", safe, codes_.rows);
     visit(codes_, [&](auto book) {
         for (index_t t = 0; t < harmful.size(); ++t) {
             counts_[static_cast<std::size_t>(harmful[t])] += 1;
-            seen_ += 1;
+            positions_ += 1;
             for (index_t j = 0; j < book.cols(); ++j) {
                 const double x = static_cast<double>(book(safe[t], j));
                 sums_(harmful[t], j) += x;
@@ -104,34 +102,33 @@ ISIC_INLINE void target_sums::add(const id_list& harmful, const id_list& safe) {
     });
 }
 
-ISIC_INLINE void target_sums::merge(const target_sums& other) {
-    require_size("counterpart_targets::merge", "codes", codes_.rows, other.codes_.rows);
-    require_size("counterpart_targets::merge", "columns", codes_.cols, other.codes_.cols);
-    map(sums_) += map(other.sums_);
+ISIC_INLINE void counterpart_targets::merge(const counterpart_targets& other) {
+    detail::require_size("counterpart_targets::merge", "codes", codes_.rows, other.codes_.rows);
+    detail::require_size("counterpart_targets::merge", "columns", codes_.cols, other.codes_.cols);
+    detail::map(sums_) += detail::map(other.sums_);
     std::ranges::transform(counts_, other.counts_, counts_.begin(), std::plus{});
     std::ranges::transform(safe_sum_, other.safe_sum_, safe_sum_.begin(), std::plus{});
-    seen_ += other.seen_;
+    positions_ += other.positions_;
 }
 
-ISIC_INLINE matrix<double> target_sums::targets(double lambda, std::span<const double> prior) const {
-    require<value_error>(lambda > 0 && std::isfinite(lambda), "counterpart_targets::targets", "a finite lambda > 0",
+ISIC_INLINE matrix<double> counterpart_targets::targets(double lambda, std::span<const double> prior) const {
+    detail::require<value_error>(lambda > 0 && std::isfinite(lambda), "counterpart_targets::targets", "a finite lambda > 0",
                                  fmt::format("{}", lambda));
     if (!prior.empty()) {
-        require_size("counterpart_targets::targets", "values in the prior", codes_.cols, static_cast<index_t>(prior.size()));
-        require_finite("counterpart_targets::targets", "the prior", prior);
+        detail::require_size("counterpart_targets::targets", "values in the prior", codes_.cols, static_cast<index_t>(prior.size()));
+        detail::require_finite("counterpart_targets::targets", "the prior", prior);
     }
-    require<numeric_error>(seen_ > 0 || !prior.empty(), "counterpart_targets::targets", "a pair or a prior", "neither");
+    detail::require<numeric_error>(positions_ > 0 || !prior.empty(), "counterpart_targets::targets", "a pair or a prior", "neither");
     matrix<double> out = sums_;
     for (index_t k = 0; k < out.rows(); ++k) {
         const double n = counts_[static_cast<std::size_t>(k)];
         for (index_t j = 0; j < out.cols(); ++j) {
             const auto column = static_cast<std::size_t>(j);
-            const double mu = prior.empty() ? safe_sum_[column] / seen_ : prior[column];
+            const double mu = prior.empty() ? safe_sum_[column] / positions_ : prior[column];
             out(k, j) = (out(k, j) + lambda * mu) / (n + lambda);
         }
     }
     return out;
 }
 
-}  // namespace detail
 }  // namespace isic::inline ISIC_ABI

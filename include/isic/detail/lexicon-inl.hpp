@@ -78,7 +78,7 @@ ISIC_INLINE lexicon::lexicon(std::vector<std::pair<std::string, std::string>> en
         detail::require<value_error>(!term.empty() && term.front() != ' ' && term.back() != ' ', "lexicon",
                                      "terms without spaces at their ends", fmt::format("\"{}\"", term));
     }
-    std::ranges::stable_sort(entries_, std::ranges::greater{}, [](const auto& e) { return e.first.size(); });
+    std::ranges::sort(entries_, {}, [](const auto& e) { return std::pair(-std::ssize(e.first), std::string_view(e.first)); });
     for (std::size_t i = 0; i < entries_.size(); ++i) {
         for (std::size_t j = i + 1; j < entries_.size(); ++j) {
             detail::require<value_error>(entries_[i].first != entries_[j].first, "lexicon", "each term once",

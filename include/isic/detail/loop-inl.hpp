@@ -92,7 +92,7 @@ private:
         require_range(f, "safe_below", o.safe_below, 0, 1);
         require_range(f, "min_improvement", o.min_improvement, 0, 1);
         require<value_error>(o.significance >= 0, f, "significance >= 0", fmt::format("{}", o.significance));
-        corrected_rate(rate{}, o.judge_sensitivity, o.judge_specificity);
+        static_cast<void>(corrected_rate(rate{}, o.judge_sensitivity, o.judge_specificity));
         const any_span codes = model_.codebook();
         require_not_empty(f, "a codebook", codes);
         rank_budget(o.fit.rank, codes.cols, f);
@@ -106,7 +106,7 @@ private:
     void check_learning(std::string_view f, index_t codes, index_t width) {
         const auto& o = options_;
         padding_mask(f, o.padding, codes);
-        code_strength({}, o.ramp);
+        static_cast<void>(code_strength({}, o.ramp));
         require<value_error>(o.fit.rank.sign_flips == 0, f, "rank.sign_flips = 0, as pairs become moments", fmt::format("{}", o.fit.rank.sign_flips));
         require<value_error>(o.fit.center != centering::safe_axis || width >= 3, f, "d >= 3 for the safe axis", fmt::format("{}", width));
         const double prior = o.harmfulness.prior_per_code;
@@ -344,16 +344,14 @@ private:
         for (const index_t k : options_.padding) {  // padding may hold anything, NaN too
             std::ranges::fill(book.span().row(k), std::byte{0});
         }
-        difference_moments pairs(book.view());
-        target_sums goals(book.view());
+        difference_accumulator pairs(book.view());
+        counterpart_targets goals(book.view());
         for (index_t i = 0; i < round_harmful_.images(); ++i) {
-            const id_list harmful(round_harmful_.image(i));
-            const id_list safe(round_counterparts_.image(i));
-            pairs.add(harmful, safe);
-            goals.add(harmful, safe);
+            pairs.add(round_harmful_.image(i), round_counterparts_.image(i));
+            goals.add(round_harmful_.image(i), round_counterparts_.image(i));
         }
         for (index_t i = 0; i < safe_tokens_.images(); ++i) {
-            pairs.add_safe(id_list(safe_tokens_.image(i)));
+            pairs.add_safe(safe_tokens_.image(i));
         }
         fit_options fit = options_.fit;
         const index_t left = total_rank_budget() - merged_.rank();
@@ -364,7 +362,7 @@ private:
         } else {
             fit.rank.max_rank = std::min(rank_budget(fit.rank, codes.cols, "self_improve"), left);
         }
-        const subspace harm = detail::fit_subspace(pairs, fit);
+        const subspace harm = isic::fit_subspace(pairs, fit);
         const std::vector<double> mean = pairs.safe_mean();
         const std::vector<double> strength = code_strength(report_.harmfulness, options_.ramp);
         const matrix<double> targets =

@@ -12,14 +12,13 @@
 
 #include <isic/detail/checks.hpp>
 #include <isic/detail/eigen_view.hpp>
+#include <isic/detail/metrics_checks.hpp>
 
 namespace isic::inline ISIC_ABI {
 namespace detail {
 
 ISIC_INLINE drift_report drift(any_view before, any_view after, std::span<const index_t> padding) {
-    require_not_empty("drift", "a codebook", before);
-    require_size("drift", "rows after", before.rows, after.rows);
-    require_size("drift", "columns after", before.cols, after.cols);
+    check_drift(before, after);
     const std::vector<bool> is_padding = padding_mask("drift", padding, before.rows);
     require_finite("drift", "the codebook before", before, &is_padding);
     require_finite("drift", "the codebook after", after, &is_padding);
@@ -44,15 +43,14 @@ ISIC_INLINE drift_report drift(any_view before, any_view after, std::span<const 
             out.largest = std::max(out.largest, distance);
         }
     }
-    require<numeric_error>(whole > 0, "drift", "a codebook before that is not zero", "zeros only");
+    require_nonzero_before(whole);
     require<numeric_error>(std::isfinite(whole + change), "drift", "codebooks whose squares fit float64", fmt::format("{}", whole + change));
     out.relative = std::sqrt(change / whole);
     return out;
 }
 
 ISIC_INLINE double nearest_code_churn(any_view vectors, any_view before, any_view after, metric metric, std::span<const index_t> padding) {
-    require_size("nearest_code_churn", "codes after", before.rows, after.rows);
-    require_not_empty("nearest_code_churn", "vectors", vectors);
+    check_nearest_code_churn(vectors, before, after);
     const auto old_ids = nearest_codes(vectors, before, metric, padding);
     const auto new_ids = nearest_codes(vectors, after, metric, padding);
     const auto same = std::transform_reduce(old_ids.begin(), old_ids.end(), new_ids.begin(), index_t{0}, std::plus{},
@@ -122,7 +120,7 @@ ISIC_INLINE rate wilson(index_t hits, index_t n, double z) {
     const double p = static_cast<double>(hits) / size;
     const double middle = (p + z * z / (2 * size)) / (1 + z * z / size);
     const double half = z * std::sqrt(p * (1 - p) / size + z * z / (4 * size * size)) / (1 + z * z / size);
-    // At the ends the formula gives p itself; rounding must not push the interval past it.
+    // At 0 and n one end equals p exactly; rounding must not exclude it.
     return {p, hits == 0 ? 0.0 : std::max(0.0, middle - half), hits == n ? 1.0 : std::min(1.0, middle + half), hits, n};
 }
 

@@ -9,9 +9,9 @@
 
 namespace isic::inline ISIC_ABI::detail {
 
-inline constexpr index_t block_rows = 256;  // rows that are converted at a time
+inline constexpr index_t block_rows = 256;  // rows per conversion
 
-/// f(first row, number of rows) for all blocks of n rows.
+/// Calls f(first row, number of rows) for every block of n rows.
 template <class F>
 void for_each_block(index_t n, F f) {
     for (index_t start = 0; start < n; start += block_rows) {

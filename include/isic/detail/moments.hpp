@@ -1,4 +1,4 @@
-// Second moments in float64 of rows of any storage.
+// Second moments of rows of any dtype, in float64.
 #pragma once
 
 #include <isic/execution.hpp>
@@ -6,10 +6,10 @@
 
 namespace isic::inline ISIC_ABI::detail {
 
-/// gram += D^T D, all of it, and sums += the column sums, D the rows [n x d].
+/// gram += D^T D [d x d], both triangles, and sums += the column sums [d], D = rows [n x d].
 ISIC_API void add_moments(any_view rows, matrix<double>& gram, double* sums, const execution& exec);
 
-/// The same with D = harmful - safe.
+/// `add_moments` with D = harmful - safe.
 ISIC_API void add_difference_moments(any_view harmful, any_view safe, matrix<double>& gram, double* sums, const execution& exec);
 
 }  // namespace isic::inline ISIC_ABI::detail

@@ -15,7 +15,7 @@ namespace isic::inline ISIC_ABI {
 
 ISIC_INLINE index_t energy_rank(std::span<const double> sigma, double share) {
     detail::require<value_error>(share > 0 && share <= 1, "energy_rank", "a share in (0, 1]", fmt::format("{}", share));
-    // Both sums in the same order, and a few ulps of slack: rounding must not ask for a direction of zero energy.
+    // Equal order of both sums and a few ulps of slack: rounding must not add a direction of zero energy.
     const double total = std::accumulate(sigma.begin(), sigma.end(), 0.0, [](double sum, double s) { return sum + s * s; });
     double held = 0;
     index_t r = 0;
@@ -34,7 +34,7 @@ ISIC_INLINE double gavish_donoho_lambda(double beta) {
 ISIC_INLINE double marchenko_pastur_median(double beta) {
     detail::require<value_error>(beta > 0 && beta <= 1, "marchenko_pastur_median", "beta in (0, 1]", fmt::format("{}", beta));
     const double root = std::sqrt(beta);
-    // Mass of [x(t), upper edge]; the substitution x = 1 + beta + 2 root cos(t).
+    // The mass of [x(t), upper edge], x(t) = 1 + beta + 2 root cos(t).
     const auto mass_above = [&](double t) {
         constexpr int steps = 1000;
         double sum = 0;
@@ -89,7 +89,7 @@ ISIC_INLINE index_t rank_budget(const rank_options& o, index_t d, std::string_vi
 ISIC_INLINE rank_choice choose_rank(std::span<const double> sigma, index_t n, index_t d, const rank_options& o,
                                std::optional<index_t> flips_allow, std::string_view function) {
     const index_t budget = rank_budget(o, d, function);
-    const double floor = sigma.empty() ? 0.0 : sigma[0] * 1e-7;  // the Gram matrix resolves sigma to sqrt(eps) of the first
+    const double floor = sigma.empty() ? 0.0 : sigma[0] * 1e-7;  // the Gram matrix resolves sigma down to sqrt(eps) sigma_0
     rank_choice choice{std::ranges::count_if(sigma, [&](double s) { return s > floor; }), rank_rule::data};
     const auto allow = [&](index_t r, rank_rule rule) {
         if (r < choice.rank) {
@@ -115,8 +115,8 @@ ISIC_INLINE rank_choice choose_rank(std::span<const double> sigma, index_t n, in
     return choice;
 }
 
-ISIC_INLINE index_t rank_needed(const rank_options& o, index_t d) {
-    return std::min(d, o.fixed > 0 ? o.fixed : rank_budget(o, d, "fit_subspace"));
+ISIC_INLINE index_t rank_needed(const rank_options& o, index_t d, std::string_view function) {
+    return std::min(d, o.fixed > 0 ? o.fixed : rank_budget(o, d, function));
 }
 
 ISIC_INLINE bool needs_all_values(const rank_options& o, index_t n, index_t d) {

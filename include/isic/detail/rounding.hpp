@@ -1,5 +1,5 @@
 /// \file
-/// Rounding from float64 to the storage types.
+/// Rounding from float64 to the scalar types.
 #pragma once
 
 #include <bit>
@@ -10,8 +10,8 @@
 
 namespace isic::inline ISIC_ABI::detail {
 
-/// x as T, rounded once to nearest. A detour through float would round twice; rounding to an odd float first keeps what the
-/// second rounding needs.
+/// x rounded once to the nearest T, ties to even. 16-bit types are rounded by way of float, which is rounded to odd: the second
+/// rounding is then exact (Boldo and Melquiond 2008).
 template <scalar T>
 T rounded(double x) {
     if constexpr (sizeof(T) < sizeof(float)) {
@@ -26,13 +26,13 @@ T rounded(double x) {
     }
 }
 
-/// Half the spacing of T at 1: the relative error of one rounding.
+/// The unit roundoff of T, half the spacing at 1.
 template <scalar T>
 double rounding_unit() {
     return std::ldexp(1.0, -std::numeric_limits<T>::digits);
 }
 
-/// Largest finite value of T as float64.
+/// The largest finite value of T as float64.
 template <scalar T>
 double largest() {
     return static_cast<double>(std::numeric_limits<T>::max());

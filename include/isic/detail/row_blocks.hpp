@@ -1,5 +1,5 @@
-// Rows as float64, block by block, on several threads. Which rows make a block depends on their width alone, and so do sums that
-// are kept per block: they are the same for any number of threads.
+// Blocks of rows in float64, processed on several threads. The blocks depend on the width of the rows only, so sums per block are
+// the same for any number of threads.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 
 namespace isic::inline ISIC_ABI::detail {
 
-/// Working memory for a block of rows. Each row begins a cache line: equal rows have equal norms, to the last bit.
+/// Memory for a block of rows. Each row begins a cache line, so that equal rows have equal norms to the bit.
 class row_block {
 public:
     row_block(index_t rows, index_t width)
@@ -43,16 +43,16 @@ public:
     part_in_subspace(const V& v, std::span<const double> weights, simd level)
         : rows_(v.transpose()), weights_(weights), level_(level) {}
 
-    /// rest: as large, for what is left.
-    void operator()(row_block& x, row_block& rest, index_t n, std::pmr::memory_resource& memory) const {
-        std::copy(x.data(), x.data() + n * x.stride(), rest.data());
+    /// x: the first n rows. residual: a block of the same size, set to x (I - V diag(w) V^T).
+    void operator()(row_block& x, row_block& residual, index_t n, std::pmr::memory_resource& memory) const {
+        std::copy(x.data(), x.data() + n * x.stride(), residual.data());
         if (rows_.rows() > 0) {
-            kernels::project(rest.data(), n, rows_.cols(), rest.stride(),
+            kernels::project(residual.data(), n, rows_.cols(), residual.stride(),
                              {.basis = rows_.data(), .rank = rows_.rows(), .weights = weights_.empty() ? nullptr : weights_.data()},
                              {.threads = 1, .simd = level_, .scratch = &memory});
         }
         for (index_t i = 0; i < n; ++i) {
-            x.row(i) -= rest.row(i);
+            x.row(i) -= residual.row(i);
         }
     }
 
@@ -62,10 +62,10 @@ private:
     simd level_;
 };
 
-/// A thread's memory for kernels.
+/// Scratch memory of a thread for kernels.
 using kernel_memory = std::unique_ptr<scratch_memory>;
 
-/// How rows of some width are cut into blocks that stay in a core's own cache.
+/// Splits rows into blocks that fit a core's own cache.
 struct blocks_of_rows {
     blocks_of_rows(index_t n, index_t width) : rows(n), length(std::clamp<index_t>(16384 / width, 8, 512)) {}
     index_t count() const { return (rows + length - 1) / length; }
@@ -74,8 +74,8 @@ struct blocks_of_rows {
     index_t length;
 };
 
-/// work(tools, first row, rows) for every block; each thread has tools of its own, made by make() before it starts. What work
-/// throws is thrown when all threads have ended.
+/// Calls work(tools, first row, number of rows) for every block. make() makes the tools of each thread before it starts. An
+/// exception of work is rethrown when all threads have ended.
 template <class Make, class Work>
 void for_each_block(const blocks_of_rows& blocks, int threads, const Make& make, const Work& work) {
     const kernels::row_ranges ranges(blocks.rows, threads, blocks.length);
@@ -100,7 +100,7 @@ void for_each_block(const blocks_of_rows& blocks, int threads, const Make& make,
     }
 }
 
-/// The same for work that returns something: all of it, in the order of the blocks.
+/// `for_each_block` for work that returns a value. Returns the values in the order of the blocks.
 template <class Make, class Work>
 auto results_of_blocks(const blocks_of_rows& blocks, int threads, const Make& make, const Work& work) {
     using tools_of_thread = decltype(make());

@@ -11,6 +11,7 @@
 
 #include <isic/detail/row_blocks.hpp>
 #include <isic/detail/kernels/kernels.hpp>
+#include <isic/detail/metrics_checks.hpp>
 
 namespace isic::inline ISIC_ABI {
 namespace detail {
@@ -33,7 +34,8 @@ ISIC_INLINE subspace subspace_of_pairs(const eigen_pairs& pairs, double trace, i
     for (index_t i = 0; i < meaningful; ++i) {
         out.singular_values.push_back(std::sqrt(std::max(0.0, pairs.values[i])));
     }
-    // Energy needs the whole spectrum's sum: pad it with the trace's remainder when only the top was computed.
+    // The energy rule needs the sum of the whole spectrum. Beyond the computed pairs it is the remainder of the trace, distributed
+    // over values that do not exceed the last one.
     std::vector<double> sigma = out.singular_values;
     if (const double rest = trace - pairs.values.head(meaningful).sum(); pairs.values.size() < d && rest > 1e-14 * trace) {
         const double last = sigma.empty() ? 0.0 : sigma.back();
@@ -52,7 +54,7 @@ ISIC_INLINE subspace subspace_of_pairs(const eigen_pairs& pairs, double trace, i
 ISIC_INLINE subspace span_of(any_view directions) {
     require_not_empty("span_of", "directions", directions);
     require_finite("span_of", "the directions", directions);
-    Eigen::MatrixXd v = orthonormal_rest(map(to_double(directions)), Eigen::MatrixXd(directions.rows, 0));
+    Eigen::MatrixXd v = orthonormalise(map(to_double(directions)));
     require<numeric_error>(v.cols() > 0, "span_of", "a direction that is not zero", "zeros only");
     fix_signs(v);
     subspace out;
@@ -66,22 +68,22 @@ ISIC_INLINE subspace span_of(any_view directions) {
 struct leakage_sums {
     double inside = 0;   // sum ||V^T (c - center)||^2
     double all = 0;      // sum ||c - center||^2
-    double largest = 0;  // of the rows' shares, squared
+    double largest = 0;  // max of the squared shares of rows
 };
 
 inline leakage_sums sum_leakage(any_view codes, const matrix<double>& basis, std::span<const double> center, const std::vector<bool>& is_padding,
                          const execution& exec) {
     const index_t d = codes.cols;
     const blocks_of_rows blocks(codes.rows, d);
-    struct workplace {
+    struct thread_memory {
         row_block rows;
         row_matrix coefficients;
     };
-    const auto make = [&] { return workplace{row_block(blocks.length, d), row_matrix(blocks.length, basis.cols())}; };
-    const auto sum_block = [&](workplace& at, index_t start, index_t n) {
+    const auto make = [&] { return thread_memory{row_block(blocks.length, d), row_matrix(blocks.length, basis.cols())}; };
+    const auto sum_block = [&](thread_memory& at, index_t start, index_t n) {
         read_rows(codes.block(start, n), at.rows.data(), at.rows.stride());
         for (index_t i = 0; i < n; ++i) {
-            if (is_padding[static_cast<std::size_t>(start + i)]) {  // it may hold anything
+            if (is_padding[static_cast<std::size_t>(start + i)]) {  // of any value
                 at.rows.row(i).setZero();
             } else if (!center.empty()) {
                 at.rows.row(i) -= map(center);
@@ -111,14 +113,7 @@ inline leakage_sums sum_leakage(any_view codes, const matrix<double>& basis, std
 
 ISIC_INLINE leakage_report leakage(any_view codes, const subspace& harm, std::span<const double> center, std::span<const index_t> padding,
                        const execution& exec) {
-    require_not_empty("leakage", "a codebook", codes);
-    require_size("leakage", "rows in the basis", codes.cols, harm.width());
-    require_threads("leakage", exec.threads);
-    if (!center.empty()) {
-        require_size("leakage", "values in the center", codes.cols, static_cast<index_t>(center.size()));
-        require_finite("leakage", "the center", center);
-    }
-    require_orthonormal("leakage", harm.basis);
+    check_leakage(codes, harm, center, exec.threads);
     const std::vector<bool> is_padding = padding_mask("leakage", padding, codes.rows);
     require_finite("leakage", "the codebook", codes, &is_padding);
     const leakage_sums sums = sum_leakage(codes, harm.basis, center, is_padding, exec);

@@ -12,14 +12,60 @@
 #include <isic/execution.hpp>
 
 #include <isic/detail/checks.hpp>
-#include <isic/detail/constraint.hpp>
 #include <isic/detail/gram_schmidt.hpp>
 #include <isic/detail/kernels/kernels.hpp>
 #include <isic/detail/row_blocks.hpp>
+#include <isic/detail/update_checks.hpp>
 
 namespace isic::inline ISIC_ABI {
-
 namespace detail {
+
+ISIC_INLINE void check(std::string_view function, const constraint& limits, index_t codes, index_t width) {
+    const auto& [locked, orthogonal_to, keep_norms, within, anchor, execution] = limits;
+    require_threads(function, execution.threads);
+    if (!locked.empty()) {
+        require_size(function, "values in constraint.locked", codes, static_cast<index_t>(locked.size()));
+    }
+    if (orthogonal_to.rank() > 0) {
+        require_size(function, "rows in constraint.orthogonal_to", width, orthogonal_to.width());
+        require_orthonormal(function, orthogonal_to.basis);
+    }
+    require<value_error>(within > 0, function, "constraint.within > 0", fmt::format("{}", within));
+    if (std::isfinite(within)) {
+        require_size(function, "rows in constraint.anchor", codes, anchor.rows());
+        require_size(function, "columns in constraint.anchor", width, anchor.cols());
+        // A locked row may be padding, of any value.
+        require_finite(function, "constraint.anchor", anchor.view(), locked.empty() ? nullptr : &locked);
+    }
+}
+
+/// x <- x - V V^T x. A subspace of rank 0 fits every width.
+inline void project_out(const subspace& harm, vector& x) {
+    if (harm.rank() > 0) {
+        project_out(map(harm.basis), x);
+    }
+}
+
+/// Whether code k is not locked.
+inline bool may_move(const constraint& c, index_t k) {
+    return c.locked.empty() || !c.locked[static_cast<std::size_t>(k)];
+}
+
+/// row + step, constrained: projected, scaled to the norm of the row, moved into the radius of the anchor.
+inline vector constrained_row(const constraint& c, index_t k, const vector& row, vector step) {
+    project_out(c.orthogonal_to, step);
+    vector out = row + step;
+    if (c.keep_norms && out.norm() > 0) {
+        out *= row.norm() / out.norm();
+    }
+    if (std::isfinite(c.within)) {
+        const vector anchor = map(c.anchor).row(k).transpose();
+        if (const double distance = (out - anchor).norm(); distance > c.within) {
+            out = anchor + (out - anchor) * (c.within / distance);
+        }
+    }
+    return out;
+}
 
 ISIC_INLINE void check(std::string_view function, const sgd_options& options) {
     const auto [rate, momentum] = options;
@@ -35,18 +81,19 @@ ISIC_INLINE void check(std::string_view function, const adam_options& options) {
     require<value_error>(beta2 >= 0 && beta2 < 1, function, "beta2 in [0, 1)", fmt::format("{}", beta2));
 }
 
-/// Moves every code by step_of(k, row, step), which returns false to leave a row alone; rows are worked on side by side.
+/// Moves every code by step_of(k, row, step), which returns false to leave a row as it is. Blocks of rows run on several
+/// threads; step_of may write what belongs to code k only.
 template <class Step>
 update_summary move_rows(any_span codes, const constraint& limits, const Step& step_of) {
     const index_t d = codes.cols;
-    struct workplace {
+    struct thread_memory {
         vector row;
         vector step;
         std::vector<std::byte> rounded;
     };
-    const auto make = [&] { return workplace{vector(d), vector(d), std::vector<std::byte>(static_cast<std::size_t>(codes.row_bytes()))}; };
+    const auto make = [&] { return thread_memory{vector(d), vector(d), std::vector<std::byte>(static_cast<std::size_t>(codes.row_bytes()))}; };
     const blocks_of_rows blocks(codes.rows, d);
-    const auto move_block = [&](workplace& at, index_t start, index_t n) {
+    const auto move_block = [&](thread_memory& at, index_t start, index_t n) {
         update_summary done;
         const any_span rounded(at.rounded.data(), 1, d, d, codes.type);
         for (index_t k = start; k < start + n; ++k) {
@@ -82,28 +129,27 @@ update_summary move_rows(any_span codes, const constraint& limits, const Step& s
 inline void check_codes(std::string_view function, any_view codes, const constraint& limits) {
     require_not_empty(function, "a codebook", codes);
     check(function, limits, codes.rows, codes.cols);
-    // A locked row may be padding and hold anything.
+    // A locked row may be padding, of any value.
     require_finite(function, "the codebook", codes, limits.locked.empty() ? nullptr : &limits.locked);
     require_apart(function, codes, limits.anchor.view());
 }
 
 inline void check_assignments(std::string_view function, any_view codes, const assignments& batch) {
-    require_size(function, "counts", codes.rows, static_cast<index_t>(batch.counts.size()));
-    require_size(function, "rows of sums", codes.rows, batch.sums.rows());
-    require_size(function, "columns of sums", codes.cols, batch.sums.cols());
+    check_assignments_shape(function, codes.rows, codes.cols, static_cast<index_t>(batch.counts.size()), batch.sums.rows(),
+                            batch.sums.cols());
     require_finite(function, "the sums", batch.sums.view());
     require_counts(function, batch.counts);
     require_apart(function, codes, batch.sums.view());
 }
 
 inline void check_gradient(std::string_view function, any_view codes, any_view gradient) {
-    require_size(function, "gradient rows", codes.rows, gradient.rows);
-    require_size(function, "gradient columns", codes.cols, gradient.cols);
+    check_gradient_shape(function, codes.rows, codes.cols, gradient.rows, gradient.cols);
     require_finite(function, "the gradient", gradient);
     require_apart(function, codes, gradient);
 }
 
-/// State matrices: made on first use, afterwards their shape must stay. All are checked before one is made.
+/// Creates state matrices in the first step; throws shape_error unless they have the codebook's shape. All are checked before one is
+/// created.
 inline void prepare_states(std::string_view function, index_t rows, index_t cols, std::initializer_list<matrix<double>*> states) {
     for (const matrix<double>* state : states) {
         require_size(function, "rows in the optimiser state", rows, state->empty() ? rows : state->rows());
@@ -117,8 +163,7 @@ inline void prepare_states(std::string_view function, index_t rows, index_t cols
 }
 
 ISIC_INLINE assignments assign(any_view vectors, const id_list& ids, index_t codes) {
-    require<shape_error>(codes > 0, "assign", "at least one code", fmt::format("{}", codes));
-    require_size("assign", "ids", vectors.rows, ids.size());
+    check_assign("assign", codes, vectors.rows, ids.size());
     require_ids("assign", ids, codes);
     require_finite("assign", "the vectors", vectors);
     assignments out{std::vector<double>(static_cast<std::size_t>(codes), 0.0), matrix<double>(codes, vectors.cols)};
@@ -134,7 +179,7 @@ ISIC_INLINE assignments assign(any_view vectors, const id_list& ids, index_t cod
 ISIC_INLINE update_summary ridge_update(any_span codes, const assignments& batch, double lambda, const constraint& limits) {
     check_codes("ridge_update", codes, limits);
     check_assignments("ridge_update", codes, batch);
-    require<value_error>(lambda >= 0 && std::isfinite(lambda), "ridge_update", "a finite lambda >= 0", fmt::format("{}", lambda));
+    check_lambda("ridge_update", lambda);
     return move_rows(codes, limits, [&](index_t k, const vector& row, vector& step) {
         const double n = batch.counts[static_cast<std::size_t>(k)];
         if (n == 0) {
@@ -148,14 +193,12 @@ ISIC_INLINE update_summary ridge_update(any_span codes, const assignments& batch
 ISIC_INLINE update_summary ema_update(any_span codes, ema_state<>& state, const assignments& batch, double decay, const constraint& limits) {
     check_codes("ema_update", codes, limits);
     check_assignments("ema_update", codes, batch);
-    require<value_error>(decay >= 0 && decay < 1, "ema_update", "decay in [0, 1)", fmt::format("{}", decay));
+    check_decay("ema_update", decay);
     if (state.counts.empty()) {
         state.counts.assign(static_cast<std::size_t>(codes.rows), 1.0);
         state.sums = to_double(codes);
     }
-    require_size("ema_update", "counts in the state", codes.rows, static_cast<index_t>(state.counts.size()));
-    require_size("ema_update", "rows of sums in the state", codes.rows, state.sums.rows());
-    require_size("ema_update", "columns of sums in the state", codes.cols, state.sums.cols());
+    check_ema_state("ema_update", codes.rows, codes.cols, static_cast<index_t>(state.counts.size()), state.sums.rows(), state.sums.cols());
     return move_rows(codes, limits, [&](index_t k, const vector& row, vector& step) {
         double& n = state.counts[static_cast<std::size_t>(k)];
         n = decay * n + (1 - decay) * batch.counts[static_cast<std::size_t>(k)];
@@ -191,7 +234,7 @@ ISIC_INLINE update_summary adam_update(any_span codes, any_view gradient, adam_s
     check_codes("adam_update", codes, limits);
     check_gradient("adam_update", codes, gradient);
     check("adam_update", options);
-    require<value_error>(state.steps >= 0, "adam_update", "steps >= 0 in the state", fmt::format("{}", state.steps));
+    check_steps("adam_update", state.steps);
     prepare_states("adam_update", codes.rows, codes.cols, {&state.mean, &state.square});
     ++state.steps;
     const double bias_correction1 = 1 - std::pow(options.beta1, static_cast<double>(state.steps));
@@ -199,7 +242,7 @@ ISIC_INLINE update_summary adam_update(any_span codes, any_view gradient, adam_s
     return move_rows(codes, limits, [&](index_t k, const vector&, vector& step) {
         bool any = false;
         read_row(gradient, k, step.data());
-        take_out(limits.orthogonal_to, step);
+        project_out(limits.orthogonal_to, step);
         for (index_t j = 0; j < codes.cols; ++j) {
             const double x = step[j];
             double& m = state.mean(k, j);

@@ -1,5 +1,5 @@
 /// \file
-/// Edits in files: shipped beside a codebook, undone or applied bit for bit wherever they are loaded.
+/// Edits in safetensors files.
 #pragma once
 
 #include <filesystem>
@@ -10,26 +10,25 @@
 namespace isic::inline ISIC_ABI {
 namespace detail {
 
-/// The tensors and metadata that `save_edit` writes; `path` is only named in errors.
-ISIC_API tensor_file file_of_edit(const std::filesystem::path& path, const edit& e);
-/// The edit that they are. Errors: as `load_edit`.
-ISIC_API edit edit_of_file(const std::filesystem::path& path, const tensor_file& file);
+/// The tensors and metadata that `save_edit` writes.
+[[nodiscard]] ISIC_API tensor_file file_of_edit(const edit& e);
+/// The inverse of `file_of_edit`. Errors: as `load_edit`.
+[[nodiscard]] ISIC_API edit edit_of_file(const std::filesystem::path& path, const tensor_file& file);
 
 }  // namespace detail
 
-/// Writes an edit as a safetensors file (rows before and after in the codebook's own type, what was removed, the
-/// summary, fingerprints and a checksum), replacing an old file only when the new one is complete.
+/// Writes an edit as a safetensors file: rows before and after in the dtype of the codebook, the subspace removed, the summary,
+/// fingerprints and a checksum. Replaces an existing file atomically.
 ///
-/// Cost: the moved rows twice, in memory and in the file. Errors: io_error if it cannot be written, or for an edit that
-/// could not be loaded again: one of no codebook, or with a `removed` or `center` of another width; nothing is written then.
+/// Cost: the moved rows twice, in memory and in the file. Errors: io_error if the file cannot be written, or if the edit could not be
+/// loaded again (an empty edit, or a `removed` or `center` of another width); on an error nothing is written.
 ISIC_API void save_edit(const std::filesystem::path& path, const edit& e);
 
-/// Reads an edit that `save_edit` wrote: it undoes and applies the same bytes, and refuses the same codebooks.
+/// Reads an edit that `save_edit` wrote, equal in every member.
 ///
-/// Errors: io_error naming the file, what was expected in it and what was found: a missing or misshapen tensor, ids
-/// that do not ascend or are no codes, another format or version, or a single changed byte. The checksum tells accidents,
-/// not forgers.
-ISIC_API edit load_edit(const std::filesystem::path& path);
+/// Errors: io_error naming the file, the expected and the actual content: a missing tensor or one of another shape, ids that do not
+/// ascend or are not codes, another format or version, or a changed byte. The checksum detects accidents, not forgeries.
+[[nodiscard]] ISIC_API edit load_edit(const std::filesystem::path& path);
 
 }  // namespace isic::inline ISIC_ABI
 

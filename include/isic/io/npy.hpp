@@ -1,5 +1,5 @@
 /// \file
-/// NumPy's .npy files. A reader trusts nothing in the file; a writer never leaves half of one.
+/// NumPy's .npy files. Readers validate every field; writers replace a file atomically.
 #pragma once
 
 #include <filesystem>
@@ -8,11 +8,14 @@
 
 namespace isic::inline ISIC_ABI {
 
-/// Reads a .npy file (versions 1 to 3, C order, little-endian). Errors: io_error naming the file and what is wrong.
-ISIC_API tensor read_npy(const std::filesystem::path& path);
+/// Reads a .npy file (versions 1 to 3, C order, little-endian).
+///
+/// Errors: io_error naming the file and the fault.
+[[nodiscard]] ISIC_API tensor read_npy(const std::filesystem::path& path);
 
-/// Writes a .npy file of version 1, replacing an old one only when the new one is complete.
-/// Errors: io_error if it cannot be written, the type is bf16, or bytes and shape disagree.
+/// Writes a .npy file of version 1; replaces an existing file atomically.
+///
+/// Errors: io_error if it cannot be written, if .npy lacks the dtype (e.g. bf16), or if bytes and shape disagree.
 ISIC_API void write_npy(const std::filesystem::path& path, const tensor& t);
 
 }  // namespace isic::inline ISIC_ABI

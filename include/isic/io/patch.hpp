@@ -1,5 +1,5 @@
 /// \file
-/// Replacing bytes inside files, all or nothing: a crash at any moment leaves the old files or what completes the new ones.
+/// Atomic replacement of bytes inside files, with a journal against crashes.
 #pragma once
 
 #include <cstddef>
@@ -12,40 +12,41 @@
 
 namespace isic::inline ISIC_ABI {
 
-/// Bytes of a file and what replaces them.
+/// A range of bytes in a file and its replacement.
 struct file_patch {
-    std::filesystem::path file;         ///< an existing file; a symbolic link stands for the file that it names
-    index_t offset = 0;                 ///< of the first byte
-    std::span<const std::byte> before;  ///< what the file holds there
-    std::span<const std::byte> after;   ///< what it shall hold, as many bytes
+    std::filesystem::path file;         ///< an existing file; symbolic links are followed
+    index_t offset = 0;                 ///< position of the first byte
+    std::span<const std::byte> before;  ///< current content, verified
+    std::span<const std::byte> after;   ///< new content, of the same length
 };
 
-/// What `recover_files` found and did.
+/// The outcome of `recover_files`.
 enum class recovery {
-    nothing,    ///< no journal: nothing had been begun, or it was completed
-    completed,  ///< a complete journal: the new bytes are written everywhere now
-    discarded   ///< a journal that never became complete: the files are the old ones
+    nothing,    ///< no journal: no patch was interrupted
+    completed,  ///< a complete journal: all new bytes are now written
+    discarded   ///< an incomplete journal: the files keep their old bytes
 };
 
 /// "nothing", "completed" or "discarded".
-ISIC_API std::string_view to_string(recovery r);
+[[nodiscard]] ISIC_API std::string_view to_string(recovery r);
 
 namespace detail {
 
 class disk_file;
 
-/// A lock of the operating system on a file made for it, which ends with the process, however that ends. The file is removed
-/// before the lock is given up.
+/// An advisory lock (flock) on a lock file, released with the process. The file is removed before the release.
+///
+/// Thread-safety: one thread at a time.
 class path_lock {
 public:
-    /// Tries once; held() says whether it succeeded. Errors: io_error if the file cannot be made.
+    /// Tries once to lock; held() is the result. Errors: io_error if the file cannot be created.
     explicit path_lock(std::filesystem::path path);
     ~path_lock();
     path_lock(const path_lock&) = delete;
     path_lock& operator=(const path_lock&) = delete;
 
-    bool held() const { return file_ != nullptr; }
-    void release();
+    [[nodiscard]] bool held() const noexcept { return file_ != nullptr; }  ///< whether this object holds the lock
+    void release();                                                          ///< without effect unless held()
 
 private:
     std::filesystem::path path_;
@@ -54,23 +55,23 @@ private:
 
 }  // namespace detail
 
-/// Completes or forgets what an interrupted `patch_files` with this journal had begun; without one it writes nothing.
+/// Completes or discards an interrupted `patch_files` with this journal. Without a journal it writes nothing.
 ///
-/// Errors: io_error naming the journal and the file if a file is gone, has another size, or holds bytes that are neither old
-/// nor new, if the journal is damaged, or if another process is at work with it. The journal is kept then.
+/// Errors: io_error naming the journal and the file if a file is missing, has another size, or holds bytes that are neither old nor
+/// new; if the journal is damaged; or if another process uses it. On an error the journal is kept.
 ISIC_API recovery recover_files(const std::filesystem::path& journal);
 
-/// Replaces bytes inside files, in all of them or in none: a process that is killed, or a machine that loses power, leaves either
-/// the old files or, beside them, a journal from which `recover_files`, or the next call here, makes the new ones.
+/// Replaces bytes inside files, in all of them or in none. After a crash or a power failure either no file has changed, or the
+/// journal completes the change: by `recover_files`, or by the next call with the same journal.
 ///
-/// Files are edited where they are: other names of one (hard links, symbolic links to it) show the new bytes too, and so does
-/// memory that maps it. The journal is a file that is new and yours to name, on the medium before the first byte changes; it
-/// holds old and new bytes, and its files by where they lie from its folder. Files must not change under other hands
-/// meanwhile. Cost: memory and disk space of twice the patches, whatever the size of the files.
+/// Files are edited in place, so hard links, symbolic links and memory maps show the new bytes. `journal` is the path of a new
+/// file. It holds old and new bytes and the paths of the files relative to its folder, and is synchronised to the medium before the
+/// first byte changes. No other process may write to the files meanwhile. Cost: memory and disk space of twice the patches,
+/// independent of the size of the files.
 ///
-/// Errors: value_error if a patch has another length after than before, or two overlap; io_error if a file does not hold
-/// `before`, cannot be written to, or the journal cannot (no space), or if another process is at work with the same journal.
-/// Nothing is changed then. A medium that fails later raises io_error too, and the journal is kept.
+/// Errors: value_error if the lengths of `before` and `after` differ, or if patches overlap; io_error if a file does not hold
+/// `before`, if a file or the journal cannot be written, or if another process uses the journal. On these errors nothing is changed.
+/// A medium that fails later causes an io_error too, and the journal is kept.
 ISIC_API void patch_files(const std::filesystem::path& journal, std::span<const file_patch> patches);
 
 }  // namespace isic::inline ISIC_ABI

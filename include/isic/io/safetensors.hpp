@@ -1,5 +1,5 @@
 /// \file
-/// Safetensors files. A reader trusts nothing in the file; a writer never leaves half of one.
+/// Safetensors files. Readers validate every field; writers replace a file atomically.
 #pragma once
 
 #include <filesystem>
@@ -12,38 +12,39 @@
 
 namespace isic::inline ISIC_ABI {
 
-/// Where one tensor stands in a file.
+/// The position of a tensor in a file.
 struct tensor_place {
-    dtype type = dtype::f32;     ///< of every value
+    dtype type = dtype::f32;     ///< element type
     std::vector<index_t> shape;  ///< empty for a single value
-    index_t offset = 0;          ///< of its first byte, from the file's first byte
-    index_t bytes = 0;           ///< its length
+    index_t offset = 0;          ///< position of the first byte, from the start of the file
+    index_t bytes = 0;           ///< length in bytes
 
-    /// Same type, shape and place.
+    /// Equal type, shape and position.
     friend bool operator==(const tensor_place&, const tensor_place&) = default;
 };
 
-/// What the header of a safetensors file tells.
+/// The header of a safetensors file.
 struct safetensors_layout {
     std::map<std::string, tensor_place> tensors;  ///< by name
-    std::map<std::string, std::string> metadata;  ///< the header's free texts
+    std::map<std::string, std::string> metadata;  ///< texts by key
 };
 
-/// Reads the header of a safetensors file and checks it against the file's size; what it costs does not depend on the data.
+/// Reads the header of a safetensors file and validates it against the size of the file. The cost is independent of the data.
 ///
-/// Errors: io_error naming the file and what is wrong: a header that is not what the format says, a key that occurs
-/// twice, an unknown dtype, a size that does not fit, or tensors that are not exactly the data, one after the other.
-/// Source: the format as https://github.com/huggingface/safetensors describes it.
-ISIC_API safetensors_layout read_safetensors_layout(const std::filesystem::path& path);
+/// Errors: io_error naming the file and the fault: a malformed header, a repeated key, an unknown dtype, a size that overflows, or
+/// tensors that do not cover the data exactly, without gap or overlap.
+/// Source: the format of https://github.com/huggingface/safetensors.
+[[nodiscard]] ISIC_API safetensors_layout read_safetensors_layout(const std::filesystem::path& path);
 
-/// Reads every tensor of a safetensors file. Errors: io_error naming the file and what is wrong in it.
-ISIC_API tensor_file read_safetensors(const std::filesystem::path& path);
+/// Reads all tensors of a safetensors file. Errors: io_error naming the file and the fault.
+[[nodiscard]] ISIC_API tensor_file read_safetensors(const std::filesystem::path& path);
 
-/// Reads one tensor of a safetensors file. Errors: io_error as above, or if there is no tensor of this name.
-ISIC_API tensor read_tensor(const std::filesystem::path& path, const std::string& name);
+/// Reads one tensor of a safetensors file. Errors: io_error naming the file and the fault, or if there is no tensor of this name.
+[[nodiscard]] ISIC_API tensor read_tensor(const std::filesystem::path& path, const std::string& name);
 
-/// Writes a safetensors file, replacing an old one only when the new one is complete.
-/// Errors: io_error if it cannot be written or a tensor's bytes and shape disagree.
+/// Writes a safetensors file; replaces an existing file atomically.
+///
+/// Errors: io_error if it cannot be written, or if bytes and shape of a tensor disagree.
 ISIC_API void write_safetensors(const std::filesystem::path& path, const tensor_file& file);
 
 }  // namespace isic::inline ISIC_ABI

@@ -1,5 +1,5 @@
 /// \file
-/// Subspaces in files, with what is known of each code: what `isic fit` writes, and what checkpoints are edited by.
+/// Fitted subspaces in safetensors files, with per-code harmfulness, targets and usage: the output of `isic fit`.
 #pragma once
 
 #include <filesystem>
@@ -11,26 +11,25 @@
 
 namespace isic::inline ISIC_ABI {
 
-/// A harmful subspace with what its token ids said about each code of a codebook [K x d], or of L of them (residual levels).
+/// A harmful subspace with the per-code results of its token ids, for a codebook [K x d] or L of them (residual levels).
 struct fitted_subspace {
-    subspace harm;                         ///< what is to be removed
+    subspace harm;                         ///< the subspace
     index_t levels = 1;                    ///< L
-    std::vector<double> harmfulness = {};  ///< of each code, [L K], in [0, 1]; empty: it was fitted to embeddings
-    matrix<double> targets = {};           ///< where each code goes, [L K x d]; empty: not known
-    code_usage usage = {};                 ///< how often each code was seen, [L K] each; empty: not known
+    std::vector<double> harmfulness = {};  ///< per code, [L K], in [0, 1]; empty: fitted to embeddings
+    matrix<double> targets = {};           ///< per code, [L K x d]; empty: unknown
+    code_usage usage = {};                 ///< counts per code, [L K] each; empty: unknown
 };
 
-/// Writes a subspace, and what is known of each code, as a safetensors file that any reader opens, replacing an old file only
-/// when the new one is complete.
+/// Writes a fitted subspace as a safetensors file; replaces an existing file atomically.
 ///
-/// Tensors, float64: "basis" [d, r], "singular_values", and where known "harmfulness" [K] or [L, K], "targets" with a last
-/// dimension d, "usage.harmful" and "usage.safe"; metadata: "format", "version", "energy", "rank", "decided_by". isic for Python
-/// reads and writes the same. Errors: shape_error unless there is as much of each level; io_error if it cannot be written, or
-/// could not be loaded again: parts that do not fit together, or are not finite; nothing is written then.
+/// Tensors, float64: "basis" [d, r], "singular_values", and optionally "harmfulness" [K] or [L, K], "targets" [K, d] or [L, K, d],
+/// "usage.harmful" and "usage.safe" [K] or [L, K]; metadata: "format", "version", "energy", "rank", "decided_by". The Python package
+/// reads and writes the same format. Errors: shape_error unless the levels have equal sizes; io_error if the file cannot be written,
+/// or could not be loaded again (inconsistent shapes, values that are not finite); on an error nothing is written.
 ISIC_API void save_subspace(const std::filesystem::path& path, const fitted_subspace& fitted);
 
-/// Reads what `save_subspace` wrote. Errors: io_error naming the file, what was expected in it and what was found.
-ISIC_API fitted_subspace load_subspace(const std::filesystem::path& path);
+/// Reads a file that `save_subspace` wrote. Errors: io_error naming the file, the expected and the actual content.
+[[nodiscard]] ISIC_API fitted_subspace load_subspace(const std::filesystem::path& path);
 
 }  // namespace isic::inline ISIC_ABI
 

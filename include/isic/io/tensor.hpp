@@ -1,5 +1,5 @@
 /// \file
-/// Tensors as files hold them; what the readers and writers of the formats share.
+/// Tensors in memory with the bytes of their files; shared by all formats.
 #pragma once
 
 #include <array>
@@ -28,10 +28,10 @@ struct dtype_entry {
     dtype type;
     index_t bits;
     const char* safetensors;
-    const char* npy;  // empty: the format has no such type
+    const char* npy;  // empty: the format lacks the type
 };
 
-/// Every member of the enumeration, in its order.
+/// All members of `dtype`, in the order of the enumeration.
 inline constexpr std::array<dtype_entry, 22> dtypes{{{dtype::boolean, 8, "BOOL", "|b1"},
                                                      {dtype::u8, 8, "U8", "|u1"},
                                                      {dtype::i8, 8, "I8", "|i1"},
@@ -55,7 +55,7 @@ inline constexpr std::array<dtype_entry, 22> dtypes{{{dtype::boolean, 8, "BOOL",
                                                      {dtype::f6_e3m2, 6, "F6_E3M2", ""},
                                                      {dtype::f4, 4, "F4", ""}}};
 
-/// Errors: value_error for a number that is no member of the enumeration.
+/// The entry of a type. Errors: value_error if the value is not a member of the enumeration.
 ISIC_API const dtype_entry& entry_of(dtype type);
 
 template <class T>
@@ -72,41 +72,42 @@ template <>
 struct dtype_of_element<bfloat16> : std::integral_constant<dtype, dtype::bf16> {};
 template <class T>
     requires std::integral<T>
-struct dtype_of_element<T> {  // by width, so that long and long long both work
+struct dtype_of_element<T> {  // by width: long and long long may have the same
     static constexpr std::array<dtype, 8> by_width{dtype::u8,  dtype::i8,  dtype::u16, dtype::i16,
                                                    dtype::u32, dtype::i32, dtype::u64, dtype::i64};
     static constexpr dtype value = by_width[2 * std::bit_width(sizeof(T)) - 2 + (std::is_signed_v<T> ? 1 : 0)];
 };
 
-/// Number of elements, or -1 if a size is negative or the product of those that are not 0 does not fit index_t.
+/// The number of elements; -1 if a size is negative, or if the product of the non-zero sizes overflows index_t.
 ISIC_API index_t element_count(const std::vector<index_t>& shape);
 
-/// Number of bytes, or -1 as above, or if small elements do not fill the last byte.
+/// The number of bytes; -1 as `element_count`, or if elements of fewer than 8 bits do not fill the last byte.
 ISIC_API index_t byte_count(const std::vector<index_t>& shape, dtype type);
 
 }  // namespace detail
 
-/// Bytes with a type and a shape, row-major.
+/// A row-major tensor: bytes with a dtype and a shape. A value type: const access is thread-safe.
 struct ISIC_API tensor {
-    dtype type = dtype::f32;       ///< of every value
+    dtype type = dtype::f32;       ///< element type
     std::vector<index_t> shape;    ///< empty for a single value
-    std::vector<std::byte> bytes;  ///< as they stand in a file, little-endian
+    std::vector<std::byte> bytes;  ///< elements, little-endian
 
-    /// A tensor of a copy of `values`; T decides the type. Errors: value_error if the sizes differ.
+    /// A tensor of a copy of `values`, of the dtype of T. Errors: value_error unless there is one value per element.
     template <class T>
-    static tensor of(std::span<const T> values, std::vector<index_t> shape) {
+    [[nodiscard]] static tensor of(std::span<const T> values, std::vector<index_t> shape) {
         require_count(shape, values.size());
         const auto raw = std::as_bytes(values);
         return {detail::dtype_of_element<T>::value, std::move(shape), {raw.begin(), raw.end()}};
     }
 
-    /// Number of elements. Errors: value_error if the shape is impossible.
-    index_t size() const;
+    /// The number of elements. Errors: value_error if a size is negative or the product overflows.
+    [[nodiscard]] index_t size() const;
 
-    /// The elements converted to T [size()]; floating types from any type, integers only from integers that fit.
-    /// Errors: value_error if bytes and shape disagree, an element is no T, or isic does not compute with its type.
+    /// The elements converted to T, [size()]: any type to a floating type, integers to an integer type that holds them.
+    ///
+    /// Errors: value_error if bytes and shape disagree, if an element does not fit T, or if isic does not convert the dtype.
     template <class T>
-    std::vector<T> values() const {
+    [[nodiscard]] std::vector<T> values() const {
         using E = dtype;
         switch (type) {
             case E::boolean: return convert<std::uint8_t, T>();
@@ -127,7 +128,7 @@ struct ISIC_API tensor {
         fail_type();
     }
 
-    /// Same type, shape and bytes.
+    /// Equal type, shape and bytes.
     friend bool operator==(const tensor&, const tensor&) = default;
 
 private:
@@ -170,10 +171,10 @@ private:
     [[noreturn]] static void fail_floating();
 };
 
-/// What one safetensors file holds.
+/// The content of a safetensors file.
 struct tensor_file {
     std::map<std::string, tensor> tensors;        ///< by name
-    std::map<std::string, std::string> metadata;  ///< the header's free texts
+    std::map<std::string, std::string> metadata;  ///< texts by key
 };
 
 }  // namespace isic::inline ISIC_ABI

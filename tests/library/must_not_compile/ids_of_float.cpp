@@ -4,7 +4,7 @@
 
 #include <vector>
 
-void check(isic::difference_accumulator<float>& pairs, const std::vector<int>& ids, const std::vector<float>& rows) {
+void check(isic::difference_accumulator& pairs, const std::vector<int>& ids, const std::vector<float>& rows) {
     pairs.add(ids, ids);
 #ifdef ISIC_BROKEN
     pairs.add(rows, ids);

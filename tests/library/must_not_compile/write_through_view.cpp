@@ -1,5 +1,5 @@
 // A view reads; only a span writes.
-// expect: assignment of read-only location|is not assignable
+// expect: assignment of read-only location|is not assignable|cannot assign to return value
 #include <isic/matrix.hpp>
 
 void check(isic::matrix_span<float> span, isic::matrix_view<float> view) {

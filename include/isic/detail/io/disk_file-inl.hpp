@@ -24,17 +24,17 @@
 namespace isic::inline ISIC_ABI::detail {
 
 inline int flags_of(file_use use) {
-    return use == file_use::look ? O_RDONLY : use == file_use::edit ? O_RDWR : O_RDWR | O_CREAT;
+    return use == file_use::read ? O_RDONLY : use == file_use::edit ? O_RDWR : O_RDWR | O_CREAT;
 }
 
-/// What the system said last, if it was not done.
+/// Throws an io_error with the text of errno unless ok.
 inline void require_done(bool ok, const std::filesystem::path& path, std::string_view what) {
     if (!ok) {
         fail_file(path, fmt::format("cannot {}: {}", what, std::generic_category().message(errno)));
     }
 }
 
-struct stat status_of(const std::filesystem::path& path, int descriptor) {
+inline struct stat status_of(const std::filesystem::path& path, int descriptor) {
     struct stat out {};
     require_done(::fstat(descriptor, &out) == 0, path, "be examined");
     return out;
@@ -88,7 +88,7 @@ ISIC_INLINE void disk_file::write(index_t offset, std::span<const std::byte> byt
 
 ISIC_INLINE void disk_file::sync() const {
 #ifdef F_FULLFSYNC
-    if (::fcntl(descriptor_, F_FULLFSYNC) == 0) {  // macOS: fsync stops at the drive's cache
+    if (::fcntl(descriptor_, F_FULLFSYNC) == 0) {  // macOS: fsync does not flush the cache of the drive
         return;
     }
 #endif
@@ -96,7 +96,7 @@ ISIC_INLINE void disk_file::sync() const {
     do {
         result = ::fsync(descriptor_);
     } while (result != 0 && errno == EINTR);
-    require_done(result == 0 || errno == EINVAL, path_, "be synchronised");  // EINVAL: a file system that cannot do it, e.g. for folders
+    require_done(result == 0 || errno == EINVAL, path_, "be synchronised");  // EINVAL: the file system cannot synchronise, e.g. folders
 }
 
 ISIC_INLINE bool disk_file::try_lock() const {
@@ -147,7 +147,7 @@ ISIC_INLINE std::filesystem::path folder_of(const std::filesystem::path& file) {
     return resolve(std::filesystem::absolute(file).parent_path());
 }
 
-ISIC_INLINE void sync_folder_of(const std::filesystem::path& file) { disk_file(folder_of(file), file_use::look).sync(); }
+ISIC_INLINE void sync_folder_of(const std::filesystem::path& file) { disk_file(folder_of(file), file_use::read).sync(); }
 
 ISIC_INLINE bool is_there(const std::filesystem::path& path) {
     std::error_code code;
@@ -170,7 +170,7 @@ ISIC_INLINE path_lock::path_lock(std::filesystem::path path) : path_(std::move(p
             file_.reset();
             return;
         }
-    } while (!file_->is_at(path_));  // opened before, and locked after, its last holder removed it
+    } while (!file_->is_at(path_));  // the last holder removed the file between open and lock
 }
 
 ISIC_INLINE path_lock::~path_lock() { release(); }

@@ -1,5 +1,5 @@
 /// \file
-/// Files that are edited where they are, and the names of files; every failure is an io_error that names the file.
+/// POSIX files that are edited in place, and paths. Every failure is an io_error that names the file.
 #pragma once
 
 #include <cstddef>
@@ -12,9 +12,11 @@
 
 namespace isic::inline ISIC_ABI::detail {
 
-enum class file_use { look, edit, create };
+/// How a file is opened.
+enum class file_use { read, edit, create };
 
-/// An open file, or a folder that is to be synchronised. Where there is no POSIX nothing can be opened, so nothing is begun.
+/// An open file, or a folder to synchronise. Without POSIX the constructor throws. Thread-safety: reads and writes of distinct
+/// ranges may run concurrently.
 class disk_file {
 public:
     disk_file(std::filesystem::path path, file_use use);
@@ -22,23 +24,25 @@ public:
     disk_file(const disk_file&) = delete;
     disk_file& operator=(const disk_file&) = delete;
 
-    const std::filesystem::path& path() const { return path_; }
+    const std::filesystem::path& path() const noexcept { return path_; }
 
+    /// Size in bytes.
     index_t size() const;
 
-    /// The same for all names of one file.
+    /// Device and inode: equal for all names of one file.
     std::pair<std::uintmax_t, std::uintmax_t> identity() const;
 
+    /// Whether `path` names this file now.
     bool is_at(const std::filesystem::path& path) const;
 
-    /// Reads or writes all of `bytes`.
+    /// Reads or writes all of `bytes` at `offset`.
     void read(index_t offset, std::span<std::byte> bytes) const;
     void write(index_t offset, std::span<const std::byte> bytes) const;
 
-    /// Returns when all that was written is on the medium.
+    /// Waits until all writes are on the medium (fsync).
     void sync() const;
 
-    /// Whether no other process, and no other disk_file, holds the lock.
+    /// Tries to lock the file; false if another process or disk_file holds the lock.
     bool try_lock() const;
 
 private:
@@ -46,18 +50,22 @@ private:
     int descriptor_ = -1;
 };
 
+/// The path with `suffix` appended to the name.
 std::filesystem::path beside(std::filesystem::path journal, const char* suffix);
 
+/// The resolved folder of a file.
 std::filesystem::path folder_of(const std::filesystem::path& file);
 
-/// The path without symbolic links. Errors: io_error if there is no such file or folder.
+/// The canonical path, without symbolic links. Errors: io_error if it does not exist.
 std::filesystem::path resolve(const std::filesystem::path& path);
 
+/// Synchronises the folder of a file, and so the names in it.
 void sync_folder_of(const std::filesystem::path& file);
 
+/// Whether a file exists.
 bool is_there(const std::filesystem::path& path);
 
-/// Whether there was such a file. Errors: io_error if there still is.
+/// Removes a file; false if it did not exist. Errors: io_error if it cannot be removed.
 bool remove_file(const std::filesystem::path& path);
 
 }  // namespace isic::inline ISIC_ABI::detail

@@ -25,7 +25,7 @@ namespace detail {
 inline constexpr std::string_view edit_format = "isic.edit";
 inline constexpr std::string_view edit_version = "1";
 
-/// Every number an edit reports, by the name of its tensor; `E` is const when saving.
+/// visit(name of the tensor, number) for every number that an edit reports. E is const when saving.
 template <class E, class Visit>
 void visit_numbers(E& e, Visit visit) {
     visit("summary.moved", e.summary.moved);
@@ -39,11 +39,11 @@ void visit_numbers(E& e, Visit visit) {
     visit("removed.rank", e.removed.chosen.rank);
 }
 
-/// A hash of all tensors and metadata but the checksum itself: any byte that changed on the way shows.
+/// A hash of all tensors and metadata except the checksum itself.
 inline std::uint64_t checksum(const tensor_file& file) {
     byte_hash hash;
     const auto add_text = [&](const std::string& text) {
-        const auto length = static_cast<std::uint64_t>(text.size());  // so that neighbours cannot trade letters
+        const auto length = static_cast<std::uint64_t>(text.size());  // else "ab", "c" and "a", "bc" would be equal
         hash.add(std::as_bytes(std::span(&length, 1)));
         hash.add(std::as_bytes(std::span(text)));
     };
@@ -60,23 +60,21 @@ inline std::uint64_t checksum(const tensor_file& file) {
     return hash.value();
 }
 
-inline dtype storage_dtype(const std::filesystem::path& path, std::string_view name) {
-    for (const auto& [stored, type] : {std::pair{dtype::f32, dtype::f32}, std::pair{dtype::f64, dtype::f64},
-                                       std::pair{dtype::f16, dtype::f16}, std::pair{dtype::bf16, dtype::bf16}}) {
-        if (name == name_of(stored)) {
+inline dtype dtype_named(const std::filesystem::path& path, std::string_view name) {
+    for (const dtype type : {dtype::f32, dtype::f64, dtype::f16, dtype::bf16}) {
+        if (name == name_of(type)) {
             return type;
         }
     }
-    fail_file(path, fmt::format("storage: expected f32, f64, f16 or bf16, got '{}'", name));
+    fail_file(path, fmt::format("dtype: expected f32, f64, f16 or bf16, got '{}'", name));
 }
 
-ISIC_INLINE tensor_file file_of_edit(const std::filesystem::path& path, const edit& e) {
-    const dtype type = storage_dtype(path, e.storage());
+ISIC_INLINE tensor_file file_of_edit(const edit& e) {
     const auto moved = static_cast<index_t>(e.ids().size());
     const auto list = [](const auto& values) {
         return tensor::of(std::span(values.data(), values.size()), {static_cast<index_t>(values.size())});
     };
-    const auto rows = [&](const raw_bytes& values) { return tensor{type, {moved, e.cols()}, {values.begin(), values.end()}}; };
+    const auto rows = [&](const raw_bytes& values) { return tensor{e.type(), {moved, e.cols()}, {values.begin(), values.end()}}; };
     const matrix<double>& basis = e.removed.basis;
     tensor_file out;
     out.tensors = {{"ids", list(e.ids())},
@@ -89,7 +87,7 @@ ISIC_INLINE tensor_file file_of_edit(const std::filesystem::path& path, const ed
     visit_numbers(e, [&](const char* name, const auto& value) { out.tensors[name] = tensor::of(std::span(&value, 1), {}); });
     out.metadata = {{"format", std::string(edit_format)},
                     {"version", std::string(edit_version)},
-                    {"storage", e.storage()},
+                    {"dtype", std::string(name_of(e.type()))},
                     {"codes", fmt::format("{}", e.rows())},
                     {"width", fmt::format("{}", e.cols())},
                     {"fingerprint_before", fmt::format("{:016x}", e.fingerprint_before())},
@@ -99,7 +97,7 @@ ISIC_INLINE tensor_file file_of_edit(const std::filesystem::path& path, const ed
     return out;
 }
 
-/// Makes an edit of what a file holds, or says what is wrong with it.
+/// Reads an edit from tensors and metadata; an io_error names the first part that is missing or invalid.
 class edit_reader : file_reader {
 public:
     edit_reader(const std::filesystem::path& path, const tensor_file& file) : file_reader(path, file, "an edit") {}
@@ -120,11 +118,10 @@ public:
 
 private:
     void read_rows_of(edit& out) const {
-        const std::string& storage = text("storage");
-        const dtype type = storage_dtype(path(), storage);
-        edit_access::storage(out) = storage;
+        edit_access::type(out) = dtype_named(path(), text("dtype"));
         edit_access::rows(out) = size("codes");
         edit_access::cols(out) = size("width");
+        require("codes", out.rows() > 0 || out.cols() > 0, "an edit of a codebook", "an empty edit");
         edit_access::ids(out) = list_of<index_t>("ids", {any});
         index_t least = 0;
         for (const index_t id : out.ids()) {
@@ -132,8 +129,8 @@ private:
             least = id + 1;
         }
         const std::vector<index_t> shape{static_cast<index_t>(out.ids().size()), out.cols()};
-        const std::vector<std::byte>& before = tensor_of("before", type, shape).bytes;
-        const std::vector<std::byte>& after = tensor_of("after", type, shape).bytes;
+        const std::vector<std::byte>& before = tensor_of("before", out.type(), shape).bytes;
+        const std::vector<std::byte>& after = tensor_of("after", out.type(), shape).bytes;
         edit_access::before(out).assign(before.begin(), before.end());
         edit_access::after(out).assign(after.begin(), after.end());
     }
@@ -152,7 +149,7 @@ private:
 
     std::uint64_t hex(const char* key) const {
         std::uint64_t out = 0;
-        require(key, text(key).size() == 16 && parse(text(key), 16, out), "16 hexadecimal digits", fmt::format("'{}'", text(key)));
+        require(key, text(key).size() == 16 && parse(text(key), out, 16), "16 hexadecimal digits", fmt::format("'{}'", text(key)));
         return out;
     }
 };
@@ -164,8 +161,8 @@ ISIC_INLINE edit edit_of_file(const std::filesystem::path& path, const tensor_fi
 }  // namespace detail
 
 ISIC_INLINE void save_edit(const std::filesystem::path& path, const edit& e) {
-    const tensor_file file = detail::file_of_edit(path, e);
-    detail::edit_of_file(path, file);
+    const tensor_file file = detail::file_of_edit(e);
+    static_cast<void>(detail::edit_of_file(path, file));  // throws if it could not be loaded again
     write_safetensors(path, file);
 }
 

@@ -1,5 +1,5 @@
 /// \file
-/// Whole files, read exactly and replaced at once; what the readers and writers of the formats share.
+/// Files read exactly and replaced atomically; shared by all formats.
 #pragma once
 
 #include <cstddef>
@@ -18,17 +18,18 @@ inline constexpr std::uint64_t max_header = 100'000'000;
 /// Throws io_error with "isic: path: reason".
 [[noreturn]] void fail_file(const std::filesystem::path& path, std::string_view reason);
 
-/// Opens a regular file and gives its size.
+/// Opens a regular file and sets its size. Errors: io_error.
 std::ifstream open_to_read(const std::filesystem::path& path, std::uint64_t& size);
 
+/// Reads `size` bytes. Errors: io_error if the file ends before.
 void read_exactly(std::ifstream& in, const std::filesystem::path& path, void* out, std::uint64_t size);
 
-/// Calls write(stream) on a temporary beside `path`, then renames it.
+/// Calls write(stream) on a temporary file in the same folder, then renames it to `path`.
 void replace_file(const std::filesystem::path& path, const std::function<void(std::ofstream&)>& write);
 
 void write_bytes(std::ofstream& out, const void* data, std::size_t size);
 
-/// Errors: io_error unless the tensor has the bytes that its type and shape ask for.
+/// Throws io_error unless the number of bytes fits dtype and shape.
 void require_consistent(const std::filesystem::path& path, std::string_view name, const tensor& t);
 
 }  // namespace isic::inline ISIC_ABI::detail

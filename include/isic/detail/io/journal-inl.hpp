@@ -24,7 +24,7 @@ inline std::uint64_t journal_hash(std::span<const std::byte> bytes) {
 
 ISIC_INLINE journal_lock::journal_lock(const std::filesystem::path& journal) : lock_(beside(journal, ".lock")) {
     if (!lock_.held()) {
-        fail_file(journal, "expected nobody else at work with this journal, got another process");
+        fail_file(journal, "expected exclusive use of this journal, got another process");
     }
 }
 
@@ -97,7 +97,7 @@ ISIC_INLINE void journal_writer::add(std::span<const std::byte> bytes) { bytes_.
 ISIC_INLINE void journal_writer::add(std::uint64_t number) { add(std::as_bytes(std::span(&number, 1))); }
 
 ISIC_INLINE journal_reader::journal_reader(const std::filesystem::path& journal) : path_(journal) {
-    const disk_file file(journal, file_use::look);
+    const disk_file file(journal, file_use::read);
     bytes_.resize(static_cast<std::size_t>(file.size()));
     file.read(0, bytes_);
     require(bytes_.size() >= journal_magic.size() + sizeof(std::uint64_t));

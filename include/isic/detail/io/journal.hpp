@@ -1,5 +1,5 @@
 /// \file
-/// The journal of patches: what is to be written into which files, on the medium before the first of them changes.
+/// The journal of patches: the write-ahead log of `patch_files`.
 #pragma once
 
 #include <algorithm>
@@ -22,17 +22,17 @@
 
 namespace isic::inline ISIC_ABI::detail {
 
-/// Keeps other processes off a journal while it lives.
+/// Exclusive use of a journal for the lifetime of the object.
 class journal_lock {
 public:
-    /// Errors: io_error if another process holds it.
+    /// Errors: io_error if another process uses the journal.
     explicit journal_lock(const std::filesystem::path& journal);
 
 private:
     path_lock lock_;
 };
 
-/// Patches with their files open, each once.
+/// Patches with their open files; every file is opened once.
 class patch_set {
 public:
     struct member {
@@ -44,16 +44,16 @@ public:
 
     const std::vector<member>& members() const { return members_; }
 
-    /// Errors: io_error if the file cannot be written to.
+    /// Opens a file, or returns it if it is open. Errors: io_error if it cannot be written.
     const disk_file& open(const std::filesystem::path& file);
 
-    /// Errors: value_error if the patch makes no sense, io_error if it goes beyond the file's end.
+    /// Adds a patch. Errors: value_error if lengths differ or the offset is negative, io_error if it exceeds the file.
     void add(const file_patch& p);
 
-    /// Errors: value_error if two patches touch the same byte, by whatever names of its file.
+    /// Throws value_error if two patches overlap, by any names of one file.
     void require_disjoint() const;
 
-    /// Errors: io_error unless fits(found, before, after) for every byte.
+    /// Throws io_error unless fits(found, before, after) for every byte.
     template <class Fits>
     void require_held(std::string_view expected, Fits fits) const {
         std::vector<std::byte> buffer(1 << 20);
@@ -71,7 +71,7 @@ public:
         }
     }
 
-    /// Returns when the new bytes are on the medium.
+    /// Writes and synchronises the new bytes.
     void write() const;
 
 private:
@@ -79,8 +79,8 @@ private:
     std::vector<member> members_;
 };
 
-/// A journal: magic; how many patches; of each its file's name and size, its offset and length, old and new bytes; a hash of it all.
-/// Names are relative to the journal's folder, numbers 64-bit little-endian.
+/// Serialises a journal: magic; number of patches; per patch the name and size of the file, offset, length, old bytes, new bytes; a
+/// hash of all. Names are relative to the folder of the journal, numbers are 64-bit little-endian.
 class journal_writer {
 public:
     journal_writer(const std::filesystem::path& journal, const patch_set& set);
@@ -94,7 +94,7 @@ private:
     std::vector<std::byte> bytes_;
 };
 
-/// What a journal holds; its files are opened and must have the size that they had.
+/// Parses a journal and opens its files. Errors: io_error if it is damaged, or if a file is missing or has another size.
 class journal_reader {
 public:
     explicit journal_reader(const std::filesystem::path& journal);
@@ -113,7 +113,7 @@ private:
     patch_set set_;
 };
 
-/// Makes a journal that is complete or not there. Its name is certain to last only when its folder was synchronised.
+/// Creates a journal atomically. Its name is durable after its folder is synchronised.
 void write_journal(const std::filesystem::path& journal, std::span<const std::byte> bytes);
 
 }  // namespace isic::inline ISIC_ABI::detail

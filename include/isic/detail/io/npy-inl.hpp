@@ -21,7 +21,7 @@
 namespace isic::inline ISIC_ABI {
 namespace detail {
 
-/// Reads the Python dictionary of a .npy header: three known keys, each once.
+/// Parses the Python dictionary of a .npy header: exactly the keys descr, fortran_order and shape.
 class npy_header {
 public:
     npy_header(const std::filesystem::path& path, std::string_view text) : path_(path), rest_(text) {

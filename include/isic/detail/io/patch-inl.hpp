@@ -17,7 +17,7 @@ ISIC_INLINE std::string_view to_string(recovery r) {
 
 namespace detail {
 
-/// From a complete journal to the new files.
+/// Writes the new bytes of a complete journal, then removes it.
 inline void carry_out(const std::filesystem::path& journal, const patch_set& set) {
     sync_folder_of(journal);  // before the first byte changes
     set.write();
@@ -25,13 +25,13 @@ inline void carry_out(const std::filesystem::path& journal, const patch_set& set
     sync_folder_of(journal);
 }
 
-/// f(), for which a complete journal stands.
+/// Calls f while a complete journal exists; an io_error of f also names the journal.
 template <class F>
 void keeping_journal(const std::filesystem::path& journal, F f) {
     try {
         f();
     } catch (const io_error& e) {
-        throw io_error(fmt::format("{}; the journal {} is kept and can be carried out when that is mended", e.what(), journal.string()));
+        throw io_error(fmt::format("{}; the journal {} is kept and can be recovered", e.what(), journal.string()));
     }
 }
 

@@ -1,5 +1,5 @@
 /// \file
-/// Parts of a file of isic's own, each of which is there as it must be, or the reader says what is wrong with it.
+/// Validated access to the tensors and metadata of a safetensors file of isic.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +21,7 @@
 
 namespace isic::inline ISIC_ABI::detail {
 
-/// Looks parts up by name. `what` the file holds is named in errors: io_error naming the file and the part.
+/// Tensors and metadata by name. A missing or invalid one is an io_error that names the file, the part and `what` the file should hold.
 class file_reader {
 public:
     file_reader(const std::filesystem::path& path, const tensor_file& file, std::string_view what) : path_(path), file_(file), what_(what) {}
@@ -38,7 +38,7 @@ public:
         }
     }
 
-    /// A tensor of this type and shape; a size of `any` fits all.
+    /// The tensor of this type and shape; `any` matches every size.
     const tensor& tensor_of(const char* name, dtype type, const std::vector<index_t>& shape) const {
         const auto found = file_.tensors.find(name);
         require(name, found != file_.tensors.end(), describe(type, shape), "no such tensor");
@@ -67,7 +67,7 @@ public:
         return out;
     }
 
-    /// A matrix of float64 of this shape.
+    /// The float64 matrix of this shape.
     matrix<double> matrix_of(const char* name, const std::vector<index_t>& shape) const {
         const tensor& t = tensor_of(name, dtype::f64, shape);
         matrix<double> out(t.shape[0], t.shape[1]);
@@ -87,21 +87,21 @@ public:
         require(key, text(key) == expected, fmt::format("'{}'", expected), fmt::format("'{}'", text(key)));
     }
 
-    /// A number in text, read to the last character.
-    template <class T>
-    static bool parse(const std::string& digits, int base, T& out) {
+    /// Parses all of `digits` as a number, in the base of an integer; false if it is none. Independent of the locale.
+    template <class T, class... Base>
+    static bool parse(const std::string& digits, T& out, Base... base) {
         const char* const end = digits.data() + digits.size();
-        const auto [last, code] = std::from_chars(digits.data(), end, out, base);
+        const auto [last, code] = std::from_chars(digits.data(), end, out, base...);
         return code == std::errc() && last == end;
     }
 
     index_t size(const char* key) const {
         index_t out = 0;
-        require(key, parse(text(key), 10, out) && out >= 0, "a size", fmt::format("'{}'", text(key)));
+        require(key, parse(text(key), out) && out >= 0, "a size", fmt::format("'{}'", text(key)));
         return out;
     }
 
-    /// The rule that metadata name.
+    /// The rank rule of a metadata text.
     rank_rule rule(const char* key) const {
         for (const rank_rule r : {rank_rule::fixed, rank_rule::energy, rank_rule::gavish_donoho, rank_rule::sign_flip,
                                   rank_rule::budget, rank_rule::data}) {

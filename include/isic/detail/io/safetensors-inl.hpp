@@ -8,6 +8,7 @@
 #include <fstream>
 #include <limits>
 #include <set>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -18,10 +19,10 @@
 namespace isic::inline ISIC_ABI {
 namespace detail {
 
-/// Parses JSON; unlike the parser's default, a key given twice is an error, and so is a header nested deeper than any may be.
+/// Parses JSON. A repeated key and nesting deeper than the format has are errors, unlike in the default of the parser.
 inline nlohmann::json parse_header(const std::filesystem::path& path, const std::string& text) {
     using event = nlohmann::json::parse_event_t;
-    if (text.find('\0') != std::string::npos) {  // the parser would take it for the end
+    if (text.find('\0') != std::string::npos) {  // the parser would stop there
         fail_file(path, "the header contains a zero byte");
     }
     std::vector<std::set<std::string>> keys;
@@ -40,14 +41,14 @@ inline nlohmann::json parse_header(const std::filesystem::path& path, const std:
     };
     try {
         return nlohmann::json::parse(text, watch);
-    } catch (const nlohmann::json::parse_error& e) {  // its own words quote the file, which need not be text
+    } catch (const nlohmann::json::parse_error& e) {  // its message quotes the file, which may not be text
         fail_file(path, fmt::format("the header is not JSON from its byte {} on", e.byte));
     } catch (const nlohmann::json::exception&) {
         fail_file(path, "the header holds a number that does not fit");
     }
 }
 
-/// A number of the header as index_t.
+/// A size of the header as index_t.
 inline index_t header_size(const std::filesystem::path& path, const std::string& name, const nlohmann::json& value) {
     if (!value.is_number_unsigned() ||
         value.get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<index_t>::max())) {
@@ -56,7 +57,7 @@ inline index_t header_size(const std::filesystem::path& path, const std::string&
     return static_cast<index_t>(value.get<std::uint64_t>());
 }
 
-/// The place of one tensor, as the header has it: its offset counts from the first byte of the data.
+/// The entry of one tensor. Its offset is relative to the data.
 inline tensor_place parse_place(const std::filesystem::path& path, const std::string& name, const nlohmann::json& j) {
     if (!j.is_object() || j.size() != 3 || !j.contains("dtype") || !j.contains("shape") || !j.contains("data_offsets") ||
         !j["dtype"].is_string() || !j["shape"].is_array() || !j["data_offsets"].is_array() ||
@@ -82,7 +83,7 @@ inline tensor_place parse_place(const std::filesystem::path& path, const std::st
     return out;
 }
 
-/// Throws unless the tensors, one after the other, are all of the data.
+/// Throws unless the tensors cover the data without gap or overlap.
 inline void require_coverage(const std::filesystem::path& path, const std::map<std::string, tensor_place>& tensors, index_t data_size) {
     std::vector<std::pair<const tensor_place*, const std::string*>> order;
     for (const auto& [name, place] : tensors) {
@@ -105,7 +106,7 @@ inline void require_coverage(const std::filesystem::path& path, const std::map<s
 
 inline std::map<std::string, std::string> parse_metadata(const std::filesystem::path& path, const nlohmann::json& j) {
     std::map<std::string, std::string> out;
-    if (!j.is_object() && !j.is_null()) {  // null is none for the format's own library too
+    if (!j.is_object() && !j.is_null()) {  // null means none, as in the reference library
         fail_file(path, fmt::format("__metadata__: expected strings by name, got {}", j.dump(-1, ' ', true)));
     }
     for (const auto& [key, value] : j.items()) {
@@ -117,7 +118,7 @@ inline std::map<std::string, std::string> parse_metadata(const std::filesystem::
     return out;
 }
 
-/// An open safetensors file: its header is read and checked, its tensors are read one at a time.
+/// An open safetensors file with a validated header; tensors are read one at a time.
 class safetensors_reader {
 public:
     explicit safetensors_reader(const std::filesystem::path& path) : path_(path), in_(open_to_read(path, size_)) {
@@ -202,9 +203,9 @@ ISIC_INLINE void write_safetensors(const std::filesystem::path& path, const tens
         }
         order.emplace_back(name, &t);
     }
-    // Wide types first keeps every tensor aligned to its type.
-    std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
-        return detail::entry_of(a.second->type).bits > detail::entry_of(b.second->type).bits;
+    // Wide types first keeps every tensor aligned to its type; names break ties.
+    std::ranges::sort(order, {}, [](const auto& entry) {
+        return std::pair(-detail::entry_of(entry.second->type).bits, std::string_view(entry.first));
     });
     nlohmann::json header = nlohmann::json::object();
     if (!file.metadata.empty()) {

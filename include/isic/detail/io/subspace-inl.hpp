@@ -10,7 +10,6 @@
 #include <vector>
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include <isic/io/safetensors.hpp>
 
@@ -23,7 +22,7 @@ namespace detail {
 inline constexpr std::string_view subspace_format = "isic.subspace";
 inline constexpr std::string_view subspace_version = "1";
 
-/// [K], or [L, K] of several levels, for `size` values.
+/// The shape of `size` per-code values: [K], or [L, K] of several levels.
 inline std::vector<index_t> shape_of_codes(const fitted_subspace& fitted, std::string_view name, index_t size) {
     if (fitted.levels < 1 || size % fitted.levels != 0) {
         fail<shape_error>("save_subspace", fmt::format("as much {} of each level", name), fmt::format("{} of {} levels", size, fitted.levels));
@@ -63,7 +62,7 @@ inline tensor_file file_of(const fitted_subspace& fitted) {
     return out;
 }
 
-/// Makes a subspace of what a file holds, or says what is wrong with it.
+/// Reads a fitted subspace from tensors and metadata; an io_error names the first part that is missing or invalid.
 class subspace_reader : file_reader {
 public:
     subspace_reader(const std::filesystem::path& path, const tensor_file& file) : file_reader(path, file, "a subspace") {}
@@ -95,7 +94,7 @@ public:
     }
 
 private:
-    /// The shape of a tensor that has [K] or [L, K] before `more` dimensions, which all of them share.
+    /// The shape [K] or [L, K] of the codes, without the last `more` dimensions of the tensor; all per-code tensors share it.
     const std::vector<index_t>& codes_of(const char* name, std::size_t more) {
         const auto found = file().tensors.find(name);
         if (codes_.empty() && found != file().tensors.end()) {
@@ -122,9 +121,9 @@ private:
     }
 
     double energy() const {
-        const nlohmann::json number = nlohmann::json::parse(text("energy"), nullptr, false);  // whatever the locale
-        require("energy", number.is_number(), "a number", fmt::format("'{}'", text("energy")));
-        return number.get<double>();
+        double out = 0;
+        require("energy", parse(text("energy"), out) && std::isfinite(out), "a number", fmt::format("'{}'", text("energy")));
+        return out;
     }
 
     std::vector<index_t> codes_;
@@ -134,7 +133,7 @@ private:
 
 ISIC_INLINE void save_subspace(const std::filesystem::path& path, const fitted_subspace& fitted) {
     const tensor_file file = detail::file_of(fitted);
-    detail::subspace_reader(path, file).run();
+    detail::subspace_reader(path, file).run();  // throws if it could not be loaded again
     write_safetensors(path, file);
 }
 

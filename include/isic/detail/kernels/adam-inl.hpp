@@ -132,6 +132,8 @@ private:
 
     /// A row in registers. x: the gradient, then the step.
     struct row {
+        HWY_INLINE row() {}  // an implicit one would lack the target's attributes
+
         V x[parts];
         V mean[parts];
         V square[parts];
@@ -361,44 +363,52 @@ private:
     using V = hn::Vec<D>;
     static constexpr index_t n = lanes<D>;
 
+    // Members are copied to locals: a store could change a member, and the compiler would load it again.
     HWY_INLINE void load_gradients(index_t rows_ahead) const {
+        const adam_arrays<T> at = arrays_;
         for (index_t i = 0; i < count_; ++i) {
-            const T* const gradient = arrays_.gradient + rows_[i] * arrays_.gradient_stride;
-            for (index_t k = 0; k < arrays_.width; k += n) {
-                hwy::Prefetch(gradient + rows_ahead * arrays_.gradient_stride + k);
-                const index_t left = arrays_.width - k;
-                store_some(D(), load_some(D(), gradient + k, left), steps_[i] + k, left);
+            const T* const gradient = at.gradient + rows_[i] * at.gradient_stride;
+            T* const to = steps_[i];
+            for (index_t k = 0; k < at.width; k += n) {
+                hwy::Prefetch(gradient + rows_ahead * at.gradient_stride + k);
+                const index_t left = at.width - k;
+                store_some(D(), load_some(D(), gradient + k, left), to + k, left);
             }
         }
     }
 
     HWY_INLINE void update_moments(index_t rows_ahead) const {
+        const adam_arrays<T> at = arrays_;
+        const adam_formula<D> formula = formula_;
         for (index_t i = 0; i < count_; ++i) {
-            T* const mean = arrays_.mean + rows_[i] * arrays_.state_stride;
-            T* const square = arrays_.square + rows_[i] * arrays_.state_stride;
-            for (index_t k = 0; k < arrays_.width; k += n) {
-                hwy::Prefetch(mean + rows_ahead * arrays_.state_stride + k);
-                hwy::Prefetch(square + rows_ahead * arrays_.state_stride + k);
-                const index_t left = arrays_.width - k;
+            T* const mean = at.mean + rows_[i] * at.state_stride;
+            T* const square = at.square + rows_[i] * at.state_stride;
+            T* const row = steps_[i];
+            for (index_t k = 0; k < at.width; k += n) {
+                hwy::Prefetch(mean + rows_ahead * at.state_stride + k);
+                hwy::Prefetch(square + rows_ahead * at.state_stride + k);
+                const index_t left = at.width - k;
                 V m = load_some(D(), mean + k, left);
                 V v = load_some(D(), square + k, left);
-                const V g = load_some(D(), steps_[i] + k, left);
-                const V step = formula_.zero_if_infinite(formula_.update_moments(g, m, v), v);
+                const V g = load_some(D(), row + k, left);
+                const V step = formula.zero_if_infinite(formula.update_moments(g, m, v), v);
                 store_some(D(), m, mean + k, left);
                 store_some(D(), v, square + k, left);
-                store_some(D(), step, steps_[i] + k, left);
+                store_some(D(), step, row + k, left);
             }
         }
     }
 
     HWY_INLINE void add_steps(index_t rows_ahead) const {
+        const adam_arrays<T> at = arrays_;
+        const V scale = hn::Set(D(), formula_.scale);
         for (index_t i = 0; i < count_; ++i) {
-            T* const code = arrays_.codes + rows_[i] * arrays_.stride;
-            for (index_t k = 0; k < arrays_.width; k += n) {
-                hwy::Prefetch(code + rows_ahead * arrays_.stride + k);
-                const index_t left = arrays_.width - k;
-                const V step = load_some(D(), steps_[i] + k, left);
-                store_some(D(), hn::MulAdd(hn::Set(D(), formula_.scale), step, load_some(D(), code + k, left)), code + k, left);
+            T* const code = at.codes + rows_[i] * at.stride;
+            const T* const step = steps_[i];
+            for (index_t k = 0; k < at.width; k += n) {
+                hwy::Prefetch(code + rows_ahead * at.stride + k);
+                const index_t left = at.width - k;
+                store_some(D(), hn::MulAdd(scale, load_some(D(), step + k, left), load_some(D(), code + k, left)), code + k, left);
             }
         }
     }

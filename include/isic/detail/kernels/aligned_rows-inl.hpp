@@ -62,7 +62,7 @@ private:
     static constexpr index_t tile_rows = static_cast<index_t>(Rows);
     static constexpr index_t prefetch_distance = 8192 / static_cast<index_t>(sizeof(T));
 
-    HWY_INLINE T* factors(index_t row) { return factors_[row / tile_rows % max_pipeline_lag]; }
+    static HWY_INLINE index_t slot(index_t row) { return pipeline_slot(row / tile_rows); }
 
     /// The products of `Count` rows from `row` on.
     template <std::size_t Count>
@@ -108,7 +108,7 @@ private:
         V second_head;  ///< line 0 of the second row, its head updated
 
         HWY_INLINE update_stage(aligned_rows& all, index_t row)
-            : row_update<Count, R, T>(all.factors(row)),
+            : row_update<Count, R, T>(all.factors_, slot(row)),
               rows(all),
               to(all.line(row)),
               is_first(row == 0),
@@ -199,10 +199,11 @@ private:
         for (std::size_t i = 0; i < Count * R; ++i) {
             total[i] = hn::TableLookupLanes(products.total(i), rotation);
         }
-        store_sums(D(), total, factors(row));
+        T* const factors = factors_[slot(row)];
+        store_sums(D(), total, factors);
         T strength[Count];
         std::fill(strength, strength + Count, strength_);
-        products_to_factors<Count, R>(basis_, 0, strength, factors(row));
+        products_to_factors<Count, R>(basis_, 0, strength, factors);
     }
 
     /// Rotates lanes to where they are for rows that begin a line, so that sums over lanes add in the same order.

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include <isic/detail/kernels/nearest.hpp>
+#include <isic/detail/score_error.hpp>
 
 namespace isic::inline ISIC_ABI::detail::kernels {
 
@@ -72,17 +73,9 @@ void float32_difference(const T* x, const T* y, index_t n, float* to) {
     }
 }
 
-/// How far the score of a vector may be off, by rounding (of the packed values, the products and the sum) and by that
-/// of the distances that decide; infinite where scores may overflow. Both norms are of what was packed.
+/// Bound of the error of a score.
 inline double score_error(double norm, double largest_norm, index_t width) {
-    const double terms = static_cast<double>(width + 10);
-    const double size = norm * largest_norm + largest_norm * largest_norm / 2;
-    if (!(size < 0.25 * static_cast<double>(std::numeric_limits<float>::max()))) {
-        return std::numeric_limits<double>::infinity();
-    }
-    const double unit = 0.505 * static_cast<double>(std::numeric_limits<float>::epsilon());
-    return terms * (unit * size + 2.5e-16 * (norm + largest_norm) * (norm + largest_norm) +
-                    static_cast<double>(std::numeric_limits<float>::min()));
+    return detail::score_error<cpu_score_rounding>(norm, largest_norm, width);
 }
 
 /// A float32 value at or slightly above x.

@@ -68,15 +68,15 @@ void pack_block(const gram_rows<T>& rows, index_t start, index_t count, index_t 
     const T* from = rows.data + start * stride;
     const T* subtrahend = Difference ? rows.subtrahend + start * subtrahend_stride : from;
     for (index_t i = 0; i < count; ++i) {
-        const index_t ahead = i + gram_block < left ? gram_block : 0;  // prefetched while this block is multiplied
+        const index_t rows_ahead = i + gram_block < left ? gram_block : 0;  // prefetched while this block is multiplied
         double* to = panels + i * columns;
         index_t first = 0;
         for (; first + columns <= width; first += columns) {
             HWY_UNROLL(3)
             for (index_t v = 0; v < columns; v += f64_lanes) {
-                hwy::Prefetch(from + ahead * stride + first + v);
+                hwy::Prefetch(from + rows_ahead * stride + first + v);
                 if constexpr (Difference) {
-                    hwy::Prefetch(subtrahend + ahead * subtrahend_stride + first + v);
+                    hwy::Prefetch(subtrahend + rows_ahead * subtrahend_stride + first + v);
                 }
                 hn::StoreU(load_f64<Difference>(from + first + v, subtrahend + first + v, f64_lanes), d, to + v);
             }
@@ -261,7 +261,8 @@ void add_rotated_rows(const gram_rows<T>& rows, index_t begin, index_t end, doub
         by[t] = hn::SetTableIndices(d, lane_from);
     }
     const auto row = [&](index_t i) HWY_ATTR {
-        return load_f64<Difference>(rows.data + i * rows.stride, Difference ? rows.subtrahend + i * rows.subtrahend_stride : nullptr, rows.width);
+        const T* const subtrahend = Difference ? rows.subtrahend + i * rows.subtrahend_stride : nullptr;
+        return load_f64<Difference>(rows.data + i * rows.stride, subtrahend, rows.width);
     };
     constexpr index_t rows_ahead = 256;  // a prefetch past the end does nothing
     rotated_products all;
@@ -345,20 +346,20 @@ void add_rows_in_ranges(const gram_rows<T>& rows, index_t n, double* gram, doubl
     const double values = static_cast<double>(n) * static_cast<double>(d);
     const row_ranges ranges(n, threads_for(exec, values * sizeof(T), values * static_cast<double>(d + 1)), gram_block);
     const auto panels =
-        static_cast<std::size_t>((d + 24) * gram_block);  // the last panel may be wider than what is left
+        static_cast<std::size_t>((d + 24) * gram_block);  // the last panel may extend past column d
     const auto entries = static_cast<std::size_t>(d * d);
-    const auto own = ranges.count() == 1 ? 0 : entries + static_cast<std::size_t>(d);
-    const std::size_t room = (panels + own + 7) / 8 * 8;
-    detail::buffer<double> spaces(room * static_cast<std::size_t>(ranges.count()), 0.0, exec.scratch);
-    const auto space_of = [&](index_t i) { return spaces.data() + room * static_cast<std::size_t>(i); };
+    const auto partial = ranges.count() == 1 ? 0 : entries + static_cast<std::size_t>(d);  // a thread's Gram matrix and sums
+    const std::size_t per_thread = (panels + partial + 7) / 8 * 8;
+    detail::buffer<double> scratch(per_thread * static_cast<std::size_t>(ranges.count()), 0.0, exec.scratch);
+    const auto scratch_of = [&](index_t i) { return scratch.data() + per_thread * static_cast<std::size_t>(i); };
     for_each_range(ranges, [&](index_t i, index_t begin, index_t end) {
-        double* const space = space_of(i);
-        double* const to = own == 0 ? gram : space + panels;
-        double* const sums_to = sums == nullptr || own == 0 ? sums : space + panels + entries;
-        run(rows, begin, end, space, to, sums_to);
+        double* const panel_scratch = scratch_of(i);
+        double* const to = partial == 0 ? gram : panel_scratch + panels;
+        double* const sums_to = sums == nullptr || partial == 0 ? sums : panel_scratch + panels + entries;
+        run(rows, begin, end, panel_scratch, to, sums_to);
     });
-    for (index_t i = 0; own != 0 && i < ranges.count(); ++i) {
-        const double* const from = space_of(i) + panels;
+    for (index_t i = 0; partial != 0 && i < ranges.count(); ++i) {
+        const double* const from = scratch_of(i) + panels;
         for (index_t r = 0; r < d; ++r) {
             for (index_t c = r; c < d; ++c) {
                 gram[r * d + c] += from[r * d + c];

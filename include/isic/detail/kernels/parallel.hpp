@@ -1,5 +1,5 @@
 /// \file
-/// Rows in contiguous ranges, one per thread; every thread has ended when the call returns.
+/// Contiguous ranges of rows, one per thread. Every thread has ended when a call returns.
 #pragma once
 
 #include <algorithm>
@@ -10,8 +10,8 @@
 
 namespace isic::inline ISIC_ABI::detail::kernels {
 
-/// Threads for work that touches `bytes` and takes `flops`: what was asked for, else all cores, or one when starting a
-/// thread would take longer than it saves.
+/// Number of threads for work of so many bytes and flops: `exec.threads` unless 0, else every core, or one where starting a
+/// thread costs more than it saves.
 inline int threads_for(const execution& exec, double bytes, double flops) {
     if (exec.threads > 0) {
         return exec.threads;
@@ -20,7 +20,7 @@ inline int threads_for(const execution& exec, double bytes, double flops) {
     return small ? 1 : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
 }
 
-/// How `n` rows are cut into ranges for threads: each but the last has the same multiple of `grain` rows.
+/// Splits n rows into ranges, one per thread. Each but the last has the same number of rows, a multiple of `grain`.
 struct row_ranges {
     row_ranges(index_t rows, int threads, index_t grain = 64) : n(rows) {
         const index_t grains = (n + grain - 1) / grain;
@@ -35,11 +35,11 @@ struct row_ranges {
     index_t length;
 };
 
-/// body(i, begin, end) for every range i, each in a thread of its own, the first in this one; body must not throw.
-/// Where the system has no more threads, or no memory for one, this one takes over.
+/// Calls body(i, begin, end) for every range i, each in its own thread, the first in the calling one. body must not throw. A
+/// range whose thread cannot be started runs in the calling thread.
 template <class Body>
 void for_each_range(const row_ranges& ranges, const Body& body) {
-    std::vector<std::jthread> others;  // joined when it goes
+    std::vector<std::jthread> others;  // joined by their destructors
     others.reserve(static_cast<std::size_t>(std::max<index_t>(ranges.count() - 1, 0)));
     for (index_t i = 1; i < ranges.count(); ++i) {
         const auto run = [&ranges, &body, i] { body(i, ranges.begin(i), ranges.end(i)); };

@@ -53,6 +53,11 @@ inline constexpr std::size_t accumulators = R >= 4 ? 1 : 2;
 /// Largest number of tiles between the products of a tile and its update.
 inline constexpr index_t max_pipeline_lag = 4;
 
+/// Index of the memory that holds a tile's factors between its two stages.
+HWY_INLINE constexpr index_t pipeline_slot(index_t tile) {
+    return tile % max_pipeline_lag;
+}
+
 /// Runs rows.sum_products(i) and, `lag` tiles later, rows.update(i) for all tiles, both stages together where it can. A longer
 /// lag hides more latency, but the tiles in between should stay in L1. bytes: size of a tile.
 template <class Rows>
@@ -117,10 +122,11 @@ struct row_update {
     V x[Rows];           ///< one vector of each row
     V factor[Rows * R];  ///< in all lanes
 
-    HWY_INLINE explicit row_update(const T* factors) {
+    /// factors: those of the tiles in the pipeline, indexed by `pipeline_slot`.
+    HWY_INLINE row_update(const T (&factors)[max_pipeline_lag][rows_per_tile<R> * R], index_t slot) {
         HWY_UNROLL(8)
         for (std::size_t i = 0; i < Rows * R; ++i) {
-            factor[i] = hn::Set(D(), factors[i]);
+            factor[i] = hn::Set(D(), factors[slot][i]);
         }
     }
 

@@ -68,8 +68,6 @@ private:
         return std::min(tile * tile_rows + static_cast<index_t>(i), rows_.count - 1);
     }
 
-    HWY_INLINE T* factors(index_t tile) { return factors_[tile % max_pipeline_lag]; }
-
     /// Values [k, k + n) of a row, zeros past its end unless `Whole`.
     template <bool Whole>
     static HWY_INLINE V load_vector(const T* row, index_t k, index_t width) {
@@ -109,7 +107,7 @@ private:
         index_t width;
 
         HWY_INLINE update_stage(row_tiles& tiles, index_t tile)
-            : row_update<Rows, R, T>(tiles.factors(tile)), width(tiles.basis_.width) {
+            : row_update<Rows, R, T>(tiles.factors_, pipeline_slot(tile)), width(tiles.basis_.width) {
             HWY_UNROLL(2)
             for (std::size_t i = 0; i < Rows; ++i) {
                 to[i] = tiles.rows_.rows[tiles.row_index(tile, i)];
@@ -162,12 +160,13 @@ private:
         for (std::size_t i = 0; i < Rows * R; ++i) {
             total[i] = products.total(i);
         }
-        store_sums(D(), total, factors(tile));
+        T* const factors = factors_[pipeline_slot(tile)];
+        store_sums(D(), total, factors);
         T strength[Rows];
         for (std::size_t i = 0; i < Rows; ++i) {
             strength[i] = rows_.strength == nullptr ? T(1) : rows_.strength[row_index(tile, i)];
         }
-        products_to_factors<Rows, R>(basis_, first_, strength, factors(tile));
+        products_to_factors<Rows, R>(basis_, first_, strength, factors);
     }
 
     const packed_basis_view<T> basis_;

@@ -1,0 +1,190 @@
+#include <isic/cuda/fused.hpp>
+
+#include <isic/cuda/codebook.hpp>
+
+#include "module.hpp"
+#include "states.hpp"
+
+namespace isic::python {
+namespace {
+
+/// device_row_basis of both types that rows are computed in.
+struct row_bases {
+    row_bases() = default;
+    row_bases(const shared_gpu& gpu, const subspace& harm)
+        : on(gpu), narrow(on->run([&] { return fused::device_basis<float>(on->backend(), harm); })),
+          wide(on->run([&] { return fused::device_basis<double>(on->backend(), harm); })) {}
+
+    template <real A>
+    const fused::device_basis<A>& of() const {
+        if constexpr (std::same_as<A, float>) {
+            return narrow;
+        } else {
+            return wide;
+        }
+    }
+
+    shared_gpu on;
+    fused::device_basis<float> narrow;
+    fused::device_basis<double> wide;
+};
+
+/// Those of the call's backend.
+class bases_on_device : public basis_holder<row_bases> {
+public:
+    bases_on_device(const shared_gpu& on, std::string_view function, std::string_view name, py::handle object)
+        : basis_holder(function, name, object, [&](const subspace& harm) { return row_bases(on, harm); }) {
+        require_same_backend(function, "a RowBasis", on, get().on);
+    }
+};
+
+/// Numbers on the device that may be left out, of what the rows are computed in.
+template <real A>
+class numbers_on_device {
+public:
+    numbers_on_device(gpu& on, std::string_view function, std::string_view name, py::handle object) {
+        if (!object.is_none()) {
+            values_ = device_values_of(on, function, fmt::format("{} on the device", name), object, {element_of<A>().name});
+        }
+    }
+
+    device_view<A> view() const { return values_ ? device_view<A>(static_cast<const A*>(values_->data), 1, values_->size()) : device_view<A>(); }
+    index_t size() const { return values_ ? values_->size() : 0; }
+
+private:
+    std::optional<device_values> values_;
+};
+
+void python_project_rows(const shared_gpu& on, py::handle rows, py::handle harm, py::handle strength, py::handle center, py::handle weights) {
+    constexpr const char* f = "fused::project_out";
+    const memory book = device_memory_of(*on, f, "rows", rows, access::edit);
+    const bases_on_device basis(on, f, "harm", harm);
+    with_device_span(book, [&]<class T>(device_span<T> span) {
+        using A = fused::arithmetic_of<T>;
+        const std::optional<double> all = number_in(strength);
+        const numbers_on_device<A> each(*on, f, "strength", all ? py::object(py::none()) : py::reinterpret_borrow<py::object>(strength));
+        detail::require_size(f, "values in strength", all ? 0 : span.rows(), each.size());
+        const numbers_on_device<A> mu(*on, f, "center", center), w(*on, f, "weights", weights);
+        const fused::device_projection_options<A> how{
+            .uniform = static_cast<A>(all.value_or(1)), .strength = each.view(), .center = mu.view(), .weights = w.view()};
+        on->run([&] { fused::project_out(on->backend(), span, basis.get().of<A>(), how); return 0; });
+    });
+    book.note_edit();
+}
+
+/// What adam_rows and ema_rows must respect, kept for the time of the call.
+class limits_holder {
+public:
+    limits_holder(const shared_gpu& on, std::string_view function, py::handle orthogonal_to, py::handle locked)
+        : basis_(on, function, "orthogonal_to", orthogonal_to) {
+        if (!locked.is_none()) {
+            locked_ = device_values_of(*on, function, "locked on the device", locked, {"bool"});
+        }
+    }
+
+    template <real A>
+    fused::device_constraint<A> of() const {
+        const auto marks = locked_ ? device_view<std::uint8_t>(static_cast<const std::uint8_t*>(locked_->data), 1, locked_->size())
+                                   : device_view<std::uint8_t>();
+        return {.orthogonal_to = basis_.get().of<A>(), .locked = marks};
+    }
+
+private:
+    bases_on_device basis_;
+    std::optional<device_values> locked_;
+};
+
+using fused_ema_state_on_device = on_a_backend<std::variant<device_ema_state<float>, device_ema_state<double>>>;
+
+/// A step of codes by rows that are computed in the same arithmetic: take_step(codes, rows, state) of those types.
+template <template <class> class State, class Kept, class Step>
+void step_rows(const char* f, const shared_gpu& on, py::handle codes, const char* name, py::handle rows, Kept& state, Step&& take_step) {
+    require_same_backend(f, "a state", on, state.on);
+    const memory book = device_memory_of(*on, f, "codes", codes, access::edit), other = device_memory_of(*on, f, name, rows, access::read);
+    with_device_span(book, [&]<class T>(device_span<T> span) {
+        using A = fused::arithmetic_of<T>;
+        auto* found = std::get_if<State<A>>(&state.value);
+        detail::require<value_error>(found != nullptr, f, fmt::format("a state of {}, as the codes are computed", element_of<A>().name), "one of the other type");
+        with_device_span(other, [&]<class G>(device_span<G> more) {
+            if constexpr (std::same_as<fused::arithmetic_of<G>, A>) {
+                state.on = on;
+                on->run([&] { take_step(span, more, *found); return 0; });
+            } else {
+                detail::fail<value_error>(f, fmt::format("{} computed in {}, as the codes are", name, element_of<A>().name), element_of<G>().name);
+            }
+        });
+    });
+    book.note_edit();
+}
+
+void python_adam_rows(const shared_gpu& on, py::handle codes, py::handle gradient, adam_state_on_device& state, double rate, double beta1,
+                      double beta2, double epsilon, py::handle orthogonal_to, py::handle locked) {
+    constexpr const char* f = "fused::adam_update";
+    const limits_holder limits(on, f, orthogonal_to, locked);
+    const adam_options how{.rate = rate, .beta1 = beta1, .beta2 = beta2, .epsilon = epsilon};
+    step_rows<device_adam_state>(f, on, codes, "gradient", gradient, state, [&]<class A>(auto span, auto slope, device_adam_state<A>& moments) {
+        fused::adam_update(on->backend(), span, slope, moments, how, limits.of<A>());
+    });
+}
+
+void python_ema_rows(const shared_gpu& on, py::handle codes, py::handle vectors, py::handle ids, fused_ema_state_on_device& state, double decay,
+                     py::handle orthogonal_to, py::handle locked) {
+    constexpr const char* f = "fused::ema_update";
+    const limits_holder limits(on, f, orthogonal_to, locked);
+    const device_ids all = device_ids_of(*on, f, "ids", ids);
+    step_rows<device_ema_state>(f, on, codes, "vectors", vectors, state, [&]<class A>(auto span, auto z, device_ema_state<A>& sums) {
+        const auto step = [&]<class Id>(const Id* data) {
+            fused::ema_update(on->backend(), span, z, device_view<Id>(data, 1, all.ids.size), sums, decay, limits.of<A>());
+        };
+        all.ids.wide ? step(static_cast<const std::int64_t*>(all.ids.data)) : step(static_cast<const std::int32_t*>(all.ids.data));
+    });
+}
+
+/// device_code_index, and the codebook that it reads.
+class index_on_device {
+public:
+    index_on_device(const shared_gpu& on, py::handle codes, const std::string& metric, py::handle padding)
+        : on_(on), book_(device_memory_of(*on, "nearest_codes", "codes", codes, access::read)) {
+        const metric how = metric_of("nearest_codes", metric);
+        const auto rows = indices_of("nearest_codes", "padding", padding);
+        packed_ = on_->run([&] { return cuda::detail::pack_codebook(on_->state(), rows_of(book_), how, rows); });
+    }
+
+    shared_array nearest(py::handle vectors) const {
+        const memory z = device_memory_of(*on_, "nearest_codes", "vectors", vectors, access::read);
+        auto ids = std::make_shared<device_array>(on_, element_of<std::int64_t>(), std::vector<index_t>{z.rows});
+        on_->run([&] { cuda::detail::nearest(*packed_, rows_of(z), static_cast<std::int64_t*>(ids->data())); return 0; });
+        return ids;
+    }
+
+private:
+    shared_gpu on_;
+    memory book_;
+    std::shared_ptr<const cuda::detail::packed_codebook> packed_;
+};
+
+}  // namespace
+
+void bind_device_fused(py::module_& m) {
+    py::class_<row_bases>(m, "RowBasis")
+        .def(py::init([](const shared_gpu& on, py::handle harm) { return row_bases(on, subspace_of("row_basis", "harm", harm)); }), "gpu"_a,
+             py::arg("harm").none(false))
+        .def_property_readonly("rank", [](const row_bases& b) { return b.wide.rank(); })
+        .def_property_readonly("width", [](const row_bases& b) { return b.wide.width(); });
+
+    py::class_<fused_ema_state_on_device> ema(m, "EmaRowState");
+    ema.def(state_of<fused_ema_state_on_device, device_ema_state<float>, device_ema_state<double>>("ema_row_state"), "dtype"_a);
+    def_part(ema, "counts", "ema_row_state::counts", &device_ema_state<float>::counts, &device_ema_state<double>::counts, true);
+    def_part(ema, "sums", "ema_row_state::sums", &device_ema_state<float>::sums, &device_ema_state<double>::sums);
+
+    py::class_<index_on_device>(m, "CodeIndex")
+        .def(py::init<const shared_gpu&, py::handle, const std::string&, py::handle>(), "gpu"_a, "codes"_a, "metric"_a, "padding"_a)
+        .def("nearest", &index_on_device::nearest, "vectors"_a);
+
+    m.def("project_rows", &python_project_rows, "gpu"_a, "rows"_a, py::arg("harm").none(false), "strength"_a, "center"_a, "weights"_a);
+    m.def("adam_rows", &python_adam_rows, "gpu"_a, "codes"_a, "gradient"_a, "state"_a, "rate"_a, "beta1"_a, "beta2"_a, "epsilon"_a,
+          "orthogonal_to"_a, "locked"_a);
+    m.def("ema_rows", &python_ema_rows, "gpu"_a, "codes"_a, "vectors"_a, "ids"_a, "state"_a, "decay"_a, "orthogonal_to"_a, "locked"_a);
+}
+
+}  // namespace isic::python
