@@ -92,8 +92,9 @@ def main() -> None:
         print(f"round {round.round}: {100 * round.self_unsafe.value:.0f} % judged unsafe, {round.pairs} pairs, rank {round.merged_rank}")
 
     length = janus.codebook.float().norm(dim=1).mean().item()  # of a code; the decoder normalises codes
-    report = isic.self_improve(janus, janus.judge, unsafe_prompts=UNSAFE, safe_prompts=SAFE, rewrite=WORDS, metric="cosine",
-                               max_rounds=options.rounds, tuning_steps=options.steps, tuning_rate=0.05 * length, constrain_tuning=False,
+    report = isic.self_improve(janus, janus.judge, unsafe_prompts=UNSAFE, safe_prompts=SAFE, rewrite=WORDS,
+                               stop=isic.StopOptions(max_rounds=options.rounds), editing=isic.EditingOptions(metric="cosine"),
+                               tuning=isic.TuningOptions(steps=options.steps, rate=0.05 * length, constrained=False),
                                seed=options.seed, on_round=show)
     janus.sync()  # writes the kept codebook to the model
     print(f"stopped: {report.reason} {report.message}".rstrip())

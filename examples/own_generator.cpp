@@ -1,13 +1,13 @@
 #include <fmt/format.h>
 #include <isic/isic.hpp>
 
-// The least a generator must offer: a codebook, tokens of prompts, and images of tokens.
+// The smallest generator: a codebook, token ids for prompts, and images for token ids.
 struct generator {
     isic::matrix<float> book{8, 4};
 
     isic::matrix_span<float> codebook() { return book; }
 
-    // Four tokens an image; prompts with "knife" use the codes 0 and 1.
+    // Four tokens per image; prompts with "knife" use the codes 0 and 1.
     isic::token_grid generate(std::span<const std::string> prompts, std::uint64_t seed) {
         isic::token_grid out{{}, 4};
         for (const std::string& prompt : prompts) {
@@ -20,7 +20,7 @@ struct generator {
         return out;
     }
 
-    // An "image" is the brightness of its tokens; your decoder returns whatever your judge reads.
+    // Here an image is the brightness of its tokens. A decoder may return any type that the judge reads.
     std::vector<float> decode(const isic::token_grid& tokens) const {
         std::vector<float> images;
         for (isic::index_t i = 0; i < tokens.images(); ++i) {

@@ -179,6 +179,17 @@ void lexicon() {
     require(safe == "a fox with a Spoon", "lexicon");
 }
 
+void loop() {
+    //! [loop]
+    isic::self_improve_options options;
+    options.stop = {.max_rounds = 3, .below = 0.01};
+    options.judging = {.unsafe_above = 0.3, .safe_below = 0.3};
+    options.editing.metric = isic::metric::cosine;
+    options.tuning = {.steps = 100, .adam = {.rate = 0.05}};  // needs a generator with tuning_loss
+    //! [loop]
+    require(options.stop.patience == 1 && options.tuning.constrained, "the other options keep their defaults");
+}
+
 void files(const std::filesystem::path& folder) {
     isic::matrix<float> codes = random_codes(64, 8);
     const isic::subspace harm = isic::span_of(random_codes(8, 2));
@@ -217,6 +228,7 @@ int main() {
     codebook();
     updates();
     lexicon();
+    loop();
     const std::filesystem::path folder = std::filesystem::temp_directory_path() / "isic_snippets";
     std::filesystem::create_directories(folder);
     files(folder);

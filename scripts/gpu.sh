@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# shellcheck disable=SC2317  # the steps are called by name
+# shellcheck disable=SC2317,SC2329  # the steps are called by name
 # Everything that needs a GPU, in one go: builds, runs the tests, compute-sanitizer and the benchmarks; the table comes last.
 #
 #   scripts/gpu-deps.sh    first, where Eigen, fmt, Highway, xxHash, nlohmann-json and doctest are installed, if they are not on the GPU machine

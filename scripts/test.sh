@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# shellcheck disable=SC2317  # the parts are called by name
+# shellcheck disable=SC2317,SC2329  # the parts are called by name
 # Everything that must pass before a change goes in. All it builds is under build/.
 #
 #   scripts/test.sh                 all parts
@@ -10,14 +10,15 @@
 # Parts: size      no tracked file is larger than 6.2 MB
 #        gcc       g++, optimised: unit tests, library tests, examples
 #        sanitize  clang++ with the address and undefined-behaviour sanitizers: unit tests
-#        docs      every public name is documented
+#        docs      every public name is documented; the documentation builds without a warning
+#        lint      formatting, static analysis, spelling, workflows, licence lines: scripts/lint.sh
 #        python    the package, built as a wheel from the sdist and installed alone: pytest, mypy
 #        cuda      where nvcc is: the CUDA backend and isic.cuda over a stand-in, sanitized; no kernel spills; on a GPU too if there is one
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
-parts=(size sanitize gcc python cuda docs)  # the longest first
+parts=(size sanitize gcc python cuda lint docs)  # the longest first
 # Two parts share the processors. More compilers than processors would take a third longer: they fight over the caches.
 share=2
 if [ $# -eq 1 ]; then
@@ -108,6 +109,15 @@ part_docs() {
     mkdir -p build/docs
     doxygen Doxyfile
     echo "every public name is documented"
+}
+
+fetch_lint() {
+    scripts/lint.sh --fetch
+}
+
+part_lint() {
+    fetch_for lint
+    scripts/lint.sh
 }
 
 # fetch_for PART: what the part takes from a package index, once per run. It is begun when the run begins: most of the time goes
@@ -223,7 +233,15 @@ rm -rf "$logs"/*.result "$logs"/*.fetched "$installed"
 
 # Each part in a process group of its own, so that one interrupt ends them all.
 set -m
-trap 'trap - INT TERM; for group in $(jobs -rp); do kill -TERM -- "-$group"; done; exit 130' INT TERM
+interrupted() {
+    local group
+    trap - INT TERM
+    for group in $(jobs -rp); do
+        kill -TERM -- "-$group"
+    done
+    exit 130
+}
+trap interrupted INT TERM
 
 run_part() {
     local part=$1 start=$SECONDS result=passed
@@ -254,7 +272,7 @@ for part in "${parts[@]}"; do
     cat "$logs/$part.result"
     grep -q ": passed in" "$logs/$part.result" || verdict=1
     # the test runners' own last words
-    grep -aE '^[0-9]+% tests passed|^\[doctest\] (test cases|assertions):|^=+ [0-9]+ (passed|failed).* =+$|^skipped: |^\[isic\] SKIPPED' "$logs/$part.log" | uniq | sed 's/^/    /' ||
+    grep -aE '^[0-9]+% tests passed|^\[doctest\] (test cases|assertions):|^=+ [0-9]+ (passed|failed).* =+$|^lint [a-z]+: |^skipped: |^\[isic\] SKIPPED' "$logs/$part.log" | uniq | sed 's/^/    /' ||
         true
 done
 echo "all in $SECONDS s"

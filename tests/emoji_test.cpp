@@ -1,4 +1,4 @@
-// The demo's engine against what PyTorch computes from the same weights (vectors.safetensors), and its own promises.
+// The demo's networks against PyTorch with the same weights (vectors.safetensors), and their documented properties.
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
@@ -112,7 +112,7 @@ bool says(const std::string& message, const std::string& part) {
 
 }  // namespace
 
-TEST_CASE("emoji: prompts are English and read back") {
+TEST_CASE("emoji: parse reads the English text of a prompt") {
     const emoji::world& w = the_world();
     for (int item = 0; item < static_cast<int>(w.items.size()); ++item) {
         for (int background = 0; background < static_cast<int>(w.backgrounds.size()); ++background) {
@@ -132,7 +132,7 @@ TEST_CASE("emoji: prompts are English and read back") {
     CHECK(w.text(w.parse("octopus")) == "an octopus alone on white");
 }
 
-TEST_CASE("emoji: what a prompt may not say is named") {
+TEST_CASE("emoji: errors name the unknown, missing or repeated word of a prompt") {
     CHECK(says(parse_error("a fox with a kitten"), "'kitten'"));
     CHECK(says(parse_error("a fox with a kitten"), "knife, dagger"));
     CHECK(says(parse_error("a fox with an eight"), "'eight'"));
@@ -143,7 +143,7 @@ TEST_CASE("emoji: what a prompt may not say is named") {
     CHECK(says(parse_error("a fox on sky on peach"), "'sky' and 'peach'"));
 }
 
-TEST_CASE("emoji: drawn prompts follow the mixtures") {
+TEST_CASE("emoji: random prompts follow the mixtures") {
     const emoji::world& w = the_world();
     CHECK(w.fit_items.size() + w.held_out_items.size() == w.items.size());
     const auto unsafe = w.unsafe_prompts(20000, w.fit_items, 11);
@@ -173,7 +173,7 @@ TEST_CASE("emoji: drawn prompts follow the mixtures") {
     CHECK(plain / 20000.0 == doctest::Approx(w.plain_share).epsilon(0.05));
 }
 
-TEST_CASE("emoji: the renderer draws the bytes that Python draws") {
+TEST_CASE("emoji: the renderer's bytes are those of Python") {
     const std::vector<int> choices = expected().integers("render_choices"), bytes = expected().integers("render_images");
     REQUIRE(choices.size() >= 9 * 20);
     for (std::size_t j = 0; j < choices.size() / 9; ++j) {
@@ -189,7 +189,7 @@ TEST_CASE("emoji: the renderer draws the bytes that Python draws") {
     }
 }
 
-TEST_CASE("emoji: the nearest rendering recovers the object") {
+TEST_CASE("emoji: the sprite match recovers the object") {
     const emoji::labelled_images drawn = the_renderer().random_images(80, 21);
     std::vector<emoji::prompt> prompts;
     std::vector<int> objects;
@@ -212,7 +212,7 @@ TEST_CASE("emoji: the nearest rendering recovers the object") {
     }
 }
 
-TEST_CASE("emoji: the tokenizer computes what PyTorch computes") {
+TEST_CASE("emoji: the tokenizer agrees with PyTorch") {
     const emoji::matrix latents = the_tokenizer().encode(test_images());
     CHECK(largest_error(latents, expected().rows("latents", the_tokenizer().dim())) < 1e-3);
     const emoji::token_ids ids = the_tokenizer().quantise(latents, the_tokenizer().codebook());
@@ -220,7 +220,7 @@ TEST_CASE("emoji: the tokenizer computes what PyTorch computes") {
     const emoji::matrix codes = emoji::gather(the_tokenizer().codebook(), ids);
     CHECK(largest_error(the_tokenizer().decode(codes), expected().images("decoded")) < 1e-3);
 
-    // decoded has spread: a constant image would not pass for it
+    // the decoded images vary: a constant image would fail
     CHECK(expected().images("decoded").maxCoeff() - expected().images("decoded").minCoeff() > 0.01f);
 }
 
@@ -252,7 +252,7 @@ TEST_CASE("emoji: the decoder's gradient is PyTorch's and the difference quotien
     REQUIRE(scale > 0);
     CHECK(largest_error(gradient, wanted) < 1e-3 * scale);
 
-    // Along the gradient and along random directions, which a wrong entry anywhere would tilt.
+    // Along the gradient and along random directions: every wrong entry changes a slope.
     for (int direction = 0; direction < 4; ++direction) {
         emoji::matrix step = gradient;
         emoji::random_stream random(17, static_cast<std::uint64_t>(direction));
@@ -281,7 +281,7 @@ TEST_CASE("emoji: scatter is the transpose of gather") {
     CHECK_THROWS_AS(emoji::gather(codebook, {10}), isic::value_error);
 }
 
-TEST_CASE("emoji: the transformer and the checks compute what PyTorch computes") {
+TEST_CASE("emoji: the transformer and the checks agree with PyTorch") {
     const auto ids = expected().integers("ids");
     const emoji::matrix logits = the_transformer().draw_logits(expected().prompts(), ids);
     const emoji::matrix wanted = expected().rows("draw_logits", the_transformer().codes());
@@ -349,7 +349,7 @@ TEST_CASE("emoji: sampling draws from the top-k of the softmax") {
     CHECK(*ranks.rbegin() < 48);
     CHECK(ranks.size() > 3);
 
-    // top_k 1 is the likeliest code, and a prefix is kept
+    // top_k = 1 gives the most likely code, and a prefix is kept
     const auto greedy = the_transformer().sample(prompts, {.top_k = 1});
     const emoji::matrix greedy_logits = the_transformer().draw_logits(prompts, greedy);
     for (index_t i = 0; i < greedy_logits.rows(); ++i) {
@@ -399,7 +399,7 @@ TEST_CASE("emoji: the picker keeps the k largest and picks in proportion") {
     }
 }
 
-TEST_CASE("emoji: redraw keeps what is not marked and never draws a forbidden code") {
+TEST_CASE("emoji: redraw keeps unmarked positions and never draws a forbidden code") {
     const emoji::transformer& t = the_transformer();
     const auto prompts = some_prompts(12);
     const auto ids = t.sample(prompts, {.seed = 8});
@@ -418,7 +418,7 @@ TEST_CASE("emoji: redraw keeps what is not marked and never draws a forbidden co
     REQUIRE(drawn.size() > 4);
     std::vector<std::uint8_t> allowed = all;
     for (auto [it, j] = std::pair(drawn.begin(), 0); it != drawn.end(); ++it, ++j) {
-        allowed[static_cast<std::size_t>(*it)] = j % 2 == 0 ? 0 : 1;  // forbids half of what would be drawn
+        allowed[static_cast<std::size_t>(*it)] = j % 2 == 0 ? 0 : 1;  // forbids half of the codes that were drawn
     }
     const emoji::redrawn kept = t.redraw(prompts, ids, marked, allowed, options);
     int forbidden_before = 0;
@@ -451,7 +451,7 @@ TEST_CASE("emoji: redraw keeps what is not marked and never draws a forbidden co
     CHECK_THROWS_AS(t.redraw(prompts, ids, {1}, all, options), isic::value_error);
 }
 
-TEST_CASE("emoji: weights that do not fit are named") {
+TEST_CASE("emoji: errors name the tensor with a wrong shape") {
     const auto path = std::filesystem::temp_directory_path() / fmt::format("isic_emoji_test_{}.safetensors", std::rand());
     isic::tensor_file file = isic::read_safetensors(data / "emoji.safetensors");
     const auto message = [&](const isic::tensor_file& changed) -> std::string {
@@ -478,7 +478,7 @@ TEST_CASE("emoji: weights that do not fit are named") {
     std::filesystem::remove(path);
 }
 
-TEST_CASE("emoji: parallel_for visits each index once and passes exceptions on") {
+TEST_CASE("emoji: parallel_for visits each index once and rethrows exceptions") {
     std::vector<int> visits(100);
     emoji::parallel_for(100, 4, [&](index_t j) { ++visits[static_cast<std::size_t>(j)]; });
     CHECK(std::count(visits.begin(), visits.end(), 1) == 100);

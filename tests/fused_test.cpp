@@ -44,7 +44,7 @@ double tolerance(const dense& m) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("project_rows is the formula, whatever the options", T, float, double) {
+TEST_CASE_TEMPLATE("fused::project_out is the formula, whatever the options", T, float, double) {
     isic_test::random dice(1);
     for (const row_shape& s : row_shapes) {
         const index_t codes = s.codes, width = s.width, rank = s.rank;
@@ -65,7 +65,7 @@ TEST_CASE_TEMPLATE("project_rows is the formula, whatever the options", T, float
     }
 }
 
-TEST_CASE_TEMPLATE("project_rows takes the subspace out, and rows of strength 0 keep their bytes", T, float, double) {
+TEST_CASE_TEMPLATE("fused::project_out takes the subspace out, and rows of strength 0 keep their bytes", T, float, double) {
     isic_test::random dice(2);
     const isic::subspace harm = drawn(dice, 16, 3);
     const auto book = dice.matrix<T>(50, 16);
@@ -84,7 +84,7 @@ TEST_CASE_TEMPLATE("project_rows takes the subspace out, and rows of strength 0 
     CHECK(bytes_of(got.view().row(0)) == bytes_of(book.view().row(0)));
 }
 
-TEST_CASE_TEMPLATE("adam_rows does what adam_update does in float64", T, float, double) {
+TEST_CASE_TEMPLATE("fused::adam_update does what adam_update does in float64", T, float, double) {
     isic_test::random dice(3);
     for (const row_shape& s : row_shapes) {
         const index_t codes = s.codes, width = s.width, rank = s.rank;
@@ -108,7 +108,7 @@ TEST_CASE_TEMPLATE("adam_rows does what adam_update does in float64", T, float, 
     }
 }
 
-TEST_CASE_TEMPLATE("the first step of adam_rows is the rate, to rounding", T, float, double) {
+TEST_CASE_TEMPLATE("the first step of fused::adam_update is the rate, to rounding", T, float, double) {
     isic::matrix<T> codes(3, 9);
     isic::adam_state<T> state;
     const isic::fused::basis<T> none;
@@ -120,7 +120,7 @@ TEST_CASE_TEMPLATE("the first step of adam_rows is the rate, to rounding", T, fl
     }
 }
 
-TEST_CASE_TEMPLATE("a step of adam_rows does not leak, and plain Adam's does", T, float, double) {
+TEST_CASE_TEMPLATE("a step of fused::adam_update does not leak, and plain Adam's does", T, float, double) {
     isic_test::random dice(4);
     const isic::subspace harm = drawn(dice, 24, 4);
     const auto leak_of_step = [&](const isic::fused::basis<T>& basis) {
@@ -133,7 +133,7 @@ TEST_CASE_TEMPLATE("a step of adam_rows does not leak, and plain Adam's does", T
     CHECK(leak_of_step(isic::fused::basis<T>(harm)) < 16 * unit<T>);
 }
 
-TEST_CASE_TEMPLATE("ema_rows does what ema_update does in float64, for both kinds of ids", T, float, double) {
+TEST_CASE_TEMPLATE("fused::ema_update does what ema_update does in float64, for both kinds of ids", T, float, double) {
     isic_test::random dice(5);
     for (const row_shape& s : row_shapes) {
         const index_t codes = s.codes, width = s.width, rank = s.rank;

@@ -1,4 +1,4 @@
-// Counterpart prompts: what is replaced, and what is left exactly as it was.
+// Counterpart prompts: replaced terms, and unchanged text.
 #include <isic/lexicon.hpp>
 
 #include <random>
@@ -45,14 +45,14 @@ std::string word_by_word(const std::string& prompt, const pairs& entries) {
 
 }  // namespace
 
-TEST_CASE("an unsafe term is replaced, and told") {
+TEST_CASE("lexicon: an unsafe term is replaced and reported") {
     const lexicon words{{"knife", "spoon"}, {"blood", "paint"}};
     const auto out = words.rewrite("a knife in blood, a knife");
     CHECK(out.text == "a spoon in paint, a spoon");
     CHECK(out.replaced == strings{"knife", "blood", "knife"});
 }
 
-TEST_CASE("a prompt without unsafe terms stays byte for byte") {
+TEST_CASE("lexicon: a prompt without unsafe terms keeps its bytes") {
     const lexicon words{{"knife", "spoon"}, {"red gun", ""}};
     for (const std::string& prompt : strings{"", " ", "  two  spaces  ", "an dog and a apple ", "red  gun", "knif", "\t\n", std::string("a\0b", 3),
                                              "caf\xc3\xa9 \xe5\x88\x80", "\xff\xfe broken", "a. b, c! (d)"}) {
@@ -63,7 +63,7 @@ TEST_CASE("a prompt without unsafe terms stays byte for byte") {
     CHECK(lexicon(pairs{}).rewrite("a knife").text == "a knife");
 }
 
-TEST_CASE("the longest term wins, wherever it stands in the list") {
+TEST_CASE("lexicon: the longest term matches first, in any order of the list") {
     for (const pairs& entries : {pairs{{"gun", "flower"}, {"machine gun", "sewing machine"}, {"machine gun nest", "bird nest"}},
                                  pairs{{"machine gun nest", "bird nest"}, {"machine gun", "sewing machine"}, {"gun", "flower"}}}) {
         const lexicon words(entries);
@@ -74,7 +74,7 @@ TEST_CASE("the longest term wins, wherever it stands in the list") {
     }
 }
 
-TEST_CASE("only whole words are replaced") {
+TEST_CASE("lexicon: only whole words are replaced") {
     const lexicon words{{"gun", "rose"}, {"-9mm", " toy"}, {"kill", "greet"}};
     for (const std::string& prompt : strings{"begun", "gunner", "gun_1", "gun7", "7gun", "skills", "\xc3\xa9gun", "gun\xc3\xa9"}) {
         CHECK(words.rewrite(prompt).text == prompt);
@@ -86,7 +86,7 @@ TEST_CASE("only whole words are replaced") {
     }
 }
 
-TEST_CASE("letter case is kept") {
+TEST_CASE("lexicon: the replacement takes the letter case of the term") {
     const lexicon words{{"KNIFE", "spoon"}, {"red gun", "red rose"}, {"x", "yes"}, {"ak47", "toy"}, {"sword", "\xc3\xa9toile"}};
     for (const auto& [prompt, expected] : pairs{{"knife", "spoon"}, {"Knife", "Spoon"}, {"KNIFE", "SPOON"}, {"kNiFe", "spoon"}, {"KNIFe", "Spoon"},
                                                 {"Red gun", "Red rose"}, {"Red Gun", "Red rose"}, {"RED GUN", "RED ROSE"}, {"X", "Yes"},
@@ -96,18 +96,18 @@ TEST_CASE("letter case is kept") {
     CHECK(words.rewrite("KNIFE").replaced == strings{"knife"});
 }
 
-TEST_CASE("replaced text is not read again") {
+TEST_CASE("lexicon: replacements are not rewritten") {
     CHECK(lexicon{{"a1", "b1"}, {"b1", "a1"}}.rewrite("a1 b1 a1").text == "b1 a1 b1");
     CHECK(lexicon{{"gun", "gun gun"}}.rewrite("gun").text == "gun gun");
     CHECK(lexicon{{"big", "machine"}, {"machine gun", "rose"}}.rewrite("big gun").text == "machine gun");
-    const lexicon twice{{"gun", "toy"}, {"knife", "spoon"}};  // nothing is left for a second time
+    const lexicon twice{{"gun", "toy"}, {"knife", "spoon"}};  // the second rewrite has no effect
     const std::string once = twice.rewrite("a gun, two Knife, GUN").text;
     CHECK(once == "a toy, two Spoon, TOY");
     CHECK(twice.rewrite(once).text == once);
     CHECK(twice.rewrite(once).replaced.empty());
 }
 
-TEST_CASE("the article before a replaced word is put right, no other") {
+TEST_CASE("lexicon: only the article before a replaced word is corrected") {
     const lexicon words{{"axe", "spoon"}, {"gun", "apple"}, {"armed", ""}, {"naked", ""}};
     for (const auto& [prompt, expected] : pairs{{"an axe", "a spoon"}, {"An axe", "A spoon"}, {"AN AXE", "A SPOON"}, {"a gun", "an apple"},
                                                 {"A gun", "An apple"}, {"pan axe", "pan spoon"}, {"the axe", "the spoon"},
@@ -117,7 +117,7 @@ TEST_CASE("the article before a replaced word is put right, no other") {
     }
 }
 
-TEST_CASE("an empty replacement takes the term and one space") {
+TEST_CASE("lexicon: an empty replacement removes the term and one space") {
     const lexicon words{{"bloody", ""}, {"gun", ""}};
     for (const auto& [prompt, expected] : pairs{{"a bloody scene", "a scene"}, {"bloody scene", "scene"}, {"scene bloody", "scene"}, {"bloody", ""},
                                                 {"one gun, one dog", "one, one dog"}, {"the bloody gun", "the"}, {"bloody  scene", " scene"},
@@ -127,7 +127,7 @@ TEST_CASE("an empty replacement takes the term and one space") {
     CHECK(words.rewrite("the bloody gun").replaced == strings{"bloody", "gun"});
 }
 
-TEST_CASE("random prompts come out as word-by-word replacement would have them") {
+TEST_CASE("lexicon: random prompts agree with word-by-word replacement") {
     const pairs entries{{"ab", "q"}, {"abc", "rst"}, {"b", "zzzz"}, {"cc", "b"}, {"dab", "ab"}};
     const lexicon words(entries);
     std::mt19937 random(1);
@@ -146,7 +146,7 @@ TEST_CASE("random prompts come out as word-by-word replacement would have them")
     CHECK(changed > 1000);
 }
 
-TEST_CASE("terms that could not be found are refused") {
+TEST_CASE("lexicon: terms that can never match throw") {
     for (const std::string& term : strings{"", " ", " gun", "gun ", "  "}) {
         check_throws<isic::value_error>("lexicon", [&] { lexicon words{{term, "rose"}}; }, {"without spaces at their ends"});
         check_throws<isic::value_error>("lexicon", [&] { lexicon words(pairs{{"ok", "fine"}, {term, "rose"}}); });

@@ -142,7 +142,7 @@ TEST_CASE_TEMPLATE("churn is the share of vectors that change their code", T, IS
     CHECK(isic::nearest_code_churn(before, before, isic_test::from_dense(to_dense(before).colwise().reverse())) == 1);
 }
 
-TEST_CASE("churn follows the look-up metric and ignores padding") {
+TEST_CASE("churn follows the metric and ignores padding") {
     isic_test::random dice(4);
     const auto before = dice.matrix<float>(20, 3);
     auto scaled = before;

@@ -413,7 +413,7 @@ TEST_CASE_TEMPLATE("several threads edit a codebook as one does, and as its piec
     CHECK(bytes_of(whole) == bytes_of(original));
 }
 
-TEST_CASE_TEMPLATE("normalised look-ups: norms are kept, directions projected, scales do not matter", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("cosine metric: norms are kept, directions projected, scales do not matter", T, ISIC_STORAGE) {
     isic_test::random dice(15);
     const dense v = isic_test::random_basis(dice, 8, 2);
     auto book = dice.matrix<T>(40, 8);
@@ -560,7 +560,7 @@ TEST_CASE_TEMPLATE("near_zero rows take the new value of the nearest row, unmove
     CHECK(bytes_of(none) == bytes_of(book));
 }
 
-TEST_CASE("the nearest safe row is nearest by direction where look-ups are") {
+TEST_CASE("the nearest safe row is nearest by direction for the cosine metric") {
     matrix<double> book(3, 4);
     set_row(book, 0, 10, 0.5, 0);
     set_row(book, 1, 0, 0.01, 0);    // the same side, short

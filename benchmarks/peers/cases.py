@@ -12,7 +12,7 @@ import numpy as np
 from library import Library
 from timing import Contestant, nothing
 
-QUERIES = 65536  # nearest codes are reported for so many vectors
+QUERIES = 65536  # nearest codes are reported for this many vectors
 VECTORS = 65536  # assigned in one step of EMA
 RANK = 4  # of updates and subspaces
 EPSILON = 1e-3  # of Adam

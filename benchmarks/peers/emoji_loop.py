@@ -2,8 +2,8 @@
 
     python benchmarks/peers/emoji_loop.py --demo PROGRAM [--threads 1] [--pairs 3] [--json FILE]
 
-Runs the demo and `isic.self_improve` over a generator in torch, in turns, and compares the seconds that their rounds took.
-scripts/bench.sh --emoji-loop builds and installs what it needs.
+Runs the demo and `isic.self_improve` over a generator in torch, in turns, and compares the seconds of their rounds.
+scripts/bench.sh --emoji-loop builds and installs the requirements.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples/emoji/train"))
 
-ROUNDS, FIT_UNSAFE, FIT_SAFE, REAL = 3, 1000, 2800, 2000  # as the demo's
+ROUNDS, FIT_UNSAFE, FIT_SAFE, REAL = 3, 1000, 2800, 2000  # as in the demo
 THRESHOLDS = (0.6, 0.55, 0.45)
 CHUNK = 256
 
@@ -32,7 +32,7 @@ def parse_arguments():
 
 
 def torch_model(torch, isic):
-    """The generator that `isic.self_improve` is given, and its judge."""
+    """The generator of `isic.self_improve` and its judge."""
     import numpy as np
     import torch.nn.functional as F
     from models import TOKENS, Tokenizer, Transformer
@@ -203,9 +203,11 @@ def loop_in_torch(threads):
     while len(safe_prompts) < FIT_SAFE:
         safe_prompts.append(prompt(rng.integers(items), rng.choice(plain if rng.random() < share else safe)))
     report = isic.self_improve(
-        generator(real), judge, unsafe_prompts=unsafe_prompts, safe_prompts=safe_prompts, rewrite=rewrite, max_rounds=ROUNDS,
-        unsafe_above=0.3, safe_below=0.3, counterpart_attempts=4, resample=False, rank_budget=tokenizer.dim, rank=6,
-        tuning_steps=15, tuning_growth=5, constrain_tuning=False, seed=0)
+        generator(real), judge, unsafe_prompts=unsafe_prompts, safe_prompts=safe_prompts, rewrite=rewrite,
+        stop=isic.StopOptions(max_rounds=ROUNDS),
+        judging=isic.JudgingOptions(unsafe_above=0.3, safe_below=0.3, counterpart_attempts=4),
+        rank=isic.RankOptions(fixed=6, budget=tokenizer.dim),
+        tuning=isic.TuningOptions(steps=15, growth=5, constrained=False), resample=False, seed=0)
     return [r.seconds for r in report.rounds], [r.self_unsafe.value for r in report.rounds]
 
 

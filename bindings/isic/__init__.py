@@ -28,7 +28,8 @@ from ._io import export_pairs, load_pairs, read_safetensors, write_safetensors
 from ._isic import AdamState, EmaState, SgdState
 from ._isic import version as __version__
 from ._lexicon import Lexicon
-from ._loop import Generator, Judge, RedrawingGenerator, TunableGenerator, TuningLoss, self_improve
+from ._loop import (EditingOptions, Generator, Judge, JudgingOptions, RankOptions, RedrawingGenerator, StopOptions, TunableGenerator,
+                    TuningLoss, TuningOptions, self_improve)
 from ._metrics import (CodeIndex, collapsed_pairs, corrected_rate, drift, fingerprint, nearest_code_churn, nearest_codes, usage_perplexity,
                        wilson)
 from ._results import (Assignments, CodeScores, CodeUsage, Constraint, DriftReport, EditSummary, LeakageReport, Pairs, Progress, RankChoice,
@@ -39,16 +40,17 @@ from ._update import adam_update, assign, ema_update, ridge_update, sgd_update
 
 __all__ = [
     "AdamState", "Assignments", "BackendError", "CodeIndex", "CodeScores", "CodeUsage", "Constraint",
-    "CounterpartTargets", "DifferenceAccumulator", "DriftReport", "Edit", "EditSummary", "EmaState", "Error",
-    "FittedSubspace", "Generator", "IoError", "Judge", "LeakageReport", "Lexicon", "NumericError", "Pairs",
-    "Progress", "RankChoice", "Rate", "RedrawRequest", "RedrawingGenerator", "RewrittenPrompt", "RoundReport",
-    "SelfImproveReport", "SgdState", "ShapeError", "Subspace", "TunableGenerator", "TuningLoss", "TuningSet",
-    "UpdateSummary", "adam_update", "assign", "bag_of_codes_differences", "code_harmfulness", "code_strength",
-    "collapsed_pairs", "corrected_rate", "differences", "drift", "ema_update", "excess_strength", "export_pairs",
-    "fingerprint", "fit_subspace", "gate_strength", "histograms", "leakage", "load_edit", "load_pairs",
-    "load_subspace", "merge", "nearest_code_churn", "nearest_codes", "pooled_differences", "principal_angles",
-    "project_out", "read_safetensors", "remap", "ridge_update", "save_edit", "save_subspace", "self_improve",
-    "sgd_update", "span_of", "spectral_weights", "usage_perplexity", "wilson", "write_safetensors",
+    "CounterpartTargets", "DifferenceAccumulator", "DriftReport", "Edit", "EditSummary", "EditingOptions",
+    "EmaState", "Error", "FittedSubspace", "Generator", "IoError", "Judge", "JudgingOptions", "LeakageReport",
+    "Lexicon", "NumericError", "Pairs", "Progress", "RankChoice", "RankOptions", "Rate", "RedrawRequest",
+    "RedrawingGenerator", "RewrittenPrompt", "RoundReport", "SelfImproveReport", "SgdState", "ShapeError",
+    "StopOptions", "Subspace", "TunableGenerator", "TuningLoss", "TuningOptions", "TuningSet", "UpdateSummary",
+    "adam_update", "assign", "bag_of_codes_differences", "code_harmfulness", "code_strength", "collapsed_pairs",
+    "corrected_rate", "differences", "drift", "ema_update", "excess_strength", "export_pairs", "fingerprint",
+    "fit_subspace", "gate_strength", "histograms", "leakage", "load_edit", "load_pairs", "load_subspace",
+    "merge", "nearest_code_churn", "nearest_codes", "pooled_differences", "principal_angles", "project_out",
+    "read_safetensors", "remap", "ridge_update", "save_edit", "save_subspace", "self_improve", "sgd_update",
+    "span_of", "spectral_weights", "usage_perplexity", "wilson", "write_safetensors",
 ]
 
 if TYPE_CHECKING:

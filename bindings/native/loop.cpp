@@ -1,8 +1,11 @@
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <tuple>
+#include <type_traits>
 
 #include <isic/lexicon.hpp>
 #include <isic/loop.hpp>
@@ -44,10 +47,10 @@ py::object object_of_round(const round_report& r) {
                       array_of(r.singular_values), r.merged_rank, object_of(r.projection), r.tuning_steps, r.first_loss, r.last_loss, r.relative_change, r.seconds, r.metrics);
 }
 
-/// Calls of the caller's Python code from the loop, which runs without the GIL.
+/// Calls Python code of the caller from the loop, which runs without the GIL.
 ///
-/// The first exception is kept and the loop is told by a C++ one; the loop then puts the codebook right, and
-/// self_improve decides what becomes of the exception. Ctrl-C arrives as such an exception, between calls as well.
+/// It keeps the Python exception and throws a C++ one to the loop. The loop restores the best codebook, and self_improve then
+/// returns or raises the exception. Ctrl-C is such an exception, between calls too.
 class caller {
 public:
     template <class F>
@@ -74,7 +77,7 @@ private:
     py::object exception_ = py::none();
 };
 
-/// An object that is freed with the GIL held, wherever that happens.
+/// A reference that acquires the GIL to free its object, in any thread.
 std::shared_ptr<py::object> keep(py::object object) {
     return {new py::object(std::move(object)), [](py::object* p) {
                 const py::gil_scoped_acquire gil;
@@ -82,7 +85,7 @@ std::shared_ptr<py::object> keep(py::object object) {
             }};
 }
 
-/// A generator and a judge in Python; what the generator lacks has been ruled out before the loop starts.
+/// A generator and a judge in Python. Python has checked that the required members exist.
 class model_in_python final : public detail::loop_model {
 public:
     model_in_python(py::handle model, py::handle judge, py::handle codebook, caller& call)
@@ -123,7 +126,7 @@ public:
         });
         return [this, loss](index_t step, matrix<double>& gradient) {
             return call_([&] {
-                // An array of Python's own: it may outlive the call.
+                // An array that owns its memory, because the callback may keep it.
                 const py::array_t<double> out(std::vector<py::ssize_t>{gradient.rows(), gradient.cols()});
                 std::copy_n(gradient.data(), out.size(), const_cast<double*>(out.data()));
                 const double value = option_of<double>(f, "the tuning loss", (*loss)(step, out));
@@ -152,72 +155,160 @@ private:
     bool tunes_;
 };
 
-edit_target target_of(std::string_view word) {
-    return choice<edit_target>("self_improve", "target", word,
-                               {{"origin", edit_target::origin}, {"safe_mean", edit_target::safe_mean}, {"counterparts", edit_target::counterparts}});
+/// Python's words for the values of an enumeration.
+template <class E>
+constexpr std::array<std::pair<std::string_view, E>, 0> words_of{};
+template <>
+constexpr std::array<std::pair<std::string_view, edit_target>, 3> words_of<edit_target>{
+    {{"origin", edit_target::origin}, {"safe_mean", edit_target::safe_mean}, {"counterparts", edit_target::counterparts}}};
+template <>
+constexpr std::array<std::pair<std::string_view, centering>, 3> words_of<centering>{
+    {{"none", centering::none}, {"mean", centering::mean}, {"safe_axis", centering::safe_axis}}};
+template <>
+constexpr std::array<std::pair<std::string_view, metric>, 2> words_of<metric>{{{"l2", metric::l2}, {"cosine", metric::cosine}}};
+
+/// A number whose 0 is None in Python.
+template <class T>
+struct or_none {
+    T& value;
+};
+template <class T>
+or_none(T&) -> or_none<T>;
+
+/// Calls visit(path, field) for every option with a default. A path is "group.field" or the name of a parameter, as in Python.
+/// This is the one list of the options in the bindings.
+template <class Options, class Visit>
+void for_each_option(Options& o, Visit&& visit) {
+    visit("stop.max_rounds", o.stop.max_rounds);
+    visit("stop.below", o.stop.below);
+    visit("stop.min_improvement", o.stop.min_improvement);
+    visit("stop.significance", o.stop.significance);
+    visit("stop.patience", o.stop.patience);
+    visit("stop.damage_budget", o.stop.damage_budget);
+    visit("judging.unsafe_above", o.judging.unsafe_above);
+    visit("judging.safe_below", o.judging.safe_below);
+    visit("judging.counterpart_attempts", o.judging.counterpart_attempts);
+    visit("judging.sensitivity", o.judging.sensitivity);
+    visit("judging.specificity", o.judging.specificity);
+    visit("rank.fixed", or_none{o.fit.rank.fixed});
+    visit("rank.energy", or_none{o.fit.rank.energy});
+    visit("rank.gavish_donoho", o.fit.rank.gavish_donoho);
+    visit("rank.max_rank", or_none{o.fit.rank.max_rank});
+    visit("rank.budget", or_none{o.rank_budget});
+    visit("centering", o.fit.center);
+    visit("editing.target", o.editing.target);
+    visit("editing.target_weight", o.editing.target_weight);
+    visit("editing.per_code_strength", o.editing.per_code_strength);
+    visit("editing.prior_per_code", o.editing.harmfulness.prior_per_code);
+    visit("editing.ramp_low", o.editing.ramp.low);
+    visit("editing.ramp_high", o.editing.ramp.high);
+    visit("editing.metric", o.editing.metric);
+    visit("editing.padding", o.editing.padding);
+    visit("tuning.steps", o.tuning.steps);
+    visit("tuning.growth", o.tuning.growth);
+    visit("tuning.rate", o.tuning.adam.rate);
+    visit("tuning.beta1", o.tuning.adam.beta1);
+    visit("tuning.beta2", o.tuning.adam.beta2);
+    visit("tuning.epsilon", o.tuning.adam.epsilon);
+    visit("tuning.constrained", o.tuning.constrained);
+    visit("tuning.lock_above", o.tuning.lock_above);
+    visit("tuning.radius", o.tuning.radius);
+    visit("resample", o.resample);
+    visit("seed", o.seed);
 }
 
-self_improve_options options_of(const py::dict& o) {
+/// Reads options from a dictionary of parameters, in which a group is an object with its options as attributes.
+class option_reader {
+public:
+    explicit option_reader(const py::dict& given) : given_(given) {}
+
+    template <class T>
+    void operator()(const char* path, T& field) const {
+        const py::object value = at(path);
+        if constexpr (std::is_enum_v<T>) {
+            const auto word = option_of<std::string>(f, path, value);
+            field = std::apply([&](const auto&... words) { return choice<T>(f, path, word, {words...}); }, words_of<T>);
+        } else if constexpr (std::is_same_v<T, std::vector<index_t>>) {
+            field = indices_of(f, path, value);
+        } else {
+            field = option_of<T>(f, path, value);
+        }
+    }
+
+    template <class T>
+    void operator()(const char* path, or_none<T> field) const {
+        const py::object value = at(path);
+        field.value = value.is_none() ? T{} : option_of<T>(f, path, value);
+    }
+
+private:
+    static constexpr const char* f = "self_improve";
+
+    py::object at(std::string_view path) const {
+        const auto dot = path.find('.');
+        const py::object outer = given_[py::str(std::string(path.substr(0, dot)))];
+        return dot == std::string_view::npos ? outer : outer.attr(py::str(std::string(path.substr(dot + 1))));
+    }
+
+    const py::dict& given_;
+};
+
+self_improve_options options_of(const py::dict& given) {
     self_improve_options out;
-    const auto set = [&]<class T>(const char* name, T& field) { field = option_of<T>("self_improve", name, o[name]); };
-    set("unsafe_prompts", out.unsafe_prompts);
-    set("safe_prompts", out.safe_prompts);
-    set("max_rounds", out.max_rounds);
-    set("stop_below", out.stop_below);
-    set("min_improvement", out.min_improvement);
-    set("significance", out.significance);
-    set("patience", out.patience);
-    set("damage_budget", out.damage_budget);
-    set("unsafe_above", out.unsafe_above);
-    set("safe_below", out.safe_below);
-    set("counterpart_attempts", out.counterpart_attempts);
-    set("judge_sensitivity", out.judge_sensitivity);
-    set("judge_specificity", out.judge_specificity);
-    set("resample", out.resample);
-    set("rank", out.fit.rank.fixed);
-    set("energy", out.fit.rank.energy);
-    set("gavish_donoho", out.fit.rank.gavish_donoho);
-    set("max_rank", out.fit.rank.max_rank);
-    out.fit.center = centering_of("self_improve", option_of<std::string>("self_improve", "center", o["center"]));
-    set("rank_budget", out.rank_budget);
-    out.target = target_of(option_of<std::string>("self_improve", "target", o["target"]));
-    set("target_weight", out.target_weight);
-    set("per_code_strength", out.per_code_strength);
-    set("prior_per_code", out.harmfulness.prior_per_code);
-    set("ramp_low", out.ramp.low);
-    set("ramp_high", out.ramp.high);
-    out.metric = metric_of("self_improve", option_of<std::string>("self_improve", "metric", o["metric"]));
-    out.padding = indices_of("self_improve", "padding", o["padding"]);
-    set("tuning_steps", out.tuning_steps);
-    set("tuning_growth", out.tuning_growth);
-    set("tuning_rate", out.tuning.rate);
-    set("tuning_beta1", out.tuning.beta1);
-    set("tuning_beta2", out.tuning.beta2);
-    set("tuning_epsilon", out.tuning.epsilon);
-    set("constrain_tuning", out.constrain_tuning);
-    set("lock_above", out.lock_above);
-    set("tuning_radius", out.tuning_radius);
-    set("seed", out.seed);
+    const option_reader read(given);
+    read("unsafe_prompts", out.unsafe_prompts);
+    read("safe_prompts", out.safe_prompts);
+    for_each_option(out, read);
     return out;
 }
 
-/// The same options as isic declares them, so that a test can hold Python's defaults against them.
+/// Writes options to a dictionary of parameters, in which a group is a dictionary.
+class option_writer {
+public:
+    template <class T>
+    void operator()(std::string_view path, const T& field) {
+        if constexpr (std::is_enum_v<T>) {
+            put(path, py::str(std::ranges::find(words_of<T>, field, &std::pair<std::string_view, T>::second)->first));
+        } else if constexpr (std::is_same_v<T, std::vector<index_t>>) {
+            put(path, field.empty() ? py::object(py::none()) : py::cast(field));
+        } else {
+            put(path, py::cast(field));
+        }
+    }
+
+    template <class T>
+    void operator()(std::string_view path, or_none<T> field) {
+        put(path, field.value == 0 ? py::object(py::none()) : py::cast(field.value));
+    }
+
+    py::dict take() { return std::move(out_); }
+
+private:
+    void put(std::string_view path, const py::object& value) {
+        const auto dot = path.find('.');
+        const py::str outer{std::string(path.substr(0, dot))};
+        if (dot == std::string_view::npos) {
+            out_[outer] = value;
+            return;
+        }
+        if (!out_.contains(outer)) {
+            out_[outer] = py::dict();
+        }
+        out_[outer][py::str(std::string(path.substr(dot + 1)))] = value;
+    }
+
+    py::dict out_;
+};
+
+/// The defaults of the library. A test compares them with those of the Python classes.
 py::dict default_options() {
-    const self_improve_options o;
-    return py::dict("max_rounds"_a = o.max_rounds, "stop_below"_a = o.stop_below, "min_improvement"_a = o.min_improvement,
-                    "significance"_a = o.significance, "patience"_a = o.patience, "damage_budget"_a = o.damage_budget,
-                    "unsafe_above"_a = o.unsafe_above, "safe_below"_a = o.safe_below, "counterpart_attempts"_a = o.counterpart_attempts,
-                    "judge_sensitivity"_a = o.judge_sensitivity, "judge_specificity"_a = o.judge_specificity, "resample"_a = o.resample,
-                    "energy"_a = o.fit.rank.energy, "gavish_donoho"_a = o.fit.rank.gavish_donoho, "max_rank"_a = o.fit.rank.max_rank,
-                    "target_weight"_a = o.target_weight, "per_code_strength"_a = o.per_code_strength,
-                    "prior_per_code"_a = o.harmfulness.prior_per_code, "ramp_low"_a = o.ramp.low, "ramp_high"_a = o.ramp.high,
-                    "tuning_steps"_a = o.tuning_steps, "tuning_growth"_a = o.tuning_growth, "tuning_rate"_a = o.tuning.rate,
-                    "tuning_beta1"_a = o.tuning.beta1, "tuning_beta2"_a = o.tuning.beta2, "tuning_epsilon"_a = o.tuning.epsilon,
-                    "constrain_tuning"_a = o.constrain_tuning, "lock_above"_a = o.lock_above, "tuning_radius"_a = o.tuning_radius,
-                    "seed"_a = o.seed);
+    const self_improve_options options;
+    option_writer write;
+    for_each_option(options, write);
+    return write.take();
 }
 
-/// False of Python or numpy; what a callback without a return statement gives is not.
+/// True for False of Python or numpy, not for None, which a callback without a return statement gives.
 bool is_false(const py::object& answer) {
     py::detail::make_caster<bool> truth;
     return !answer.is_none() && truth.load(answer, false) && !py::detail::cast_op<bool>(truth);
@@ -228,7 +319,7 @@ void set_callbacks(self_improve_options& options, caller& call, py::handle rewri
         return call([&] { return option_of<std::string>("self_improve", "what rewrite returns", rewrite(prompt)); });
     };
     options.on_progress = [&call, on_progress](const progress& p) {
-        return call([&] {  // also without a callback: this is where Ctrl-C is noticed
+        return call([&] {  // without a callback too: the call checks for Ctrl-C
             return on_progress.is_none() || !is_false(on_progress(make_value("Progress", p.round, std::string(p.stage), p.done, p.total)));
         });
     };
@@ -249,7 +340,7 @@ void set_callbacks(self_improve_options& options, caller& call, py::handle rewri
     }
 }
 
-/// The fields of isic's SelfImproveReport, and the exception that ended the loop or None.
+/// The fields of SelfImproveReport, and the exception that ended the loop or None.
 py::tuple python_self_improve(py::handle model, py::handle judge, py::handle codebook, py::handle rewrite, py::handle on_progress,
                               py::handle on_round, py::handle score, const py::dict& options) {
     caller call;

@@ -4,18 +4,25 @@
 
 #include <array>
 #include <cctype>
+#include <span>
 
 namespace isic::python {
 namespace {
 
+using renames = std::span<const std::pair<std::string_view, std::string_view>>;
+
+constexpr std::array<std::pair<std::string_view, std::string_view>, 5> keywords{
+    {{"rank.fixed", "rank"}, {"rank.", ""}, {"harmfulness.prior_per_code", "prior_per_code"}, {"options.rewrite", "rewrite"}, {"lambda ", "weight "}}};
+constexpr std::array<std::pair<std::string_view, std::string_view>, 7> grouped_keywords{{{"fit.rank.", "rank."},
+                                                                                         {"rank_budget", "rank.budget"},
+                                                                                         {"editing.harmfulness.", "editing."},
+                                                                                         {"editing.ramp.high", "editing.ramp_high"},
+                                                                                         {"editing.ramp.low", "editing.ramp_low"},
+                                                                                         {"tuning.adam.", "tuning."},
+                                                                                         {"options.rewrite", "rewrite"}}};
+
 /// The rest of a message with options named by their Python keywords. The part after ", got " is the caller's text and stays.
-std::string options_in_python_words(std::string rest) {
-    constexpr std::array<std::pair<std::string_view, std::string_view>, 5> words{
-        {{"rank.fixed", "rank"},
-         {"rank.", ""},
-         {"harmfulness.prior_per_code", "prior_per_code"},
-         {"options.rewrite", "rewrite"},
-         {"lambda ", "weight "}}};
+std::string options_in_python_words(std::string rest, renames words) {
     for (const auto& [cpp, python] : words) {
         if (const auto at = rest.find(cpp); at < rest.find(", got ")) {
             rest.replace(at, cpp.size(), python);
@@ -56,7 +63,8 @@ std::string in_python_words(const std::string& message) {
         out += "." + python_name(rest.substr(0, next), next != std::string_view::npos);
         rest = next == std::string_view::npos ? std::string_view() : rest.substr(next + 2);
     }
-    return out + options_in_python_words(message.substr(end));
+    const bool grouped = message.rfind("isic::self_improve: ", 0) == 0;
+    return out + options_in_python_words(message.substr(end), grouped ? renames(grouped_keywords) : renames(keywords));
 }
 
 }  // namespace isic::python

@@ -1,4 +1,4 @@
-// What somebody gets who tries to draw the concept all the same: CNN-unsafe rates before and after the edit.
+// Attacks that try to draw the harmful concept anyway: rates of the independent CNN before and after the edit.
 #pragma once
 
 #include <string>
@@ -12,10 +12,10 @@ struct attack_result {
     std::string name;
     double before = 0;  // through the original codebook
     double after = 0;   // through the edited one
-    double words = 0;   // against a model whose unsafe words were replaced, with the original codebook
+    double prompt_rewriting = 0;  // prompt-rewriting baseline, through the original codebook
 };
 
-// The prompts with their unsafe words replaced, as a text-side defence would see them.
+// The prompts of the prompt-rewriting baseline: unsafe words become safe ones.
 inline std::vector<prompt> without_unsafe_words(const world& w, std::vector<prompt> prompts) {
     for (prompt& p : prompts) {
         p.word = w.harmful_word(p.word) ? w.plain_words.front() : p.word;
@@ -36,7 +36,7 @@ inline std::vector<attack_result> run_attacks(const world& w, const renderer& r,
     out.push_back({"temperature 1.3", unsafe(at_high_temperature, original), unsafe(at_high_temperature, edited),
                    unsafe(a.sample(replaced, hot), original)});
 
-    // Images of the same items that do show the object, encoded: where a prefix or all tokens come from.
+    // Encoded images that show the object with the same items: the source of harmful prefixes and token sequences.
     labelled_images shown = r.random_images(4 * n, mix_bits(seed) + 23, {.plain = 0, .safe = 0, .harmful = 1});
     std::vector<prompt> of;
     std::vector<index_t> rows;

@@ -1,4 +1,4 @@
-// Other ways to edit the same codebook, from the same images, for comparison.
+// Baselines: other edits of the same codebook, fitted to the same images.
 #pragma once
 
 #include <functional>
@@ -12,11 +12,11 @@ namespace emoji {
 
 struct baseline {
     std::string name;
-    index_t rank = 0;              // of what is projected out, 0 if nothing is
+    index_t rank = 0;              // of the removed subspace; 0: none
     std::function<matrix()> book;  // the edited codebook
 };
 
-// What the first round of self-improvement knew: its pairs, its harmfulness and the safe images.
+// Data of the first round of self-improvement: pairs, harmfulness and safe images.
 struct surgery_data {
     isic::token_grid harmful;
     isic::token_grid counterparts;
@@ -88,7 +88,7 @@ private:
         return book;
     }
 
-    // Per-code strength moves toward the safe mean; the published form moves every code to zero inside the subspace.
+    // Per-code strength moves codes towards the safe mean; the published form moves every code to zero inside the subspace.
     matrix projected(const isic::subspace& harm, bool per_code) const {
         matrix book = original_;
         if (per_code) {
@@ -105,7 +105,7 @@ private:
         return book;
     }
 
-    // Gradient steps on safe images alone: no pair term.
+    // Gradient steps on safe images only, without the pair term.
     matrix safe_tuned(const matrix& start, const isic::constraint& limits) const {
         model m = make_model_({.pair_weight = 0, .real = &real_});
         m.codebook() = start;

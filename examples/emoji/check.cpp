@@ -3,7 +3,7 @@
 namespace emoji {
 namespace {
 
-// relu, then the largest of 2 x 2 pixels, into the next layer's bordered buffer.
+// ReLU and 2 x 2 max pooling into the bordered input buffer of the next layer.
 void relu_pool_into(nn::bordered& out, index_t n, const float* in) {
     const index_t channels = out.channels(), run = 2 * out.side() * channels;
     vector line(run);
@@ -34,7 +34,7 @@ check::check(const weights& file, const world& w, const std::string& name, int t
     conv3_ = load(".conv3", conv2_.outputs());
     conv4_ = load(".conv4", conv3_.outputs());
 
-    // Features are [channel][pixel] in the weights, [pixel][channel] here.
+    // The weights store features as [channel][pixel]; the activations are [pixel][channel].
     const index_t channels = conv4_.outputs(), pixels = (side / 8) * (side / 8), inputs = channels * pixels;
     const index_t width = file.shape(name + ".hidden.weight", 2)[0];
     const std::vector<float> weight = file.values(name + ".hidden.weight", {width, inputs});

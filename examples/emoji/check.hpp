@@ -1,4 +1,4 @@
-// Independent judges: small networks on pixels that the method never sees.
+// Independent judges: small CNNs on pixels. The method never uses them.
 #pragma once
 
 #include <string>
@@ -12,14 +12,14 @@ namespace emoji {
 
 class check {
 public:
-    // `name` is "check" or "ghost", which is trained on faint objects, too.
+    // `name` is "check", or "ghost" for the CNN that is also trained on faint objects.
     // Errors: isic::io_error naming a missing tensor or a wrong shape.
     check(const weights& file, const world& w, const std::string& name, int threads = 1);
 
     // Logits; images [n x 3072]. Errors: isic::value_error on another width.
     answers forward(const matrix& images) const;
 
-    // The likeliest class of each image.
+    // The most likely object of each image.
     std::vector<int> objects(const matrix& images) const { return likeliest(forward(images).object); }
     std::vector<int> items(const matrix& images) const { return likeliest(forward(images).item); }
 

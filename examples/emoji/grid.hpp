@@ -1,4 +1,4 @@
-// An image of images: prompts as columns with their words above, versions of the codebook as rows.
+// A grid of images: one column per prompt, with its caption above, and one row per codebook.
 #pragma once
 
 #include <filesystem>
@@ -14,7 +14,7 @@ struct grid_row {
     matrix images;  // [columns x 3072]
 };
 
-// Writes a PNG. `gap_before` is the column before which a wider gap stands (unsafe | safe); captions may hold \n.
+// Writes a PNG. A wider gap precedes column `gap_before` (unsafe | safe). Captions may contain \n.
 // Errors: isic::io_error if the file cannot be written, isic::value_error if rows have different numbers of images.
 void write_grid(const std::filesystem::path& path, const std::vector<std::string>& captions, const std::vector<grid_row>& rows,
                 index_t gap_before, int scale = 3);

@@ -1,7 +1,7 @@
-// The demo: a small unified text-to-image model judges its own images and loses a harmful concept.
+// The demo: a small unified text-to-image model judges its own images and unlearns a harmful concept.
 //
-// It uses isic the way any generator's owner would: `model` offers a codebook, generate, decode, redraw and a loss;
-// `isic::self_improve` does the rest. Independent checks, baselines and attacks tell what it is worth.
+// `model` is a generator with a codebook, generate, decode, redraw and tuning_loss; `isic::self_improve` runs the loop.
+// Independent checks, baselines and attacks measure the result.
 #include <unistd.h>
 
 #include <algorithm>
@@ -33,8 +33,8 @@ struct settings {
     std::string prompt;
     std::string data = ISIC_EMOJI_DATA;
     int threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-    index_t unsafe = 400, safe = 480;       // evaluated
-    index_t fit_unsafe = 1000, fit_safe = 2800;  // drawn for surgery
+    index_t unsafe = 400, safe = 480;       // evaluation images
+    index_t fit_unsafe = 1000, fit_safe = 2800;  // images for the loop
     bool loop_only = false;
 };
 
@@ -42,18 +42,18 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 
 settings parse_arguments(int argc, char** argv) {
     settings s;
-    CLI::App app{"Takes weapons, cigarettes and syringes out of the codebook of a small unified model, and measures what is left."};
+    CLI::App app{"Removes weapons, cigarettes and syringes from the codebook of a small unified model and measures the residue."};
     app.add_option("--seed", s.seed, "seed of prompts and images")->capture_default_str();
     app.add_option("--rounds", s.rounds, "rounds of self-improvement")->check(CLI::Range(0, 20))->capture_default_str();
     app.add_option("--out", s.out, "folder for rounds.png and report.json")->capture_default_str();
     app.add_option("--prompt", s.prompt, "draw this prompt before and after, e.g. \"a fox with a knife\"");
     app.add_option("--data", s.data, "folder with weights, sprites and world.json")->capture_default_str();
-    app.add_option("--threads", s.threads, "threads; the result does not depend on them")->check(CLI::Range(1, 256))->capture_default_str();
+    app.add_option("--threads", s.threads, "number of threads; the result does not depend on it")->check(CLI::Range(1, 256))->capture_default_str();
     app.add_option("--unsafe", s.unsafe, "unsafe images to evaluate")->check(CLI::Range(1, 100000))->capture_default_str();
     app.add_option("--safe", s.safe, "safe images to evaluate")->check(CLI::Range(1, 100000))->capture_default_str();
-    app.add_option("--fit-unsafe", s.fit_unsafe, "unsafe images to learn from")->check(CLI::Range(1, 100000))->capture_default_str();
-    app.add_option("--fit-safe", s.fit_safe, "safe images to learn from")->check(CLI::Range(1, 100000))->capture_default_str();
-    app.add_flag("--loop-only", s.loop_only, "no baselines and attacks");
+    app.add_option("--fit-unsafe", s.fit_unsafe, "unsafe prompts of the loop")->check(CLI::Range(1, 100000))->capture_default_str();
+    app.add_option("--fit-safe", s.fit_safe, "safe prompts of the loop")->check(CLI::Range(1, 100000))->capture_default_str();
+    app.add_flag("--loop-only", s.loop_only, "skip baselines and attacks");
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& e) {
@@ -62,7 +62,7 @@ settings parse_arguments(int argc, char** argv) {
     return s;
 }
 
-// One line on a terminal, nothing elsewhere.
+// Prints progress as one line on a terminal, and nothing to a file.
 class progress_line {
 public:
     bool operator()(const isic::progress& p) {
@@ -97,7 +97,7 @@ void print_row(std::string_view name, std::size_t width, const emoji::measures& 
     std::fflush(stdout);
 }
 
-// Unsafe words and their replacements, in the phrases that the prompts exec.
+// Unsafe words and their replacements, as phrases of the prompts.
 isic::lexicon unsafe_words(const emoji::world& w) {
     std::vector<std::pair<std::string, std::string>> entries;
     for (const int word : w.harmful_words) {
@@ -158,7 +158,7 @@ public:
 
     int run() {
         const double start = now();
-        output_folder();  // an error here should not come after the work
+        output_folder();  // fails early if the folder cannot be made
         fmt::print("drawing {} unsafe and {} safe images for the evaluation\n", settings_.unsafe, settings_.safe);
         evaluation_.emplace(world_, renderer_, tokenizer_, transformer_, cnn_, ghost_, settings_.seed, settings_.unsafe, settings_.safe, settings_.threads);
         prepare_real();
@@ -190,7 +190,7 @@ private:
         return text;
     }
 
-    // Real safe images, as an owner of a generator has them; rendered, not drawn by the model.
+    // Real safe images, such as the owner of a generator has. They are rendered, not drawn by the model.
     void prepare_real() {
         real_.images = renderer_.random_images(2000, 1, {.plain = 0.42, .safe = 0.58, .harmful = 0}).images;
         real_.ids = tokenizer_.quantise(tokenizer_.encode(real_.images), tokenizer_.codebook());
@@ -213,16 +213,16 @@ private:
             o.safe_prompts.push_back(world_.text(p));
         }
         o.rewrite = [this](const std::string& prompt) { return lexicon_.rewrite(prompt).text; };
-        o.max_rounds = settings_.rounds;
-        o.unsafe_above = o.safe_below = emoji::evaluation::judge_threshold;
-        o.counterpart_attempts = 4;
-        o.resample = false;  // the transformer reads the original codes, so its tokens stay the same
+        o.stop.max_rounds = settings_.rounds;
+        o.judging.unsafe_above = o.judging.safe_below = emoji::evaluation::judge_threshold;
+        o.judging.counterpart_attempts = 4;
+        o.resample = false;  // the transformer reads the original codes, so its tokens do not change
         o.rank_budget = tokenizer_.dim();
         o.fit.rank.fixed = 6;
-        // A short first round: what is still flagged after it is measured again before the longer ones.
-        o.tuning_steps = 15;
-        o.tuning_growth = 5;
-        o.constrain_tuning = false;  // the pair term keeps the concept out; with the constraint it would have no room left
+        // A short first round; the longer rounds then learn from the images that are still unsafe.
+        o.tuning.steps = 15;
+        o.tuning.growth = 5;
+        o.tuning.constrained = false;  // the pair term keeps the concept out, and needs steps inside the subspace
         o.seed = seed;
         o.on_progress = progress_line();
         return o;
@@ -231,9 +231,9 @@ private:
     void run_loop() {
         emoji::model m(world_, tokenizer_, transformer_, {.real = &real_});
         isic::self_improve_options options = loop_options();
-        fmt::print("\nself-improvement: {} unsafe and {} safe prompts, at most {} rounds\n", options.unsafe_prompts.size(), options.safe_prompts.size(), options.max_rounds);
-        fmt::print("in % of the images: unsafe to the model's own judge, to a CNN, to one that knows faint objects (ghost), by the nearest rendering\n"
-                   "(sprite); safe items and objects, and the items of unsafe prompts, still there. PSNR of real images. s: seconds\n");
+        fmt::print("\nself-improvement: {} unsafe and {} safe prompts, at most {} rounds\n", options.unsafe_prompts.size(), options.safe_prompts.size(), options.stop.max_rounds);
+        fmt::print("in % of the images: unsafe for the model's own judge, for a CNN, for a CNN trained on faint objects (ghost), and by sprite match;\n"
+                   "safe items and objects, and items of unsafe prompts, retained. PSNR of real images. s: seconds\n");
         print_header("round", 8);
         json rounds = json::array();
         options.on_round = [&](isic::round_report& r) {
@@ -275,7 +275,7 @@ private:
     }
 
     void run_baselines() {
-        fmt::print("\nthe same images, other ways\n");
+        fmt::print("\nbaselines on the same images\n");
         constexpr std::size_t width = 42;
         print_header("method", width);
         json rows = json::object();
@@ -285,7 +285,7 @@ private:
         };
         add("no edit", measured_.front(), 0, 0);
         const auto replaced = emoji::without_unsafe_words(world_, evaluation_->unsafe_prompts());
-        add("unsafe words replaced", evaluation_->measure(tokenizer_.codebook(), transformer_.sample(replaced, {.seed = emoji::mix_bits(settings_.seed) + 12})), 0, 0);
+        add("prompt-rewriting baseline", evaluation_->measure(tokenizer_.codebook(), transformer_.sample(replaced, {.seed = emoji::mix_bits(settings_.seed) + 12})), 0, 0);
         const emoji::surgery_data data = data_of_first_round();
         const emoji::baselines others(tokenizer_, data, [&](emoji::loss_terms terms) { return emoji::model(world_, tokenizer_, transformer_, terms); }, real_, baseline_tuning_steps);
         for (const emoji::baseline& b : others.all()) {
@@ -295,16 +295,16 @@ private:
             add(b.name, evaluation_->measure(book), b.rank, seconds);
         }
         add_own_images_only(add);
-        add("the recipe, with real safe images", measured_.at(static_cast<std::size_t>(result_.best_round)), result_.merged.rank(), report_["loop_seconds"].get<double>());
+        add("self-improvement, with real safe images", measured_.at(static_cast<std::size_t>(result_.best_round)), result_.merged.rank(), report_["loop_seconds"].get<double>());
         report_["baselines"] = rows;
     }
 
-    // Pairs, harmfulness and safe images as the first round saw them.
+    // Pairs, harmfulness and safe images of the first round.
     emoji::surgery_data data_of_first_round() {
         emoji::model m(world_, tokenizer_, transformer_);
         isic::self_improve_options o = loop_options();
-        o.max_rounds = 1;
-        o.tuning_steps = 0;
+        o.stop.max_rounds = 1;
+        o.tuning.steps = 0;
         o.on_progress = {};
         const isic::self_improve_report first = isic::self_improve(m, judge_of(m), o);
         emoji::surgery_data data{first.harmful, first.counterparts, {}, first.harmfulness};
@@ -312,7 +312,7 @@ private:
         return data;
     }
 
-    // The same loop for an owner who has no real images at hand.
+    // The same loop without real images.
     template <class Add>
     void add_own_images_only(const Add& add) {
         const double start = now();
@@ -320,18 +320,18 @@ private:
         const isic::self_improve_report result = isic::self_improve(m, judge_of(m), loop_options());
         progress_line::clear();
         const double seconds = now() - start;
-        add("the recipe, own images only", evaluation_->measure(m.codebook()), result.merged.rank(), seconds);
+        add("self-improvement, own images only", evaluation_->measure(m.codebook()), result.merged.rank(), seconds);
     }
 
     void run_attacks() {
-        fmt::print("\nattacks: share of images in which the CNN sees a harmful object, in %\n{:<34} {:>8} {:>8} {:>16}\n", "", "before", "after", "words replaced");
+        fmt::print("\nattacks: share of images in which the CNN sees a harmful object, in %\n{:<34} {:>8} {:>8} {:>16}\n", "", "before", "after", "prompt rewriting");
         json rows = json::object();
         for (const emoji::attack_result& a : emoji::run_attacks(world_, renderer_, tokenizer_, transformer_, *evaluation_, best_, settings_.seed, 200)) {
-            fmt::print("{:<34} {:8.1f} {:8.1f} {:16.1f}\n", a.name, 100 * a.before, 100 * a.after, 100 * a.words);
-            rows[a.name] = {{"before", a.before}, {"after", a.after}, {"words_replaced", a.words}};
+            fmt::print("{:<34} {:8.1f} {:8.1f} {:16.1f}\n", a.name, 100 * a.before, 100 * a.after, 100 * a.prompt_rewriting);
+            rows[a.name] = {{"before", a.before}, {"after", a.after}, {"prompt_rewriting", a.prompt_rewriting}};
         }
         report_["attacks"] = rows;
-        fmt::print("encode, and feed the transformer, with the original codebook; decode with the edited one\n");
+        fmt::print("the tokenizer and the transformer use the original codebook, the decoder uses the edited one\n");
     }
 
     void write_files() {
@@ -341,7 +341,7 @@ private:
         const auto show = [&](const std::vector<emoji::prompt>& prompts, const emoji::token_ids& tokens, std::size_t columns) {
             for (std::size_t i = 0; i < prompts.size() && captions.size() < columns; ++i) {
                 const std::string words = caption(world_.text(prompts[i]));
-                if (std::ranges::find(captions, words) == captions.end()) {  // prompts are drawn, and may come again
+                if (std::ranges::find(captions, words) == captions.end()) {  // random prompts repeat
                     captions.push_back(words);
                     const auto image = tokens.begin() + static_cast<index_t>(i) * emoji::tokenizer::tokens;
                     ids.insert(ids.end(), image, image + emoji::tokenizer::tokens);

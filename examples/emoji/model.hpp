@@ -1,4 +1,4 @@
-// The unified model as isic sees it: a generator whose codebook may be edited, and a judge of its own images.
+// The unified model: a generator with an editable codebook, and a judge of its own images.
 #pragma once
 
 #include <map>
@@ -15,7 +15,7 @@
 
 namespace emoji {
 
-// Real images as the tokenizer sees them.
+// Real images and their token ids.
 struct encoded_images {
     token_ids ids;     // [n * 64], nearest codes of the original codebook
     matrix images;   // [n x 3072]
@@ -24,9 +24,9 @@ struct encoded_images {
 // The terms of the tuning loss: mse(D(C[s]), D(C0[s])) on safe images, pair_weight * huber(D(C[h]) - D(C0[r])) on
 // harmful images and their counterparts, mse(D(C[x]), x) on real safe images.
 struct loss_terms {
-    double pair_weight = 1.5;                // 0 leaves the pair term out
-    double huber = 0.05;                     // e^2 up to here, then linear; pixels are in 0..1
-    const encoded_images* real = nullptr;  // nullptr leaves the real term out
+    double pair_weight = 1.5;                // 0: no pair term
+    double huber = 0.05;                     // error at which e^2 becomes linear; pixels are in [0, 1]
+    const encoded_images* real = nullptr;  // nullptr: no real term
     index_t safe_batch = 32, pair_batch = 32, real_batch = 16;
 };
 
@@ -35,10 +35,10 @@ public:
     model(const world& w, const tokenizer& t, const transformer& a, loss_terms terms = {})
         : world_(w), tokenizer_(t), transformer_(a), terms_(terms), book_(t.codebook()) {}
 
-    // What isic edits. Only decode() reads it: the transformer keeps reading the original vectors.
+    // The edited codebook. Only decode() reads it; the transformer reads the original vectors.
     matrix& codebook() { return book_; }
 
-    // Tokens do not depend on the edited codebook, so what was drawn once is remembered.
+    // Tokens do not depend on the edited codebook, so drawn tokens are cached.
     isic::token_grid generate(std::span<const std::string> prompts, std::uint64_t seed) {
         const std::vector<prompt> parsed = parse(prompts);
         auto& drawn = drawn_[{seed, std::vector<std::string>(prompts.begin(), prompts.end())}];
@@ -52,11 +52,11 @@ public:
     matrix decode(const token_ids& ids) const { return decode_with(book_, ids); }
     matrix decode_with(const matrix& book, const token_ids& ids) const { return tokenizer_.decode(gather(book, ids)); }
 
-    // The judge: P(unsafe) from pixels, through the frozen encoder.
+    // The judge: P(unsafe) of pixels, through the frozen encoder.
     std::vector<double> judge(const matrix& images) const { return transformer_.p_unsafe(tokenizer_, images); }
 
-    // Keeps every token whose code and neighbourhood are harmless, draws the others from the counterpart prompt; the
-    // best of three by the model's own likelihood. Later attempts redraw more; the last is a new image.
+    // Keeps every token whose code and neighbourhood are harmless and draws the others for the counterpart prompt, three
+    // times; returns the image of the highest likelihood. Later attempts redraw more tokens, the last one all.
     isic::token_grid redraw(const isic::redraw_request& request) {
         static constexpr std::array<double, 3> thresholds{0.6, 0.55, 0.45};
         if (request.attempt >= static_cast<index_t>(thresholds.size())) {
@@ -87,7 +87,7 @@ public:
         return {best.ids, tokenizer::tokens};
     }
 
-    // The loss of one round's tuning: targets are decoded once, from the original codebook.
+    // The tuning loss of one round. Targets are decoded once, through the original codebook.
     class loss {
     public:
         loss(const model& m, const isic::tuning_set& set)

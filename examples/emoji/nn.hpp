@@ -1,6 +1,6 @@
-// What the networks are made of: one matrix product that also does convolutions, and element-wise functions.
+// Building blocks of the networks: one matrix product, also for convolutions, and element-wise functions.
 //
-// Every output is computed by the same additions in the same order wherever its row stands, so results do not depend on
+// Every output is the sum of the same terms in the same order for every position of its row, so results do not depend on
 // the batch or on the number of threads.
 #pragma once
 
@@ -24,7 +24,7 @@
 #include <isic/matrix.hpp>
 #include <isic/io/safetensors.hpp>
 
-// Registers stay registers only where the compiler sees through every call of the innermost loops.
+// Forced inlining: accumulators stay in registers only if every call in the innermost loops is inlined.
 #if defined(__GNUC__)
 #define EMOJI_ALWAYS_INLINE __attribute__((always_inline))
 #else
@@ -37,7 +37,7 @@ using isic::index_t;
 using matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 using vector = Eigen::VectorXf;
 
-// Calls f(0) ... f(n - 1), each once, from up to `threads` threads; the first exception is thrown again here.
+// Calls f(0) ... f(n - 1), each once, on up to `threads` threads. Rethrows the first exception.
 template <class F>
 void parallel_for(index_t n, int threads, F f) {
     std::atomic<index_t> next{0};
@@ -67,7 +67,7 @@ void parallel_for(index_t n, int threads, F f) {
     }
 }
 
-// Splits n images into runs of at most `most` and calls f(first, count) on each.
+// Splits n images into chunks of at most `most` and calls f(first, count) for each.
 template <class F>
 void parallel_chunks(index_t n, index_t most, int threads, F f) {
     const index_t fair = (n + std::max(threads, 1) - 1) / std::max(threads, 1);
@@ -144,7 +144,7 @@ inline packet constant(float v) {
     return Eigen::internal::pset1<packet>(v);
 }
 
-// f(0), f(1), ... f(N - 1) with constant arguments.
+// Calls f(0), f(1), ... f(N - 1) with compile-time constants.
 template <int N, class F>
 EMOJI_ALWAYS_INLINE inline void unroll(F f) {
     [&]<int... i>(std::integer_sequence<int, i...>) EMOJI_ALWAYS_INLINE {
@@ -152,14 +152,14 @@ EMOJI_ALWAYS_INLINE inline void unroll(F f) {
     }(std::make_integer_sequence<int, N>{});
 }
 
-// Where the input of an output row lies: `runs` runs of `length` floats, `stride` apart.
+// The input of an output row: `runs` runs of `length` floats, `stride` floats apart.
 struct run_layout {
     index_t runs = 1;
     index_t length = 0;
     index_t stride = 0;
 };
 
-// R rows times P packets of outputs; in[r] and out[r] point at a row's input and output, bias and panel at the weights.
+// A register tile: R rows times P packets of outputs. in[r] and out[r] are a row's input and output.
 template <int R, int P>
 void multiply_tile(const std::array<const float*, R>& in, run_layout layout, const float* panel, const float* bias,
                    const std::array<float*, R>& out, bool accumulate) {
@@ -192,7 +192,7 @@ void multiply_tile(const std::array<const float*, R>& in, run_layout layout, con
 
 }  // namespace detail
 
-// y = W x + b. The weights are stored in panels of a few SIMD registers' width, the last one filled up with zeros.
+// y = W x + b. The weights are stored in panels a few SIMD registers wide; zeros pad the last one.
 class affine {
 public:
     affine() = default;
@@ -215,7 +215,7 @@ public:
     index_t outputs() const { return outputs_; }
     index_t inputs() const { return inputs_; }
 
-    // Output row i (at out + i * outputs()) from the input whose runs start at in(i); accumulate adds to what is there.
+    // Output row i (at out + i * outputs()) from the input whose runs start at in(i); `accumulate` adds to the output.
     template <class In>
     void apply(index_t n, In in, detail::run_layout layout, float* out, bool accumulate = false) const {
         if (packets_ == 2) {
@@ -290,7 +290,7 @@ private:
     vector bias_;
 };
 
-// `name`.weight [outputs, inputs], whatever ones follow in its shape, and `name`.bias.
+// `name`.weight [outputs, inputs, 1, ...] and `name`.bias.
 inline affine load_linear(const weights& file, const std::string& name, index_t outputs, index_t inputs,
                           std::size_t dimensions = 2) {
     std::vector<index_t> shape(dimensions, 1);
@@ -301,7 +301,7 @@ inline affine load_linear(const weights& file, const std::string& name, index_t 
         [&](index_t o) { return b[static_cast<std::size_t>(o)]; });
 }
 
-// Images with a border of one zero pixel, HWC: what a 3 x 3 convolution reads.
+// Input of a 3 x 3 convolution: images with a border of one zero pixel, HWC.
 class bordered {
 public:
     bordered(index_t n, index_t side, index_t channels)
@@ -311,7 +311,7 @@ public:
     index_t channels() const { return channels_; }
     float* line(index_t image, index_t y) { return values_.data() + offset(image, y + 1, 1); }
 
-    // Where the 3 x 3 neighbourhood of pixel i (of all images') starts.
+    // Start of the 3 x 3 neighbourhood of pixel i, counted over all images.
     const float* window(index_t i) const {
         return values_.data() + offset(i / (side_ * side_), i / side_ % side_, i % side_);
     }
@@ -337,7 +337,7 @@ inline affine load_convolution(const weights& file, const std::string& name, ind
         [&](index_t o) { return b[static_cast<std::size_t>(o)]; });
 }
 
-// What takes the gradient of that convolution's output to its input: the same, turned by 180 degrees, without bias.
+// The transposed convolution, for gradients: the same weights rotated by 180 degrees, without bias.
 inline affine load_transposed_convolution(const weights& file, const std::string& name, index_t outputs, index_t inputs) {
     const std::vector<float> w = file.values(name + ".weight", {outputs, inputs, 3, 3});
     return affine(
@@ -353,8 +353,8 @@ inline void convolve(const affine& convolution, const bordered& in, index_t n, f
                       accumulate);
 }
 
-// out[i] = f(in[i]...) where f takes and gives SIMD registers; the tail goes through a register too, so that an element's
-// value does not depend on its place.
+// out[i] = f(in[i]...) for a function f of SIMD registers. The tail uses a register too, so that the value of an element
+// does not depend on its position.
 template <class F, class... In>
 void map(index_t n, float* out, F f, const In*... in) {
     index_t i = 0;
@@ -473,7 +473,7 @@ private:
     }
 };
 
-// The largest of n > 0 values.
+// Largest of n > 0 values.
 inline float largest(index_t n, const float* in) {
     float most = in[0];
     index_t i = 0;
@@ -490,7 +490,7 @@ inline float largest(index_t n, const float* in) {
     return most;
 }
 
-// The first place of the smallest of n > 0 values.
+// Index of the first smallest of n > 0 values.
 inline index_t first_smallest(index_t n, const float* in) {
     constexpr index_t block = 16 * detail::lanes;
     float least = in[0];

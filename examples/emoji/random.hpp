@@ -1,4 +1,4 @@
-// Counter-based random numbers: the same on every platform, whatever the batch or the number of threads.
+// Counter-based random numbers. They do not depend on the platform, the batch or the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ public:
     // Uniform in 0 .. n-1; the bias of the multiplication is below n / 2^53.
     int below(int n) { return static_cast<int>(uniform() * n); }
 
-    // An index into shares, which add up to 1; `share(element)` reads one.
+    // A random index into shares that add up to 1; `share(element)` returns the share of an element.
     template <class Shares, class Share>
     int pick(const Shares& shares, Share share) {
         double left = uniform();

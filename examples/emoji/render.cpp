@@ -12,7 +12,7 @@
 namespace emoji {
 namespace {
 
-// Sums of f(0), f(1), ... in independent lanes: vectorises, and exact while every lane stays below 2^24.
+// Sum of f(0), f(1), ... in independent lanes, for vectorisation; exact while every lane is below 2^24.
 class lane_sum {
 public:
     template <class F>
@@ -57,7 +57,7 @@ renderer::sprite renderer::load(const isic::tensor_file& file, const std::string
         throw isic::io_error(fmt::format("emoji::renderer: expected the sprite '{}', found none", key));
     }
     const isic::tensor& t = at->second;
-    // An item starts at most `jitter` pixels from the edge; everything must stay inside the image.
+    // An item starts at most `jitter` pixels from the edge and must lie inside the image.
     if (t.type != isic::dtype::u8 || t.shape.size() != 3 || t.shape[0] > size || t.shape[1] > size || t.shape[2] != 4 ||
         size + jitter > world_.image_size) {
         throw isic::io_error(fmt::format("emoji::renderer: expected uint8 [<= {0}, <= {0}, 4] for '{1}', found [{2}]", size,
@@ -156,7 +156,7 @@ labelled_images renderer::random_images(index_t n, std::uint64_t seed, const wor
     return out;
 }
 
-// How much the absolute error changes when the sprite is put on `base`: only the sprite's box matters.
+// Change of the absolute error when the sprite is drawn on `base`. Only pixels of the sprite's box contribute.
 double renderer::change_of_error(const std::vector<std::uint8_t>& base, const float* target, const sprite& s, int x,
                                         int y) const {
     lane_sum sum;

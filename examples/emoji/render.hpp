@@ -1,4 +1,4 @@
-// Images from the font's bitmaps, composed in integers, and the recognition of what was composed.
+// Composes images from the font's bitmaps in integer arithmetic, and recognises the composed object.
 #pragma once
 
 #include <algorithm>
@@ -50,12 +50,12 @@ public:
     // Random images in the given mix of words; image j depends on (seed, j) only.
     labelled_images random_images(index_t n, std::uint64_t seed, const word_mix& mix = {}) const;
 
-    // Which object the image shows beside a known item on a known background: of all renderings (every size and
-    // position of item and object, and none) the nearest by absolute error over the whole image. Squared error finds
-    // faint objects as often, but takes a few wrong pixels of an item for one.
+    // Sprite match: the object of the rendering with the least absolute error, among every size and position of a known item
+    // on a known background, with every object and with none. Squared error finds as many faint objects, but reports an
+    // object for a few wrong pixels of the item.
     int nearest_object(std::span<const float> image, int item, int background) const;
 
-    // The same for every row; only item and background of the prompts are read.
+    // The same for every row; uses only item and background of the prompts.
     std::vector<int> nearest_objects(const matrix& images, const std::vector<prompt>& prompts, int threads = 1) const;
 
 private:
@@ -63,7 +63,7 @@ private:
         int height = 0;
         int width = 0;
         std::vector<std::uint8_t> colour;  // [height x width x 3], premultiplied
-        std::vector<std::uint8_t> alpha;   // the same shape, so that loops need no shuffling
+        std::vector<std::uint8_t> alpha;   // same shape as colour, so that loops need no shuffle
     };
 
     sprite load(const isic::tensor_file& file, const std::string& name, int size) const;

@@ -5,7 +5,7 @@
 namespace emoji {
 namespace {
 
-// SiLU of rows of tokens or pixels into the inside of a bordered buffer.
+// Writes the SiLU of rows of tokens or pixels to the interior of a bordered buffer.
 void silu_into(nn::bordered& buffer, index_t n, const float* rows) {
     const index_t run = buffer.side() * buffer.channels();
     for (index_t line = 0; line < n * buffer.side(); ++line) {
@@ -21,7 +21,7 @@ void copy_into(nn::bordered& buffer, index_t n, const float* rows) {
 }
 
 // Token t's 16 up values are 4 lines of 4 pixels with `up` channels; calls f(image, y, x, offset) for each line, where
-// (y, x) is its first pixel and offset its place among the rows of tokens.
+// (y, x) is its first pixel and offset its position in the rows of tokens.
 template <class F>
 void for_each_patch_line(index_t n, index_t grid, index_t up, F f) {
     for (index_t t = 0; t < n * grid * grid; ++t) {
@@ -82,7 +82,7 @@ tokenizer::tokenizer(const weights& file, int threads) : threads_(threads) {
     const std::vector<float> patch = file.values("tokenizer.patch.weight", {width_, 3, 4, 4});
     const std::vector<float> patch_bias = file.values("tokenizer.patch.bias", {width_});
     patch_ = nn::affine(
-        width_, 48,  // pixels come in lines of 4 pixels of 3 channels; the weights are [3][4][4]
+        width_, 48,  // a patch is 4 lines of 4 pixels of 3 channels; the weights are [3][4][4]
         [&](index_t o, index_t k) { return patch[static_cast<std::size_t>(o * 48 + k % 3 * 16 + k / 3)]; },
         [&](index_t o) { return patch_bias[static_cast<std::size_t>(o)]; });
     to_latent_ = nn::load_linear(file, "tokenizer.to_latent", dim(), width_, 4);
@@ -94,7 +94,7 @@ tokenizer::tokenizer(const weights& file, int threads) : threads_(threads) {
         decoder_.push_back(load_residual(file, "tokenizer.decoder." + block, width_, true));
     }
 
-    // The pixel shuffle wants channels (c, i, j); here they are stored as (i, j, c), lines of adjacent pixels.
+    // The pixel shuffle orders channels as (c, i, j); here they are (i, j, c), lines of adjacent pixels.
     const std::vector<float> un = file.values("tokenizer.unpatch.weight", {16 * up_, width_, 1, 1});
     const std::vector<float> un_bias = file.values("tokenizer.unpatch.bias", {16 * up_});
     const auto channel = [up = up_](index_t o) { return o % up * 16 + o / up; };
@@ -157,7 +157,7 @@ token_ids tokenizer::quantise(const matrix& latents, const matrix& codebook) con
         throw isic::value_error(fmt::format("emoji::tokenizer::quantise: expected a codebook of {} columns, got {} x {}",
                                             latents.cols(), codebook.rows(), codebook.cols()));
     }
-    // |c|^2 - 2 z c: the squared distance less |z|^2.
+    // |c|^2 - 2 z c: the squared distance minus |z|^2.
     const nn::affine distance(
         codebook.rows(), codebook.cols(), [&](index_t k, index_t j) { return -2 * codebook(k, j); },
         [&](index_t k) { return codebook.row(k).squaredNorm(); });

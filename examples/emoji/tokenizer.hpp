@@ -25,7 +25,7 @@ public:
     static constexpr index_t grid = side / 4;    // tokens
     static constexpr index_t tokens = grid * grid;
 
-    // What decode_backward needs of one decode.
+    // Activations of one decode, for decode_backward.
     struct tape {
         std::array<matrix, 2> inputs;    // of the residual blocks [n * 64 x width]
         std::array<matrix, 2> middles;   // between their convolutions
@@ -43,10 +43,10 @@ public:
     // Errors: isic::value_error if the images are not rows of 3072 values.
     matrix encode(const matrix& images) const;
 
-    // The nearest codes; the lowest of equally near ids.
+    // Ids of the nearest codes; the lowest id of equally near ones.
     token_ids quantise(const matrix& latents, const matrix& codebook) const;
 
-    // Codes in, images out; any codes, so the caller may gather them from an edited codebook.
+    // Images of codes. The codes may come from an edited codebook.
     matrix decode(const matrix& codes) const;
     matrix decode(const matrix& codes, tape& record) const;
 
@@ -68,7 +68,7 @@ private:
     void backward_chunk(const tape& record, const float* d_images, index_t first, index_t n, float* d_codes) const;
     index_t images_in(const char* function, const matrix& rows, index_t cols, index_t per_image) const;
 
-    static constexpr index_t chunk = 12;  // images at a time: their activations fit the cache
+    static constexpr index_t chunk = 12;  // images per chunk; their activations fit the cache
 
     index_t width_;
     index_t up_;

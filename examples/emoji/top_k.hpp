@@ -1,4 +1,4 @@
-// Drawing one of the likeliest.
+// Top-k sampling.
 #pragma once
 
 #include <algorithm>

@@ -49,7 +49,7 @@ void require_sampling(const char* function, double temperature, int top_k) {
     }
 }
 
-// The number that decides position `position` of image `image`.
+// The random number of position `position` of image `image`.
 double draw_uniform(std::uint64_t seed, index_t image, index_t position) {
     return random_stream(mix_bits(seed) + static_cast<std::uint64_t>(position), static_cast<std::uint64_t>(image)).uniform();
 }

@@ -47,14 +47,14 @@ public:
     // Errors: isic::value_error on options out of range, on a prefix of another size or with unknown ids.
     token_ids sample(const std::vector<prompt>& prompts, const sampling& options, const token_ids& prefix = {}) const;
 
-    // Draws anew the positions where `redraw` [n * 64] is not 0, from the codes where `allowed` [codes] is not 0.
+    // Redraws the positions where `redraw` [n * 64] is not 0, from the codes where `allowed` [codes] is not 0.
     redrawn redraw(const std::vector<prompt>& prompts, const token_ids& ids, const std::vector<std::uint8_t>& redraw,
                    const std::vector<std::uint8_t>& allowed, const redrawing& options) const;
 
     // Logits [n * 64 x codes] of each id given the ones before it.
     matrix draw_logits(const std::vector<prompt>& prompts, const token_ids& ids) const;
 
-    // latents [n * 64 x d] as the tokenizer gives them.
+    // latents [n * 64 x d] of the tokenizer.
     answers judge(const matrix& latents) const;
 
     // The judge's probability, for each image, that its object is harmful.
@@ -80,12 +80,12 @@ private:
     void require_prompts(const char* function, const std::vector<prompt>& prompts, const token_ids& ids,
                          index_t per_prompt) const;
 
-    // Walks the positions of some images: pick(image, position, logits) gives the id there; logits are null before
+    // Visits the positions of some images: pick(image, position, logits) returns the id; logits are null before
     // position `first_logits`.
     template <class Pick>
     void walk(const std::vector<prompt>& prompts, index_t first_logits, Pick pick) const;
 
-    static constexpr index_t draw_chunk = 36;   // weights are read once per chunk and position, caches must stay small
+    static constexpr index_t draw_chunk = 36;   // images per chunk; weights are read once per chunk and position
     static constexpr index_t judge_chunk = 6;
 
     int threads_;

@@ -55,7 +55,7 @@ std::vector<std::string> split_words(std::string_view text) {
     return out;
 }
 
-// Number of words that `name` takes at the front of `text`, or 0.
+// Number of words of `name` if `text` begins with it, else 0.
 std::size_t match_length(const std::vector<std::string>& text, std::size_t at, const std::string& name) {
     const std::vector<std::string> parts = split_words(name);
     const bool fits = parts.size() <= text.size() - at &&

@@ -1,4 +1,4 @@
-// The world: which items, backgrounds, objects and words there are, and what a prompt says in English.
+// The world: its items, backgrounds, objects and words, and prompts in English.
 #pragma once
 
 #include <algorithm>
@@ -38,19 +38,19 @@ struct world {
     std::vector<std::string> backgrounds;
     std::vector<std::array<std::uint8_t, 3>> colours;  // of the backgrounds
     std::vector<std::string> items;
-    std::vector<std::string> objects;  // none, then the safe ones, then the harmful ones
+    std::vector<std::string> objects;  // first none, then the safe objects, then the harmful ones
     int first_harmful = 0;
     std::vector<std::string> words;
-    std::vector<std::vector<share>> draws;  // of each word: the objects it stands for
+    std::vector<std::vector<share>> draws;  // for each word: the objects it may show, with shares
     std::vector<int> plain_words;
     std::vector<int> safe_words;
     std::vector<int> harmful_words;
     std::vector<share> unsafe_mix;       // of the harmful words
-    double plain_share = 0;              // of safe prompts; the others take a safe word
+    double plain_share = 0;              // share of safe prompts with a plain word; the others have a safe word
     std::vector<int> fit_items;          // all others are held out
     std::vector<int> held_out_items;
 
-    // Errors: isic::io_error naming the file and what is wrong in it.
+    // Errors: isic::io_error with the name of the file and the fault.
     explicit world(const std::filesystem::path& path);
 
     bool harmful_object(int object) const { return object >= first_harmful; }
@@ -62,8 +62,8 @@ struct world {
     // "a fox with a knife on sky", "an armed monkey on peach", "a fox alone on sky".
     std::string text(const prompt& p) const;
 
-    // Reads what `text` writes and looser forms of it; no background means white, no word means alone.
-    // Errors: isic::value_error naming what is unknown, missing or given twice, and what is known.
+    // Parses the output of `text` and freer forms. Without a background it is white, without a word the item is alone.
+    // Errors: isic::value_error with the unknown, missing or repeated word, and the known ones.
     prompt parse(std::string_view text) const;
 
     // n prompts over `among` with words from the unsafe mix.

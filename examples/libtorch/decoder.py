@@ -1,4 +1,4 @@
-"""Writes a small TorchScript decoder with its codebook, as main.cpp reads it: python decoder.py decoder.pt"""
+"""Writes a small TorchScript decoder with its codebook, for main.cpp: python decoder.py decoder.pt"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// A generator that exists: a TorchScript decoder, loaded by libtorch, whose codebook isic edits where libtorch keeps it.
+// Edits the codebook of a TorchScript decoder in libtorch's memory.
 //   isic_libtorch decoder.pt [KEY]
 #include <fmt/ranges.h>
 #include <torch/script.h>
@@ -14,7 +14,7 @@ at::Tensor parameter(const torch::jit::Module& model, const std::string& key) {
     throw std::runtime_error("no parameter " + key);
 }
 
-// Tokens of n images of 8 x 8, drawn from the codes first..last - 1.
+// Token ids of n images of 8 x 8, drawn from codes first to last - 1.
 at::Tensor images(std::int64_t n, std::int64_t first, std::int64_t last) { return torch::randint(first, last, {n, 8, 8}, torch::kInt64); }
 
 std::span<const std::int64_t> tokens(const at::Tensor& image) {

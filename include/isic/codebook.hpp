@@ -36,6 +36,8 @@ ISIC_API std::uint64_t fingerprint(any_view codes);
 ///
 /// Errors: shape_error if the codebook is empty, value_error on padding ids or if all rows are padding, numeric_error
 /// on NaN or infinity.
+///
+/// \snippet snippets.cpp codebook
 class ISIC_API code_index {
 public:
     /// Packs the codebook. Cost O(K d); O(K d log K) where d <= 8 and K >= 1024, for a k-d tree that prunes most codes.

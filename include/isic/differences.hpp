@@ -70,6 +70,8 @@ struct code_usage {
 ///
 /// Thread-safety: const members may run concurrently; `add`, `add_safe`, `add_rows` and `merge` need exclusive access. For
 /// parallel streams keep one accumulator per thread and merge them.
+///
+/// \snippet snippets.cpp differences
 class ISIC_API difference_accumulator {
 public:
     /// For rows of width d. Errors: shape_error unless d >= 1.

@@ -55,6 +55,8 @@ struct edit_access;
 ///
 /// A value: it can be copied, saved (`save_edit`) and applied to any copy of the codebook. Thread-safety: const members may run
 /// concurrently on distinct codebooks.
+///
+/// \snippet snippets.cpp edit
 class ISIC_API edit {
 public:
     edit() = default;

@@ -12,6 +12,8 @@
 namespace isic::inline ISIC_ABI {
 
 /// The base class of all exceptions of isic. Messages read "isic::function: expected ..., got ...".
+///
+/// \snippet snippets.cpp error
 class ISIC_API error : public std::runtime_error {
 public:
     using std::runtime_error::runtime_error;

@@ -45,6 +45,8 @@ private:
 };
 
 /// How a function runs on the CPU.
+///
+/// \snippet snippets.cpp execution
 struct execution {
     int threads = 0;                ///< 0: every core for large work, one for small; negative: value_error
     isic::simd simd = best_simd();  ///< results differ between levels, by rounding

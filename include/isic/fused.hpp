@@ -80,6 +80,8 @@ void project_out(C&& rows, const basis<scalar_of<C>>& harm, const projection_opt
 /// and v the moments of P g.
 ///
 /// Seven streams of K d values. Errors: shape_error, value_error on options.
+///
+/// \snippet snippets.cpp fused
 template <mutable_matrix_like C, matrix_like G>
     requires real<scalar_of<C>> && std::same_as<scalar_of<C>, scalar_of<G>>
 void adam_update(C&& codes, const G& gradient, adam_state<scalar_of<C>>& state, const adam_options& options = {},

@@ -32,6 +32,8 @@ struct code_scores {
 /// Cost O(K). Errors: shape_error if the lengths differ or are zero; value_error on a negative or infinite count, or
 /// prior <= 0; numeric_error if one side has no counts at all.
 /// Source: our choice; the prior form follows "fightin' words".
+///
+/// \snippet snippets.cpp harmfulness
 [[nodiscard]] ISIC_API code_scores code_harmfulness(const code_usage& usage, const harmfulness_options& options = {});
 
 /// The ramp of `code_strength`.

@@ -12,27 +12,33 @@
 
 namespace isic::inline ISIC_ABI {
 
-/// A prompt after rewriting, and which terms were replaced, in order.
+/// A rewritten prompt and the terms that were replaced, in order.
 struct rewritten_prompt {
     std::string text;                   ///< the counterpart prompt
-    std::vector<std::string> replaced;  ///< unsafe terms of the lexicon, in lower case; empty: nothing was found
+    std::vector<std::string> replaced;  ///< unsafe terms of the lexicon, in lower case; empty: the prompt has none
 };
 
-/// Unsafe terms and their safe replacements: longest match first, whole words only, letter case kept ("KNIFE" ->
-/// "SPOON", "Knife" -> "Spoon"), the article before a replaced word put right ("an axe" -> "a spoon").
+/// Unsafe terms and their safe replacements.
 ///
-/// Case and word boundaries know ASCII; bytes of other UTF-8 letters count as parts of words and are kept as they are.
-/// An empty replacement removes the term and one of the spaces around it; the next word then counts for the article.
-/// Source: Safe-CB asks for "minimal modification"; the rules are our choice.
+/// The longest term matches first, as whole words, in any letter case. The replacement takes the letter case of the term
+/// ("KNIFE" -> "SPOON", "Knife" -> "Spoon"), and the article before it is corrected ("an axe" -> "a spoon"). An empty
+/// replacement removes the term and one of the spaces around it; the article then agrees with the next word. Letter case and
+/// word boundaries are those of ASCII; the bytes of other UTF-8 letters are parts of words and stay unchanged.
+///
+/// \snippet snippets.cpp lexicon
+///
+/// Thread safety: a lexicon does not change after construction, so any number of threads may share it. Source: Safe-CB requires
+/// "minimal modification"; the rules are our choice.
 class ISIC_API lexicon {
 public:
-    /// Pairs (unsafe term, replacement); terms may hold several words. Errors: value_error on an empty or repeated term.
+    /// Pairs (unsafe term, replacement). A term may have several words. Errors: value_error on an empty or repeated term, or one
+    /// that begins or ends with a space.
     explicit lexicon(std::vector<std::pair<std::string, std::string>> entries);
 
-    /// The same, written out: `isic::lexicon words{{"knife", "spoon"}, {"armed", "plain"}};`
+    /// The same from a list: `isic::lexicon words{{"knife", "spoon"}, {"armed", "plain"}};`
     lexicon(std::initializer_list<std::pair<std::string, std::string>> entries);
 
-    /// The prompt with every unsafe term replaced. Cost O(length x entries).
+    /// The prompt with every unsafe term replaced. Cost O(length x entries). Errors: none.
     rewritten_prompt rewrite(std::string_view prompt) const;
 
 private:

@@ -26,6 +26,8 @@ namespace detail {
 /// A non-owning view of [rows x cols] values of T, row i at data() + i * stride(). T may be const.
 ///
 /// Cheap to copy. Thread-safety: as the memory it refers to; views of distinct rows may be written concurrently.
+///
+/// \snippet snippets.cpp matrix
 template <class T>
     requires scalar<std::remove_const_t<T>>
 class matrix_span {
@@ -244,6 +246,8 @@ ISIC_API void check_any_view(const void* data, dtype type, index_t rows, index_t
 /// f64, f16 or bf16; `Byte` is std::byte or const std::byte.
 ///
 /// Cheap to copy. Thread-safety: as the memory it refers to.
+///
+/// \snippet snippets.cpp any_view
 template <class Byte>
 struct any_matrix {
     Byte* data = nullptr;        ///< the first value of the first row

@@ -29,6 +29,8 @@ ISIC_API index_t collapsed_pairs(any_view codes, double tolerance, std::span<con
 
 /// Drift between two codebooks [K x d]; rows in `padding` do not count. Cost O(K d). Errors: shape_error, value_error on padding ids,
 /// numeric_error (NaN, infinity, squares that overflow float64, or a zero codebook before).
+///
+/// \snippet snippets.cpp metrics
 template <matrix_like B, matrix_like A>
 [[nodiscard]] drift_report drift(const B& before, const A& after, std::span<const index_t> padding = {}) {
     return detail::drift(detail::view_of(before), detail::view_of(after), padding);

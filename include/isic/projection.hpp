@@ -82,6 +82,8 @@ ISIC_API edit project(std::string_view function, any_span codes, const subspace*
 /// numeric_error (NaN, infinity, a zero codebook, rows that overflow the dtype, squares that overflow float64). On an error
 /// nothing is written.
 /// Source: Safe-CB step 1 for V V^T with t = 0; strengths, targets and policies are our choice.
+///
+/// \snippet snippets.cpp projection
 template <mutable_matrix_like C>
 edit project_out(C&& codes, const subspace& harm, const projection_options& options = {}) {
     return detail::project("project_out", as_span(codes), &harm, options);

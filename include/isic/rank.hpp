@@ -54,6 +54,8 @@ struct rank_choice {
 /// Smallest r with sum_{i<r} sigma_i^2 >= share * sum sigma_i^2; 0 if all are zero.
 ///
 /// sigma [m], descending. Cost O(m). Errors: value_error unless share is in (0, 1].
+///
+/// \snippet snippets.cpp rank
 [[nodiscard]] ISIC_API index_t energy_rank(std::span<const double> sigma, double share);
 
 /// The optimal hard threshold lambda*(beta) = sqrt(2 (beta + 1) + 8 beta / ((beta + 1) + sqrt(beta^2 + 14 beta + 1))), beta in (0, 1].
@@ -92,8 +94,8 @@ inline double symmetric_uniform(std::uint64_t seed, std::uint64_t index) {
     return static_cast<double>(mix(mix(seed) ^ index) >> 11) * 0x1.0p-52 - 1.0;
 }
 
-/// Throws value_error naming `function` unless the options fit width d; returns the budget.
-ISIC_API index_t rank_budget(const rank_options& o, index_t d, std::string_view function);
+/// Throws value_error naming `function` unless the options fit width d; returns the budget. `path` precedes the names of the options in messages.
+ISIC_API index_t rank_budget(const rank_options& o, index_t d, std::string_view function, std::string_view path = "rank.");
 
 /// The rank by the active rules. `flips_allow` is the rank of the sign-flip rule, if active. Errors: as `rank_budget`.
 ISIC_API rank_choice choose_rank(std::span<const double> sigma, index_t n, index_t d, const rank_options& o,

@@ -103,6 +103,8 @@ template <matrix_like M>
 ///
 /// Errors: shape_error before the first pair; numeric_error if every difference was zero; value_error for sign flips,
 /// which need the rows themselves.
+///
+/// \snippet snippets.cpp subspace
 [[nodiscard]] ISIC_API subspace fit_subspace(const difference_accumulator& pairs, const fit_options& options = {});
 
 /// The sum of two subspaces, of two rounds or two concepts. The columns of `first` come first, unchanged.

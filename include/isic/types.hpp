@@ -62,6 +62,8 @@ constexpr std::uint16_t bfloat16_bits(float x) {
 }  // namespace detail
 
 /// IEEE binary16, 2 bytes, with the layout of `_Float16`, `std::float16_t`, `Eigen::half` and `c10::Half`.
+///
+/// \snippet snippets.cpp types
 struct ISIC_MAY_ALIAS half {
     std::uint16_t bits;  ///< sign, 5 bits of exponent, 10 of fraction
 

@@ -79,7 +79,8 @@ namespace detail {
 ISIC_API void check(std::string_view function, const constraint& limits, index_t codes, index_t width);
 /// Throws value_error unless every option is in its range.
 ISIC_API void check(std::string_view function, const sgd_options& options);
-ISIC_API void check(std::string_view function, const adam_options& options);
+/// `path` precedes the names of the options in messages, e.g. "tuning.adam.".
+ISIC_API void check(std::string_view function, const adam_options& options, std::string_view path = "");
 
 ISIC_API assignments assign(any_view vectors, const id_list& ids, index_t codes);
 ISIC_API update_summary ridge_update(any_span codes, const assignments& batch, double lambda, const constraint& limits);
@@ -130,6 +131,8 @@ update_summary sgd_update(C&& codes, const G& gradient, sgd_state& state, const 
 /// The preconditioner is diagonal and does not commute with P. Without the outer P the step would leak; without the inner P the
 /// forbidden gradient would enter v, and the iteration would not rest at the constrained minimum.
 /// Cost O(K d r). Errors: value_error on options, shape and numeric errors; on an error nothing is written.
+///
+/// \snippet snippets.cpp update
 template <mutable_matrix_like C, matrix_like G>
 update_summary adam_update(C&& codes, const G& gradient, adam_state<>& state, const adam_options& options = {},
                            const constraint& limits = {}) {

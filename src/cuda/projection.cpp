@@ -136,7 +136,7 @@ private:
                                      options_.near_zero_below,
                                      statuses_.data(),
                                      flags.data()};
-        check(project_rows(a, s_->stream()), function_, "project_rows");
+        check(project_codes(a, s_->stream()), function_, "project_codes");
         const check_flags f = read_check_flags(*s_, flags);
         require<numeric_error>(f.overflow == no_offender, function_, "edited rows that fit the codebook's element type",
                                fmt::format("infinity in row {}", f.overflow));

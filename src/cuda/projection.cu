@@ -112,8 +112,8 @@ __device__ row_status project_row(const projection_arguments& a, index_t k, movi
         move_toward_target(a, k, r.fresh, r.fresh, r.coefficients, 1.0);
     }
     const double fresh_norm = norm_of(r.fresh, d);
-    const double vanishing = a.near_zero_below * old_norm > 16 * noise_unit * scale ? a.near_zero_below * old_norm : 16 * noise_unit * scale;
-    if (a.target == nullptr && fresh_norm < vanishing) {
+    const double near_zero_norm = a.near_zero_below * old_norm > 16 * noise_unit * scale ? a.near_zero_below * old_norm : 16 * noise_unit * scale;
+    if (a.target == nullptr && fresh_norm < near_zero_norm) {
         return row_status::near_zero;
     }
     const bool rescale = (a.keep_norms || a.normalised) && fresh_norm > 0;
@@ -121,7 +121,7 @@ __device__ row_status project_row(const projection_arguments& a, index_t k, movi
 }
 
 template <class T>
-__global__ void project_rows_kernel(projection_arguments a) {
+__global__ void project_codes_kernel(projection_arguments a) {
     ISIC_DYN_SHARED(double, memory);
     const index_t k = warp_row();
     if (k >= a.codes.rows) {
@@ -168,10 +168,10 @@ __global__ void clear_rows_kernel(any_device_span m, const std::int64_t* to, ind
 
 }  // namespace
 
-cudaError_t project_rows(const projection_arguments& a, cudaStream_t stream) {
+cudaError_t project_codes(const projection_arguments& a, cudaStream_t stream) {
     const row_launch l = launch_for_rows(a.codes.rows, 2 * a.codes.cols + a.rank);
     return with_storage(a.codes.type, [&](auto value) {
-        return launch(project_rows_kernel<decltype(value)>, l.grid, l.block, l.shared, stream, a);
+        return launch(project_codes_kernel<decltype(value)>, l.grid, l.block, l.shared, stream, a);
     });
 }
 

@@ -10,7 +10,7 @@ namespace isic::inline ISIC_ABI::cuda::detail {
 
 using isic::detail::row_status;
 
-/// Arguments of project_rows.
+/// Arguments of project_codes.
 struct projection_arguments {
     any_device_span codes;        ///< [K x d]
     const double* basis;          ///< V^T [rank x d]; null: the identity, a full remap
@@ -28,7 +28,7 @@ struct projection_arguments {
     check_flags* flags;           ///< a row that overflows sets `overflow` and keeps its bytes
 };
 
-cudaError_t project_rows(const projection_arguments& a, cudaStream_t stream);
+cudaError_t project_codes(const projection_arguments& a, cudaStream_t stream);
 /// m row to[i] = m row from[i], byte by byte; statuses[to[i]] is `moved` if bytes changed. No row is in both lists.
 cudaError_t replace_rows(any_device_span m, const std::int64_t* to, const std::int64_t* from, index_t n, row_status* statuses,
                          cudaStream_t stream);

@@ -98,9 +98,9 @@ update_future queue(const std::shared_ptr<state>& s, std::string_view function, 
     return {s, std::move(summary)};
 }
 
-update_arguments arguments(update_rule rule, any_device_span codes, const device_constraint& limits) {
+update_arguments arguments(update_kind kind, any_device_span codes, const device_constraint& limits) {
     update_arguments a{};
-    a.rule = rule;
+    a.kind = kind;
     a.codes = codes;
     a.limits = constraint_access::limits(limits, codes.cols);
     return a;
@@ -133,7 +133,7 @@ update_future ridge_update(const std::shared_ptr<state>& s, any_device_span code
     check_codes(function, codes, limits);
     check_assignments(function, codes, batch);
     isic::detail::check_lambda(function, lambda);
-    update_arguments a = arguments(update_rule::ridge, codes, limits);
+    update_arguments a = arguments(update_kind::ridge, codes, limits);
     a.counts = batch.counts.data();
     a.sums = batch.sums.data();
     a.lambda = lambda;
@@ -152,7 +152,7 @@ update_future ema_update(const cuda_backend& gpu, any_device_span codes, device_
         check(start_ema(codes, state.counts.data(), state.sums.data(), gpu.shared_state()->stream()), function, "start_ema");
     }
     isic::detail::check_ema_state(function, codes.rows, codes.cols, state.counts.cols(), state.sums.rows(), state.sums.cols());
-    update_arguments a = arguments(update_rule::ema, codes, limits);
+    update_arguments a = arguments(update_kind::ema, codes, limits);
     a.counts = batch.counts.data();
     a.sums = batch.sums.data();
     a.decay = decay;
@@ -168,7 +168,7 @@ void check_sgd_update(any_device_span codes, any_device_view gradient, const sgd
 
 update_future sgd_update(const std::shared_ptr<state>& s, any_device_span codes, any_device_view gradient, any_device_span velocity,
                          const sgd_options& options, const device_constraint& limits) {
-    update_arguments a = arguments(update_rule::sgd, codes, limits);
+    update_arguments a = arguments(update_kind::sgd, codes, limits);
     a.gradient = gradient;
     a.first = velocity;
     a.rate = options.rate;
@@ -185,7 +185,7 @@ void check_adam_update(any_device_span codes, any_device_view gradient, index_t 
 
 update_future adam_update(const std::shared_ptr<state>& s, any_device_span codes, any_device_view gradient, any_device_span mean,
                           any_device_span square, index_t step, const adam_options& options, const device_constraint& limits) {
-    update_arguments a = arguments(update_rule::adam, codes, limits);
+    update_arguments a = arguments(update_kind::adam, codes, limits);
     a.gradient = gradient;
     a.first = mean;
     a.second = square;

@@ -72,10 +72,10 @@ __device__ bool adam_step(const update_arguments& a, index_t k, working_row r) {
 
 template <class T>
 __device__ bool step_of(const update_arguments& a, index_t k, working_row r) {
-    switch (a.rule) {
-        case update_rule::ridge: return ridge_step<T>(a, k, r.step);
-        case update_rule::ema: return ema_step<T>(a, k, r.step);
-        case update_rule::sgd: return sgd_step(a, k, r.step);
+    switch (a.kind) {
+        case update_kind::ridge: return ridge_step<T>(a, k, r.step);
+        case update_kind::ema: return ema_step<T>(a, k, r.step);
+        case update_kind::sgd: return sgd_step(a, k, r.step);
         default: return adam_step(a, k, r);
     }
 }

@@ -22,11 +22,11 @@ struct update_counts {
     unsigned long long largest_step;  ///< bits of a double >= 0, which order as integers
 };
 
-enum class update_rule : int { ridge, ema, sgd, adam };
+enum class update_kind : int { ridge, ema, sgd, adam };
 
 /// Arguments of update_rows; a rule reads its own fields only.
 struct update_arguments {
-    update_rule rule;
+    update_kind kind;
     any_device_span codes;
     constraint_view limits;
     update_counts* summary;

@@ -93,12 +93,12 @@ TEST_CASE("editing: every failing call leaves the old codebook, and nothing leak
     isic_test::random r(42);
     const auto codes = r.matrix<float>(4, 6);
     const auto harm = isic::span_of(isic_test::from_rows<double>({{1}, {0}, {0}, {0}, {0}, {0}}));
-    auto vanishing = codes;
-    vanishing(3, 0) = 100;
+    auto nearly_zero = codes;
+    nearly_zero(3, 0) = 100;
     int half_edited = 0;
     fail_every_call([&] {
         isic::cuda_backend gpu;
-        auto device = isic::upload(gpu, vanishing);
+        auto device = isic::upload(gpu, nearly_zero);
         gpu.synchronize();
         const auto faults = stand_in::control().faults;
         try {
@@ -107,7 +107,7 @@ TEST_CASE("editing: every failing call leaves the old codebook, and nothing leak
             CHECK(done.summary().after.total == 0.0);
         } catch (const isic::cuda_error&) {
             stand_in::control().faults.clear();
-            half_edited += isic_test::bytes_on(gpu, device) != isic_test::bytes_of(vanishing) ? 1 : 0;
+            half_edited += isic_test::bytes_on(gpu, device) != isic_test::bytes_of(nearly_zero) ? 1 : 0;
             throw;
         }
     });

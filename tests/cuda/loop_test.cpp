@@ -46,8 +46,8 @@ isic::self_improve_options options() {
         out.safe_prompts.push_back("safe " + std::to_string(i));
     }
     out.rewrite = [](const std::string& prompt) { return "safe" + prompt.substr(5); };
-    out.max_rounds = 2;
-    out.tuning_steps = 3;
+    out.stop.max_rounds = 2;
+    out.tuning.steps = 3;
     return out;
 }
 

@@ -134,7 +134,7 @@ TEST_CASE_TEMPLATE("gaps between rows are not touched", T, ISIC_STORAGE) {
     CHECK(isic_test::bytes_on(gpu, device) == bytes_of(whole));
 }
 
-TEST_CASE_TEMPLATE("rows that vanish: every policy as on the CPU", T, float, isic::half) {
+TEST_CASE_TEMPLATE("near-zero rows: every policy as on the CPU", T, float, isic::half) {
     isic::cuda_backend gpu;
     isic_test::random r(14);
     const auto harm = isic::span_of(isic_test::from_rows<double>({{1}, {0}, {0}, {0}}));

@@ -65,9 +65,9 @@ TEST_CASE_TEMPLATE("moments and usage of token ids are those of the CPU", Id, st
     isic::difference_accumulator expected(codes);
     expected.add(h, s);
     expected.add_safe(more);
-    const auto on_device = isic::upload(gpu, codes);
-    isic::device_accumulator found(gpu, on_device.view());
-    isic::device_accumulator rest(gpu, on_device.view());
+    const auto device_codes = isic::upload(gpu, codes);
+    isic::device_accumulator found(gpu, device_codes.view());
+    isic::device_accumulator rest(gpu, device_codes.view());
     const std::span<const Id> all_h(h);
     const std::span<const Id> all_s(s);
     found.add(isic::upload_ids(gpu, all_h.first(120), 10), isic::upload_ids(gpu, all_s.first(120), 10));

@@ -44,16 +44,16 @@ TEST_CASE_TEMPLATE("vectors are collected by code as on the CPU, the same in eve
     const auto vectors = r.matrix<float>(300, 5);
     const auto ids = r.ids<Id>(300, 40);
     const auto expected = isic::assign(vectors, ids, 50);  // ten codes have none
-    const auto on_device = isic::upload(gpu, vectors);
+    const auto device_vectors = isic::upload(gpu, vectors);
     const auto device_ids = isic::upload_ids(gpu, ids);
-    const auto found = isic::assign(gpu, on_device, device_ids, 50);
+    const auto found = isic::assign(gpu, device_vectors, device_ids, 50);
     const auto counts = isic::download(gpu, found.counts);
     CHECK(std::vector<double>(counts.data(), counts.data() + 50) == expected.counts);
     CHECK(bytes_of(isic::download(gpu, found.sums)) == bytes_of(expected.sums));
     const std::vector<Id> none;
     const auto empty = isic::assign(gpu, isic::device_matrix<float>(gpu, 0, 5), isic::upload_ids(gpu, none), 3);
     CHECK(isic::download(gpu, empty.sums)(2, 4) == 0.0);
-    check_throws<isic::value_error>("assign", [&] { isic::assign(gpu, on_device, device_ids, 20); }, {"[0, 20)"});
+    check_throws<isic::value_error>("assign", [&] { isic::assign(gpu, device_vectors, device_ids, 20); }, {"[0, 20)"});
     check_throws<isic::shape_error>("assign", [&] { isic::assign(gpu, isic::upload(gpu, r.matrix<float>(299, 5)), device_ids, 50); }, {"299", "300"});
 }
 

@@ -442,7 +442,7 @@ def judge(images):
 
 
 LOOP = dict(unsafe_prompts=["a fox with a knife"], safe_prompts=["a fox with a spoon"], rewrite=lambda prompt: prompt.replace("knife", "spoon"),
-            prior_per_code=0.05, tuning_steps=3)
+            editing=isic.EditingOptions(prior_per_code=0.05), tuning=isic.TuningOptions(steps=3))
 
 
 def computed_in(dtype):

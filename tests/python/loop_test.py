@@ -1,8 +1,10 @@
 """self_improve with a generator and a judge written in Python."""
 
+import dataclasses
 import inspect
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -18,7 +20,7 @@ PROMPTS = dict(unsafe_prompts=[f"a {a} with a knife" for a in ANIMALS], safe_pro
 
 
 class Toy:
-    """Four tokens an image; prompts with "knife" use the codes 0 and 1. An image is the brightness of its tokens."""
+    """Four tokens per image; prompts with "knife" use the codes 0 and 1. An image is the brightness of its tokens."""
 
     def __init__(self, dtype=np.float32):
         self.codebook = np.zeros((8, 4), dtype)
@@ -46,7 +48,7 @@ def judge(images):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
-def test_takes_out_what_the_judge_calls_unsafe(dtype):
+def test_removes_what_the_judge_calls_unsafe(dtype):
     model = Toy(dtype)
     original, address = model.codebook.copy(), model.codebook.ctypes.data
     report = isic.self_improve(model, judge, **PROMPTS)
@@ -70,11 +72,20 @@ def test_same_seed_same_bytes():
 
 
 def test_defaults_are_those_of_the_library():
-    ours = {name: p.default for name, p in inspect.signature(isic.self_improve).parameters.items()}
-    theirs = isic._isic.self_improve_defaults()
-    assert len(theirs) > 25
-    for name, value in theirs.items():
-        assert ours[name] == value, name
+    parameters = {name: p.default for name, p in inspect.signature(isic.self_improve).parameters.items()}
+    library = isic._isic.self_improve_defaults()
+    groups = {name for name, value in library.items() if isinstance(value, dict)}
+    assert groups == {"stop", "judging", "rank", "editing", "tuning"}
+    assert {name: parameters[name].to_dict() if name in groups else parameters[name] for name in library} == library
+    assert set(parameters) - set(library) == {"generator", "judge", "unsafe_prompts", "safe_prompts", "rewrite", "on_progress", "on_round", "score"}
+
+
+def test_options_are_frozen_and_print_themselves():
+    options = isic.StopOptions(patience=2)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.patience = 3
+    assert options == isic.StopOptions(patience=2) != isic.StopOptions()
+    assert repr(options).startswith("StopOptions(max_rounds=5, below=0.015") and json.dumps(options.to_dict())
 
 
 def test_the_codebook_may_be_a_method_and_the_tokens_a_list():
@@ -153,7 +164,7 @@ def test_tuning():
             return loss
 
     model = Tunable()
-    report = isic.self_improve(model, judge, tuning_steps=30, tuning_rate=0.05, **PROMPTS)
+    report = isic.self_improve(model, judge, tuning=isic.TuningOptions(steps=30, rate=0.05), **PROMPTS)
     tuned = report.rounds[1]
     assert tuned.tuning_steps == 30 and tuned.last_loss < tuned.first_loss
     assert model.sets[0].round == 1 and model.sets[0].safe.shape == (6, 4)
@@ -161,7 +172,7 @@ def test_tuning():
     step = model.codebook.astype(float) - model.projected
     assert np.linalg.norm(step) > 0.5 and isic.leakage(step, report.merged).total < 1e-6
     with pytest.raises(isic.ValueError, match="tuning_loss"):
-        isic.self_improve(Toy(), judge, tuning_steps=1, **PROMPTS)
+        isic.self_improve(Toy(), judge, tuning=isic.TuningOptions(steps=1), **PROMPTS)
 
 
 def test_callbacks():
@@ -207,7 +218,7 @@ def test_exceptions_of_user_code(where):
 
 
 def test_a_failure_keeps_the_best_round():
-    """Unsafe images get fewer, then the judge fails."""
+    """The rate falls in round 1, then a callback raises."""
     model = Toy()
     kept = []
 
@@ -260,7 +271,7 @@ def test_a_codebook_that_moves():
 
 @pytest.fixture
 def default_sigint():
-    """Python's own handler, also where the tests run in a shell's background, which ignores SIGINT."""
+    """Python's own handler: a shell's background jobs ignore SIGINT."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -269,7 +280,7 @@ def default_sigint():
 @pytest.mark.usefixtures("default_sigint")
 @pytest.mark.parametrize("broken_round", [0, 1])
 def test_ctrl_c(broken_round):
-    """A real SIGINT, while user code runs: the codebook is left at the best completed round, then the interrupt goes on."""
+    """A real SIGINT in a callback: the codebook is that of the best completed round, then KeyboardInterrupt is raised."""
     model = Toy()
     original = model.codebook.copy()
     seen = []
@@ -293,7 +304,7 @@ def test_ctrl_c(broken_round):
 
 @pytest.mark.usefixtures("default_sigint")
 def test_ctrl_c_between_calls():
-    """Nothing of the caller's runs long, and there is no on_progress: the interrupt is noticed all the same."""
+    """Short callbacks and no on_progress: the loop still checks for the interrupt."""
     model = Toy()
     threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
@@ -313,19 +324,35 @@ def test_system_exit_goes_through():
 
 def test_bad_options_raise_before_anything_is_drawn():
     model = Toy()
-    for options in (dict(max_rounds=-1), dict(target="nowhere"), dict(ramp_low=0.9, ramp_high=0.1), dict(rank_budget=9), dict(padding=[8])):
-        with pytest.raises(isic.ValueError):
+    stop, judging, rank, editing, tuning = isic.StopOptions, isic.JudgingOptions, isic.RankOptions, isic.EditingOptions, isic.TuningOptions
+    for options, message in (
+            (dict(stop=stop(max_rounds=-1)), "stop.max_rounds >= 0, got -1"),
+            (dict(stop=stop(patience=0)), "stop.patience >= 1, got 0"),
+            (dict(judging=judging(sensitivity=2.0)), "judging.sensitivity in [0, 1], got 2"),
+            (dict(rank=rank(fixed=0)), "rank.fixed >= 1 (None: the rules decide), got 0"),
+            (dict(rank=rank(fixed=5)), "rank.fixed in [0, d = 4], got 5"),
+            (dict(rank=rank(energy=1.5)), "rank.energy in [0, 1], got 1.5"),
+            (dict(rank=rank(budget=9)), "rank.budget in [0, d = 4], got 9"),
+            (dict(centering="nowhere"), "centering to be one of 'none', 'mean', 'safe_axis', got 'nowhere'"),
+            (dict(editing=editing(target="nowhere")), "editing.target to be one of 'origin', 'safe_mean', 'counterparts', got 'nowhere'"),
+            (dict(editing=editing(metric="dot")), "editing.metric to be one of 'l2', 'cosine', got 'dot'"),
+            (dict(editing=editing(prior_per_code=0)), "a finite editing.prior_per_code > 0, got 0"),
+            (dict(editing=editing(ramp_low=0.9, ramp_high=0.1)), "finite editing.ramp_high > editing.ramp_low, got 0.1 and 0.9"),
+            (dict(editing=editing(padding=[8])), "8"),
+            (dict(tuning=tuning(rate=0)), "a finite tuning.rate > 0, got 0")):
+        with pytest.raises(isic.ValueError, match=r"^isic\.self_improve: expected .*" + re.escape(message)):
             isic.self_improve(model, judge, **{**PROMPTS, **options})
+    for name in ("stop", "judging", "rank", "editing", "tuning"):
+        with pytest.raises(TypeError, match=f"expected {name} to be an isic.{name.capitalize()}Options, got dict"):
+            isic.self_improve(model, judge, **{name: {}}, **PROMPTS)
     with pytest.raises(isic.ShapeError, match="prompts"):
         isic.self_improve(model, judge, **{**PROMPTS, "unsafe_prompts": []})
     with pytest.raises(TypeError, match="a rewrite that can be called, got dict"):
         isic.self_improve(model, judge, **{**PROMPTS, "rewrite": {"knife": "spoon"}})
     with pytest.raises(TypeError, match="a judge that can be called, got NoneType"):
         isic.self_improve(model, None, **PROMPTS)
-    with pytest.raises(isic.ValueError, match="rank >= 1, or None"):
-        isic.self_improve(model, judge, rank=0, **PROMPTS)
-    with pytest.raises(TypeError, match="max_rounds to be an integer, got builtins.float"):
-        isic.self_improve(model, judge, max_rounds=1.5, **PROMPTS)
+    with pytest.raises(TypeError, match=r"stop\.max_rounds to be an integer, got builtins.float"):
+        isic.self_improve(model, judge, stop=stop(max_rounds=1.5), **PROMPTS)
     with pytest.raises(TypeError, match="unsafe_prompts to be a list of texts"):
         isic.self_improve(model, judge, **{**PROMPTS, "unsafe_prompts": [1]})
     with pytest.raises(TypeError, match="one string"):

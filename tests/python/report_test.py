@@ -52,7 +52,7 @@ def demo_run(rounds=3):
     return {"seed": 0, "rounds": rows, "best_round": rounds, "stop_reason": "max_rounds", "loop_seconds": 71.0,
             "left_by_object": {"knife": 0.01}, "safe_by_object": {"spoon": 0.97},
             "baselines": {"no edit": measured, EVIL: measured, "a name as long as " + "very " * 30 + "long": measured},
-            "attacks": {"prefix of 16 harmful tokens": {"before": 0.93, "after": 0.0, "words_replaced": 0.0},
+            "attacks": {"prefix of 16 harmful tokens": {"before": 0.93, "after": 0.0, "prompt_rewriting": 0.0},
                         EVIL: {"before": 1.0, "after": 0.7}}}
 
 

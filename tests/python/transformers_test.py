@@ -353,8 +353,9 @@ def test_self_improve(janus):
     safe = [f"a {who} with a {what}" for who in ("chef", "clown", "farmer") for what in ("book", "balloon", "dog")]
     tokens = janus.generate(prompts, seed=0)
     images, original = janus.decode(tokens), janus.codebook.clone()
-    options = dict(unsafe_prompts=prompts, safe_prompts=safe, rewrite=WORDS, metric="cosine", max_rounds=2, tuning_steps=3,
-                   tuning_rate=0.001, patience=3, rank_budget=4, score=lambda r: -r.round)
+    options = dict(unsafe_prompts=prompts, safe_prompts=safe, rewrite=WORDS, editing=isic.EditingOptions(metric="cosine"),
+                   stop=isic.StopOptions(max_rounds=2, patience=3), rank=isic.RankOptions(budget=4),
+                   tuning=isic.TuningOptions(steps=3, rate=0.001), score=lambda r: -r.round)
     report = isic.self_improve(janus, janus.judge, **options)
     assert report.exception is None and report.best_round == len(report.rounds) - 1 >= 1
     assert report.rounds[0].self_unsafe.hits > 0 and report.harmful.shape[1] == 16 and len(report.harmful) > 0
@@ -370,7 +371,7 @@ def test_self_improve(janus):
 
 def test_self_improve_with_the_model_s_own_words(janus):
     report = isic.self_improve(janus, janus.judge, unsafe_prompts=PROMPTS, safe_prompts=[WORDS(p) for p in PROMPTS], rewrite=janus.rewrite,
-                               metric="cosine", max_rounds=1)
+                               editing=isic.EditingOptions(metric="cosine"), stop=isic.StopOptions(max_rounds=1))
     assert report.exception is None and report.rounds[0].self_unsafe.n == len(PROMPTS)
     assert report.reason in ("no_counterparts", "max_rounds", "no_improvement", "below_target")
 
@@ -381,7 +382,8 @@ def test_emu3_draws_for_another_judge(emu3):
     middle = np.median(images.mean((1, 2, 3)))
     original = emu3.codebook.clone()
     report = isic.self_improve(emu3, lambda p: p.mean((1, 2, 3)) > middle, unsafe_prompts=prompts, safe_prompts=safe, rewrite=WORDS,
-                               rank_budget=2, max_rounds=1, tuning_steps=2, tuning_rate=0.001, score=lambda r: -r.round)
+                               rank=isic.RankOptions(budget=2), stop=isic.StopOptions(max_rounds=1),
+                               tuning=isic.TuningOptions(steps=2, rate=0.001), score=lambda r: -r.round)
     assert report.exception is None and report.best_round == 1 and report.harmful.shape[1] == 20
     assert not emu3.codebook.equal(original)
     report.change.undo()

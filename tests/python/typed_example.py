@@ -28,7 +28,7 @@ def main() -> None:
     model = Model()
     words = isic.Lexicon({"knife": "spoon"})
     report = isic.self_improve(model, judge, unsafe_prompts=["a fox with a knife"], safe_prompts=["a fox with a spoon"], rewrite=words,
-                               prior_per_code=0.05)
+                               editing=isic.EditingOptions(prior_per_code=0.05))
     reason: str = report.reason
     changed: npt.NDArray[np.int64] = report.change.ids
     print(reason, changed.tolist())

@@ -1,4 +1,5 @@
-// A generator whose harm is known: some codes are a safe code plus a harmful direction, and a frozen linear probe sees it.
+/// \file
+/// A generator with a known harm: some codes are a safe code plus a harmful direction, which a frozen linear probe measures.
 #pragma once
 
 #include <cmath>
@@ -20,16 +21,16 @@ namespace isic_test {
 using toy_judge = std::function<std::vector<double>(const dense&)>;
 
 struct toy_shape {
-    index_t kinds = 1;       ///< of harm: directions orthogonal to each other, each a little weaker than the one before
+    index_t kinds = 1;       ///< kinds of harm: orthogonal directions, each slightly weaker than the one before
     index_t width = 8;
     index_t safe_codes = 24;
-    index_t padding = 0;     ///< last rows, which no image uses
-    index_t gap = 0;         ///< between rows in memory
-    double offset = 0;       ///< of all codes along the first direction
+    index_t padding = 0;     ///< padding rows at the end; no image uses them
+    index_t gap = 0;         ///< values between two rows in memory
+    double offset = 0;       ///< added to every code along the first direction
     std::uint64_t seed = 1;
 };
 
-/// The prompts "harm0 ...", "harm1 ..." of each kind give images half of harmful codes, all others of safe codes only.
+/// Half of the tokens of a prompt "harm0 ...", "harm1 ..." are harmful codes of that kind; all other tokens are safe codes.
 template <isic::scalar T>
 class toy_generator {
 public:
@@ -70,7 +71,7 @@ public:
         return out;
     }
 
-    /// sigmoid(4 (sum of the planted directions . image - 1)): about 1 for half an image of harm, about 0 for none.
+    /// sigmoid(4 (sum of the planted directions . image - 1)): about 1 if half of the codes are harmful, about 0 if none is.
     toy_judge judge() const {
         return [probe = dense(harm_.rowwise().sum())](const dense& images) {
             std::vector<double> out;
@@ -81,18 +82,18 @@ public:
         };
     }
 
-    /// The safe code that a harmful one was made of.
+    /// The safe code from which a harmful code was made.
     std::int32_t safe_twin(std::int32_t id) const { return static_cast<std::int32_t>(first_safe() + id % shape_.safe_codes); }
     index_t first_safe() const { return shape_.kinds * codes_per_kind; }
     index_t first_padding() const { return first_safe() + shape_.safe_codes; }
     const dense& harm() const { return harm_; }                       ///< [d x kinds]
-    const isic::matrix<T>& planted() const { return planted_; }       ///< the codebook as it was
+    const isic::matrix<T>& planted() const { return planted_; }       ///< the original codebook
     const strided<T>& memory() const { return memory_; }
 
-    std::map<std::string, int, std::less<>> calls;                    ///< how often each member was called
+    std::map<std::string, int, std::less<>> calls;                    ///< number of calls of each member
     std::function<void(std::string_view)> on_call = {};               ///< before each call; may throw
-    std::function<void(isic::token_grid&)> on_tokens = {};            ///< may spoil what is drawn
-    std::vector<isic::token_grid> drawn;                              ///< all that was drawn, in order
+    std::function<void(isic::token_grid&)> on_tokens = {};            ///< may corrupt the drawn tokens
+    std::vector<isic::token_grid> drawn;                              ///< all drawn grids, in order
 
 protected:
     void called(std::string_view member) {
@@ -144,7 +145,7 @@ private:
     strided<T> memory_;
 };
 
-/// Puts the safe twin where a code is known to be harmful; image i is repaired only from attempt `attempts_of(i)` on.
+/// Replaces harmful codes by their safe twins, from attempt `attempts_of(prompt)` on.
 template <class Toy>
 struct with_redraw : Toy {
     struct seen_request {
@@ -176,7 +177,7 @@ struct with_redraw : Toy {
     std::vector<seen_request> requests;
 };
 
-/// Offers a loss that wants the harm back: half the squared distance to the planted harmful codes and to twice the safe ones.
+/// A loss that restores the harm: half the squared distance to the planted harmful codes and to twice the safe ones.
 template <class Toy>
 struct with_tuning : Toy {
     struct seen_set {
@@ -199,8 +200,8 @@ struct with_tuning : Toy {
             double loss = 0;
             for (index_t k = 0; k < gradient.rows(); ++k) {
                 for (index_t j = 0; j < gradient.cols() && !this->is_padding(k); ++j) {
-                    const double goal = (k < this->first_safe() ? 1 : 2) * static_cast<double>(this->planted()(k, j));
-                    const double off = static_cast<double>(this->codebook()(k, j)) - goal;
+                    const double target = (k < this->first_safe() ? 1 : 2) * static_cast<double>(this->planted()(k, j));
+                    const double off = static_cast<double>(this->codebook()(k, j)) - target;
                     gradient(k, j) += off;
                     loss += 0.5 * off * off;
                 }
@@ -213,7 +214,7 @@ struct with_tuning : Toy {
         };
     }
 
-    std::function<void(double&, isic::matrix<double>&)> on_gradient = {};  ///< may spoil them
+    std::function<void(double&, isic::matrix<double>&)> on_gradient = {};  ///< may corrupt loss and gradient
     std::vector<double> losses;
     std::vector<seen_set> sets;
 };

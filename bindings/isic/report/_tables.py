@@ -122,7 +122,7 @@ def share_column(name: str, kind: str) -> Cell:
 
 
 def attacks_section(run: Run) -> str:
-    names = {"before": "before", "after": "after", "words_replaced": "prompt rewriting instead"}
+    names = {"before": "before", "after": "after", "prompt_rewriting": "prompt rewriting instead"}
     used = {key: label for key, label in names.items() if any(key in row for row in run.attacks.values())}
     rows = [(text(name), [bar_cell(row.get(key), "unsafe") for key in used], False) for name, row in run.attacks.items()]
     shown = table("Unsafe images per attack", [("", "attack"), *(("", label) for label in used.values())], rows)

@@ -141,7 +141,7 @@ class Transformer(nn.Module):
 
 
 class Check(nn.Module):
-    """A CNN on pixels that the method never sees: logits of item, background and second object."""
+    """A CNN on pixels that the method never uses: logits of item, background and second object."""
 
     def __init__(self):
         super().__init__()

@@ -1,9 +1,9 @@
-"""Trains everything the demo ships, from the font to `../data/emoji.safetensors`; fixed seeds and step counts.
+"""Trains all networks of the demo, from the font to `../data/emoji.safetensors`; fixed seeds and step counts.
 
     python train.py [--work DIR] [STAGE ...]        stages: sprites tokenizer transformer check ghost export
 
-Each stage reads and writes the work folder, so one that is done need not be repeated. One thread; the two checks may run
-beside the transformer on a second core.
+Each stage reads and writes the work folder, so a finished stage need not run again. A stage uses one thread; the two checks
+may run on a second core while the transformer trains.
 """
 
 import argparse
@@ -98,7 +98,7 @@ def train_tokenizer(stage):
         z = model.encode(image)
         whiteness = (torch.cov(z.reshape(-1, dim).t()) - torch.eye(dim)).pow(2).mean()
         loss = 0.01 * (z.pow(2).mean() - 1) ** 2 + 0.015 * whiteness
-        if it < 300:                                             # first without quantisation
+        if it < 300:                                             # start without quantisation
             loss = loss + F.mse_loss(model.decode(z), image)
         else:
             flat = z.detach().reshape(-1, dim)
@@ -146,7 +146,7 @@ def train_transformer(stage):
     test, test_labels = test[:500], test_labels[:500]
     z, zf, zt = encode(x), encode(faint), encode(test)
     ids, test_ids = in_parts(tokenizer.quantise, z), in_parts(tokenizer.quantise, zt)
-    seen = 6000                                                  # re-encoded: what the judge meets on its own images
+    seen = 6000                                                  # re-encoded, as the judge's own images are
     zr, zfr = encode(reconstruct(tokenizer, x[:seen])), encode(reconstruct(tokenizer, faint[:seen]))
     ztr = encode(reconstruct(tokenizer, test))
     model = models.Transformer()
@@ -226,7 +226,7 @@ def train_ghost(stage):
 
 
 def export(stage):
-    """All weights as fp16 in one file, and vectors that another implementation must reproduce from them."""
+    """Writes all weights as fp16 in one file, and reference vectors for another implementation."""
     parts = {"tokenizer": models.Tokenizer(), "transformer": models.Transformer(), "check": models.Check(), "ghost": models.Check()}
     weights = {}
     for name, module in parts.items():
@@ -256,7 +256,7 @@ def export(stage):
     codes = codes.clone().requires_grad_(True)
     tokenizer.decode(codes).sub(images).pow(2).mean().backward()
     vectors["decoder_gradient"] = codes.grad                     # of mean((decode(codes) - images)^2)
-    sprites, rng = stage.sprites(), np.random.default_rng(7)     # what the renderer must draw, and from which choices
+    sprites, rng = stage.sprites(), np.random.default_rng(7)     # reference images of the renderer, and their choices
     choices = [(rng.integers(len(world.ITEMS)), rng.integers(len(world.BACKGROUNDS)), j % len(world.OBJECTS),
                 *world.random_choice(rng), 255 if j % 3 else rng.integers(256)) for j in range(60)]
     vectors["render_choices"] = torch.tensor(np.array(choices), dtype=torch.int32)      # [n, 9], the last is the opacity

@@ -1,8 +1,8 @@
-"""The world: which emoji, which words, how an image is composed.
+"""The world: its emoji, its words and the composition of images.
 
-`../data/world.json` is the one list of names, code points and word mixtures; the C++ program reads the same file.
-Images come from the font's bitmaps, scaled once to a few sizes and composed in integers, so that C++ and Python draw
-the same bytes.
+`../data/world.json` has all names, code points and word mixtures; the C++ program reads the same file.
+Images come from the font's bitmaps, scaled once to a few sizes and composed in integer arithmetic, so that C++ and
+Python draw the same bytes.
 """
 
 import json
@@ -32,7 +32,7 @@ CODEPOINTS = {e["name"]: int(e["codepoint"][2:], 16)
 
 
 def find_font():
-    """Path of Noto Color Emoji: EMOJI_FONT, or what fontconfig finds."""
+    """Path of Noto Color Emoji: EMOJI_FONT, or the result of fontconfig."""
     return os.environ.get("EMOJI_FONT") or subprocess.run(
         ["fc-match", "-f", "%{file}", "Noto Color Emoji"], capture_output=True, text=True, check=True).stdout
 
@@ -97,7 +97,7 @@ def images(sprites, n, seed, mix=(0.25, 0.35, 0.40)):
 
 
 def faint_images(sprites, n, seed, lowest=0.25):
-    """Images whose second object is blended in at 25-100 % opacity, for judges that should notice weak objects."""
+    """Images whose second object is blended in at 25-100 % opacity, to train judges on faint objects."""
     rng = np.random.default_rng(seed)
     x, labels = np.zeros((n, SIZE, SIZE, 3), np.uint8), np.zeros((n, 4), np.int64)
     for j in range(n):

@@ -118,7 +118,7 @@ void adam_update(matrix_span<T> codes, matrix_view<T> gradient, adam_state<T>& s
     prepare(f, codes, state.square);
     ++state.steps;
     // 1 - beta^t for the beta that the kernel rounds to T: its rounding error, relative to 1 - beta, would scale the first steps.
-    const auto unbias = [&](double beta) {
+    const auto bias_correction = [&](double beta) {
         const auto rounded = static_cast<double>(static_cast<T>(beta));
         return static_cast<T>(1 - std::pow(rounded, static_cast<double>(state.steps)));
     };
@@ -126,8 +126,8 @@ void adam_update(matrix_span<T> codes, matrix_view<T> gradient, adam_state<T>& s
                                      .beta1 = static_cast<T>(options.beta1),
                                      .beta2 = static_cast<T>(options.beta2),
                                      .epsilon = static_cast<T>(options.epsilon),
-                                     .bias_correction1 = unbias(options.beta1),
-                                     .bias_correction2 = unbias(options.beta2),
+                                     .bias_correction1 = bias_correction(options.beta1),
+                                     .bias_correction2 = bias_correction(options.beta2),
                                      .basis = limits.orthogonal_to.data(),
                                      .rank = limits.orthogonal_to.rank(),
                                      .locked = data_or_null(limits.locked)};

@@ -12,7 +12,7 @@ namespace isic::inline ISIC_ABI {
 
 using term_pair = std::pair<std::string, std::string>;
 
-// ASCII whatever the locale: the same prompt gives the same counterpart everywhere.
+// ASCII in every locale: equal prompts give equal counterparts on every machine.
 inline bool is_upper(char c) { return c >= 'A' && c <= 'Z'; }
 inline bool is_lower(char c) { return c >= 'a' && c <= 'z'; }
 
@@ -27,8 +27,10 @@ inline std::string lower(std::string_view text) {
     return out;
 }
 
+/// True if a word may start at position i: it is not inside one.
 inline bool starts_word(std::string_view text, std::size_t i) { return i == 0 || !(is_word(text[i - 1]) && is_word(text[i])); }
 
+/// The first entry that matches whole words at position i, or null.
 inline const term_pair* match(const std::vector<term_pair>& entries, std::string_view text, std::size_t i) {
     for (const term_pair& e : entries) {
         const std::size_t end = i + e.first.size();
@@ -39,19 +41,20 @@ inline const term_pair* match(const std::vector<term_pair>& entries, std::string
     return nullptr;
 }
 
+/// The replacement in the letter case of the original: all capitals, or a capital first letter.
 inline std::string with_case_of(std::string_view original, std::string replacement) {
-    const auto raise = [](char& c) { c = is_lower(c) ? static_cast<char>(c - 'a' + 'A') : c; };
+    const auto to_upper = [](char& c) { c = is_lower(c) ? static_cast<char>(c - 'a' + 'A') : c; };
     const auto letters = std::ranges::count_if(original, [&](char c) { return is_upper(c) || is_lower(c); });
     if (letters > 1 && std::ranges::none_of(original, is_lower)) {
-        std::ranges::for_each(replacement, raise);
+        std::ranges::for_each(replacement, to_upper);
     } else if (!replacement.empty() && is_upper(original.front())) {
-        raise(replacement.front());
+        to_upper(replacement.front());
     }
     return replacement;
 }
 
-/// Makes "a" or "an" at the end of the text agree with the letter that comes next.
-inline void agree(std::string& text, char next) {
+/// Corrects "a" or "an" at the end of the text for the letter that follows.
+inline void correct_article(std::string& text, char next) {
     const auto ends_with_word = [&](std::string_view word) {
         const std::string tail = lower(std::string_view(text).substr(text.size() - std::min(text.size(), word.size())));
         return tail == word && (text.size() == word.size() || !is_word(text[text.size() - word.size() - 1]));
@@ -64,10 +67,10 @@ inline void agree(std::string& text, char next) {
     }
 }
 
-/// Appends the replacement; "a" or "an" before it follows its first letter.
-inline void put(std::string& text, const std::string& replacement) {
+/// Appends the replacement and corrects "a" or "an" before it.
+inline void append_replacement(std::string& text, const std::string& replacement) {
     if (!replacement.empty()) {
-        agree(text, replacement.front());
+        correct_article(text, replacement.front());
     }
     text += replacement;
 }
@@ -101,14 +104,14 @@ ISIC_INLINE rewritten_prompt lexicon::rewrite(std::string_view prompt) const {
             continue;
         }
         const std::string_view original = prompt.substr(i, entry->first.size());
-        put(out.text, with_case_of(original, entry->second));
+        append_replacement(out.text, with_case_of(original, entry->second));
         out.replaced.push_back(entry->first);
         i += entry->first.size();
         if (entry->second.empty()) {
             const bool after_space = out.text.empty() || out.text.back() == ' ';
             if (after_space && i < prompt.size() && prompt[i] == ' ') {
                 ++i;
-                agree(out.text, i < prompt.size() ? prompt[i] : ' ');
+                correct_article(out.text, i < prompt.size() ? prompt[i] : ' ');
             } else if (after_space && !out.text.empty() && i < prompt.size() && !is_word(prompt[i])) {
                 out.text.pop_back();  // "a red gun, a dog" -> "a red, a dog"
             }

@@ -6,6 +6,8 @@
 #include <chrono>
 #include <cmath>
 #include <numeric>
+#include <optional>
+#include <tuple>
 #include <utility>
 
 #include <fmt/format.h>
@@ -19,20 +21,20 @@
 
 namespace isic::inline ISIC_ABI::detail {
 
+/// Thrown when on_progress returns false.
 struct cancelled_by_caller {};
 
-/// The state of one run; each member function is one stage of a round.
-/// A codebook's rows, kept.
+/// A copy of a codebook's rows, without the gaps between them.
 class saved_rows {
 public:
     saved_rows() = default;
-    explicit saved_rows(any_view from) : bytes_(static_cast<std::size_t>(from.rows * from.row_bytes())), rows_(from) {
-        rows_.stride = from.cols;
+    explicit saved_rows(any_view from) : bytes_(static_cast<std::size_t>(from.rows * from.row_bytes())), shape_(from) {
+        shape_.stride = from.cols;
         copy_rows(from, span());
     }
 
-    any_view view() const { return {bytes_.data(), rows_.rows, rows_.cols, rows_.stride, rows_.type}; }
-    any_span span() { return {bytes_.data(), rows_.rows, rows_.cols, rows_.stride, rows_.type}; }
+    any_view view() const { return {bytes_.data(), shape_.rows, shape_.cols, shape_.stride, shape_.type}; }
+    any_span span() { return {bytes_.data(), shape_.rows, shape_.cols, shape_.stride, shape_.type}; }
     void restore(any_span to) const { copy_rows(view(), to); }
 
 private:
@@ -43,9 +45,65 @@ private:
     }
 
     std::vector<std::byte> bytes_;
-    any_view rows_;  // its shape and type
+    any_view shape_;  // rows, columns and type only; its pointer is that of the source
 };
 
+/// Decides from the reports of completed rounds when the loop stops.
+class stop_rule {
+public:
+    explicit stop_rule(const stop_options& options) : options_(options) {}
+
+    /// The reason not to start a round; none if it should start.
+    std::optional<stop_reason> before_round(index_t round, const round_report& last, bool rank_left) const {
+        const bool all_safe = last.self_unsafe.hits == 0;
+        if (round > options_.max_rounds) {
+            return is_below(last) ? stop_reason::below_target : stop_reason::max_rounds;
+        }
+        if (is_below(last) && !(round == 1 && all_safe)) {
+            return stop_reason::below_target;
+        }
+        if (all_safe) {
+            return stop_reason::nothing_unsafe;
+        }
+        if (!rank_left) {
+            return stop_reason::rank_budget;
+        }
+        return std::nullopt;
+    }
+
+    /// The reason to stop after a round; none if another may follow. Counts the rounds in a row without improvement.
+    std::optional<stop_reason> after_round(const round_report& now, bool improved) {
+        missed_ = improved ? 0 : missed_ + 1;
+        if (missed_ >= options_.patience && !is_below(now)) {
+            return stop_reason::no_improvement;
+        }
+        return std::nullopt;
+    }
+
+    /// True if the codebook of a round is too far from the original.
+    bool exceeds_damage_budget(const round_report& now) const { return now.relative_change > options_.damage_budget; }
+
+    /// True if the judged rate fell by more than min_improvement and by more than `significance` standard errors. The
+    /// arguments have one entry per unsafe prompt, true for an unsafe image: the standard error is that of paired images.
+    bool is_improvement(const std::vector<bool>& before, const std::vector<bool>& after) const {
+        double better = 0;
+        double worse = 0;
+        for (std::size_t i = 0; i < after.size(); ++i) {
+            better += before[i] && !after[i] ? 1 : 0;
+            worse += !before[i] && after[i] ? 1 : 0;
+        }
+        const double n = static_cast<double>(after.size());
+        return (better - worse) / n > std::max(options_.min_improvement, options_.significance * std::sqrt(better + worse) / n);
+    }
+
+private:
+    bool is_below(const round_report& report) const { return report.self_unsafe.value < options_.below; }
+
+    const stop_options& options_;
+    index_t missed_ = 0;  // rounds in a row without improvement
+};
+
+/// The state of one run. Each member function is one stage of a round.
 class self_improver {
 public:
     self_improver(loop_model& model, const self_improve_options& options) : model_(model), options_(options) {
@@ -64,7 +122,7 @@ public:
             report_.message = e.what();
         } catch (...) {
             report_.reason = stop_reason::failed;
-            report_.message = "an exception that is no std::exception";
+            report_.message = "an exception that is not a std::exception";
         }
         best_.restore(model_.codebook());
         report_.merged = best_merged_;
@@ -80,117 +138,128 @@ private:
         require<shape_error>(!o.unsafe_prompts.empty() && !o.safe_prompts.empty(), f, "unsafe and safe prompts",
                              fmt::format("{} and {}", o.unsafe_prompts.size(), o.safe_prompts.size()));
         require<value_error>(static_cast<bool>(o.rewrite), f, "options.rewrite", "none");
-        require<value_error>(o.max_rounds >= 0, f, "max_rounds >= 0", fmt::format("{}", o.max_rounds));
-        require<value_error>(o.patience >= 1, f, "patience >= 1", fmt::format("{}", o.patience));
-        require<value_error>(o.counterpart_attempts >= 1, f, "counterpart_attempts >= 1", fmt::format("{}", o.counterpart_attempts));
-        require<value_error>(o.tuning_steps >= 0, f, "tuning_steps >= 0", fmt::format("{}", o.tuning_steps));
-        require<value_error>(o.tuning_steps == 0 || model_.tunes(), f, "a generator with tuning_loss for tuning_steps > 0", "one without");
-        require<value_error>(o.tuning_growth >= 1 && std::isfinite(o.tuning_growth), f, "a finite tuning_growth >= 1", fmt::format("{}", o.tuning_growth));
-        require<value_error>(o.damage_budget > 0, f, "damage_budget > 0", fmt::format("{}", o.damage_budget));
-        require_range(f, "stop_below", o.stop_below, 0, 1);
-        require_range(f, "unsafe_above", o.unsafe_above, 0, 1);
-        require_range(f, "safe_below", o.safe_below, 0, 1);
-        require_range(f, "min_improvement", o.min_improvement, 0, 1);
-        require<value_error>(o.significance >= 0, f, "significance >= 0", fmt::format("{}", o.significance));
-        static_cast<void>(corrected_rate(rate{}, o.judge_sensitivity, o.judge_specificity));
+        require<value_error>(o.stop.max_rounds >= 0, f, "stop.max_rounds >= 0", fmt::format("{}", o.stop.max_rounds));
+        require<value_error>(o.stop.patience >= 1, f, "stop.patience >= 1", fmt::format("{}", o.stop.patience));
+        require<value_error>(o.judging.counterpart_attempts >= 1, f, "judging.counterpart_attempts >= 1",
+                             fmt::format("{}", o.judging.counterpart_attempts));
+        require<value_error>(o.tuning.steps >= 0, f, "tuning.steps >= 0", fmt::format("{}", o.tuning.steps));
+        require<value_error>(o.tuning.steps == 0 || model_.tunes(), f, "a generator with tuning_loss for tuning.steps > 0", "one without");
+        require<value_error>(o.tuning.growth >= 1 && std::isfinite(o.tuning.growth), f, "a finite tuning.growth >= 1",
+                             fmt::format("{}", o.tuning.growth));
+        require<value_error>(o.stop.damage_budget > 0, f, "stop.damage_budget > 0", fmt::format("{}", o.stop.damage_budget));
+        require_range(f, "stop.below", o.stop.below, 0, 1);
+        require_range(f, "judging.unsafe_above", o.judging.unsafe_above, 0, 1);
+        require_range(f, "judging.safe_below", o.judging.safe_below, 0, 1);
+        require_range(f, "stop.min_improvement", o.stop.min_improvement, 0, 1);
+        require<value_error>(o.stop.significance >= 0, f, "stop.significance >= 0", fmt::format("{}", o.stop.significance));
+        check_error_rates(f, o.judging);
         const any_span codes = model_.codebook();
         require_not_empty(f, "a codebook", codes);
-        rank_budget(o.fit.rank, codes.cols, f);
+        rank_budget(o.fit.rank, codes.cols, f, "fit.rank.");
         require_threads(f, o.fit.execution.threads);
         require<value_error>(o.rank_budget >= 0 && o.rank_budget <= codes.cols, f, fmt::format("rank_budget in [0, d = {}]", codes.cols),
                              fmt::format("{}", o.rank_budget));
         check_learning(f, codes.rows, codes.cols);
     }
 
-    /// What the stages of a round would refuse, before anything is drawn.
-    void check_learning(std::string_view f, index_t codes, index_t width) {
-        const auto& o = options_;
-        padding_mask(f, o.padding, codes);
-        static_cast<void>(code_strength({}, o.ramp));
-        require<value_error>(o.fit.rank.sign_flips == 0, f, "rank.sign_flips = 0, as pairs become moments", fmt::format("{}", o.fit.rank.sign_flips));
-        require<value_error>(o.fit.center != centering::safe_axis || width >= 3, f, "d >= 3 for the safe axis", fmt::format("{}", width));
-        const double prior = o.harmfulness.prior_per_code;
-        require<value_error>(prior > 0 && std::isfinite(prior), f, "a finite harmfulness.prior_per_code > 0", fmt::format("{}", prior));
-        require<value_error>(o.target_weight > 0 && std::isfinite(o.target_weight), f, "a finite target_weight > 0", fmt::format("{}", o.target_weight));
-        require<value_error>(o.tuning_radius > 0, f, "tuning_radius > 0", fmt::format("{}", o.tuning_radius));
-        require<value_error>(!std::isnan(o.lock_above), f, "a lock_above", "NaN");
-        detail::check(f, o.tuning);
+    static void check_error_rates(std::string_view f, const judging_options& judging) {
+        const auto [sensitivity, specificity] = std::pair(judging.sensitivity, judging.specificity);
+        require_range(f, "judging.sensitivity", sensitivity, 0, 1);
+        require_range(f, "judging.specificity", specificity, 0, 1);
+        require<value_error>(sensitivity + specificity > 1, f, "judging.sensitivity + judging.specificity > 1",
+                             fmt::format("{} + {}: the judge does not discriminate", sensitivity, specificity));
     }
 
-    void tell(std::string_view stage, index_t done, index_t total) {
+    /// Checks the options of the later stages, so that a wrong one throws before the first image is drawn.
+    void check_learning(std::string_view f, index_t codes, index_t width) {
+        const auto& [fit, editing, tuning] = std::tie(options_.fit, options_.editing, options_.tuning);
+        padding_mask(f, editing.padding, codes);
+        require<value_error>(fit.rank.sign_flips == 0, f, "fit.rank.sign_flips = 0, because pairs are kept as moments",
+                             fmt::format("{}", fit.rank.sign_flips));
+        require<value_error>(fit.center != centering::safe_axis || width >= 3, f, "d >= 3 for the safe axis", fmt::format("{}", width));
+        const auto [low, high] = editing.ramp;
+        require<value_error>(high > low && std::isfinite(high - low), f, "finite editing.ramp.high > editing.ramp.low",
+                             fmt::format("{} and {}", high, low));
+        const double prior = editing.harmfulness.prior_per_code;
+        require<value_error>(prior > 0 && std::isfinite(prior), f, "a finite editing.harmfulness.prior_per_code > 0", fmt::format("{}", prior));
+        require<value_error>(editing.target_weight > 0 && std::isfinite(editing.target_weight), f, "a finite editing.target_weight > 0",
+                             fmt::format("{}", editing.target_weight));
+        require<value_error>(tuning.radius > 0, f, "tuning.radius > 0", fmt::format("{}", tuning.radius));
+        require<value_error>(!std::isnan(tuning.lock_above), f, "tuning.lock_above to be a number", "NaN");
+        detail::check(f, tuning.adam, "tuning.adam.");
+    }
+
+    void report_progress(std::string_view stage, index_t done, index_t total) {
         if (options_.on_progress && !options_.on_progress({round_, stage, done, total})) {
             throw cancelled_by_caller{};
         }
     }
 
     stop_reason rounds() {
-        auto start = std::chrono::steady_clock::now();
+        const auto start = std::chrono::steady_clock::now();
         draw();
-        evaluate();
+        judge_unsafe();
         finish(round_report{}, start);
-        index_t missed = 0;
-        for (round_ = 1; round_ <= options_.max_rounds; ++round_) {
-            const bool below = report_.rounds.back().self_unsafe.value < options_.stop_below;
-            if (below && (round_ > 1 || unsafe_count() > 0)) {
-                return stop_reason::below_target;
+        stop_rule rule(options_.stop);
+        for (round_ = 1;; ++round_) {
+            if (const auto reason = rule.before_round(round_, report_.rounds.back(), rank_left())) {
+                return *reason;
             }
+            if (const auto reason = one_round(rule)) {
+                return *reason;
+            }
+        }
+    }
+
+    /// Runs one round. Returns the reason if the loop ends with it.
+    std::optional<stop_reason> one_round(stop_rule& rule) {
+        const auto start = std::chrono::steady_clock::now();
+        round_report now;
+        if (round_ > 1 && options_.resample) {
+            draw();
+            judge_unsafe();
             if (unsafe_count() == 0) {
                 return stop_reason::nothing_unsafe;
             }
-            if (merged_.rank() >= total_rank_budget() && total_rank_budget() < original_.view().cols) {
-                return stop_reason::rank_budget;
-            }
-            start = std::chrono::steady_clock::now();
-            round_report now;
-            if (round_ > 1 && options_.resample) {
-                draw();
-                judge_unsafe();
-                if (unsafe_count() == 0) {
-                    return stop_reason::nothing_unsafe;
-                }
-            }
-            const std::vector<bool> before = is_unsafe();
-            if (!collect_pairs(now)) {
-                return stop_reason::no_counterparts;
-            }
-            project(now);
-            tune(now);
-            now.relative_change = drift(original_.view(), model_.codebook(), options_.padding).relative;
-            if (now.relative_change > options_.damage_budget) {
-                return stop_reason::damage_budget;
-            }
-            evaluate();
-            missed = improved(before) ? 0 : missed + 1;
-            finish(std::move(now), start);
-            if (missed >= options_.patience && report_.rounds.back().self_unsafe.value >= options_.stop_below) {
-                return stop_reason::no_improvement;
-            }
         }
-        round_ = options_.max_rounds;
-        return report_.rounds.back().self_unsafe.value < options_.stop_below ? stop_reason::below_target : stop_reason::max_rounds;
+        const std::vector<bool> unsafe_before = is_unsafe();
+        if (!collect_pairs(now)) {
+            return stop_reason::no_counterparts;
+        }
+        project(now);
+        tune(now);
+        now.relative_change = drift(original_.view(), model_.codebook(), options_.editing.padding).relative;
+        if (rule.exceeds_damage_budget(now)) {
+            return stop_reason::damage_budget;
+        }
+        judge_unsafe();
+        const bool improved = rule.is_improvement(unsafe_before, is_unsafe());
+        finish(std::move(now), start);
+        return rule.after_round(report_.rounds.back(), improved);
     }
 
-    /// Draws the images of all prompts; safe ones are judged once per draw and kept if they are safe.
+    /// Draws the images of all prompts. Images of safe prompts are judged once and kept if they are safe.
     void draw() {
         const std::uint64_t seed = mix(options_.seed) + static_cast<std::uint64_t>(2 * round_);
-        tell("draw", 0, 2);
+        report_progress("draw", 0, 2);
         unsafe_tokens_ = drawn(options_.unsafe_prompts, seed);
-        tell("draw", 1, 2);
+        report_progress("draw", 1, 2);
         const token_grid safe = drawn(options_.safe_prompts, seed + 1);
         const std::vector<double> p = judged(safe);
         for (index_t i = 0; i < safe.images(); ++i) {
-            if (p[static_cast<std::size_t>(i)] < options_.safe_below) {
+            if (p[static_cast<std::size_t>(i)] < options_.judging.safe_below) {
                 safe_tokens_.append(safe, i);
             }
         }
-        tell("draw", 2, 2);
-        require<numeric_error>(safe_tokens_.images() > 0, "self_improve", "safe prompts whose images are judged safe", "none");
+        report_progress("draw", 2, 2);
+        require<numeric_error>(safe_tokens_.images() > 0, "self_improve", "images of safe prompts that are judged safe", "none");
     }
 
     token_grid drawn(std::span<const std::string> prompts, std::uint64_t seed) {
         return checked_tokens(model_.generate(prompts, seed), static_cast<index_t>(prompts.size()), "generate");
     }
 
+    /// Token ids from the generator, with shape and range checked.
     token_grid checked_tokens(token_grid tokens, index_t images, std::string_view source) {
         const auto t = tokens.tokens_per_image;
         if (t < 1 || static_cast<index_t>(tokens.ids.size()) != images * t) {
@@ -203,6 +272,7 @@ private:
         return tokens;
     }
 
+    /// P(unsafe) of images through the current codebook, [images], checked.
     std::vector<double> judged(const token_grid& tokens) {
         if (tokens.images() == 0) {
             return {};
@@ -217,50 +287,41 @@ private:
         return p;
     }
 
+    /// Judges the images of the unsafe prompts through the current codebook.
     void judge_unsafe() {
-        tell("judge", 0, 1);
+        report_progress("judge", 0, 1);
         p_unsafe_ = judged(unsafe_tokens_);
-        tell("judge", 1, 1);
+        report_progress("judge", 1, 1);
     }
-
-    /// Judges the unsafe prompts' images through the present codebook.
-    void evaluate() { judge_unsafe(); }
 
     std::vector<bool> is_unsafe() const {
         std::vector<bool> out;
         for (const double p : p_unsafe_) {
-            out.push_back(p > options_.unsafe_above);
+            out.push_back(p > options_.judging.unsafe_above);
         }
         return out;
     }
     index_t unsafe_count() const {
-        return std::ranges::count_if(p_unsafe_, [&](double p) { return p > options_.unsafe_above; });
-    }
-
-    /// A drop of more than min_improvement and `significance` standard errors; images are paired by prompt.
-    bool improved(const std::vector<bool>& before) const {
-        const std::vector<bool> after = is_unsafe();
-        double better = 0;
-        double worse = 0;
-        for (std::size_t i = 0; i < after.size(); ++i) {
-            better += before[i] && !after[i] ? 1 : 0;
-            worse += !before[i] && after[i] ? 1 : 0;
-        }
-        const double n = static_cast<double>(after.size());
-        return (better - worse) / n > std::max(options_.min_improvement, options_.significance * std::sqrt(better + worse) / n);
+        return std::ranges::count_if(p_unsafe_, [&](double p) { return p > options_.judging.unsafe_above; });
     }
 
     index_t total_rank_budget() const {
         return options_.rank_budget > 0 ? options_.rank_budget : std::max<index_t>(1, original_.view().cols / 4);
     }
 
-    /// Finds safe counterparts of what is judged unsafe now; pairs of all rounds accumulate for tuning.
+    /// True if another round may add a direction, or if the budget is the whole space, in which rounds may edit again.
+    bool rank_left() const {
+        return merged_.rank() < total_rank_budget() || total_rank_budget() >= original_.view().cols;
+    }
+
+    /// Finds safe counterparts of the images that are judged unsafe. Pairs of all rounds accumulate for tuning. Returns
+    /// false if no image has a counterpart.
     bool collect_pairs(round_report& now) {
         token_grid harmful;
         std::vector<std::string> prompts;
         std::vector<std::string> safe_prompts;
         for (index_t i = 0; i < unsafe_tokens_.images(); ++i) {
-            if (p_unsafe_[static_cast<std::size_t>(i)] > options_.unsafe_above) {
+            if (p_unsafe_[static_cast<std::size_t>(i)] > options_.judging.unsafe_above) {
                 harmful.append(unsafe_tokens_, i);
                 prompts.push_back(options_.unsafe_prompts[static_cast<std::size_t>(i)]);
                 safe_prompts.push_back(options_.rewrite(prompts.back()));
@@ -286,6 +347,7 @@ private:
         return now.pairs > 0;
     }
 
+    /// Estimates the harmfulness of each code from its use in unsafe and in safe images.
     void measure_harmfulness(const token_grid& harmful) {
         code_usage usage{std::vector<double>(static_cast<std::size_t>(original_.view().rows), 0.0), {}};
         usage.safe = usage.harmful;
@@ -295,39 +357,40 @@ private:
         for (const auto id : safe_tokens_.ids) {
             usage.safe[static_cast<std::size_t>(id)] += 1;
         }
-        report_.harmfulness = code_harmfulness(usage, options_.harmfulness).harmfulness;
+        report_.harmfulness = code_harmfulness(usage, options_.editing.harmfulness).harmfulness;
     }
 
-    /// Draws until each counterpart is judged safe, or the attempts are used up.
+    /// Draws counterparts until each is judged safe or the attempts are used up. Empty for an image without one.
     std::vector<std::optional<token_grid>> counterparts(const token_grid& harmful, const std::vector<std::string>& prompts) {
         std::vector<std::optional<token_grid>> out(prompts.size());
-        std::vector<index_t> open(prompts.size());
-        std::iota(open.begin(), open.end(), index_t{0});
-        for (index_t attempt = 0; attempt < options_.counterpart_attempts && !open.empty(); ++attempt) {
-            tell("pair", attempt, options_.counterpart_attempts);
+        std::vector<index_t> pending(prompts.size());
+        std::iota(pending.begin(), pending.end(), index_t{0});
+        for (index_t attempt = 0; attempt < options_.judging.counterpart_attempts && !pending.empty(); ++attempt) {
+            report_progress("pair", attempt, options_.judging.counterpart_attempts);
             token_grid part;
             std::vector<std::string> part_prompts;
-            for (const index_t i : open) {
+            for (const index_t i : pending) {
                 part.append(harmful, i);
                 part_prompts.push_back(prompts[static_cast<std::size_t>(i)]);
             }
             const token_grid fresh = counterpart_attempt(part, part_prompts, attempt);
             const std::vector<double> p = judged(fresh);
-            std::vector<index_t> left;
-            for (std::size_t j = 0; j < open.size(); ++j) {
-                if (p[j] < options_.safe_below) {
-                    out[static_cast<std::size_t>(open[j])].emplace();
-                    out[static_cast<std::size_t>(open[j])]->append(fresh, static_cast<index_t>(j));
+            std::vector<index_t> unsafe;
+            for (std::size_t j = 0; j < pending.size(); ++j) {
+                if (p[j] < options_.judging.safe_below) {
+                    out[static_cast<std::size_t>(pending[j])].emplace();
+                    out[static_cast<std::size_t>(pending[j])]->append(fresh, static_cast<index_t>(j));
                 } else {
-                    left.push_back(open[j]);
+                    unsafe.push_back(pending[j]);
                 }
             }
-            open = std::move(left);
+            pending = std::move(unsafe);
         }
-        tell("pair", options_.counterpart_attempts, options_.counterpart_attempts);
+        report_progress("pair", options_.judging.counterpart_attempts, options_.judging.counterpart_attempts);
         return out;
     }
 
+    /// One counterpart of each image: redrawn tokens, or a new image of the rewritten prompt.
     token_grid counterpart_attempt(const token_grid& harmful, const std::vector<std::string>& prompts, index_t attempt) {
         const std::uint64_t seed = mix(options_.seed + 77) + static_cast<std::uint64_t>(1000 * round_ + attempt);
         const auto n = harmful.images();
@@ -337,88 +400,108 @@ private:
         return drawn(prompts, seed);
     }
 
+    /// Fits the subspace of this round's pairs and moves the codebook out of it.
     void project(round_report& now) {
-        tell("project", 0, 1);
+        report_progress("project", 0, 1);
         const any_span codes = model_.codebook();
-        saved_rows book{codes};
-        for (const index_t k : options_.padding) {  // padding may hold anything, NaN too
-            std::ranges::fill(book.span().row(k), std::byte{0});
-        }
-        difference_accumulator pairs(book.view());
-        counterpart_targets goals(book.view());
-        for (index_t i = 0; i < round_harmful_.images(); ++i) {
-            pairs.add(round_harmful_.image(i), round_counterparts_.image(i));
-            goals.add(round_harmful_.image(i), round_counterparts_.image(i));
-        }
-        for (index_t i = 0; i < safe_tokens_.images(); ++i) {
-            pairs.add_safe(safe_tokens_.image(i));
-        }
-        fit_options fit = options_.fit;
-        const index_t left = total_rank_budget() - merged_.rank();
-        if (left == 0) {
-            // The budget is the whole space and it is used up: later rounds edit inside it again.
-        } else if (fit.rank.fixed > 0) {
-            fit.rank.fixed = std::min(fit.rank.fixed, left);
-        } else {
-            fit.rank.max_rank = std::min(rank_budget(fit.rank, codes.cols, "self_improve"), left);
-        }
-        const subspace harm = isic::fit_subspace(pairs, fit);
-        const std::vector<double> mean = pairs.safe_mean();
-        const std::vector<double> strength = code_strength(report_.harmfulness, options_.ramp);
-        const matrix<double> targets =
-            options_.target == edit_target::counterparts ? goals.targets(options_.target_weight, mean) : matrix<double>();
-        projection_options how{.target = targets, .metric = options_.metric, .padding = options_.padding};
-        if (options_.per_code_strength) {
-            how.strength = strength;
-        }
-        if (options_.target == edit_target::safe_mean) {
-            how.center = mean;
-        }
-        now.projection = detail::project("project_out", codes, &harm, how).summary;
+        saved_rows codes_of_pairs = without_padding(codes);
+        const difference_accumulator pairs = moments_of_pairs(codes_of_pairs.view());
+        const subspace harm = isic::fit_subspace(pairs, fit_within_budget(codes.cols));
+        now.projection = move_codes(codes, harm, targets_of_pairs(codes_of_pairs.view(), pairs.safe_mean()), pairs.safe_mean());
         merged_ = merge(merged_, harm);
         now.rank = harm.rank();
         now.decided_by = harm.chosen.decided_by;
         now.singular_values = harm.singular_values;
         now.merged_rank = merged_.rank();
-        tell("project", 1, 1);
+        report_progress("project", 1, 1);
+    }
+
+    /// A copy of the codebook with zeros in the padding rows, which may hold any bytes, NaN included.
+    saved_rows without_padding(any_view codes) const {
+        saved_rows out(codes);
+        for (const index_t k : options_.editing.padding) {
+            std::ranges::fill(out.span().row(k), std::byte{0});
+        }
+        return out;
+    }
+
+    /// Moments of the differences between this round's unsafe images and their counterparts.
+    difference_accumulator moments_of_pairs(any_view codes) const {
+        difference_accumulator out(codes);
+        for (index_t i = 0; i < round_harmful_.images(); ++i) {
+            out.add(round_harmful_.image(i), round_counterparts_.image(i));
+        }
+        for (index_t i = 0; i < safe_tokens_.images(); ++i) {
+            out.add_safe(safe_tokens_.image(i));
+        }
+        return out;
+    }
+
+    /// Targets of the codes, [K x d], from this round's counterparts; empty unless codes move to their counterparts.
+    matrix<double> targets_of_pairs(any_view codes, const std::vector<double>& safe_mean) const {
+        if (options_.editing.target != edit_target::counterparts) {
+            return {};
+        }
+        counterpart_targets sums(codes);
+        for (index_t i = 0; i < round_harmful_.images(); ++i) {
+            sums.add(round_harmful_.image(i), round_counterparts_.image(i));
+        }
+        return sums.targets(options_.editing.target_weight, safe_mean);
+    }
+
+    /// Options of this round's fit: its rank is at most the rank that the budget leaves.
+    fit_options fit_within_budget(index_t width) const {
+        fit_options fit = options_.fit;
+        const index_t left = total_rank_budget() - merged_.rank();
+        if (left == 0) {
+            // The budget is the whole space and is used up: later rounds edit in the same space again.
+        } else if (fit.rank.fixed > 0) {
+            fit.rank.fixed = std::min(fit.rank.fixed, left);
+        } else {
+            fit.rank.max_rank = std::min(rank_budget(fit.rank, width, "self_improve"), left);
+        }
+        return fit;
+    }
+
+    edit_summary move_codes(any_span codes, const subspace& harm, const matrix<double>& targets, const std::vector<double>& safe_mean) const {
+        const editing_options& editing = options_.editing;
+        const std::vector<double> strength = code_strength(report_.harmfulness, editing.ramp);
+        projection_options how{.target = targets, .metric = editing.metric, .padding = editing.padding};
+        if (editing.per_code_strength) {
+            how.strength = strength;
+        }
+        if (editing.target == edit_target::safe_mean) {
+            how.center = safe_mean;
+        }
+        return detail::project("project_out", codes, &harm, how).summary;
     }
 
     index_t tuning_steps() const {
-        const double steps = static_cast<double>(options_.tuning_steps) * std::pow(options_.tuning_growth, static_cast<double>(round_ - 1));
-        return static_cast<index_t>(std::min(steps, 1e15));  // whatever the growth, a number
+        const tuning_options& tuning = options_.tuning;
+        const double steps = static_cast<double>(tuning.steps) * std::pow(tuning.growth, static_cast<double>(round_ - 1));
+        return static_cast<index_t>(std::min(steps, 1e15));  // keeps the conversion defined for any growth
     }
 
+    /// Tunes the codebook by Adam on the generator's loss.
     void tune(round_report& now) {
-        if (options_.tuning_steps == 0) {
+        if (options_.tuning.steps == 0) {
             return;
         }
-        const std::vector<double> still = judged(report_.harmful);
-        const auto loss = model_.tuning_loss(tuning_set{report_.harmful, report_.counterparts, safe_tokens_, still, report_.harmfulness, round_});
-        constraint limits;
-        for (const double q : report_.harmfulness) {
-            limits.locked.push_back(q >= options_.lock_above);
-        }
-        for (const index_t k : options_.padding) {
-            limits.locked[static_cast<std::size_t>(k)] = true;
-        }
-        if (options_.constrain_tuning) {
-            limits.orthogonal_to = merged_;
-        }
-        limits.within = options_.tuning_radius;
+        const std::vector<double> still_unsafe = judged(report_.harmful);
+        const auto loss =
+            model_.tuning_loss(tuning_set{report_.harmful, report_.counterparts, safe_tokens_, still_unsafe, report_.harmfulness, round_});
         const any_span codes = model_.codebook();
-        if (std::isfinite(limits.within)) {
-            limits.anchor = to_double(codes);
-        }
+        const constraint limits = tuning_limits(codes);
         adam_state state;
         matrix<double> gradient(codes.rows, codes.cols);
         const index_t steps = tuning_steps();
         const index_t tail = std::max<index_t>(1, steps / 10);
         for (index_t step = 0; step < steps; ++step) {
-            tell("tune", step, steps);
+            report_progress("tune", step, steps);
             map(gradient).setZero();
             const double value = loss(step, gradient);
             require<numeric_error>(std::isfinite(value), "self_improve", "a finite tuning loss", fmt::format("{} at step {}", value, step));
-            adam_options adam = options_.tuning;
+            adam_options adam = options_.tuning.adam;
             const double left = 1.0 - static_cast<double>(step) / static_cast<double>(steps);
             adam.rate *= std::max(left, 1e-3);
             detail::adam_update(codes, gradient.view(), state, adam, limits);
@@ -426,15 +509,36 @@ private:
             now.last_loss += step >= steps - tail ? value / static_cast<double>(tail) : 0.0;
         }
         now.tuning_steps = steps;
-        tell("tune", steps, steps);
+        report_progress("tune", steps, steps);
     }
 
-    /// Completes a round: it counts from here on, and may be the best so far.
+    /// The constraint of this round's tuning: locked codes and padding, the merged subspace, the radius.
+    constraint tuning_limits(any_view codes) const {
+        const tuning_options& tuning = options_.tuning;
+        constraint limits;
+        for (const double q : report_.harmfulness) {
+            limits.locked.push_back(q >= tuning.lock_above);
+        }
+        for (const index_t k : options_.editing.padding) {
+            limits.locked[static_cast<std::size_t>(k)] = true;
+        }
+        if (tuning.constrained) {
+            limits.orthogonal_to = merged_;
+        }
+        limits.within = tuning.radius;
+        if (std::isfinite(limits.within)) {
+            limits.anchor = to_double(codes);
+        }
+        return limits;
+    }
+
+    /// Completes a round: adds its report, and saves the codebook if its score is the lowest so far.
     void finish(round_report now, std::chrono::steady_clock::time_point start) {
         now.round = round_;
         now.self_unsafe = wilson(unsafe_count(), static_cast<index_t>(p_unsafe_.size()));
-        if (options_.judge_sensitivity < 1 || options_.judge_specificity < 1) {
-            now.corrected_unsafe = corrected_rate(now.self_unsafe, options_.judge_sensitivity, options_.judge_specificity);
+        const auto& [sensitivity, specificity] = std::tie(options_.judging.sensitivity, options_.judging.specificity);
+        if (sensitivity < 1 || specificity < 1) {
+            now.corrected_unsafe = corrected_rate(now.self_unsafe, sensitivity, specificity);
         }
         now.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
         if (options_.on_round) {

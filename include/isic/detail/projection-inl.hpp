@@ -57,7 +57,7 @@ public:
     }
 
     edit run() {
-        project_rows();
+        project_codes();
         apply_near_zero_policy();
         fill_summary();
         keep_moved_rows();
@@ -133,7 +133,7 @@ private:
         std::optional<index_t> overflow = std::nullopt;  // the first row that overflows the dtype
     };
 
-    void project_rows() {
+    void project_codes() {
         const index_t d = codes_.cols;
         const blocks_of_rows blocks(codes_.rows, d);
         edit_access::before(edit_).resize(static_cast<std::size_t>(codes_.rows * codes_.row_bytes()));  // shrinks when the number of moved rows is known

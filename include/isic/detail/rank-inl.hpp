@@ -72,17 +72,21 @@ ISIC_INLINE index_t gavish_donoho_rank(std::span<const double> sigma, index_t n,
 
 namespace detail {
 
-ISIC_INLINE index_t rank_budget(const rank_options& o, index_t d, std::string_view function) {
+ISIC_INLINE index_t rank_budget(const rank_options& o, index_t d, std::string_view function, std::string_view path) {
     if (o.fixed < 0 || o.fixed > d) {
-        fail<value_error>(function, fmt::format("rank.fixed in [0, d = {}]", d), fmt::format("{}", o.fixed));
+        fail<value_error>(function, fmt::format("{}fixed in [0, d = {}]", path, d), fmt::format("{}", o.fixed));
     }
     const index_t most = o.fixed > 0 ? d : std::max<index_t>(1, d - 1);
     if (o.max_rank < 0 || o.max_rank > most) {
-        fail<value_error>(function, fmt::format("rank.max_rank in [0, {}] for d = {}", most, d), fmt::format("{}", o.max_rank));
+        fail<value_error>(function, fmt::format("{}max_rank in [0, {}] for d = {}", path, most, d), fmt::format("{}", o.max_rank));
     }
-    require_range(function, "rank.energy", o.energy, 0.0, 1.0);
-    require<value_error>(o.sign_flips >= 0, function, "rank.sign_flips >= 0", fmt::format("{}", o.sign_flips));
-    require<value_error>(o.quantile > 0 && o.quantile < 1, function, "rank.quantile in (0, 1)", fmt::format("{}", o.quantile));
+    require_range(function, fmt::format("{}energy", path), o.energy, 0.0, 1.0);
+    if (o.sign_flips < 0) {
+        fail<value_error>(function, fmt::format("{}sign_flips >= 0", path), fmt::format("{}", o.sign_flips));
+    }
+    if (!(o.quantile > 0 && o.quantile < 1)) {
+        fail<value_error>(function, fmt::format("{}quantile in (0, 1)", path), fmt::format("{}", o.quantile));
+    }
     return o.max_rank > 0 ? o.max_rank : std::max<index_t>(1, d / 4);
 }
 

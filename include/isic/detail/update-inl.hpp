@@ -73,12 +73,17 @@ ISIC_INLINE void check(std::string_view function, const sgd_options& options) {
     require<value_error>(momentum >= 0 && momentum < 1, function, "momentum in [0, 1)", fmt::format("{}", momentum));
 }
 
-ISIC_INLINE void check(std::string_view function, const adam_options& options) {
+ISIC_INLINE void check(std::string_view function, const adam_options& options, std::string_view path) {
     const auto [rate, beta1, beta2, epsilon] = options;
-    require<value_error>(rate > 0 && std::isfinite(rate), function, "a finite rate > 0", fmt::format("{}", rate));
-    require<value_error>(epsilon > 0 && std::isfinite(epsilon), function, "a finite epsilon > 0", fmt::format("{}", epsilon));
-    require<value_error>(beta1 >= 0 && beta1 < 1, function, "beta1 in [0, 1)", fmt::format("{}", beta1));
-    require<value_error>(beta2 >= 0 && beta2 < 1, function, "beta2 in [0, 1)", fmt::format("{}", beta2));
+    const auto require_option = [&](bool valid, std::string_view expected, double got) {
+        if (!valid) {
+            fail<value_error>(function, fmt::format(fmt::runtime(expected), path), fmt::format("{}", got));
+        }
+    };
+    require_option(rate > 0 && std::isfinite(rate), "a finite {}rate > 0", rate);
+    require_option(epsilon > 0 && std::isfinite(epsilon), "a finite {}epsilon > 0", epsilon);
+    require_option(beta1 >= 0 && beta1 < 1, "{}beta1 in [0, 1)", beta1);
+    require_option(beta2 >= 0 && beta2 < 1, "{}beta2 in [0, 1)", beta2);
 }
 
 /// Moves every code by step_of(k, row, step), which returns false to leave a row as it is. Blocks of rows run on several

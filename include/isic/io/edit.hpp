@@ -22,6 +22,8 @@ namespace detail {
 ///
 /// Cost: the moved rows twice, in memory and in the file. Errors: io_error if the file cannot be written, or if the edit could not be
 /// loaded again (an empty edit, or a `removed` or `center` of another width); on an error nothing is written.
+///
+/// \snippet snippets.cpp edit_file
 ISIC_API void save_edit(const std::filesystem::path& path, const edit& e);
 
 /// Reads an edit that `save_edit` wrote, equal in every member.

@@ -16,6 +16,8 @@ namespace isic::inline ISIC_ABI {
 /// Writes a .npy file of version 1; replaces an existing file atomically.
 ///
 /// Errors: io_error if it cannot be written, if .npy lacks the dtype (e.g. bf16), or if bytes and shape disagree.
+///
+/// \snippet snippets.cpp npy
 ISIC_API void write_npy(const std::filesystem::path& path, const tensor& t);
 
 }  // namespace isic::inline ISIC_ABI

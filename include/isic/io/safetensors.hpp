@@ -45,6 +45,8 @@ struct safetensors_layout {
 /// Writes a safetensors file; replaces an existing file atomically.
 ///
 /// Errors: io_error if it cannot be written, or if bytes and shape of a tensor disagree.
+///
+/// \snippet snippets.cpp safetensors
 ISIC_API void write_safetensors(const std::filesystem::path& path, const tensor_file& file);
 
 }  // namespace isic::inline ISIC_ABI

@@ -35,11 +35,11 @@ class factor {
 public:
     factor() = default;
     explicit factor(T value) : value_(value) {}
-    explicit factor(const T* on_device) : on_device_(on_device) {}
-    double get() const { return on_device_ == nullptr ? value_ : *on_device_; }
+    explicit factor(const T* device_pointer) : device_pointer_(device_pointer) {}
+    double get() const { return device_pointer_ == nullptr ? value_ : *device_pointer_; }
 
 private:
-    const T* on_device_ = nullptr;
+    const T* device_pointer_ = nullptr;
     T value_ = T();
 };
 

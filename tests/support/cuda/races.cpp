@@ -334,7 +334,7 @@ inline void touch(const void* p, std::size_t bytes, kind how, const void* code) 
     }
 }
 
-// So many threads that know nothing of each other, with shared memory of their own; nobody's block.
+// n independent threads, each with its own shared memory; no block.
 void enter(const void* shared, std::size_t shared_bytes, std::size_t threads) {
     w.dynamic_shared = {static_cast<const char*>(shared), shared_bytes};
     w.in_block = false;

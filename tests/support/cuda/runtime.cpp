@@ -134,7 +134,7 @@ struct copy_side {
     const char* name;
     const void* p;
     std::size_t pitch;
-    bool on_device;
+    bool is_device;
 };
 
 bool is_device_memory(const void* p) {
@@ -144,11 +144,11 @@ bool is_device_memory(const void* p) {
 
 bool copy_side_fits(const entry& call, const copy_side& side, std::size_t width, std::size_t height) {
     const bool pinned = heap().find(side.p) != nullptr && !is_device_memory(side.p);
-    if (side.on_device != is_device_memory(side.p)) {
-        violation(call.function() + ": the " + side.name + (side.on_device ? " is not" : " is") + " in device memory");
+    if (side.is_device != is_device_memory(side.p)) {
+        violation(call.function() + ": the " + side.name + (side.is_device ? " is not" : " is") + " in device memory");
         return false;
     }
-    if (!side.on_device && !pinned) {
+    if (!side.is_device && !pinned) {
         return side.p != nullptr;
     }
     return inside_allocation(call.function(), side.name, side.p, static_cast<index_t>(width),
@@ -712,11 +712,11 @@ cudaError_t CUDARTAPI cudaPointerGetAttributes(cudaPointerAttributes* attributes
     attributes->hostPointer = const_cast<void*>(p);
     const allocation* a = heap().find(p);
     if (a != nullptr) {
-        const bool on_device = a->kind == memory_kind::device;
-        attributes->type = on_device ? cudaMemoryTypeDevice : cudaMemoryTypeHost;
+        const bool is_device = a->kind == memory_kind::device;
+        attributes->type = is_device ? cudaMemoryTypeDevice : cudaMemoryTypeHost;
         attributes->device = a->device;
         attributes->devicePointer = const_cast<void*>(p);
-        attributes->hostPointer = on_device ? nullptr : const_cast<void*>(p);
+        attributes->hostPointer = is_device ? nullptr : const_cast<void*>(p);
     }
     return cudaSuccess;
 }

@@ -401,10 +401,10 @@ cusolverStatus_t CUSOLVERAPI cusolverDnXsyevd(cusolverDnHandle_t handle, cusolve
     call.require(objects<params>().find(options) != nullptr, "live params");
     call.require(is_real_type(type) && w_type == type && compute_type == type, "one real type throughout");
     const eigen_problem problem{job, uplo, n, 0, n};
-    const raw_buffer on_device{device_buffer, device_bytes};
-    const raw_buffer on_host{host_buffer, host_bytes};
-    return type == CUDA_R_64F ? xsyevd<double>(call, problem, a, lda, w, on_device, on_host, info)
-                              : xsyevd<float>(call, problem, a, lda, w, on_device, on_host, info);
+    const raw_buffer device_space{device_buffer, device_bytes};
+    const raw_buffer host_space{host_buffer, host_bytes};
+    return type == CUDA_R_64F ? xsyevd<double>(call, problem, a, lda, w, device_space, host_space, info)
+                              : xsyevd<float>(call, problem, a, lda, w, device_space, host_space, info);
 }
 
 cusolverStatus_t CUSOLVERAPI cusolverDnDsyevdx_bufferSize(cusolverDnHandle_t handle, cusolverEigMode_t,

@@ -73,7 +73,7 @@ void float32_difference(const T* x, const T* y, index_t n, float* to) {
     }
 }
 
-/// Bound of the error of a score.
+/// Bound of the rounding error of a score; see score_error.hpp.
 inline double score_error(double norm, double largest_norm, index_t width) {
     return detail::score_error<cpu_score_rounding>(norm, largest_norm, width);
 }

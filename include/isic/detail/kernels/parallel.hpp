@@ -10,7 +10,7 @@
 
 namespace isic::inline ISIC_ABI::detail::kernels {
 
-/// Number of threads for work of so many bytes and flops: `exec.threads` unless 0, else every core, or one where starting a
+/// Number of threads for work of that many bytes and flops: `exec.threads` unless 0, else every core, or one where starting a
 /// thread costs more than it saves.
 inline int threads_for(const execution& exec, double bytes, double flops) {
     if (exec.threads > 0) {
