@@ -46,7 +46,7 @@ public:
     template <matrix_like C>
     explicit code_index(const C& codes, metric metric = metric::l2, std::span<const index_t> padding = {})
         : code_index(any_view(detail::view_of(codes)), metric, padding) {}
-    /// The same for a run-time type.
+    /// Packs a codebook of a run-time type.
     explicit code_index(any_view codes, metric metric = metric::l2, std::span<const index_t> padding = {});
 
     /// The codebook must outlive the index.
@@ -68,7 +68,7 @@ public:
     void nearest(const Z& vectors, std::span<index_t> ids, const execution& exec = {}) const {
         nearest(any_view(detail::view_of(vectors)), ids, exec);
     }
-    /// The same for a run-time type.
+    /// Writes the ids for vectors of a run-time type.
     void nearest(any_view vectors, std::span<index_t> ids, const execution& exec = {}) const;
 
 private:
