@@ -94,7 +94,8 @@ WORDS = [
          "wait_stream, record_stream", "torch's word", "gpu.wait_for(writer.stream());", CODE),
     Word(r"\bprocessors(\(\)|_|\b)", "SMs", "NVIDIA's word", "int processors;", CUDA, "src/cuda/planted.cu"),
     Word(r"\b(class|struct|const)\s+on_device\b|\bon_device\s+\w+[({;]|::on_device\b", "device_guard", "says what it does", "const on_device guard(0);", CODE),
-    Word(r"\b(class|struct)\s+on_host\b|\bon_host\s+\w+[({;]|\bon_host[<(]|cuda::on_host\b", "host_mirror", "says what it is", "isic::cuda::on_host mirror(gpu, model);", CODE),
+    Word(r"\b(class|struct)\s+on_host\b|\bon_host\s+\w+[({;]|\bon_host[<(]|cuda::on_host\b", "host_mirror",
+         "says what it is", "isic::cuda::on_host mirror(gpu, model);", CODE),
     Word(r"(^|[/\"])(look\.(cu|cpp|hpp)|measure\.cu|nearest\.cu|project\.cu|rows\.(cu|cpp|hpp)|scores\.cu)(\"|$|\s)",
          "metrics.cu, codebook.cu, projection.cu, fused.cu", "a .cu has its header's name", "#include \"measure.cu\"",
          ("src/cuda/*", "include/isic/cuda/*"), "src/cuda/planted.cpp"),
@@ -127,7 +128,8 @@ Settings of the setup are kept. Directions of largest variance span the harmful 
 This takes about a minute. The result is taken from the accumulator. Take the first row out of the table.
 resource limits, processors with AVX2, the findings of the paper, std::condition_variable::wait_for(lock, limit)
 std::this_thread, .used, forgetting, outcome of the judge, unpacked, packed_codes, package
-copy_on_device(state), bool on_device = true, projection_rows, adam_update(rows), as long as the view lives, as many rows as codes, in place, the memory of a device
+copy_on_device(state), bool on_device = true, projection_rows, adam_update(rows), as long as the view lives, as many rows as codes
+in place, the memory of a device
 vanishing gradients, the places where it is called, pictogram
 """
 
