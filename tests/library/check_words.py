@@ -44,7 +44,7 @@ WORDS = [
     Word(r"\blookers?\b", "visitor", FAISS, "// a looker is given candidates"),
     Word(r"\benum class lookup\b|\blookup::|\blookup (rule|how|metric)\b|isic::lookup\b|\bl2_normalised\b", "metric",
          "enum class metric { l2, cosine }", "nearest(codes, lookup::plain);"),
-    Word(r"--rule\b|\brule\s*=\s*[\"'](plain|cosine|l2)|\brule:\s*(str|Rule|Lookup)\b|\.rule\b(?!\s*\()|\brule\s*=\s*isic::", "metric",
+    Word(r"--rule\b|\brule\s*=\s*[\"'](plain|cosine|l2)|\brule:\s*(str|Rule|Lookup)\b|\boptions\.rule\b|\brule\s*=\s*isic::", "metric",
          "a rule is the rank rule or the update rule", 'isic.nearest_codes(v, codes, rule="plain")'),
     Word(r"\bsettl(e|es|ed|ing)(?![a-z])|(?<=_)settled?\b|\bsettle_", "re-rank (candidates), resolve", FAISS, "settle_ties(codes);"),
     Word(r"\brul(e|es|ed|ing) out\b|\brule_out|\brules? most \w+ out\b", "prune", FAISS, "// codes that are ruled out"),
@@ -93,8 +93,9 @@ WORDS = [
     Word(r"(?<!std::)\bprecede\(|backend\(?\)?\.wait_for\(|::wait_for\(void|\bwait_for\((void\* ?)?(stream|nullptr)|\w+\.wait_for\(\w+\.stream",
          "wait_stream, record_stream", "torch's word", "gpu.wait_for(writer.stream());", CODE),
     Word(r"\bprocessors(\(\)|_|\b)", "SMs", "NVIDIA's word", "int processors;", CUDA, "src/cuda/planted.cu"),
-    Word(r"\bon_device\b", "device_guard", "says what it does", "const on_device guard(0);", CODE),
-    Word(r"\bon_host\b|\bcuda::on_host", "host_mirror", "says what it is", "isic::cuda::on_host mirror(gpu, model);", CODE),
+    Word(r"\b(class|struct|const)\s+on_device\b|\bon_device\s+\w+[({;]|::on_device\b", "device_guard", "says what it does", "const on_device guard(0);", CODE),
+    Word(r"\b(class|struct)\s+on_host\b|\bon_host\s+\w+[({;]|\bon_host[<(]|cuda::on_host\b", "host_mirror",
+         "says what it is", "isic::cuda::on_host mirror(gpu, model);", CODE),
     Word(r"(^|[/\"])(look\.(cu|cpp|hpp)|measure\.cu|nearest\.cu|project\.cu|rows\.(cu|cpp|hpp)|scores\.cu)(\"|$|\s)",
          "metrics.cu, codebook.cu, projection.cu, fused.cu", "a .cu has its header's name", "#include \"measure.cu\"",
          ("src/cuda/*", "include/isic/cuda/*"), "src/cuda/planted.cpp"),
@@ -127,7 +128,8 @@ Settings of the setup are kept. Directions of largest variance span the harmful 
 This takes about a minute. The result is taken from the accumulator. Take the first row out of the table.
 resource limits, processors with AVX2, the findings of the paper, std::condition_variable::wait_for(lock, limit)
 std::this_thread, .used, forgetting, outcome of the judge, unpacked, packed_codes, package
-copy_on_device(state), projection_rows, adam_update(rows), as long as the view lives, as many rows as codes, in place, the memory of a device
+copy_on_device(state), bool on_device = true, projection_rows, adam_update(rows), as long as the view lives, as many rows as codes
+in place, the memory of a device
 vanishing gradients, the places where it is called, pictogram
 """
 
