@@ -56,7 +56,7 @@ class Assignments:
 class _State:
     """Arrays of a state. Reading returns copies, None while the state is empty; assign a DeviceArray to restore a state."""
 
-    _native: native.EmaState | native.EmaRowState | native.SgdState | native.AdamState
+    _native: native.EmaState | native.FusedEmaState | native.SgdState | native.AdamState
     _gpu: Backend | None = None
 
     def _part(self, name: str) -> DeviceArray | None:

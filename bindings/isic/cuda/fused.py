@@ -26,7 +26,7 @@ class Basis:
     """
 
     def __init__(self, gpu: Backend, subspace: Subspace) -> None:
-        self._native = native.RowBasis(native_of("fused.Basis", gpu), subspace)
+        self._native = native.FusedBasis(native_of("fused.Basis", gpu), subspace)
 
     @property
     def rank(self) -> int:
@@ -46,7 +46,7 @@ class EmaState(_CountsAndSums):
     """State of `ema_update` for codes computed in `dtype`: counts [K] and sums [K, d]. Empty until the first step."""
 
     def __init__(self, dtype: StateType = "float32") -> None:
-        self._native: native.EmaRowState = native.EmaRowState(dtype)
+        self._native: native.FusedEmaState = native.FusedEmaState(dtype)
 
 
 AnyBasis = Union[Subspace, Basis]
@@ -72,7 +72,7 @@ def project_out(gpu: Backend, rows: DeviceLike, subspace: AnyBasis, *, strength:
     >>> rows.copy_to_host().tolist()
     [[0.0, 1.0], [1.0, 1.0]]
     """
-    native.project_rows(native_of("fused.project_out", gpu), rows, _basis(subspace), strength, center, weights)
+    native.fused_project_out(native_of("fused.project_out", gpu), rows, _basis(subspace), strength, center, weights)
 
 
 def adam_update(gpu: Backend, codes: DeviceLike, gradient: DeviceLike, state: AdamState, *, rate: float = 1e-3, beta1: float = 0.9,
@@ -93,7 +93,7 @@ def adam_update(gpu: Backend, codes: DeviceLike, gradient: DeviceLike, state: Ad
     ([[1.0, 0.5]], 1)
     """
     kept = native_part("fused.adam_update", "state", state, AdamState)
-    native.adam_rows(native_of("fused.adam_update", gpu), codes, gradient, kept, rate, beta1, beta2, epsilon, _basis_or_none(orthogonal_to),
+    native.fused_adam_update(native_of("fused.adam_update", gpu), codes, gradient, kept, rate, beta1, beta2, epsilon, _basis_or_none(orthogonal_to),
                      locked)
     state._gpu = gpu
 
@@ -115,15 +115,15 @@ def ema_update(gpu: Backend, codes: DeviceLike, vectors: DeviceLike, ids: Device
     ([[1.0, 1.0], [3.0, 2.0]], [0.5, 1.0])
     """
     kept = native_part("fused.ema_update", "state", state, EmaState)
-    native.ema_rows(native_of("fused.ema_update", gpu), codes, vectors, ids, kept, decay, _basis_or_none(orthogonal_to), locked)
+    native.fused_ema_update(native_of("fused.ema_update", gpu), codes, vectors, ids, kept, decay, _basis_or_none(orthogonal_to), locked)
     state._gpu = gpu
 
 
-def _basis(subspace: AnyBasis) -> Subspace | native.RowBasis:
+def _basis(subspace: AnyBasis) -> Subspace | native.FusedBasis:
     return subspace._native if isinstance(subspace, Basis) else subspace
 
 
-def _basis_or_none(subspace: AnyBasis | None) -> Subspace | native.RowBasis | None:
+def _basis_or_none(subspace: AnyBasis | None) -> Subspace | native.FusedBasis | None:
     return None if subspace is None else _basis(subspace)
 
 

@@ -1,5 +1,7 @@
 #include "device_memory.hpp"
 
+#include <isic/detail/checks.hpp>
+
 #include <algorithm>
 #include <array>
 #include <functional>
@@ -112,7 +114,7 @@ handed_over take_interface(gpu& on, std::string_view function, std::string_view 
             } else if (e.code == dlpack::code_bool) {
                 m.is_bool = true;
             } else {
-                m.type = static_cast<storage>(&e - elements);
+                m.type = dtype_of(e);
             }
         }
     }
@@ -149,7 +151,7 @@ handed_over take(gpu& on, std::string_view function, std::string_view name, py::
 
 const element* element_in(const layout& m) {
     if (m.type) {
-        return &elements[static_cast<int>(*m.type)];
+        return &element_of(*m.type);
     }
     return m.integer_bits == 32 ? &elements[4] : m.integer_bits == 64 ? &elements[5] : m.is_bool ? &elements[6] : nullptr;
 }
@@ -263,8 +265,8 @@ void write_codes(gpu& on, py::handle object, py::handle values) {
     const memory from = memory_of(f, "the values", values, access::read);
     detail::require_size(f, "rows", to.rows, from.rows);
     detail::require_size(f, "columns", to.cols, from.cols);
-    const element& type = elements[static_cast<int>(to.type)];
-    detail::require<value_error>(from.type == to.type, f, fmt::format("values of {}", type.name), elements[static_cast<int>(from.type)].name);
+    const element& type = element_of(to.type);
+    detail::require<value_error>(from.type == to.type, f, fmt::format("values of {}", type.name), element_of(from.type).name);
     const auto bytes = [&type](index_t n) { return static_cast<std::size_t>(n * type.bytes); };
     on.run([&] {
         cuda::detail::copy_to_device(*on.state(), to.data, bytes(to.stride), from.data, bytes(from.stride), bytes(from.cols),

@@ -30,6 +30,12 @@ inline const element& element_of(dtype type) {
     return elements[type == dtype::f32 ? 0 : type == dtype::f64 ? 1 : type == dtype::f16 ? 2 : 3];
 }
 
+/// The scalar type of one of the first four elements.
+inline dtype dtype_of(const element& e) {
+    constexpr dtype types[] = {dtype::f32, dtype::f64, dtype::f16, dtype::bf16};
+    return types[&e - elements];
+}
+
 template <class T>
 const element& element_of() {
     if constexpr (std::same_as<T, std::int64_t>) {

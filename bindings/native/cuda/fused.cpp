@@ -1,5 +1,7 @@
 #include <isic/cuda/fused.hpp>
 
+#include <isic/detail/checks.hpp>
+
 #include <isic/cuda/codebook.hpp>
 
 #include "module.hpp"
@@ -8,10 +10,10 @@
 namespace isic::python {
 namespace {
 
-/// device_row_basis of both types that rows are computed in.
-struct row_bases {
-    row_bases() = default;
-    row_bases(const shared_gpu& gpu, const subspace& harm)
+/// fused::device_basis in both precisions.
+struct basis_pair {
+    basis_pair() = default;
+    basis_pair(const shared_gpu& gpu, const subspace& harm)
         : on(gpu), narrow(on->run([&] { return fused::device_basis<float>(on->backend(), harm); })),
           wide(on->run([&] { return fused::device_basis<double>(on->backend(), harm); })) {}
 
@@ -30,11 +32,11 @@ struct row_bases {
 };
 
 /// Those of the call's backend.
-class bases_on_device : public basis_holder<row_bases> {
+class bases_on_device : public basis_holder<basis_pair> {
 public:
     bases_on_device(const shared_gpu& on, std::string_view function, std::string_view name, py::handle object)
-        : basis_holder(function, name, object, [&](const subspace& harm) { return row_bases(on, harm); }) {
-        require_same_backend(function, "a RowBasis", on, get().on);
+        : basis_holder(function, name, object, [&](const subspace& harm) { return basis_pair(on, harm); }) {
+        require_same_backend(function, "a basis", on, get().on);
     }
 };
 
@@ -55,10 +57,10 @@ private:
     std::optional<device_values> values_;
 };
 
-void python_project_rows(const shared_gpu& on, py::handle rows, py::handle harm, py::handle strength, py::handle center, py::handle weights) {
+void fused_project_out(const shared_gpu& on, py::handle rows, py::handle harm, py::handle strength, py::handle center, py::handle weights) {
     constexpr const char* f = "fused::project_out";
     const memory book = device_memory_of(*on, f, "rows", rows, access::edit);
-    const bases_on_device basis(on, f, "harm", harm);
+    const bases_on_device basis(on, f, "subspace", harm);
     with_device_span(book, [&]<class T>(device_span<T> span) {
         using A = fused::arithmetic_of<T>;
         const std::optional<double> all = number_in(strength);
@@ -72,7 +74,7 @@ void python_project_rows(const shared_gpu& on, py::handle rows, py::handle harm,
     book.note_edit();
 }
 
-/// What adam_rows and ema_rows must respect, kept for the time of the call.
+/// The constraint of an update, with the arrays that it views. Lives for the duration of the call.
 class limits_holder {
 public:
     limits_holder(const shared_gpu& on, std::string_view function, py::handle orthogonal_to, py::handle locked)
@@ -117,7 +119,7 @@ void step_rows(const char* f, const shared_gpu& on, py::handle codes, const char
     book.note_edit();
 }
 
-void python_adam_rows(const shared_gpu& on, py::handle codes, py::handle gradient, adam_state_on_device& state, double rate, double beta1,
+void fused_adam_update(const shared_gpu& on, py::handle codes, py::handle gradient, adam_state_on_device& state, double rate, double beta1,
                       double beta2, double epsilon, py::handle orthogonal_to, py::handle locked) {
     constexpr const char* f = "fused::adam_update";
     const limits_holder limits(on, f, orthogonal_to, locked);
@@ -127,7 +129,7 @@ void python_adam_rows(const shared_gpu& on, py::handle codes, py::handle gradien
     });
 }
 
-void python_ema_rows(const shared_gpu& on, py::handle codes, py::handle vectors, py::handle ids, fused_ema_state_on_device& state, double decay,
+void fused_ema_update(const shared_gpu& on, py::handle codes, py::handle vectors, py::handle ids, fused_ema_state_on_device& state, double decay,
                      py::handle orthogonal_to, py::handle locked) {
     constexpr const char* f = "fused::ema_update";
     const limits_holder limits(on, f, orthogonal_to, locked);
@@ -145,7 +147,7 @@ class index_on_device {
 public:
     index_on_device(const shared_gpu& on, py::handle codes, const std::string& metric, py::handle padding)
         : on_(on), book_(device_memory_of(*on, "nearest_codes", "codes", codes, access::read)) {
-        const metric how = metric_of("nearest_codes", metric);
+        const isic::metric how = metric_of("nearest_codes", metric);
         const auto rows = indices_of("nearest_codes", "padding", padding);
         packed_ = on_->run([&] { return cuda::detail::pack_codebook(on_->state(), rows_of(book_), how, rows); });
     }
@@ -166,25 +168,25 @@ private:
 }  // namespace
 
 void bind_device_fused(py::module_& m) {
-    py::class_<row_bases>(m, "RowBasis")
-        .def(py::init([](const shared_gpu& on, py::handle harm) { return row_bases(on, subspace_of("row_basis", "harm", harm)); }), "gpu"_a,
-             py::arg("harm").none(false))
-        .def_property_readonly("rank", [](const row_bases& b) { return b.wide.rank(); })
-        .def_property_readonly("width", [](const row_bases& b) { return b.wide.width(); });
+    py::class_<basis_pair>(m, "FusedBasis")
+        .def(py::init([](const shared_gpu& on, py::handle harm) { return basis_pair(on, subspace_of("fused::basis", "subspace", harm)); }), "gpu"_a,
+             py::arg("subspace").none(false))
+        .def_property_readonly("rank", [](const basis_pair& b) { return b.wide.rank(); })
+        .def_property_readonly("width", [](const basis_pair& b) { return b.wide.width(); });
 
-    py::class_<fused_ema_state_on_device> ema(m, "EmaRowState");
-    ema.def(state_of<fused_ema_state_on_device, device_ema_state<float>, device_ema_state<double>>("ema_row_state"), "dtype"_a);
-    def_part(ema, "counts", "ema_row_state::counts", &device_ema_state<float>::counts, &device_ema_state<double>::counts, true);
-    def_part(ema, "sums", "ema_row_state::sums", &device_ema_state<float>::sums, &device_ema_state<double>::sums);
+    py::class_<fused_ema_state_on_device> ema(m, "FusedEmaState");
+    ema.def(state_of<fused_ema_state_on_device, device_ema_state<float>, device_ema_state<double>>("fused::ema_state"), "dtype"_a);
+    def_part(ema, "counts", "fused::ema_state::counts", &device_ema_state<float>::counts, &device_ema_state<double>::counts, true);
+    def_part(ema, "sums", "fused::ema_state::sums", &device_ema_state<float>::sums, &device_ema_state<double>::sums);
 
     py::class_<index_on_device>(m, "CodeIndex")
         .def(py::init<const shared_gpu&, py::handle, const std::string&, py::handle>(), "gpu"_a, "codes"_a, "metric"_a, "padding"_a)
         .def("nearest", &index_on_device::nearest, "vectors"_a);
 
-    m.def("project_rows", &python_project_rows, "gpu"_a, "rows"_a, py::arg("harm").none(false), "strength"_a, "center"_a, "weights"_a);
-    m.def("adam_rows", &python_adam_rows, "gpu"_a, "codes"_a, "gradient"_a, "state"_a, "rate"_a, "beta1"_a, "beta2"_a, "epsilon"_a,
+    m.def("fused_project_out", &fused_project_out, "gpu"_a, "rows"_a, py::arg("subspace").none(false), "strength"_a, "center"_a, "weights"_a);
+    m.def("fused_adam_update", &fused_adam_update, "gpu"_a, "codes"_a, "gradient"_a, "state"_a, "rate"_a, "beta1"_a, "beta2"_a, "epsilon"_a,
           "orthogonal_to"_a, "locked"_a);
-    m.def("ema_rows", &python_ema_rows, "gpu"_a, "codes"_a, "vectors"_a, "ids"_a, "state"_a, "decay"_a, "orthogonal_to"_a, "locked"_a);
+    m.def("fused_ema_update", &fused_ema_update, "gpu"_a, "codes"_a, "vectors"_a, "ids"_a, "state"_a, "decay"_a, "orthogonal_to"_a, "locked"_a);
 }
 
 }  // namespace isic::python

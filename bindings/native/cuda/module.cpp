@@ -12,8 +12,8 @@ const std::map<std::string, std::string, std::less<>> class_names = {{"cuda_back
                                                                      {"device_accumulator", "DifferenceAccumulator"},
                                                                      {"device_constraint", "Constraint"},
                                                                      {"device_edit", "Edit"},
-                                                                     {"row_basis", "RowBasis"},
-                                                                     {"ema_row_state", "EmaRowState"},
+                                                                     {"basis", "Basis"},
+                                                                     {"ema_state", "EmaState"},
                                                                      {"sgd_state", "SgdState"},
                                                                      {"adam_state", "AdamState"}};
 

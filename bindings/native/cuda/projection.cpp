@@ -23,13 +23,13 @@ bool on_a_device(py::handle object) {
 edit_on_device python_project_out(const shared_gpu& on, py::handle codes, py::handle harm, py::kwargs options) {
     constexpr std::string_view f = "project_out";
     const memory book = device_memory_of(*on, f, "codes", codes, access::edit);
-    const subspace s = subspace_of(f, "harm", harm);
+    const subspace s = subspace_of(f, "subspace", harm);
     device_projection_options more;
     more.can_undo = option_of<bool>("project_out", "can_undo", options["can_undo"]);
     memory target;
     if (on_a_device(options["target"])) {
         target = device_memory_of(*on, f, "target", options["target"], access::read);
-        detail::require<value_error>(target.type == dtype::f64, f, "a target of float64 on the device", elements[static_cast<int>(target.type)].name);
+        detail::require<value_error>(target.type == dtype::f64, f, "a target of float64 on the device", element_of(target.type).name);
         more.target = {static_cast<const double*>(target.data), target.rows, target.cols, target.stride};
         options["target"] = py::none();
     }

@@ -64,7 +64,7 @@ device_fit_options options_of(const py::kwargs& o) {
 }
 
 py::tuple tuple_of(const device_fit& found) {
-    return py::make_tuple(object_of(found.harm), std::string(to_string(found.solver)));
+    return py::make_tuple(object_of(found.subspace), std::string(to_string(found.solver)));
 }
 
 py::tuple fit_pairs(const shared_gpu& on, const device_pairs& pairs, const py::kwargs& options) {

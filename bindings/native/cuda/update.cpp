@@ -5,7 +5,7 @@
 namespace isic::python {
 namespace {
 
-using ema_state_on_device = on_a_backend<device_ema_state>;
+using ema_state_on_device = on_a_backend<device_ema_state<double>>;
 using sgd_state_on_device = on_a_backend<std::variant<device_sgd_state<float>, device_sgd_state<double>>>;
 using assignments_on_device = on_a_backend<device_assignments>;
 using constraint_on_device = on_a_backend<device_constraint>;
