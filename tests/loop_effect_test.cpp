@@ -7,7 +7,6 @@
 
 using isic::index_t;
 using isic::stop_reason;
-using isic_test::bytes;
 using isic_test::bytes_of;
 using isic_test::check_best_is_left;
 using isic_test::dense;
@@ -222,9 +221,9 @@ TEST_CASE("self_improve: a larger target weight moves the targets towards the sa
 
 TEST_CASE_TEMPLATE("self_improve: padding rows keep their bytes, NaN included; the same rows do not if they are not declared", T, ISIC_STORAGE) {
     const auto padding_rows = [](auto& model) {
-        bytes out;
+        isic_test::bytes out;
         for (index_t k = model.first_padding(); k < model.codebook().rows(); ++k) {
-            const bytes row = bytes_of(model.codebook().row(k));
+            const isic_test::bytes row = bytes_of(model.codebook().row(k));
             out.insert(out.end(), row.begin(), row.end());
         }
         return out;
@@ -242,7 +241,7 @@ TEST_CASE_TEMPLATE("self_improve: padding rows keep their bytes, NaN included; t
             if (declared) {
                 options.editing.padding = {model.first_padding(), model.first_padding() + 1, model.first_padding() + 2};
             }
-            const bytes before = padding_rows(model);
+            const isic_test::bytes before = padding_rows(model);
             const outcome o = run(model, options);
             INFO(o.report.message);
             check_best_is_left(o);

@@ -14,7 +14,6 @@
 
 using isic::index_t;
 using isic::stop_reason;
-using isic_test::bytes;
 using isic_test::check_best_is_left;
 using isic_test::check_throws;
 using isic_test::dense;
@@ -205,7 +204,7 @@ TEST_CASE("self_improve: wrong options throw typed errors that name the option, 
         auto o = options_for(1);
         o.tuning.steps = 2;
         spoil(o);
-        const bytes before = model.memory().bytes();
+        const isic_test::bytes before = model.memory().bytes();
         INFO(std::string(word));
         try {
             isic::self_improve(model, model.judge(), o);
