@@ -72,24 +72,25 @@ struct int8_list {
         query.bound = hn::GetLane(hn::MinOfLanes(d, least));
     }
 
-    /// Appends the codes of a vector whose lower bounds are within the bound.
-    HWY_INLINE void append(float_vector lower, int32_vector id) {
+    /// Appends the codes of a vector whose lower bounds are at most `bound`, the query's in all lanes.
+    HWY_INLINE void append(float_vector lower, int32_vector id, float_vector bound) {
         const float_tag d;
         const int32_tag di;
-        const auto selected = hn::Le(lower, hn::Set(d, query.bound));
+        const auto selected = hn::Le(lower, bound);
         store_selected(d, lower, selected, lower_bounds + query.count);
         query.count += static_cast<index32>(store_selected(di, id, hn::RebindMask(di, selected), ids + query.count));
     }
 
     /// Drops the candidates that a lower bound has excluded since they were listed.
-    HWY_INLINE void prune() {
+    HWY_INLINE void prune(float_vector bound) {
         const float_tag d;
         const index_t old_count = query.count;
         query.count = 0;
         for (index_t i = 0; i < old_count; i += score_lanes) {
             const auto in_use = first_lanes(d, old_count - i);
             const float_vector excluded = hn::Set(d, std::numeric_limits<float>::infinity());
-            append(hn::IfThenElse(in_use, hn::LoadU(d, lower_bounds + i), excluded), hn::LoadU(int32_tag(), ids + i));
+            append(hn::IfThenElse(in_use, hn::LoadU(d, lower_bounds + i), excluded), hn::LoadU(int32_tag(), ids + i),
+                   bound);
         }
     }
 };
@@ -99,15 +100,16 @@ HWY_NOINLINE inline void add_candidates(const int8_codes& codes, index_t panel, 
                                         float* list_bounds, index32* list_ids) {
     int8_list list{query, list_bounds, list_ids};
     list.tighten_bound(panel_bounds, codes.scales + panel * int8_tile::codes);
+    const float_vector bound = hn::Set(float_tag(), query.bound);
     if (!list.has_room()) {
-        list.prune();
+        list.prune(bound);
         if (!list.has_room()) {
             query.set_undecided();
             return;
         }
     }
     for (index_t i = 0; i < int8_tile::codes; i += score_lanes) {
-        list.append(hn::LoadU(float_tag(), panel_bounds + i), indices_from(panel * int8_tile::codes + i));
+        list.append(hn::LoadU(float_tag(), panel_bounds + i), indices_from(panel * int8_tile::codes + i), bound);
     }
 }
 
