@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The kernels against the limits of this machine: memory bandwidth and the rate of fused multiply-adds. Kernel and limit run in
 // turns; times are CPU times of one thread. Columns: share_pct, time at the limit divided by time of the kernel, in percent;
 // limit and reached, GB/s or Gflop/s of the limit and of the kernel.
@@ -174,8 +175,8 @@ void project(benchmark::State& state, index_t n, index_t d, index_t r, against w
     std::vector<float> to(what == against::copy ? size : 0);
     const double flops = 4.0 * static_cast<double>(n * d * r);
     const limit best_case = what == against::scale  ? scale_limit(other)
-                          : what == against::copy ? copy_limit(other, to)
-                                                  : multiply_add_limit(flops);
+                            : what == against::copy ? copy_limit(other, to)
+                                                    : multiply_add_limit(flops);
     measure(state, best_case, [&] { kernels::project(rows.data(), n, d, d, p, one_thread); });
 }
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Limits of this machine, measured on one thread: memory bandwidth and the rate of fused multiply-adds.
 #pragma once

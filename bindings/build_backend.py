@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The build backend of the Python package: scikit-build-core, plus NVIDIA's wheels as build requirements of CUDA builds.
 
 The CUDA module is built if nvcc is found. A CUDA toolkit from PyPI lacks cuBLAS and cuSOLVER; then their wheels are build

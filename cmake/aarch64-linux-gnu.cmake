@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Cross-compiles for 64-bit ARM Linux with the distribution's g++ and runs programs under qemu-user:
 #   cmake --toolchain cmake/aarch64-linux-gnu.cmake ...
 # Debian: g++-aarch64-linux-gnu, qemu-user. scripts/aarch64.sh does it.

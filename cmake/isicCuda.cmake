@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What the CUDA backend is compiled with: nvcc and the libraries of isicCudaLibraries.cmake. Where something is missing, ISIC_CUDA=ON
 # stops, and ISIC_CUDA=AUTO goes on without the backend.
 macro(isic_no_cuda what)  # what else, without semicolons: how to get it

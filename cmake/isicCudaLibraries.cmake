@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # CUDA::cudart_static, CUDA::cublas and CUDA::cusolver: from the CUDA toolkit, or, where it has no cuBLAS or cuSOLVER, from
 # NVIDIA's PyPI wheels (pip install nvidia-cublas nvidia-cusolver), which is also where torch has them.
 #

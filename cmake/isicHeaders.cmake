@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The packages that isic needs, made of the headers in ISIC_DEPS_DIR (scripts/gpu-deps.sh packs such a folder).
 function(isic_add_header_package name header)
   if(NOT EXISTS ${ISIC_DEPS_DIR}/${header})

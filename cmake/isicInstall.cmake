@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Headers, the CMake package and the pkg-config file. The installed tree may be moved afterwards.
 # Where isic::cuda was built it is installed too, as the package's component `cuda`; isic.pc leaves it out.
 include(CMakePackageConfigHelpers)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The project's version and include/isic/version.hpp must say the same, as numbers and as text.
 set(isic_version_header ${CMAKE_CURRENT_SOURCE_DIR}/include/isic/version.hpp)
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${isic_version_header})

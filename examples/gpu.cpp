@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -32,7 +33,8 @@ int main() {
     pairs.add(isic::upload_ids(gpu, harmful), isic::upload_ids(gpu, safe));
     const isic::device_fit found = isic::fit_subspace(pairs);
     const isic::device_edit edit = isic::project_out(gpu, codes, found.subspace);
-    fmt::print("rank {} by {}, {} codes moved, leakage {:.2f} -> {:.2f}\n", found.subspace.rank(), isic::to_string(found.solver),
-               edit.summary().moved, edit.summary().before.total, edit.summary().after.total);
+    fmt::print("rank {} by {}, {} codes moved, leakage {:.2f} -> {:.2f}\n", found.subspace.rank(),
+               isic::to_string(found.solver), edit.summary().moved, edit.summary().before.total,
+               edit.summary().after.total);
     edit.undo(codes);  // every byte as it was
 }

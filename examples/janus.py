@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Janus judges its own images and unlearns the unsafe ones: the experiment of Safe-CB in one script.
 
     python examples/janus.py --weights deepseek-community/Janus-Pro-1B   # a name on the Hugging Face hub, or a folder

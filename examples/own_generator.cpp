@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 #include <isic/isic.hpp>
 
@@ -25,7 +26,8 @@ struct generator {
         std::vector<float> images;
         for (isic::index_t i = 0; i < tokens.images(); ++i) {
             float brightness = 0;
-            for (const auto id : tokens.image(i)) brightness += book(id, 3);
+            for (const auto id : tokens.image(i))
+                brightness += book(id, 3);
             images.push_back(brightness);
         }
         return images;
@@ -40,7 +42,8 @@ int main() {
     }
     const auto judge = [](const std::vector<float>& images) {
         std::vector<double> p_unsafe;
-        for (const float brightness : images) p_unsafe.push_back(brightness > 2.0f ? 1.0 : 0.0);
+        for (const float brightness : images)
+            p_unsafe.push_back(brightness > 2.0f ? 1.0 : 0.0);
         return p_unsafe;
     };
     const isic::lexicon words{{"knife", "spoon"}};
@@ -54,5 +57,6 @@ int main() {
         fmt::print("round {}: {:.0f} % judged unsafe, rank {}\n", r.round, 100 * r.self_unsafe.value, r.merged_rank);
     };
     const auto report = isic::self_improve(model, judge, options);
-    fmt::print("stopped: {}; kept round {}; {} codes changed\n", to_string(report.reason), report.best_round, report.change.ids().size());
+    fmt::print("stopped: {}; kept round {}; {} codes changed\n", to_string(report.reason), report.best_round,
+               report.change.ids().size());
 }

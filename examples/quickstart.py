@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The smallest generator for `isic.self_improve`: a codebook, tokens of prompts, and images of tokens. Requires numpy only."""
 
 from __future__ import annotations

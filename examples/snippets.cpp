@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One short example per header. The documentation quotes the parts between the markers.
 #include <algorithm>
 #include <cstdint>
@@ -46,8 +47,8 @@ void require(bool ok, const char* what) {
 
 void types() {
     //! [types]
-    const isic::half x(0.1F);              // rounds to nearest, ties to even
-    const float back = x;                  // exact: 0.0999755859375
+    const isic::half x(0.1F);  // rounds to nearest, ties to even
+    const float back = x;      // exact: 0.0999755859375
     static_assert(sizeof(isic::half) == 2);
     //! [types]
     require(back == 0.0999755859375F, "half");
@@ -68,7 +69,7 @@ void any_view() {
     DLTensor tensor{memory.data(), {1, 0}, 2, {2, 32, 1}, shape, nullptr, 0};
     //! [any_view]
     const isic::any_span from_pointer(memory.data(), isic::dtype::f32, 6, 3, 3);  // the type is known at run time only
-    const isic::any_span from_dlpack = isic::span_of_dlpack(tensor);              // any struct with the fields of a DLTensor
+    const isic::any_span from_dlpack = isic::span_of_dlpack(tensor);  // any struct with the fields of a DLTensor
     const std::uint64_t same = isic::fingerprint(from_dlpack);
     //! [any_view]
     require(same == isic::fingerprint(from_pointer), "any_view");

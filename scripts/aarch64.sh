@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Builds isic and the tests of its kernels for 64-bit ARM and runs them under qemu, with NEON. Needs a Debian or Ubuntu; installs
 # the cross compiler and qemu-user where they are missing. Takes minutes. Skipped, with a reason, where they cannot be installed.
 #

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Builds isic for this machine and times it beside numpy, torch, FAISS, scikit-learn and Eigen (docs/performance.md).
 #
 #   scripts/bench.sh                     all cases, tens of minutes

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Builds the emoji demo for this machine and runs it; the arguments go to the demo. Try: scripts/demo.sh --help
 set -euo pipefail
 

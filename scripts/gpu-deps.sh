@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Packs the headers that isic's build needs (Eigen, fmt, Highway, xxHash, nlohmann-json, doctest) into .gpu-deps/include, which git
 # ignores, to take them to a machine without those packages: there, configure with -DISIC_DEPS_DIR=.gpu-deps/include. scripts/gpu.sh
 # does.

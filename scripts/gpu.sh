@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # shellcheck disable=SC2317,SC2329  # the steps are called by name
 # Everything that needs a GPU, in one go: builds, runs the tests, compute-sanitizer and the benchmarks; the table comes last.
 #

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Installs what isic needs to be built and tested, if it is missing. May be run again and again.
 #
 #   scripts/setup.sh        everything: the library, the demo, the tests

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # shellcheck disable=SC2317,SC2329  # the parts are called by name
 # Everything that must pass before a change goes in. All it builds is under build/.
 #

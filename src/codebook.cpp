@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The kernels of nearest-neighbour search, compiled once per instruction set.
 #include <isic/detail/kernels/targets.hpp>
 

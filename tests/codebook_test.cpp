@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/codebook.hpp>
 
 #include <limits>
@@ -10,9 +11,9 @@
 using isic::index_t;
 using isic::metric;
 using isic_test::check_throws;
-using isic_test::not_a_number;
-using isic_test::infinity;
 using isic_test::dense;
+using isic_test::infinity;
+using isic_test::not_a_number;
 
 namespace {
 
@@ -56,7 +57,8 @@ std::vector<index_t> brute_force(dense z, dense c, metric metric, const std::set
 
 TEST_CASE_TEMPLATE("nearest codes agree with exhaustive search in float64", T, ISIC_STORAGE) {
     isic_test::random dice(1);
-    for (const auto& [n, codes, d] : {std::tuple{1, 1, 1}, {5, 1, 4}, {130, 70, 3}, {65, 200, 8}, {64, 33, 32}, {3, 20, 200}}) {
+    for (const auto& [n, codes, d] :
+         {std::tuple{1, 1, 1}, {5, 1, 4}, {130, 70, 3}, {65, 200, 8}, {64, 33, 32}, {3, 20, 200}}) {
         for (const metric metric : {metric::l2, metric::cosine}) {
             auto book = dice.matrix<T>(codes, d);
             for (index_t k = 1; k < codes; k += 3) {  // every third code repeats an earlier one: ties
@@ -86,7 +88,8 @@ TEST_CASE("codes far from the origin are told apart by their distances") {
 
 TEST_CASE("exact ties go to the lowest id") {
     const auto book = isic_test::from_rows<double>({{1, 0}, {0, 1}, {-1, 0}, {0, -1}, {1, 0}});
-    CHECK(isic::nearest_codes(isic_test::from_rows<double>({{0, 0}, {3, 0}, {2, 2}, {-1, -1}}), book) == std::vector<index_t>{0, 0, 0, 2});
+    CHECK(isic::nearest_codes(isic_test::from_rows<double>({{0, 0}, {3, 0}, {2, 2}, {-1, -1}}), book) ==
+          std::vector<index_t>{0, 0, 0, 2});
 }
 
 TEST_CASE("the cosine metric ignores norms, the l2 metric does not") {
@@ -100,7 +103,8 @@ TEST_CASE("codes are told apart where squares do not fit float64, with either me
     for (const double size : {1e-320, 1e-200, 1e-160, 1.0, 1e155, 1e200, 1e307}) {
         CAPTURE(size);
         const auto book = isic_test::from_rows<double>({{-size, 0}, {0, -size}, {size, size}, {0, size}, {size, 0}});
-        const auto z = isic_test::from_rows<double>({{3 * size, size}, {size, 3 * size}, {size, size}, {size / 8, -size}});
+        const auto z =
+            isic_test::from_rows<double>({{3 * size, size}, {size, 3 * size}, {size, size}, {size / 8, -size}});
         CHECK(isic::nearest_codes(z, book) == std::vector<index_t>{2, 2, 2, 1});
         CHECK(isic::code_index(book).nearest(z) == std::vector<index_t>{2, 2, 2, 1});
         CHECK(isic::nearest_codes(z, book, metric::cosine) == std::vector<index_t>{4, 3, 2, 1});
@@ -126,16 +130,21 @@ TEST_CASE("padding is never the nearest and may hold anything") {
     CHECK(isic::nearest_codes(z, book, metric::l2, padding) == expected);
     check_throws<isic::numeric_error>("nearest_codes", [&] { return isic::nearest_codes(z, book); });
     const std::vector<index_t> all{0, 1};
-    check_throws<isic::value_error>("nearest_codes", [&] { return isic::nearest_codes(dice.matrix(1, 3), dice.matrix(2, 3), metric::l2, all); }, {"padding only"});
+    check_throws<isic::value_error>(
+        "nearest_codes", [&] { return isic::nearest_codes(dice.matrix(1, 3), dice.matrix(2, 3), metric::l2, all); },
+        {"padding only"});
 }
 
 TEST_CASE("nearest codes reject mismatched shapes, padding ids, NaN and negative threads") {
     isic_test::random dice(4);
     const auto book = dice.matrix(4, 3);
-    check_throws<isic::shape_error>("nearest_codes", [&] { return isic::nearest_codes(dice.matrix(2, 4), book); }, {"3 columns", "got 4"});
-    check_throws<isic::shape_error>("nearest_codes", [&] { return isic::nearest_codes(dice.matrix(2, 3), isic::matrix<float>(0, 3)); });
+    check_throws<isic::shape_error>("nearest_codes", [&] { return isic::nearest_codes(dice.matrix(2, 4), book); },
+                                    {"3 columns", "got 4"});
+    check_throws<isic::shape_error>("nearest_codes",
+                                    [&] { return isic::nearest_codes(dice.matrix(2, 3), isic::matrix<float>(0, 3)); });
     for (const index_t k : {-1, 4}) {
-        check_throws<isic::value_error>("nearest_codes", [&] { return isic::nearest_codes(book, book, metric::l2, std::vector{k}); });
+        check_throws<isic::value_error>("nearest_codes",
+                                        [&] { return isic::nearest_codes(book, book, metric::l2, std::vector{k}); });
     }
     auto bad = book;
     bad(3, 0) = not_a_number;
@@ -143,9 +152,15 @@ TEST_CASE("nearest codes reject mismatched shapes, padding ids, NaN and negative
     check_throws<isic::numeric_error>("nearest_codes", [&] { return isic::nearest_codes(book, bad); }, {"codebook"});
     CHECK(isic::nearest_codes(isic::matrix<double>(0, 3), book).empty());
     check_throws<isic::numeric_error>("code_index", [&] { const isic::code_index index(bad); }, {"codebook"});
-    check_throws<isic::value_error>("nearest_codes", [&] { return isic::nearest_codes(book, book, metric::l2, {}, {.threads = -1}); }, {"threads >= 0", "got -1"});
-    check_throws<isic::value_error>("code_index::nearest", [&] { return isic::code_index(book).nearest(book, {.threads = -7}); }, {"threads >= 0", "got -7"});
-    check_throws<isic::shape_error>("code_index::nearest", [&] { return isic::code_index(book).nearest(dice.matrix(2, 4)); }, {"3 columns", "got 4"});
+    check_throws<isic::value_error>("nearest_codes",
+                                    [&] { return isic::nearest_codes(book, book, metric::l2, {}, {.threads = -1}); },
+                                    {"threads >= 0", "got -1"});
+    check_throws<isic::value_error>("code_index::nearest",
+                                    [&] { return isic::code_index(book).nearest(book, {.threads = -7}); },
+                                    {"threads >= 0", "got -7"});
+    check_throws<isic::shape_error>("code_index::nearest",
+                                    [&] { return isic::code_index(book).nearest(dice.matrix(2, 4)); },
+                                    {"3 columns", "got 4"});
 }
 
 static_assert(!std::is_constructible_v<isic::code_index, isic::matrix<float>>, "a temporary codebook would dangle");
@@ -176,5 +191,6 @@ TEST_CASE_TEMPLATE("the fingerprint depends on every byte of the rows and on the
 }
 
 TEST_CASE("a codebook with minus zero has another fingerprint") {
-    CHECK(isic::fingerprint(isic_test::from_rows<float>({{0.0, 1.0}})) != isic::fingerprint(isic_test::from_rows<float>({{-0.0, 1.0}})));
+    CHECK(isic::fingerprint(isic_test::from_rows<float>({{0.0, 1.0}})) !=
+          isic::fingerprint(isic_test::from_rows<float>({{-0.0, 1.0}})));
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/differences.hpp>
 
 #include <cstdint>
@@ -12,9 +13,9 @@
 
 using isic::index_t;
 using isic_test::check_throws;
-using isic_test::not_a_number;
-using isic_test::infinity;
 using isic_test::dense;
+using isic_test::infinity;
+using isic_test::not_a_number;
 using isic_test::to_dense;
 
 namespace {
@@ -85,7 +86,8 @@ TEST_CASE("the bag of codes is histogram algebra") {
         // ... and the pooled difference of the gathered embeddings.
         const auto rows_h = isic_test::from_dense(gathered(to_dense(book), h));
         const auto rows_s = isic_test::from_dense(gathered(to_dense(book), s));
-        CHECK((to_dense(isic::pooled_differences(rows_h, rows_s, tokens)) - got).norm() <= 1e-13 * (1 + expected.norm()));
+        CHECK((to_dense(isic::pooled_differences(rows_h, rows_s, tokens)) - got).norm() <=
+              1e-13 * (1 + expected.norm()));
     }
 }
 
@@ -120,7 +122,8 @@ TEST_CASE_TEMPLATE("accumulated ids give the moments of the gathered rows' diffe
         const dense safe_sum = usage_s * to_dense(book);
         for (index_t j = 0; j < d; ++j) {
             CHECK(mean[static_cast<std::size_t>(j)] == doctest::Approx(rows.col(j).mean()).epsilon(1e-10));
-            CHECK(safe_mean[static_cast<std::size_t>(j)] == doctest::Approx(safe_sum(0, j) / usage_s.sum()).epsilon(1e-10));
+            CHECK(safe_mean[static_cast<std::size_t>(j)] ==
+                  doctest::Approx(safe_sum(0, j) / usage_s.sum()).epsilon(1e-10));
         }
         const dense safe_second = to_dense(book).transpose() * usage_s.row(0).asDiagonal() * to_dense(book);
         CHECK((to_dense(pairs.safe_second_moment()) - safe_second).norm() <= 1e-12 * (1 + safe_second.norm()));
@@ -190,19 +193,26 @@ TEST_CASE("a refused pair leaves the accumulator as it was") {
     pairs.add(std::vector{1, 2}, std::vector{3, 4});
     const auto second = isic_test::bytes_of(pairs.second_moment());
     const auto usage = pairs.usage();
-    check_throws<isic::shape_error>("difference_accumulator::add", [&] { pairs.add(std::vector{1}, std::vector{1, 2}); }, {"1 safe ids", "got 2"});
-    check_throws<isic::value_error>("difference_accumulator::add", [&] { pairs.add(std::vector{1, 8}, std::vector{1, 2}); }, {"[0, 8)", "8 at position 1"});
-    check_throws<isic::value_error>("difference_accumulator::add", [&] { pairs.add(std::vector{1, 2}, std::vector{1, -1}); }, {"-1 at position 1"});
+    check_throws<isic::shape_error>("difference_accumulator::add",
+                                    [&] { pairs.add(std::vector{1}, std::vector{1, 2}); }, {"1 safe ids", "got 2"});
+    check_throws<isic::value_error>("difference_accumulator::add",
+                                    [&] { pairs.add(std::vector{1, 8}, std::vector{1, 2}); },
+                                    {"[0, 8)", "8 at position 1"});
+    check_throws<isic::value_error>("difference_accumulator::add",
+                                    [&] { pairs.add(std::vector{1, 2}, std::vector{1, -1}); }, {"-1 at position 1"});
     check_throws<isic::value_error>("difference_accumulator::add_safe", [&] { pairs.add_safe(std::vector{0, 9}); });
     for (const std::uint64_t large : {std::uint64_t{1} << 63, ~std::uint64_t{0}}) {  // which int64 cannot hold
-        check_throws<isic::value_error>("difference_accumulator::add_safe", [&] { pairs.add_safe(std::vector{std::uint64_t{0}, large}); },
+        check_throws<isic::value_error>("difference_accumulator::add_safe",
+                                        [&] { pairs.add_safe(std::vector{std::uint64_t{0}, large}); },
                                         {fmt::format("got {} at position 1", large)});
     }
-    check_throws<isic::shape_error>("difference_accumulator::add_rows", [&] { pairs.add_rows(book, book); }, {"one of token ids"});
+    check_throws<isic::shape_error>("difference_accumulator::add_rows", [&] { pairs.add_rows(book, book); },
+                                    {"one of token ids"});
     isic::difference_accumulator other_width(2);
     check_throws<isic::shape_error>("difference_accumulator::merge", [&] { pairs.merge(other_width); }, {"3 columns"});
     isic::difference_accumulator of_rows(3);
-    check_throws<isic::shape_error>("difference_accumulator::merge", [&] { pairs.merge(of_rows); }, {"8 codes", "got 0"});
+    check_throws<isic::shape_error>("difference_accumulator::merge", [&] { pairs.merge(of_rows); },
+                                    {"8 codes", "got 0"});
     CHECK(isic_test::bytes_of(pairs.second_moment()) == second);
     CHECK(pairs.usage().safe == usage.safe);
     CHECK(pairs.usage().harmful == usage.harmful);
@@ -212,11 +222,16 @@ TEST_CASE("a refused pair leaves the accumulator as it was") {
     bad(1, 2) = not_a_number;
     const auto good = dice.matrix(2, 3);
     isic::difference_accumulator rows(3);
-    check_throws<isic::numeric_error>("difference_accumulator::add_rows", [&] { rows.add_rows(good, bad); }, {"safe", "row 1, column 2"});
-    check_throws<isic::shape_error>("difference_accumulator::add_rows", [&] { rows.add_rows(good, dice.matrix(3, 3)); });
-    check_throws<isic::value_error>("difference_accumulator::add_rows", [&] { rows.add_rows(good, good, {.threads = -1}); }, {"threads >= 0", "got -1"});
-    check_throws<isic::shape_error>("difference_accumulator::add_rows", [&] { rows.add_rows(dice.matrix(2, 4), dice.matrix(2, 4)); });
-    check_throws<isic::shape_error>("difference_accumulator::add", [&] { rows.add(std::vector{0}, std::vector{0}); }, {"one of rows"});
+    check_throws<isic::numeric_error>("difference_accumulator::add_rows", [&] { rows.add_rows(good, bad); },
+                                      {"safe", "row 1, column 2"});
+    check_throws<isic::shape_error>("difference_accumulator::add_rows",
+                                    [&] { rows.add_rows(good, dice.matrix(3, 3)); });
+    check_throws<isic::value_error>("difference_accumulator::add_rows",
+                                    [&] { rows.add_rows(good, good, {.threads = -1}); }, {"threads >= 0", "got -1"});
+    check_throws<isic::shape_error>("difference_accumulator::add_rows",
+                                    [&] { rows.add_rows(dice.matrix(2, 4), dice.matrix(2, 4)); });
+    check_throws<isic::shape_error>("difference_accumulator::add", [&] { rows.add(std::vector{0}, std::vector{0}); },
+                                    {"one of rows"});
     CHECK(rows.count() == 0);
     CHECK(to_dense(rows.second_moment()).norm() == 0);
     CHECK(rows.mean() == std::vector<double>(3, 0.0));
@@ -227,29 +242,43 @@ TEST_CASE("a refused pair leaves the accumulator as it was") {
 TEST_CASE("bad input to the differences is told by function, expected and got") {
     isic_test::random dice(8);
     const auto a = dice.matrix(4, 3);
-    check_throws<isic::shape_error>("differences", [&] { isic::differences(a, dice.matrix(5, 3)); }, {"4 safe rows", "got 5"});
-    check_throws<isic::shape_error>("differences", [&] { isic::differences(a, dice.matrix(4, 2)); }, {"3 columns in safe"});
-    check_throws<isic::shape_error>("differences", [&] { isic::differences(isic::matrix<double>(0, 3), isic::matrix<double>(0, 3)); });
-    check_throws<isic::shape_error>("differences", [&] { isic::differences(isic::matrix<double>(3, 0), isic::matrix<double>(3, 0)); });
+    check_throws<isic::shape_error>("differences", [&] { isic::differences(a, dice.matrix(5, 3)); },
+                                    {"4 safe rows", "got 5"});
+    check_throws<isic::shape_error>("differences", [&] { isic::differences(a, dice.matrix(4, 2)); },
+                                    {"3 columns in safe"});
+    check_throws<isic::shape_error>("differences",
+                                    [&] { isic::differences(isic::matrix<double>(0, 3), isic::matrix<double>(0, 3)); });
+    check_throws<isic::shape_error>("differences",
+                                    [&] { isic::differences(isic::matrix<double>(3, 0), isic::matrix<double>(3, 0)); });
     for (const double wrong : {not_a_number, infinity, -infinity}) {
         auto b = a;
         b(2, 1) = wrong;
-        check_throws<isic::numeric_error>("differences", [&] { isic::differences(a, b); }, {"in safe", "row 2, column 1"});
+        check_throws<isic::numeric_error>("differences", [&] { isic::differences(a, b); },
+                                          {"in safe", "row 2, column 1"});
         check_throws<isic::numeric_error>("differences", [&] { isic::differences(b, a); }, {"in harmful"});
         check_throws<isic::numeric_error>("difference_accumulator", [&] { isic::difference_accumulator x(b); });
-        check_throws<isic::numeric_error>("bag_of_codes_differences", [&] { isic::bag_of_codes_differences(b, std::vector{0}, std::vector{0}, 1); });
+        check_throws<isic::numeric_error>(
+            "bag_of_codes_differences", [&] { isic::bag_of_codes_differences(b, std::vector{0}, std::vector{0}, 1); });
     }
     for (const index_t group : {0, -1, 3, 8}) {
         check_throws<isic::shape_error>("pooled_differences", [&] { isic::pooled_differences(a, a, group); });
         check_throws<isic::shape_error>("histograms", [&] { isic::histograms(std::vector{0, 1, 0, 1}, group, 2); });
-        check_throws<isic::shape_error>("bag_of_codes_differences", [&] { isic::bag_of_codes_differences(a, std::vector{0, 1, 0, 1}, std::vector{0, 1, 0, 1}, group); });
+        check_throws<isic::shape_error>("bag_of_codes_differences", [&] {
+            isic::bag_of_codes_differences(a, std::vector{0, 1, 0, 1}, std::vector{0, 1, 0, 1}, group);
+        });
     }
-    check_throws<isic::value_error>("histograms", [&] { isic::histograms(std::vector{0, 2}, 1, 2); }, {"2 at position 1"});
+    check_throws<isic::value_error>("histograms", [&] { isic::histograms(std::vector{0, 2}, 1, 2); },
+                                    {"2 at position 1"});
     check_throws<isic::value_error>("histograms", [&] { isic::histograms(std::vector{0, -2}, 1, 2); });
-    check_throws<isic::shape_error>("bag_of_codes_differences", [&] { isic::bag_of_codes_differences(a, std::vector{0}, std::vector{0, 1}, 1); });
-    check_throws<isic::value_error>("bag_of_codes_differences", [&] { isic::bag_of_codes_differences(a, std::vector{4}, std::vector{0}, 1); });
-    check_throws<isic::value_error>("bag_of_codes_differences", [&] { isic::bag_of_codes_differences(a, std::vector{0}, std::vector{-1}, 1); });
-    check_throws<isic::shape_error>("bag_of_codes_differences", [&] { isic::bag_of_codes_differences(isic::matrix<float>(0, 3), std::vector{0}, std::vector{0}, 1); });
+    check_throws<isic::shape_error>("bag_of_codes_differences",
+                                    [&] { isic::bag_of_codes_differences(a, std::vector{0}, std::vector{0, 1}, 1); });
+    check_throws<isic::value_error>("bag_of_codes_differences",
+                                    [&] { isic::bag_of_codes_differences(a, std::vector{4}, std::vector{0}, 1); });
+    check_throws<isic::value_error>("bag_of_codes_differences",
+                                    [&] { isic::bag_of_codes_differences(a, std::vector{0}, std::vector{-1}, 1); });
+    check_throws<isic::shape_error>("bag_of_codes_differences", [&] {
+        isic::bag_of_codes_differences(isic::matrix<float>(0, 3), std::vector{0}, std::vector{0}, 1);
+    });
     check_throws<isic::shape_error>("difference_accumulator", [] { isic::difference_accumulator x(0); });
     const isic::matrix<float> no_rows(0, 3);
     check_throws<isic::shape_error>("difference_accumulator", [&] { isic::difference_accumulator x(no_rows); });

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Edits: undone and applied bit for bit, and only where they fit.
 #include <isic/edit.hpp>
 
@@ -109,7 +110,8 @@ TEST_CASE_TEMPLATE("another codebook is refused and keeps every byte", T, ISIC_S
     isic_test::random dice(4);
     const auto [before, after] = two_versions<T>(dice, 8, 4);
     const edit e = edit::between(before, after);
-    const auto refused = [&]<class Error>(auto codes, std::type_identity<Error>, std::initializer_list<std::string_view> words) {
+    const auto refused = [&]<class Error>(auto codes, std::type_identity<Error>,
+                                          std::initializer_list<std::string_view> words) {
         const auto bytes = bytes_of(codes);
         check_throws<Error>("edit::undo", [&] { e.undo(codes); }, words);
         CHECK(bytes_of(codes) == bytes);
@@ -160,11 +162,14 @@ TEST_CASE("an edit between equal codebooks changes nothing and fits both") {
     e.apply(book);
     CHECK(bytes_of(book) == original);
     CHECK(edit::between(matrix<float>(2, 2), matrix<float>(2, 2)).summary.relative_change == 0);
-    check_throws<isic::shape_error>("edit::between", [&] { edit::between(book, matrix<double>(5, 3)); }, {"4 rows", "got 5"});
-    check_throws<isic::shape_error>("edit::between", [&] { edit::between(book, matrix<double>(4, 2)); }, {"3 columns", "got 2"});
+    check_throws<isic::shape_error>("edit::between", [&] { edit::between(book, matrix<double>(5, 3)); },
+                                    {"4 rows", "got 5"});
+    check_throws<isic::shape_error>("edit::between", [&] { edit::between(book, matrix<double>(4, 2)); },
+                                    {"3 columns", "got 2"});
 }
 
-TEST_CASE_TEMPLATE("padding that holds no numbers is kept bit for bit and does not spoil the summary", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("padding that holds no numbers is kept bit for bit and does not spoil the summary", T,
+                   ISIC_STORAGE) {
     isic_test::random dice(14);
     auto [before, after] = two_versions<T>(dice, 9, 4);
     const double expected = edit::between(before, after).summary.relative_change;

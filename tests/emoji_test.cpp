@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The demo's networks against PyTorch with the same weights (vectors.safetensors), and their documented properties.
 #include <algorithm>
 #include <cmath>
@@ -175,7 +176,8 @@ TEST_CASE("emoji: random prompts follow the mixtures") {
 }
 
 TEST_CASE("emoji: the renderer's bytes are those of Python") {
-    const std::vector<int> choices = expected().integers("render_choices"), bytes = expected().integers("render_images");
+    const std::vector<int> choices = expected().integers("render_choices"),
+                           bytes = expected().integers("render_images");
     REQUIRE(choices.size() >= 9 * 20);
     for (std::size_t j = 0; j < choices.size() / 9; ++j) {
         const int* c = choices.data() + 9 * j;
@@ -315,7 +317,8 @@ TEST_CASE("emoji: results do not depend on batch or threads") {
     CHECK(threaded.sample(prompts, options) == ids);
     CHECK(the_transformer().sample(prompts, {.seed = 6}) != ids);
     for (index_t first : {0, 3, 20}) {
-        const std::vector<emoji::prompt> part(prompts.begin() + first, prompts.begin() + std::min<index_t>(first + 2, 21));
+        const std::vector<emoji::prompt> part(prompts.begin() + first,
+                                              prompts.begin() + std::min<index_t>(first + 2, 21));
         const auto alone = the_transformer().sample(part, {.seed = 5, .first = first});
         CHECK(std::equal(alone.begin(), alone.end(), ids.begin() + first * 64));
     }
@@ -434,7 +437,8 @@ TEST_CASE("emoji: redraw keeps unmarked positions and never draws a forbidden co
     }
     CHECK(forbidden_before > 0);
     CHECK(free.ids != ids);
-    CHECK(emoji::transformer(the_weights(), the_world(), 3).redraw(prompts, ids, marked, allowed, options).ids == kept.ids);
+    CHECK(emoji::transformer(the_weights(), the_world(), 3).redraw(prompts, ids, marked, allowed, options).ids ==
+          kept.ids);
 
     // the likelihood is that of the unrestricted, untempered softmax
     const emoji::matrix logits = t.draw_logits(prompts, kept.ids);
@@ -442,18 +446,21 @@ TEST_CASE("emoji: redraw keeps unmarked positions and never draws a forbidden co
         double sum = 0;
         for (index_t j = i * 64; j < (i + 1) * 64; ++j) {
             const Eigen::ArrayXd row = logits.row(j).cast<double>().array().transpose();
-            const double log_p = row[kept.ids[static_cast<std::size_t>(j)]] - std::log((row - row.maxCoeff()).exp().sum()) - row.maxCoeff();
+            const double log_p = row[kept.ids[static_cast<std::size_t>(j)]] -
+                                 std::log((row - row.maxCoeff()).exp().sum()) - row.maxCoeff();
             sum += std::max(log_p, -8.0);
         }
         CHECK(kept.log_likelihood[static_cast<std::size_t>(i)] == doctest::Approx(sum).epsilon(1e-4));
     }
     CHECK(t.redraw(prompts, ids, none, all, options).ids == ids);
-    CHECK_THROWS_AS(t.redraw(prompts, ids, marked, std::vector<std::uint8_t>(all.size(), 0), options), isic::value_error);
+    CHECK_THROWS_AS(t.redraw(prompts, ids, marked, std::vector<std::uint8_t>(all.size(), 0), options),
+                    isic::value_error);
     CHECK_THROWS_AS(t.redraw(prompts, ids, {1}, all, options), isic::value_error);
 }
 
 TEST_CASE("emoji: errors name the tensor with a wrong shape") {
-    const auto path = std::filesystem::temp_directory_path() / fmt::format("isic_emoji_test_{}.safetensors", std::rand());
+    const auto path =
+        std::filesystem::temp_directory_path() / fmt::format("isic_emoji_test_{}.safetensors", std::rand());
     isic::tensor_file file = isic::read_safetensors(data / "emoji.safetensors");
     const auto message = [&](const isic::tensor_file& changed) -> std::string {
         isic::write_safetensors(path, changed);
@@ -483,6 +490,11 @@ TEST_CASE("emoji: parallel_for visits each index once and rethrows exceptions") 
     std::vector<int> visits(100);
     emoji::parallel_for(100, 4, [&](index_t j) { ++visits[static_cast<std::size_t>(j)]; });
     CHECK(std::count(visits.begin(), visits.end(), 1) == 100);
-    CHECK_THROWS_AS(emoji::parallel_for(10, 2, [](index_t j) { if (j == 3) { throw isic::value_error("three"); } }),
+    CHECK_THROWS_AS(emoji::parallel_for(10, 2,
+                                        [](index_t j) {
+                                            if (j == 3) {
+                                                throw isic::value_error("three");
+                                            }
+                                        }),
                     isic::value_error);
 }

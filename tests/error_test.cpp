@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/error.hpp>
 
 #include <cmath>
@@ -38,7 +39,9 @@ TEST_CASE("a message names function, expected and got") {
 TEST_CASE("ranges include their ends and refuse NaN") {
     CHECK_NOTHROW(isic::detail::require_range("f", "x", 0.0, 0.0, 1.0));
     CHECK_NOTHROW(isic::detail::require_range("f", "x", 1.0, 0.0, 1.0));
-    for (const double x : {-1e-9, 1 + 1e-9, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
-        check_throws<isic::value_error>("f", [&] { isic::detail::require_range("f", "x", x, 0.0, 1.0); }, {"x in [0, 1]"});
+    for (const double x :
+         {-1e-9, 1 + 1e-9, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+        check_throws<isic::value_error>("f", [&] { isic::detail::require_range("f", "x", x, 0.0, 1.0); },
+                                        {"x in [0, 1]"});
     }
 }

@@ -1,5 +1,6 @@
-#include <isic/fused.hpp>
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/detail/count_floor.hpp>
+#include <isic/fused.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -28,13 +29,16 @@ struct row_shape {
     index_t width;
     index_t rank;
 };
-constexpr row_shape row_shapes[] = {{1, 1, 1}, {3, 2, 1}, {70, 8, 1}, {70, 8, 3}, {40, 5, 4}, {130, 33, 8}, {65, 64, 20}};
+constexpr row_shape row_shapes[] = {{1, 1, 1},  {3, 2, 1},    {70, 8, 1},  {70, 8, 3},
+                                    {40, 5, 4}, {130, 33, 8}, {65, 64, 20}};
 
 isic::subspace drawn(isic_test::random& dice, index_t d, index_t r) {
     return isic_test::subspace_of(isic_test::random_basis(dice, d, r));
 }
 
-double largest_gap(const dense& a, const dense& b) { return (a - b).cwiseAbs().maxCoeff(); }
+double largest_gap(const dense& a, const dense& b) {
+    return (a - b).cwiseAbs().maxCoeff();
+}
 
 /// Roundings of T that a row's arithmetic may take.
 template <class T>
@@ -56,7 +60,8 @@ TEST_CASE_TEMPLATE("fused::project_out is the formula, whatever the options", T,
         const auto center = dice.matrix<T>(1, width);
         const auto weights = dice.matrix<T>(1, rank);
         auto got = book;
-        isic::fused::project_out(got, isic::fused::basis<T>(harm), {.strength = strength.row(0), .center = center.row(0), .weights = weights.row(0)});
+        isic::fused::project_out(got, isic::fused::basis<T>(harm),
+                                 {.strength = strength.row(0), .center = center.row(0), .weights = weights.row(0)});
         const dense c = to_dense(book);
         const dense away = to_dense(center).replicate(codes, 1) - c;
         const dense step = away * v * to_dense(weights).row(0).asDiagonal() * v.transpose();
@@ -65,7 +70,8 @@ TEST_CASE_TEMPLATE("fused::project_out is the formula, whatever the options", T,
     }
 }
 
-TEST_CASE_TEMPLATE("fused::project_out projects the subspace out, and rows of strength 0 keep their bytes", T, float, double) {
+TEST_CASE_TEMPLATE("fused::project_out projects the subspace out, and rows of strength 0 keep their bytes", T, float,
+                   double) {
     isic_test::random dice(2);
     const isic::subspace harm = drawn(dice, 16, 3);
     const auto book = dice.matrix<T>(50, 16);
@@ -112,7 +118,8 @@ TEST_CASE_TEMPLATE("the first step of fused::adam_update is the rate, to roundin
     isic::matrix<T> codes(3, 9);
     isic::adam_state<T> state;
     const isic::fused::basis<T> none;
-    isic::fused::adam_update(codes, isic::matrix<T>(3, 9, T(2)), state, {.rate = 0.25, .epsilon = 1e-30}, {.orthogonal_to = none});
+    isic::fused::adam_update(codes, isic::matrix<T>(3, 9, T(2)), state, {.rate = 0.25, .epsilon = 1e-30},
+                             {.orthogonal_to = none});
     for (index_t k = 0; k < 3; ++k) {
         for (const T x : codes.row(k)) {
             CHECK(std::abs(static_cast<double>(x) + 0.25) < 4 * unit<T>);
@@ -176,7 +183,8 @@ TEST_CASE_TEMPLATE("a code that nothing has been assigned to for long stays, unt
         }
         auto got = book;
         for (int step = 0; step < 300; ++step) {
-            isic::fused::ema_update(got, isic::matrix<T>(0, width), std::vector<int>(), state, 0.5, {.orthogonal_to = none});
+            isic::fused::ema_update(got, isic::matrix<T>(0, width), std::vector<int>(), state, 0.5,
+                                    {.orthogonal_to = none});
         }
         CHECK(largest_gap(to_dense(got), to_dense(book)) < 4 * tolerance<T>(to_dense(book)));
         CHECK(std::ranges::all_of(state.counts, [](T n) { return n == 0; }));
@@ -200,7 +208,8 @@ TEST_CASE("locked rows keep their bytes in every inner loop") {
     CHECK(bytes_of(got.row(2)) != bytes_of(book.row(2)));
     got = book;
     isic::ema_state<float> ema;
-    isic::fused::ema_update(got, dice.matrix<float>(4, 5), std::vector<int>{0, 1, 1, 2}, ema, 0.5, {.orthogonal_to = none, .locked = locked});
+    isic::fused::ema_update(got, dice.matrix<float>(4, 5), std::vector<int>{0, 1, 1, 2}, ema, 0.5,
+                            {.orthogonal_to = none, .locked = locked});
     CHECK(bytes_of(got.row(1)) == bytes_of(book.row(1)));
     CHECK(bytes_of(got.row(2)) != bytes_of(book.row(2)));
 }
@@ -212,23 +221,38 @@ TEST_CASE("the inner loops refuse shapes, ids and options that do not fit, and w
     const auto book = dice.matrix<float>(4, 6);
     auto got = book;
     const std::vector<float> three(3);
-    check_throws<isic::shape_error>("fused::project_out", [&] { isic::fused::project_out(got, isic::fused::basis<float>(drawn(dice, 5, 2))); }, {"6", "5"});
-    check_throws<isic::shape_error>("fused::project_out", [&] { isic::fused::project_out(got, basis, {.strength = three}); }, {"4", "3"});
-    check_throws<isic::value_error>("fused::project_out", [&] { isic::fused::project_out(got, basis, {.execution = {.threads = -1}}); }, {"threads >= 0", "got -1"});
-    check_throws<isic::shape_error>("fused::project_out", [&] { isic::fused::project_out(got, basis, {.center = three}); }, {"6", "3"});
-    check_throws<isic::shape_error>("fused::project_out", [&] { isic::fused::project_out(got, basis, {.weights = three}); }, {"2", "3"});
+    check_throws<isic::shape_error>(
+        "fused::project_out", [&] { isic::fused::project_out(got, isic::fused::basis<float>(drawn(dice, 5, 2))); },
+        {"6", "5"});
+    check_throws<isic::shape_error>("fused::project_out",
+                                    [&] { isic::fused::project_out(got, basis, {.strength = three}); }, {"4", "3"});
+    check_throws<isic::value_error>("fused::project_out",
+                                    [&] { isic::fused::project_out(got, basis, {.execution = {.threads = -1}}); },
+                                    {"threads >= 0", "got -1"});
+    check_throws<isic::shape_error>("fused::project_out",
+                                    [&] { isic::fused::project_out(got, basis, {.center = three}); }, {"6", "3"});
+    check_throws<isic::shape_error>("fused::project_out",
+                                    [&] { isic::fused::project_out(got, basis, {.weights = three}); }, {"2", "3"});
     isic::adam_state<float> adam;
-    check_throws<isic::shape_error>("fused::adam_update", [&] { isic::fused::adam_update(got, dice.matrix<float>(3, 6), adam, {}, {.orthogonal_to = basis}); });
-    check_throws<isic::value_error>("fused::adam_update", [&] { isic::fused::adam_update(got, book, adam, {.rate = 0}, {.orthogonal_to = basis}); }, {"rate > 0"});
+    check_throws<isic::shape_error>("fused::adam_update", [&] {
+        isic::fused::adam_update(got, dice.matrix<float>(3, 6), adam, {}, {.orthogonal_to = basis});
+    });
+    check_throws<isic::value_error>(
+        "fused::adam_update", [&] { isic::fused::adam_update(got, book, adam, {.rate = 0}, {.orthogonal_to = basis}); },
+        {"rate > 0"});
     CHECK(adam.steps == 0);
     isic::adam_state<float> before_the_first{.mean = {}, .square = {}, .steps = -2};
-    check_throws<isic::value_error>("fused::adam_update", [&] { isic::fused::adam_update(got, book, before_the_first, {}, {.orthogonal_to = basis}); }, {"got -2"});
+    check_throws<isic::value_error>(
+        "fused::adam_update",
+        [&] { isic::fused::adam_update(got, book, before_the_first, {}, {.orthogonal_to = basis}); }, {"got -2"});
     isic::ema_state<float> ema;
     const auto ema_with = [&](const std::vector<int>& ids, double decay) {
         isic::fused::ema_update(got, dice.matrix<float>(2, 6), ids, ema, decay, {.orthogonal_to = basis});
     };
-    check_throws<isic::value_error>("fused::adam_update", [&] { isic::fused::adam_update(got, book, adam, {}, {.orthogonal_to = basis, .execution = {.threads = -1}}); },
-                                    {"threads >= 0", "got -1"});
+    check_throws<isic::value_error>(
+        "fused::adam_update",
+        [&] { isic::fused::adam_update(got, book, adam, {}, {.orthogonal_to = basis, .execution = {.threads = -1}}); },
+        {"threads >= 0", "got -1"});
     check_throws<isic::value_error>("fused::ema_update", [&] { ema_with({0, 4}, 0.5); }, {"[0, 4)", "4 at position 1"});
     check_throws<isic::shape_error>("fused::ema_update", [&] { ema_with({0}, 0.5); });
     check_throws<isic::value_error>("fused::ema_update", [&] { ema_with({0, 1}, 1.0); }, {"decay in [0, 1)"});

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // From counts to harmfulness, strengths and targets: closed forms, limits and symmetries.
 #include <isic/harmfulness.hpp>
 
@@ -38,7 +39,8 @@ void balance(code_usage& usage) {
 }
 
 /// t_k = (sum of the safe codes beside k + lambda mu) / (n_k + lambda), in plain loops.
-dense looped_targets(const dense& codes, const std::vector<int>& h, const std::vector<int>& s, double lambda, const dense& mu) {
+dense looped_targets(const dense& codes, const std::vector<int>& h, const std::vector<int>& s, double lambda,
+                     const dense& mu) {
     dense out = dense::Zero(codes.rows(), codes.cols());
     for (index_t k = 0; k < codes.rows(); ++k) {
         double n = 0;
@@ -55,7 +57,8 @@ dense looped_targets(const dense& codes, const std::vector<int>& h, const std::v
 
 }  // namespace
 
-static_assert(!std::is_constructible_v<isic::counterpart_targets, isic::matrix<float>>, "a temporary codebook would dangle");
+static_assert(!std::is_constructible_v<isic::counterpart_targets, isic::matrix<float>>,
+              "a temporary codebook would dangle");
 static_assert(std::is_constructible_v<isic::counterpart_targets, isic::matrix<float>&>);
 
 TEST_CASE("harmfulness worked out by hand") {
@@ -83,7 +86,8 @@ TEST_CASE("harmfulness and log-odds are the posterior under a Dirichlet prior sp
                 const double mass_h = 2 * a * static_cast<double>(codes) * all_h / (all_h + all_s);
                 const double mass_s = 2 * a * static_cast<double>(codes) * all_s / (all_h + all_s);
                 for (std::size_t k = 0; k < usage.safe.size(); ++k) {
-                    const double share = (usage.harmful[k] + usage.safe[k] + 0.5) / (all_h + all_s + 0.5 * static_cast<double>(codes));
+                    const double share =
+                        (usage.harmful[k] + usage.safe[k] + 0.5) / (all_h + all_s + 0.5 * static_cast<double>(codes));
                     const double h = usage.harmful[k] + mass_h * share;
                     const double s = usage.safe[k] + mass_s * share;
                     const double p_h = h / (all_h + mass_h);
@@ -125,9 +129,9 @@ TEST_CASE("the prior pulls codes to the middle, rare ones most; unused ones are 
     isic_test::random dice(4);
     code_usage usage = random_usage(dice, 30, 50);
     usage.harmful[3] = usage.safe[3] = 0;
-    usage.harmful[4] = 1;      // once, never safe
+    usage.harmful[4] = 1;  // once, never safe
     usage.safe[4] = 0;
-    usage.harmful[5] = 100;    // a hundred times, never safe
+    usage.harmful[5] = 100;  // a hundred times, never safe
     usage.safe[5] = 0;
     balance(usage);
     std::vector<double> last(30, 1.0);
@@ -181,17 +185,23 @@ TEST_CASE("swapping the sides mirrors the scores; more of the same is more evide
 
 TEST_CASE("counts that are no counts are refused") {
     check_throws<isic::shape_error>("code_harmfulness", [] { isic::code_harmfulness({}); }, {"at least one code"});
-    check_throws<isic::shape_error>("code_harmfulness", [] { isic::code_harmfulness({{1, 2}, {1}}); }, {"2 safe counts", "got 1"});
+    check_throws<isic::shape_error>("code_harmfulness", [] { isic::code_harmfulness({{1, 2}, {1}}); },
+                                    {"2 safe counts", "got 1"});
     for (const double wrong : {-1.0, not_a_number, infinity}) {
-        check_throws<isic::value_error>("code_harmfulness", [&] { isic::code_harmfulness({{1, wrong}, {1, 1}}); }, {"counts >= 0"});
-        check_throws<isic::value_error>("code_harmfulness", [&] { isic::code_harmfulness({{1, 1}, {wrong, 1}}); }, {"counts >= 0"});
+        check_throws<isic::value_error>("code_harmfulness", [&] { isic::code_harmfulness({{1, wrong}, {1, 1}}); },
+                                        {"counts >= 0"});
+        check_throws<isic::value_error>("code_harmfulness", [&] { isic::code_harmfulness({{1, 1}, {wrong, 1}}); },
+                                        {"counts >= 0"});
     }
     for (const double wrong : {0.0, -1.0, not_a_number, infinity}) {
-        check_throws<isic::value_error>("code_harmfulness", [&] { isic::code_harmfulness({{1}, {1}}, {.prior_per_code = wrong}); },
+        check_throws<isic::value_error>("code_harmfulness",
+                                        [&] { isic::code_harmfulness({{1}, {1}}, {.prior_per_code = wrong}); },
                                         {"prior_per_code > 0"});
     }
-    check_throws<isic::numeric_error>("code_harmfulness", [] { isic::code_harmfulness({{0, 0}, {1, 2}}); }, {"0 harmful and 3 safe"});
-    check_throws<isic::numeric_error>("code_harmfulness", [] { isic::code_harmfulness({{1, 2}, {0, 0}}); }, {"3 harmful and 0 safe"});
+    check_throws<isic::numeric_error>("code_harmfulness", [] { isic::code_harmfulness({{0, 0}, {1, 2}}); },
+                                      {"0 harmful and 3 safe"});
+    check_throws<isic::numeric_error>("code_harmfulness", [] { isic::code_harmfulness({{1, 2}, {0, 0}}); },
+                                      {"3 harmful and 0 safe"});
 }
 
 TEST_CASE("the ramp is 0 below, 1 above and straight between") {
@@ -205,10 +215,13 @@ TEST_CASE("the ramp is 0 below, 1 above and straight between") {
     CHECK(isic::code_strength(std::vector{0.25}, {.low = -1, .high = 1.5})[0] == 0.5);
     CHECK(isic::code_strength({}).empty());
     for (const double wrong : {-0.01, 1.01, not_a_number}) {
-        check_throws<isic::value_error>("code_strength", [&] { isic::code_strength(std::vector{0.5, wrong}); }, {"harmfulness of code 1 in [0, 1]"});
+        check_throws<isic::value_error>("code_strength", [&] { isic::code_strength(std::vector{0.5, wrong}); },
+                                        {"harmfulness of code 1 in [0, 1]"});
     }
-    for (const auto& [low, high] : {std::pair{0.5, 0.5}, {0.6, 0.5}, {not_a_number, 0.5}, {0.5, infinity}, {-infinity, 0.5}}) {
-        check_throws<isic::value_error>("code_strength", [&, l = low, h = high] { isic::code_strength(q, {.low = l, .high = h}); },
+    for (const auto& [low, high] :
+         {std::pair{0.5, 0.5}, {0.6, 0.5}, {not_a_number, 0.5}, {0.5, infinity}, {-infinity, 0.5}}) {
+        check_throws<isic::value_error>("code_strength",
+                                        [&, l = low, h = high] { isic::code_strength(q, {.low = l, .high = h}); },
                                         {"finite high > low"});
     }
 }
@@ -231,7 +244,8 @@ TEST_CASE("the excess share is what harmful images use beyond safe ones") {
     by_hand.p_safe = {0.1, 0.4, 0.3, 0};
     CHECK(isic::excess_strength(by_hand) == std::vector<double>{0.75, 0, 0, 1});
     by_hand.p_safe.pop_back();
-    check_throws<isic::shape_error>("excess_strength", [&] { isic::excess_strength(by_hand); }, {"4 values of p_safe", "got 3"});
+    check_throws<isic::shape_error>("excess_strength", [&] { isic::excess_strength(by_hand); },
+                                    {"4 values of p_safe", "got 3"});
 }
 
 TEST_CASE("the gate opens above the threshold, not at it") {
@@ -241,12 +255,14 @@ TEST_CASE("the gate opens above the threshold, not at it") {
     CHECK(isic::gate_strength(z, infinity) == std::vector<double>{0, 0, 0, 0, 0});
     CHECK(isic::gate_strength({}, 1).empty());
     check_throws<isic::numeric_error>("gate_strength", [&] { isic::gate_strength(z, not_a_number); }, {"NaN"});
-    check_throws<isic::numeric_error>("gate_strength", [] { isic::gate_strength(std::vector{0.0, not_a_number}, 1); }, {"NaN"});
+    check_throws<isic::numeric_error>("gate_strength", [] { isic::gate_strength(std::vector{0.0, not_a_number}, 1); },
+                                      {"NaN"});
 }
 
 TEST_CASE_TEMPLATE("targets are the smoothed means of what stands in the safe counterparts", T, ISIC_STORAGE) {
     isic_test::random dice(7);
-    for (const auto& [codes, width, pairs, tokens] : {std::tuple{1, 1, 1, 1}, {5, 3, 2, 4}, {40, 8, 6, 16}, {200, 4, 3, 9}}) {
+    for (const auto& [codes, width, pairs, tokens] :
+         {std::tuple{1, 1, 1, 1}, {5, 3, 2, 4}, {40, 8, 6, 16}, {200, 4, 3, 9}}) {
         const auto book = dice.matrix<T>(codes, width);
         isic_test::strided<T> memory(book, 2);
         isic::counterpart_targets whole(memory.span());
@@ -270,7 +286,9 @@ TEST_CASE_TEMPLATE("targets are the smoothed means of what stands in the safe co
         const auto prior = dice.numbers(width);
         const dense given = Eigen::Map<const Eigen::RowVectorXd>(prior.data(), width);
         for (const double lambda : {1e-3, 2.0, 50.0}) {
-            CHECK((to_dense(whole.targets(lambda)) - looped_targets(to_dense(book), all_h, all_s, lambda, mu)).cwiseAbs().maxCoeff() < 1e-12);
+            CHECK((to_dense(whole.targets(lambda)) - looped_targets(to_dense(book), all_h, all_s, lambda, mu))
+                      .cwiseAbs()
+                      .maxCoeff() < 1e-12);
             CHECK((to_dense(left.targets(lambda)) - to_dense(whole.targets(lambda))).cwiseAbs().maxCoeff() < 1e-12);
             const dense expected = looped_targets(to_dense(book), all_h, all_s, lambda, given);
             CHECK((to_dense(whole.targets(lambda, prior)) - expected).cwiseAbs().maxCoeff() < 1e-12);
@@ -311,15 +329,18 @@ TEST_CASE("a refused pair leaves the targets as they were") {
     seen.add(std::vector{0, 1}, std::vector{2, 3});
     const auto before = bytes_of(seen.targets());
     const auto counts = seen.counts();
-    check_throws<isic::shape_error>("counterpart_targets::add", [&] { seen.add(std::vector{0, 1}, std::vector{2}); }, {"2 safe ids", "got 1"});
+    check_throws<isic::shape_error>("counterpart_targets::add", [&] { seen.add(std::vector{0, 1}, std::vector{2}); },
+                                    {"2 safe ids", "got 1"});
     check_throws<isic::value_error>("counterpart_targets::add", [&] { seen.add(std::vector{0, 6}, std::vector{2, 3}); },
                                     {"[0, 6)", "6 at position 1"});
-    check_throws<isic::value_error>("counterpart_targets::add", [&] { seen.add(std::vector{0, 1}, std::vector{2, -1}); }, {"-1 at position 1"});
+    check_throws<isic::value_error>("counterpart_targets::add",
+                                    [&] { seen.add(std::vector{0, 1}, std::vector{2, -1}); }, {"-1 at position 1"});
     const auto longer = dice.matrix<float>(7, 3);
     const auto wider = dice.matrix<float>(6, 4);
-    check_throws<isic::shape_error>("counterpart_targets::merge", [&] { seen.merge(isic::counterpart_targets(longer)); },
-                                    {"6 codes", "got 7"});
-    check_throws<isic::shape_error>("counterpart_targets::merge", [&] { seen.merge(isic::counterpart_targets(wider)); }, {"3 columns"});
+    check_throws<isic::shape_error>("counterpart_targets::merge",
+                                    [&] { seen.merge(isic::counterpart_targets(longer)); }, {"6 codes", "got 7"});
+    check_throws<isic::shape_error>("counterpart_targets::merge", [&] { seen.merge(isic::counterpart_targets(wider)); },
+                                    {"3 columns"});
     CHECK(bytes_of(seen.targets()) == before);
     CHECK(seen.counts() == counts);
     for (const double wrong : {0.0, -1.0, not_a_number, infinity}) {
@@ -327,10 +348,12 @@ TEST_CASE("a refused pair leaves the targets as they were") {
     }
     check_throws<isic::shape_error>("counterpart_targets::targets", [&] { seen.targets(1, std::vector{1.0, 2.0}); },
                                     {"3 values in the prior", "got 2"});
-    check_throws<isic::numeric_error>("counterpart_targets::targets", [&] { seen.targets(1, std::vector{1.0, not_a_number, 2.0}); }, {"the prior"});
+    check_throws<isic::numeric_error>("counterpart_targets::targets",
+                                      [&] { seen.targets(1, std::vector{1.0, not_a_number, 2.0}); }, {"the prior"});
     auto bad = book;
     bad(5, 1) = std::numeric_limits<float>::infinity();
-    check_throws<isic::numeric_error>("counterpart_targets", [&] { isic::counterpart_targets x(bad); }, {"row 5, column 1"});
+    check_throws<isic::numeric_error>("counterpart_targets", [&] { isic::counterpart_targets x(bad); },
+                                      {"row 5, column 1"});
     const isic::matrix<float> none(0, 3);
     check_throws<isic::shape_error>("counterpart_targets", [&] { isic::counterpart_targets x(none); });
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The codebook and the report after self_improve.
 #include <isic/loop.hpp>
 
@@ -26,7 +27,8 @@ namespace {
 
 /// Projects with the strengths of the report, but in a subspace of the caller's choice; returns the unsafe share.
 template <class Toy>
-double rate_after_projecting(Toy& model, const isic::self_improve_report& report, const dense& basis, const isic::token_grid& grid) {
+double rate_after_projecting(Toy& model, const isic::self_improve_report& report, const dense& basis,
+                             const isic::token_grid& grid) {
     const auto strength = isic::code_strength(report.harmfulness);
     isic::project_out(model.codebook(), isic_test::subspace_of(basis), {.strength = strength});
     return unsafe_share(model.judge()(model.decode(grid)));
@@ -34,7 +36,8 @@ double rate_after_projecting(Toy& model, const isic::self_improve_report& report
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("self_improve: the unsafe rate falls, safe images stay, and undo restores every byte", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("self_improve: the unsafe rate falls, safe images stay, and undo restores every byte", T,
+                   ISIC_STORAGE) {
     for (const index_t gap : {0, 3}) {
         full_toy<T> model({.gap = gap});
         const auto options = options_for(1);
@@ -54,7 +57,8 @@ TEST_CASE_TEMPLATE("self_improve: the unsafe rate falls, safe images stay, and u
 
 TEST_CASE("self_improve: a generator with tokens and images alone is enough") {
     for (const std::uint64_t seed : {1, 2, 3, 4}) {
-        for (const auto target : {isic::edit_target::counterparts, isic::edit_target::origin, isic::edit_target::safe_mean}) {
+        for (const auto target :
+             {isic::edit_target::counterparts, isic::edit_target::origin, isic::edit_target::safe_mean}) {
             plain_toy model({.width = 8 + 4 * static_cast<index_t>(seed), .seed = seed});
             auto options = options_for(1);
             options.editing.target = target;
@@ -62,7 +66,8 @@ TEST_CASE("self_improve: a generator with tokens and images alone is enough") {
             const outcome o = run(model, options);
             CHECK(o.report.rounds.front().self_unsafe.value >= 0.9);
             CHECK(rate_of(o.report) <= 0.1);
-            CHECK(isic_test::span_gap(to_dense(o.report.merged.basis), model.harm()) < 0.5);  // of a random subspace: about 1.4
+            CHECK(isic_test::span_gap(to_dense(o.report.merged.basis), model.harm()) <
+                  0.5);  // of a random subspace: about 1.4
             check_best_is_left(o);
         }
     }
@@ -216,10 +221,13 @@ TEST_CASE("self_improve: a larger target weight moves the targets towards the sa
     };
     const dense mean = left(isic::edit_target::safe_mean, 2);
     CHECK((left(isic::edit_target::counterparts, 1e9) - mean).norm() < 1e-4);
-    CHECK((left(isic::edit_target::counterparts, 30) - mean).norm() < 0.9 * (left(isic::edit_target::counterparts, 2) - mean).norm());
+    CHECK((left(isic::edit_target::counterparts, 30) - mean).norm() <
+          0.9 * (left(isic::edit_target::counterparts, 2) - mean).norm());
 }
 
-TEST_CASE_TEMPLATE("self_improve: padding rows keep their bytes, NaN included; the same rows do not if they are not declared", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE(
+    "self_improve: padding rows keep their bytes, NaN included; the same rows do not if they are not declared", T,
+    ISIC_STORAGE) {
     const auto padding_rows = [](auto& model) {
         isic_test::bytes out;
         for (index_t k = model.first_padding(); k < model.codebook().rows(); ++k) {
@@ -232,7 +240,8 @@ TEST_CASE_TEMPLATE("self_improve: padding rows keep their bytes, NaN included; t
         for (const double content : {1.0, infinity, not_a_number}) {
             full_toy<T> model({.padding = 3, .gap = 1});
             if (content != 1.0) {
-                std::ranges::fill(model.codebook().row(model.first_padding() + 1), static_cast<T>(static_cast<float>(content)));
+                std::ranges::fill(model.codebook().row(model.first_padding() + 1),
+                                  static_cast<T>(static_cast<float>(content)));
             }
             auto options = options_for(1);
             options.editing.per_code_strength = false;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Cancels, exceptions, invalid results of the caller, and wrong options of self_improve.
 #include <isic/loop.hpp>
 
@@ -54,11 +55,22 @@ TEST_CASE("self_improve: a cancel at any step leaves the best completed round, b
         CHECK((o.report.rounds.empty() || o.report.best_round + 1 == static_cast<index_t>(o.report.rounds.size())));
         CHECK(o.report.merged.rank() == o.report.best_round);
     }
-    CHECK(seen == std::set<std::pair<index_t, std::string>>{{0, "draw"}, {0, "judge"}, {1, "pair"}, {1, "project"}, {1, "tune"}, {1, "judge"},
-                                                           {2, "draw"}, {2, "judge"}, {2, "pair"}, {2, "project"}, {2, "tune"}});
+    CHECK(seen == std::set<std::pair<index_t, std::string>>{{0, "draw"},
+                                                            {0, "judge"},
+                                                            {1, "pair"},
+                                                            {1, "project"},
+                                                            {1, "tune"},
+                                                            {1, "judge"},
+                                                            {2, "draw"},
+                                                            {2, "judge"},
+                                                            {2, "pair"},
+                                                            {2, "project"},
+                                                            {2, "tune"}});
 }
 
-TEST_CASE("self_improve: an exception from any callback at any call leaves the best completed round, bit for bit, and the report has its text") {
+TEST_CASE(
+    "self_improve: an exception from any callback at any call leaves the best completed round, bit for bit, and the "
+    "report has its text") {
     for (const bool standard : {true, false}) {
         std::set<std::string> seen;
         bool failed = true;
@@ -81,7 +93,9 @@ TEST_CASE("self_improve: an exception from any callback at any call leaves the b
             options.on_progress = [&](const isic::progress&) { return may_throw("on_progress"), true; };
             options.on_round = [&](isic::round_report&) { may_throw("on_round"); };
             options.score = [&](const isic::round_report& r) { return may_throw("score"), r.self_unsafe.value; };
-            options.rewrite = [&, then = options.rewrite](const std::string& prompt) { return may_throw("rewrite"), then(prompt); };
+            options.rewrite = [&, then = options.rewrite](const std::string& prompt) {
+                return may_throw("rewrite"), then(prompt);
+            };
             const toy_judge judge = [&](const dense& images) { return may_throw("judge"), model.judge()(images); };
             const outcome o = run(model, options, judge);
             failed = o.report.reason == stop_reason::failed;
@@ -94,16 +108,21 @@ TEST_CASE("self_improve: an exception from any callback at any call leaves the b
                 CHECK(o.after == o.before);
             }
         }
-        CHECK(seen == std::set<std::string>{"generate", "decode", "redraw", "tuning_loss", "loss", "on_progress", "on_round", "score",
-                                            "rewrite", "judge"});
+        CHECK(seen == std::set<std::string>{"generate", "decode", "redraw", "tuning_loss", "loss", "on_progress",
+                                            "on_round", "score", "rewrite", "judge"});
     }
 }
 
 TEST_CASE("self_improve: a judge that does not return one probability per image fails the run") {
     const auto first = [](double value) { return [value](std::vector<double>& p) { p.front() = value; }; };
     const std::vector<std::function<void(std::vector<double>&)>> spoilers{
-        first(not_a_number), first(1.5), first(-0.1), first(infinity),
-        [](std::vector<double>& p) { p.pop_back(); }, [](std::vector<double>& p) { p.push_back(0.5); }, [](std::vector<double>& p) { p.clear(); }};
+        first(not_a_number),
+        first(1.5),
+        first(-0.1),
+        first(infinity),
+        [](std::vector<double>& p) { p.pop_back(); },
+        [](std::vector<double>& p) { p.push_back(0.5); },
+        [](std::vector<double>& p) { p.clear(); }};
     for (const auto& spoil : spoilers) {
         bool failed = true;
         for (int at = 0; failed; ++at) {
@@ -129,10 +148,14 @@ TEST_CASE("self_improve: a judge that does not return one probability per image 
 
 TEST_CASE("self_improve: tokens that do not fit the codebook or the prompts fail the run") {
     const std::vector<std::function<void(isic::token_grid&)>> spoilers{
-        [](isic::token_grid& g) { g.ids.pop_back(); }, [](isic::token_grid& g) { g.ids.push_back(0); },
-        [](isic::token_grid& g) { g.ids.front() = -1; }, [](isic::token_grid& g) { g.ids.back() = 1000; },
-        [](isic::token_grid& g) { g.tokens_per_image = 0; }, [](isic::token_grid& g) { g.tokens_per_image = -8; },
-        [](isic::token_grid& g) { g = {}; }, [](isic::token_grid& g) { g.ids.resize(g.ids.size() - 8); },
+        [](isic::token_grid& g) { g.ids.pop_back(); },
+        [](isic::token_grid& g) { g.ids.push_back(0); },
+        [](isic::token_grid& g) { g.ids.front() = -1; },
+        [](isic::token_grid& g) { g.ids.back() = 1000; },
+        [](isic::token_grid& g) { g.tokens_per_image = 0; },
+        [](isic::token_grid& g) { g.tokens_per_image = -8; },
+        [](isic::token_grid& g) { g = {}; },
+        [](isic::token_grid& g) { g.ids.resize(g.ids.size() - 8); },
         [](isic::token_grid& g) {  // the same number of images with half of the tokens each
             g.ids.resize(g.ids.size() / 2);
             g.tokens_per_image /= 2;
@@ -157,7 +180,8 @@ TEST_CASE("self_improve: tokens that do not fit the codebook or the prompts fail
 TEST_CASE("self_improve: a loss or score that is not finite, and a gradient of another shape, fail the run") {
     const std::vector<std::function<void(double&, isic::matrix<double>&)>> spoilers{
         [](double& loss, auto&) { loss = not_a_number; }, [](double& loss, auto&) { loss = infinity; },
-        [](double&, auto& gradient) { gradient(3, 2) = not_a_number; }, [](double&, auto& gradient) { gradient = isic::matrix<double>(2, 2); }};
+        [](double&, auto& gradient) { gradient(3, 2) = not_a_number; },
+        [](double&, auto& gradient) { gradient = isic::matrix<double>(2, 2); }};
     for (const auto& spoil : spoilers) {
         for (const int at : {0, 3, 4}) {  // the first and last step of round 1, and into round 2
             toy model({.kinds = 2});
@@ -199,7 +223,8 @@ TEST_CASE("self_improve: a run fails if no image of a safe prompt is judged safe
 
 TEST_CASE("self_improve: wrong options throw typed errors that name the option, before the first image is drawn") {
     using options = isic::self_improve_options;
-    const auto refused = []<class Error>(std::type_identity<Error>, const std::function<void(options&)>& spoil, std::string_view word) {
+    const auto refused = []<class Error>(std::type_identity<Error>, const std::function<void(options&)>& spoil,
+                                         std::string_view word) {
         toy model;
         auto o = options_for(1);
         o.tuning.steps = 2;
@@ -248,7 +273,9 @@ TEST_CASE("self_improve: wrong options throw typed errors that name the option, 
         refused(value, [&](options& o) { o.stop.damage_budget = bad; }, "stop.damage_budget > 0");
         refused(value, [&](options& o) { o.tuning.radius = bad; }, "tuning.radius > 0");
         refused(value, [&](options& o) { o.editing.target_weight = bad; }, "editing.target_weight > 0");
-        refused(value, [&](options& o) { o.editing.harmfulness.prior_per_code = bad; }, "editing.harmfulness.prior_per_code > 0");
+        refused(
+            value, [&](options& o) { o.editing.harmfulness.prior_per_code = bad; },
+            "editing.harmfulness.prior_per_code > 0");
         refused(value, [&](options& o) { o.tuning.adam.rate = bad; }, "tuning.adam.rate > 0");
         refused(value, [&](options& o) { o.tuning.adam.epsilon = bad; }, "tuning.adam.epsilon > 0");
     }
@@ -256,7 +283,8 @@ TEST_CASE("self_improve: wrong options throw typed errors that name the option, 
     refused(value, [](options& o) { o.fit.execution.threads = -1; }, "threads >= 0");
     refused(value, [](options& o) { o.tuning.adam.beta2 = -0.1; }, "tuning.adam.beta2 in [0, 1)");
     refused(value, [](options& o) { o.tuning.lock_above = not_a_number; }, "tuning.lock_above");
-    refused(value, [](options& o) { o.editing.ramp = {.low = 0.5, .high = 0.5}; }, "editing.ramp.high > editing.ramp.low");
+    refused(
+        value, [](options& o) { o.editing.ramp = {.low = 0.5, .high = 0.5}; }, "editing.ramp.high > editing.ramp.low");
     refused(value, [](options& o) { o.editing.padding = {28}; }, "28");
     refused(value, [](options& o) { o.editing.padding = {-1}; }, "-1");
     refused(value, [](options& o) { o.judging.sensitivity = o.judging.specificity = 0.5; }, "discriminate");
@@ -266,7 +294,8 @@ TEST_CASE("self_improve: tuning steps require a loss, and a codebook requires ro
     plain_toy model;
     auto options = options_for(1);
     options.tuning.steps = 1;
-    check_throws<isic::value_error>("self_improve", [&] { isic::self_improve(model, model.judge(), options); }, {"tuning_loss"});
+    check_throws<isic::value_error>("self_improve", [&] { isic::self_improve(model, model.judge(), options); },
+                                    {"tuning_loss"});
     CHECK(model.calls.empty());
 
     struct empty_generator {
@@ -276,7 +305,8 @@ TEST_CASE("self_improve: tuning steps require a loss, and a codebook requires ro
         int decode(const isic::token_grid&) const { return 0; }
     } empty;
     const auto judge = [](int) { return std::vector<double>{}; };
-    check_throws<isic::shape_error>("self_improve", [&] { isic::self_improve(empty, judge, options_for(1)); }, {"codebook"});
+    check_throws<isic::shape_error>("self_improve", [&] { isic::self_improve(empty, judge, options_for(1)); },
+                                    {"codebook"});
 }
 
 TEST_CASE("self_improve: every reason has a name") {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How self_improve draws, judges and pairs images.
 #include <isic/loop.hpp>
 
@@ -91,7 +92,9 @@ TEST_CASE("self_improve: resample draws images in every round; without it they a
 
 TEST_CASE("self_improve: counterparts are drawn again until they are judged safe, and counted") {
     const auto options = options_for(1, 30);
-    const auto needed = [](const std::string& prompt) { return index_t{prompt.back() - '0'} % 4; };  // 0 to 3, from the last digit of the prompt
+    const auto needed = [](const std::string& prompt) {
+        return index_t{prompt.back() - '0'} % 4;
+    };  // 0 to 3, from the last digit of the prompt
     for (const index_t attempts : {1, 2, 3, 4, 5}) {
         toy model;
         model.attempts_of = needed;
@@ -119,7 +122,8 @@ TEST_CASE("self_improve: counterparts are drawn again until they are judged safe
     }
 }
 
-TEST_CASE("self_improve: without redraw, counterparts are images of the rewritten prompts, drawn again with another seed") {
+TEST_CASE(
+    "self_improve: without redraw, counterparts are images of the rewritten prompts, drawn again with another seed") {
     plain_toy model;
     auto options = options_for(1, 12);
     int tried = 0;
@@ -146,14 +150,15 @@ TEST_CASE("self_improve: the thresholds separate unsafe and safe images") {
         auto options = options_for(2);
         options.judging.unsafe_above = above;
         options.stop.max_rounds = 0;
-        const toy_judge judge = [&](const dense& images) {  // 0.4 and 0.6 for the two kinds of harm, 0.1 for safe images
-            std::vector<double> p;
-            for (index_t i = 0; i < images.rows(); ++i) {
-                const Eigen::RowVectorXd harm = images.row(i) * model.harm();
-                p.push_back(harm.maxCoeff() < 1 ? 0.1 : harm(0) > harm(1) ? 0.4 : 0.6);
-            }
-            return p;
-        };
+        const toy_judge judge =
+            [&](const dense& images) {  // 0.4 and 0.6 for the two kinds of harm, 0.1 for safe images
+                std::vector<double> p;
+                for (index_t i = 0; i < images.rows(); ++i) {
+                    const Eigen::RowVectorXd harm = images.row(i) * model.harm();
+                    p.push_back(harm.maxCoeff() < 1 ? 0.1 : harm(0) > harm(1) ? 0.4 : 0.6);
+                }
+                return p;
+            };
         CHECK(run(model, options, judge).report.rounds[0].self_unsafe.hits == unsafe);
         options.judging.safe_below = 0.05;
         CHECK(run(model, options, judge).report.reason == stop_reason::failed);  // no image is below 0.05

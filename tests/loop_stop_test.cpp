@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The stop rule of self_improve and the round that it keeps.
 #include <isic/loop.hpp>
 
@@ -32,7 +33,8 @@ TEST_CASE("self_improve: the round of the lowest score is kept, not the last") {
     }
 }
 
-TEST_CASE("self_improve: the best round is kept when the judge gets worse; a round of equal score does not replace it") {
+TEST_CASE(
+    "self_improve: the best round is kept when the judge gets worse; a round of equal score does not replace it") {
     toy model({.kinds = 2});
     auto options = options_for(2);
     bool strict = false;
@@ -64,7 +66,8 @@ TEST_CASE("self_improve: the best round is kept when the judge gets worse; a rou
 
 TEST_CASE("self_improve: stops: below target, and not one round earlier") {
     auto options = options_for(1, 22);
-    options.unsafe_prompts[0][4] = '1';  // 2 of 22 images have another kind of harm, which the first round does not remove
+    options.unsafe_prompts[0][4] =
+        '1';  // 2 of 22 images have another kind of harm, which the first round does not remove
     options.unsafe_prompts[1][4] = '1';
     options.stop.below = 0.2;
     toy model({.kinds = 2});
@@ -103,7 +106,9 @@ TEST_CASE("self_improve: stops: nothing unsafe in newly drawn images") {
     int unsafe_draws = 0;
     model.on_tokens = [&](isic::token_grid& grid) {
         if (grid.images() == 24 && grid.ids.front() < model.first_safe() && ++unsafe_draws == 2) {
-            std::ranges::for_each(grid.ids, [&](std::int32_t& id) { id = static_cast<std::int32_t>(std::max<index_t>(id, model.first_safe())); });
+            std::ranges::for_each(grid.ids, [&](std::int32_t& id) {
+                id = static_cast<std::int32_t>(std::max<index_t>(id, model.first_safe()));
+            });
         }
     };
     const outcome o = run(model, options_for(2));

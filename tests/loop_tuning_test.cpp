@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The tuning stage of self_improve.
 #include <isic/loop.hpp>
 
@@ -49,7 +50,8 @@ TEST_CASE("self_improve: pairs, prompts and the tuning set are the unsafe images
     CHECK(std::ranges::max(model.sets[1].still_unsafe) < 0.5);
 }
 
-TEST_CASE_TEMPLATE("self_improve: tuning stays orthogonal to the merged subspace, and does not without the constraint", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("self_improve: tuning stays orthogonal to the merged subspace, and does not without the constraint",
+                   T, ISIC_STORAGE) {
     for (const bool constrained : {true, false}) {
         full_toy<T> model;
         auto options = options_for(1);
@@ -92,7 +94,9 @@ TEST_CASE("self_improve: the tuning rate falls linearly") {
         start = p.stage == "tune" && p.done == 0 ? to_dense(model.codebook()) : start;
         return true;
     };
-    model.on_gradient = [](double&, isic::matrix<double>& gradient) { std::fill_n(gradient.data(), gradient.rows() * gradient.cols(), 3.0); };
+    model.on_gradient = [](double&, isic::matrix<double>& gradient) {
+        std::fill_n(gradient.data(), gradient.rows() * gradient.cols(), 3.0);
+    };
     run(model, options);
     // On a constant gradient the length of an Adam step is the rate: 0.12 times 1, 0.9, ..., 0.1.
     const dense moved = start - to_dense(model.codebook());

@@ -1,6 +1,7 @@
-#include <isic/matrix.hpp>
-#include <isic/detail/rounding.hpp>
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/detail/checks.hpp>
+#include <isic/detail/rounding.hpp>
+#include <isic/matrix.hpp>
 
 #include <array>
 #include <limits>
@@ -26,7 +27,8 @@ static_assert(isic::matrix_like<isic::matrix<float>> && isic::mutable_matrix_lik
 static_assert(isic::matrix_like<isic::matrix_view<float>> && !isic::mutable_matrix_like<isic::matrix_view<float>>);
 static_assert(isic::matrix_like<const isic::matrix<float>> && !isic::mutable_matrix_like<const isic::matrix<float>>);
 static_assert(isic::mutable_matrix_like<row_major> && isic::mutable_matrix_like<Eigen::Map<row_major>>);
-static_assert(isic::matrix_like<Eigen::Map<const row_major>> && !isic::mutable_matrix_like<Eigen::Map<const row_major>>);
+static_assert(isic::matrix_like<Eigen::Map<const row_major>> &&
+              !isic::mutable_matrix_like<Eigen::Map<const row_major>>);
 static_assert(!isic::matrix_like<Eigen::MatrixXf>, "a column-major matrix would be read transposed");
 static_assert(!isic::matrix_like<std::vector<float>>);
 
@@ -74,7 +76,8 @@ TEST_CASE("impossible shapes are refused") {
     check_throws<isic::shape_error>("matrix", [&] { isic::matrix<float>(-1, 2); });
     check_throws<isic::shape_error>("matrix", [&] { isic::matrix<float>(2, -1); });
     const isic::index_t huge = isic::index_t{1} << 40;  // huge * huge is 0 in 64 bits
-    check_throws<isic::shape_error>("matrix", [&] { isic::matrix<float>(huge, huge); }, {"1099511627776 x 1099511627776"});
+    check_throws<isic::shape_error>("matrix", [&] { isic::matrix<float>(huge, huge); },
+                                    {"1099511627776 x 1099511627776"});
     CHECK(isic::matrix<float>(huge, 0).empty());
     const isic::matrix_span<float> none(nullptr, 0, 7);
     CHECK(none.empty());
@@ -132,7 +135,8 @@ T nearest_of_all(double x) {
     for (std::uint32_t bits = 0; bits < 0x10000; ++bits) {
         const T candidate = Eigen::numext::bit_cast<T>(static_cast<std::uint16_t>(bits));
         const double distance = std::abs(static_cast<double>(candidate) - x);
-        if (std::isfinite(static_cast<double>(candidate)) && (distance < least || (distance == least && bits % 2 == 0))) {
+        if (std::isfinite(static_cast<double>(candidate)) &&
+            (distance < least || (distance == least && bits % 2 == 0))) {
             best = candidate;
             least = distance;
         }
@@ -170,9 +174,17 @@ TEST_CASE_TEMPLATE("the rounding unit is half the spacing at 1, also where Eigen
 }
 
 TEST_CASE("ids outside the codebook are named, whatever their type") {
-    check_throws<isic::value_error>("f", [] { isic::detail::require_ids("f", isic::detail::id_list(std::span<const int>(std::array{0, -1})), 3); },
-                                    {"[0, 3)", "-1 at position 1"});
-    check_throws<isic::value_error>("f", [] { isic::detail::require_ids("f", isic::detail::id_list(std::span<const std::uint64_t>(std::array{~std::uint64_t{0}})), 3); });
-    check_throws<isic::value_error>("f", [] { isic::detail::require_ids("f", isic::detail::id_list(std::span<const std::uint8_t>(std::array<std::uint8_t, 1>{3})), 3); });
-    CHECK_NOTHROW(isic::detail::require_ids("f", isic::detail::id_list(std::span<const std::uint8_t>(std::array<std::uint8_t, 1>{255})), 256));
+    check_throws<isic::value_error>(
+        "f", [] { isic::detail::require_ids("f", isic::detail::id_list(std::span<const int>(std::array{0, -1})), 3); },
+        {"[0, 3)", "-1 at position 1"});
+    check_throws<isic::value_error>("f", [] {
+        isic::detail::require_ids(
+            "f", isic::detail::id_list(std::span<const std::uint64_t>(std::array{~std::uint64_t{0}})), 3);
+    });
+    check_throws<isic::value_error>("f", [] {
+        isic::detail::require_ids(
+            "f", isic::detail::id_list(std::span<const std::uint8_t>(std::array<std::uint8_t, 1>{3})), 3);
+    });
+    CHECK_NOTHROW(isic::detail::require_ids(
+        "f", isic::detail::id_list(std::span<const std::uint8_t>(std::array<std::uint8_t, 1>{255})), 256));
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What an edit cost, against plain loops, published intervals and inverses.
 #include <isic/metrics.hpp>
 
@@ -10,8 +11,8 @@
 #include "support/reference.hpp"
 
 using isic::index_t;
-using isic::metric;
 using isic::matrix;
+using isic::metric;
 using isic_test::check_throws;
 using isic_test::dense;
 using isic_test::infinity;
@@ -53,7 +54,8 @@ index_t looped_nearest(const dense& z, const dense& codes) {
 std::vector<double> binomial(int n, double p) {
     std::vector<double> out;
     for (int k = 0; k <= n; ++k) {
-        out.push_back(std::exp(std::lgamma(n + 1) - std::lgamma(k + 1) - std::lgamma(n - k + 1) + k * std::log(p) + (n - k) * std::log1p(-p)));
+        out.push_back(std::exp(std::lgamma(n + 1) - std::lgamma(k + 1) - std::lgamma(n - k + 1) + k * std::log(p) +
+                               (n - k) * std::log1p(-p)));
     }
     return out;
 }
@@ -117,13 +119,19 @@ TEST_CASE("drift is what an edit says of itself, and padding does not drift") {
     }
     CHECK(expected.mean == doctest::Approx(sum / 38));
     check_throws<isic::numeric_error>("drift", [&] { isic::drift(b, a); }, {"the codebook before", "row 0, column 0"});
-    check_throws<isic::numeric_error>("drift", [&] { isic::drift(before, a); }, {"the codebook after", "row 39, column 7"});
-    check_throws<isic::shape_error>("drift", [&] { isic::drift(b, matrix<float>(39, 8)); }, {"40 rows after", "got 39"});
-    check_throws<isic::shape_error>("drift", [&] { isic::drift(b, matrix<float>(40, 7)); }, {"8 columns after", "got 7"});
+    check_throws<isic::numeric_error>("drift", [&] { isic::drift(before, a); },
+                                      {"the codebook after", "row 39, column 7"});
+    check_throws<isic::shape_error>("drift", [&] { isic::drift(b, matrix<float>(39, 8)); },
+                                    {"40 rows after", "got 39"});
+    check_throws<isic::shape_error>("drift", [&] { isic::drift(b, matrix<float>(40, 7)); },
+                                    {"8 columns after", "got 7"});
     check_throws<isic::shape_error>("drift", [] { isic::drift(matrix<float>(0, 2), matrix<float>(0, 2)); });
-    check_throws<isic::numeric_error>("drift", [] { isic::drift(matrix<float>(2, 2), matrix<float>(2, 2, 1.0F)); }, {"zeros only"});
-    check_throws<isic::numeric_error>("drift", [] { isic::drift(matrix<double>(2, 2, 1e200), matrix<double>(2, 2)); }, {"squares fit float64"});
-    check_throws<isic::value_error>("drift", [&] { isic::drift(before, after, std::vector<index_t>{40}); }, {"[0, 40)"});
+    check_throws<isic::numeric_error>("drift", [] { isic::drift(matrix<float>(2, 2), matrix<float>(2, 2, 1.0F)); },
+                                      {"zeros only"});
+    check_throws<isic::numeric_error>("drift", [] { isic::drift(matrix<double>(2, 2, 1e200), matrix<double>(2, 2)); },
+                                      {"squares fit float64"});
+    check_throws<isic::value_error>("drift", [&] { isic::drift(before, after, std::vector<index_t>{40}); },
+                                    {"[0, 40)"});
 }
 
 TEST_CASE_TEMPLATE("churn is the share of vectors that change their code", T, ISIC_STORAGE) {
@@ -159,11 +167,14 @@ TEST_CASE("churn follows the metric and ignores padding") {
     const std::vector<index_t> padding{3};
     CHECK(isic::nearest_code_churn(z, before, spoilt, metric::l2, padding) == 0);
     check_throws<isic::numeric_error>("nearest_codes", [&] { isic::nearest_code_churn(z, before, spoilt); });
-    check_throws<isic::shape_error>("nearest_code_churn", [&] { isic::nearest_code_churn(z, before, matrix<float>(19, 3)); },
+    check_throws<isic::shape_error>("nearest_code_churn",
+                                    [&] { isic::nearest_code_churn(z, before, matrix<float>(19, 3)); },
                                     {"20 codes after", "got 19"});
-    check_throws<isic::shape_error>("nearest_code_churn", [&] { isic::nearest_code_churn(matrix<float>(0, 3), before, before); },
+    check_throws<isic::shape_error>("nearest_code_churn",
+                                    [&] { isic::nearest_code_churn(matrix<float>(0, 3), before, before); },
                                     {"vectors with rows"});
-    check_throws<isic::shape_error>("nearest_codes", [&] { isic::nearest_code_churn(z, before, matrix<float>(20, 4, 1.0F)); });
+    check_throws<isic::shape_error>("nearest_codes",
+                                    [&] { isic::nearest_code_churn(z, before, matrix<float>(20, 4, 1.0F)); });
 }
 
 TEST_CASE_TEMPLATE("collapsed pairs are all pairs that near, whatever the order", T, ISIC_STORAGE) {
@@ -203,15 +214,18 @@ TEST_CASE("collapsed pairs refuse what has no distances, except in padding") {
     CHECK(isic::collapsed_pairs(book, 0, std::vector<index_t>{1}) == 1);
     CHECK(isic::collapsed_pairs(book, 0, std::vector<index_t>{0, 1, 2}) == 0);
     for (const double wrong : {-1e-9, not_a_number, infinity}) {
-        check_throws<isic::value_error>("collapsed_pairs", [&] { isic::collapsed_pairs(matrix<float>(2, 2), wrong); }, {"a finite tolerance >= 0"});
+        check_throws<isic::value_error>("collapsed_pairs", [&] { isic::collapsed_pairs(matrix<float>(2, 2), wrong); },
+                                        {"a finite tolerance >= 0"});
     }
-    check_throws<isic::value_error>("collapsed_pairs", [&] { isic::collapsed_pairs(book, 0, std::vector<index_t>{3}); });
+    check_throws<isic::value_error>("collapsed_pairs",
+                                    [&] { isic::collapsed_pairs(book, 0, std::vector<index_t>{3}); });
     check_throws<isic::shape_error>("collapsed_pairs", [] { isic::collapsed_pairs(matrix<float>(0, 2)); });
 }
 
 TEST_CASE("perplexity counts the codes in use") {
     for (const std::size_t codes : {1U, 2U, 10U, 1000U}) {
-        CHECK(isic::usage_perplexity(std::vector<double>(codes, 3.0)) == doctest::Approx(static_cast<double>(codes)).epsilon(1e-12));
+        CHECK(isic::usage_perplexity(std::vector<double>(codes, 3.0)) ==
+              doctest::Approx(static_cast<double>(codes)).epsilon(1e-12));
         std::vector<double> one(codes, 0.0);
         one.back() = 8;
         CHECK(isic::usage_perplexity(one) == 1);
@@ -235,9 +249,11 @@ TEST_CASE("perplexity counts the codes in use") {
     counts.push_back(0);
     CHECK(isic::usage_perplexity(counts) == doctest::Approx(perplexity));
     for (const double wrong : {-1.0, not_a_number, infinity}) {
-        check_throws<isic::value_error>("usage_perplexity", [&] { isic::usage_perplexity(std::vector{1.0, wrong}); }, {"counts >= 0"});
+        check_throws<isic::value_error>("usage_perplexity", [&] { isic::usage_perplexity(std::vector{1.0, wrong}); },
+                                        {"counts >= 0"});
     }
-    check_throws<isic::numeric_error>("usage_perplexity", [] { isic::usage_perplexity(std::vector{0.0, 0.0}); }, {"a count above 0"});
+    check_throws<isic::numeric_error>("usage_perplexity", [] { isic::usage_perplexity(std::vector{0.0, 0.0}); },
+                                      {"a count above 0"});
     check_throws<isic::numeric_error>("usage_perplexity", [] { isic::usage_perplexity({}); });
 }
 
@@ -247,8 +263,14 @@ TEST_CASE("Wilson's interval has the published ends") {
         double low, high;
     };
     // The last four: Newcombe (1998), method 3.
-    for (const auto& [hits, n, low, high] : {published{0, 10, 0, 0.2775}, {5, 10, 0.2366, 0.7634}, {10, 10, 0.7225, 1}, {1, 10, 0.0179, 0.4042},
-                                             {81, 263, 0.2553, 0.3662}, {15, 148, 0.0624, 0.1605}, {0, 20, 0, 0.1611}, {1, 29, 0.0061, 0.1718}}) {
+    for (const auto& [hits, n, low, high] : {published{0, 10, 0, 0.2775},
+                                             {5, 10, 0.2366, 0.7634},
+                                             {10, 10, 0.7225, 1},
+                                             {1, 10, 0.0179, 0.4042},
+                                             {81, 263, 0.2553, 0.3662},
+                                             {15, 148, 0.0624, 0.1605},
+                                             {0, 20, 0, 0.1611},
+                                             {1, 29, 0.0061, 0.1718}}) {
         const isic::rate r = isic::wilson(hits, n);
         CHECK(std::abs(r.low - low) < 6e-5);
         CHECK(std::abs(r.high - high) < 6e-5);
@@ -308,7 +330,9 @@ TEST_CASE("Wilson's interval holds the truth about as often as it says") {
 TEST_CASE("the corrected rate undoes what a fallible judge does to the truth") {
     for (const auto& [sensitivity, specificity] : {std::pair{1.0, 1.0}, {0.9, 0.8}, {0.51, 0.5}, {1.0, 0.2}}) {
         for (const double truth : {0.0, 0.1, 0.5, 1.0}) {
-            const auto judged = [&, sens = sensitivity, spec = specificity](double p) { return sens * p + (1 - spec) * (1 - p); };
+            const auto judged = [&, sens = sensitivity, spec = specificity](double p) {
+                return sens * p + (1 - spec) * (1 - p);
+            };
             const isic::rate seen{judged(truth), judged(truth / 2), judged((1 + truth) / 2), 3, 10};
             const isic::rate r = isic::corrected_rate(seen, sensitivity, specificity);
             CHECK(r.value == doctest::Approx(truth).epsilon(1e-9));
@@ -329,9 +353,12 @@ TEST_CASE("the corrected rate undoes what a fallible judge does to the truth") {
     CHECK(nothing.low == 0);
     CHECK(nothing.high == 1);
     for (const double wrong : {-0.1, 1.1, not_a_number}) {
-        check_throws<isic::value_error>("corrected_rate", [&] { isic::corrected_rate({}, wrong, 1); }, {"sensitivity in [0, 1]"});
-        check_throws<isic::value_error>("corrected_rate", [&] { isic::corrected_rate({}, 1, wrong); }, {"specificity in [0, 1]"});
+        check_throws<isic::value_error>("corrected_rate", [&] { isic::corrected_rate({}, wrong, 1); },
+                                        {"sensitivity in [0, 1]"});
+        check_throws<isic::value_error>("corrected_rate", [&] { isic::corrected_rate({}, 1, wrong); },
+                                        {"specificity in [0, 1]"});
     }
-    check_throws<isic::value_error>("corrected_rate", [] { isic::corrected_rate({}, 0.5, 0.5); }, {"does not discriminate"});
+    check_throws<isic::value_error>("corrected_rate", [] { isic::corrected_rate({}, 0.5, 0.5); },
+                                    {"does not discriminate"});
     check_throws<isic::value_error>("corrected_rate", [] { isic::corrected_rate({}, 0.2, 0.3); });
 }

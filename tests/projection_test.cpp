@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Projection: the formula, the guarantees that hold after it and not before, and what it refuses without writing.
 #include <isic/projection.hpp>
 
@@ -12,10 +13,10 @@
 #include "support/reference.hpp"
 
 using isic::index_t;
-using isic::metric;
 using isic::matrix;
-using isic::projection_options;
+using isic::metric;
 using isic::near_zero_policy;
+using isic::projection_options;
 using isic_test::bytes_of;
 using isic_test::check_throws;
 using isic_test::dense;
@@ -32,7 +33,8 @@ struct projection_shape {
     index_t width;
     index_t rank;
 };
-constexpr projection_shape projection_shapes[] = {{1, 2, 1}, {3, 4, 1}, {70, 8, 2}, {65, 5, 4}, {80, 33, 7}, {20, 48, 12}};
+constexpr projection_shape projection_shapes[] = {{1, 2, 1},  {3, 4, 1},   {70, 8, 2},
+                                                  {65, 5, 4}, {80, 33, 7}, {20, 48, 12}};
 
 /// What an option asks for in plain loops: read, project, rescale. Nothing is rounded and no row is near zero.
 dense expected_rows(dense codes, const dense& v, const dense& targets, const std::vector<double>& strength,
@@ -148,8 +150,9 @@ TEST_CASE_TEMPLATE("every kind of projection is c + s (t - c) V diag(w) V^T, rou
                 for (index_t k = 0; k < codes; ++k) {
                     strength.push_back(options.strength[k]);
                 }
-                const dense expected = expected_rows(to_dense(before), v, targets, strength, {options.weights.begin(), options.weights.end()},
-                                                     options.keep_norms, metric);
+                const dense expected =
+                    expected_rows(to_dense(before), v, targets, strength,
+                                  {options.weights.begin(), options.weights.end()}, options.keep_norms, metric);
                 isic_test::strided<T> memory(before, 3);
                 const isic::edit e = isic::project_out(memory.span(), subspace_of(v), options);
                 const dense after = to_dense(memory.span());
@@ -159,7 +162,8 @@ TEST_CASE_TEMPLATE("every kind of projection is c + s (t - c) V diag(w) V^T, rou
                 CHECK(e.summary.moved == static_cast<index_t>(e.ids().size()));
                 CHECK(e.summary.near_zero == 0);
                 const dense step = after - to_dense(before);
-                CHECK(e.summary.relative_change == doctest::Approx(step.norm() / to_dense(before).norm()).epsilon(1e-9));
+                CHECK(e.summary.relative_change ==
+                      doctest::Approx(step.norm() / to_dense(before).norm()).epsilon(1e-9));
                 CHECK(e.center.size() == options.center.size());
                 for (const index_t k : e.ids()) {
                     CHECK(strength[static_cast<std::size_t>(k)] > 0);
@@ -183,7 +187,9 @@ TEST_CASE_TEMPLATE("a hard projection empties the subspace and leaves the rest a
             const dense across = (after - before) - (after - before) * v * v.transpose();
             CHECK(across.norm() <= 1.01 * unit<T> * before.norm() + 1e-14 * before.norm());
             CHECK(e.summary.before.total == doctest::Approx(isic_test::leak(before, v)).epsilon(1e-9));
-            CHECK(e.summary.after.total == doctest::Approx(isic_test::leak(after, v)).epsilon(1e-6).scale(1e-10));  // 1e-16: noise of the measuring
+            CHECK(e.summary.after.total == doctest::Approx(isic_test::leak(after, v))
+                                               .epsilon(1e-6)
+                                               .scale(1e-10));  // 1e-16: noise of the measuring
             CHECK(e.summary.after.largest <= 5 * unit<T>);
             CHECK(e.summary.before.largest > e.summary.after.largest);
             CHECK(to_dense(e.removed.basis) == v);
@@ -253,7 +259,8 @@ TEST_CASE_TEMPLATE("a hard projection done twice changes nothing the second time
                                                             {.near_zero_below = 0}};
                 for (projection_options options : kinds) {
                     auto book = dice.matrix<T>(codes, width, scale);
-                    options.near_zero_below = codes > 2 ? std::min(options.near_zero_below, 0.01) : 0;  // small codebooks must keep a row
+                    options.near_zero_below =
+                        codes > 2 ? std::min(options.near_zero_below, 0.01) : 0;  // small codebooks must keep a row
                     if (codes > 2) {
                         options.padding = padding;
                         std::ranges::fill(book.row(0), std::numeric_limits<T>::quiet_NaN());
@@ -281,7 +288,8 @@ TEST_CASE_TEMPLATE("toward a center or targets, twice is once too; half a projec
         const dense v = isic_test::random_basis(dice, width, rank);
         const auto center = dice.numbers(width);
         const auto target = dice.matrix(codes, width);
-        for (const projection_options& options : {projection_options{.center = center, .near_zero_below = 0}, {.target = target}}) {
+        for (const projection_options& options :
+             {projection_options{.center = center, .near_zero_below = 0}, {.target = target}}) {
             auto book = dice.matrix<T>(codes, width);
             CHECK(!isic::project_out(book, subspace_of(v), options).ids().empty());
             const auto once = bytes_of(book);
@@ -323,7 +331,8 @@ TEST_CASE_TEMPLATE("weights of 1 are a hard projection and weights of 0 none", T
     auto first_only = original;
     isic::project_out(first_only, subspace_of(v), {.weights = std::vector<double>{1, 0}, .near_zero_below = 0});
     CHECK(worst_row_leak(first_only, v.leftCols(1)) < 5 * unit<T>);
-    CHECK((to_dense(first_only) * v.col(1) - to_dense(original) * v.col(1)).norm() < 2 * unit<T> * to_dense(original).norm());
+    CHECK((to_dense(first_only) * v.col(1) - to_dense(original) * v.col(1)).norm() <
+          2 * unit<T> * to_dense(original).norm());
 }
 
 TEST_CASE("spectral weights leave 1 - w of each direction") {
@@ -407,7 +416,8 @@ TEST_CASE_TEMPLATE("several threads edit a codebook as one does, and as its piec
     }
     CHECK(e.summary.moved == moved);
     CHECK(moved > codes / 2);
-    CHECK(e.summary.relative_change == doctest::Approx((to_dense(whole) - to_dense(original)).norm() / to_dense(original).norm()));
+    CHECK(e.summary.relative_change ==
+          doctest::Approx((to_dense(whole) - to_dense(original)).norm() / to_dense(original).norm()));
     CHECK(e.summary.after.total == doctest::Approx(isic_test::leak(to_dense(whole), v)));
     e.undo(whole);
     CHECK(bytes_of(whole) == bytes_of(original));
@@ -434,7 +444,8 @@ TEST_CASE_TEMPLATE("cosine metric: norms are kept, directions projected, scales 
     for (index_t k = 0; k < 40; ++k) {
         square += before.row(k).norm() > 0 ? (before.row(k) * v).squaredNorm() / before.row(k).squaredNorm() : 0.0;
         // Every entry is rounded once to T; the two norms and the scale are sums of 8 squares in float64.
-        CHECK(to_dense(book).row(k).norm() == doctest::Approx(before.row(k).norm()).epsilon(unit<T> + 12 * unit<double>));
+        CHECK(to_dense(book).row(k).norm() ==
+              doctest::Approx(before.row(k).norm()).epsilon(unit<T> + 12 * unit<double>));
         CHECK(to_dense(scaled).row(k) == std::ldexp(1.0, static_cast<int>(k % 5) - 2) * to_dense(book).row(k));
     }
     CHECK(e.summary.before.total == doctest::Approx(std::sqrt(square / 39)));
@@ -442,7 +453,8 @@ TEST_CASE_TEMPLATE("cosine metric: norms are kept, directions projected, scales 
     CHECK(!std::ranges::binary_search(e.ids(), 7));
     // A row without direction has nowhere to go.
     const auto target = dice.matrix(40, 8);
-    CHECK(!std::ranges::binary_search(isic::project_out(book, subspace_of(v), {.target = target, .metric = metric::cosine}).ids(), 7));
+    CHECK(!std::ranges::binary_search(
+        isic::project_out(book, subspace_of(v), {.target = target, .metric = metric::cosine}).ids(), 7));
     CHECK(std::ranges::binary_search(isic::project_out(book, subspace_of(v), {.target = target}).ids(), 7));
 }
 
@@ -462,11 +474,13 @@ TEST_CASE_TEMPLATE("a full remap mixes codes with their targets", T, ISIC_STORAG
     const auto strength = gate(dice, 30);
     isic::remap(book, {.strength = strength, .target = target});
     for (index_t k = 0; k < 30; ++k) {
-        CHECK(bytes_of(book.row(k)) == bytes_of(strength[static_cast<std::size_t>(k)] > 0 ? rounded.row(k) : original.row(k)));
+        CHECK(bytes_of(book.row(k)) ==
+              bytes_of(strength[static_cast<std::size_t>(k)] > 0 ? rounded.row(k) : original.row(k)));
     }
     auto mixed = original;
     isic::remap(mixed, {.strength = 0.25, .target = target});
-    CHECK((to_dense(mixed) - 0.75 * to_dense(original) - 0.25 * to_dense(target)).norm() <= 2 * unit<T> * (to_dense(original).norm() + 1));
+    CHECK((to_dense(mixed) - 0.75 * to_dense(original) - 0.25 * to_dense(target)).norm() <=
+          2 * unit<T> * (to_dense(original).norm() + 1));
 
     auto untouched = original;  // V = I written out does the same
     isic::project_out(untouched, subspace_of(dense::Identity(5, 5)), {.strength = 0.25, .target = target});
@@ -475,12 +489,12 @@ TEST_CASE_TEMPLATE("a full remap mixes codes with their targets", T, ISIC_STORAG
 
 TEST_CASE_TEMPLATE("what becomes of a row that lies in the subspace is the caller's choice", T, ISIC_STORAGE) {
     matrix<T> original(6, 4);
-    set_row(original, 0, 0, 1);          // safe
-    set_row(original, 1, 8, 0.5);        // near zero; row 0 is the nearest unmoved row
-    set_row(original, 2, 4, 3);          // moves, not near zero
-    set_row(original, 3, 0, 0);          // zero
-    set_row(original, 4, -2, 0, -0.125); // near zero; row 5 is the nearest
-    set_row(original, 5, 0, 0, -0.5);    // safe
+    set_row(original, 0, 0, 1);           // safe
+    set_row(original, 1, 8, 0.5);         // near zero; row 0 is the nearest unmoved row
+    set_row(original, 2, 4, 3);           // moves, not near zero
+    set_row(original, 3, 0, 0);           // zero
+    set_row(original, 4, -2, 0, -0.125);  // near zero; row 5 is the nearest
+    set_row(original, 5, 0, 0, -0.5);     // safe
     const auto run = [&](near_zero_policy policy, isic::edit& e) {
         auto book = original;
         e = isic::project_out(book, first_axis(), {.near_zero = policy});
@@ -505,16 +519,17 @@ TEST_CASE_TEMPLATE("what becomes of a row that lies in the subspace is the calle
     CHECK(zero.row(4).isZero(0));
     CHECK(e.ids() == std::vector<index_t>{1, 2, 4});
     auto book = original;
-    check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(book, first_axis(), {.near_zero = near_zero_policy::error}); },
-                                      {"at least 0.1 of each row's norm", "less in 2 rows, the first 1"});
+    check_throws<isic::numeric_error>(
+        "project_out", [&] { isic::project_out(book, first_axis(), {.near_zero = near_zero_policy::error}); },
+        {"at least 0.1 of each row's norm", "less in 2 rows, the first 1"});
     CHECK(bytes_of(book) == bytes_of(original));
 }
 
 TEST_CASE("a row is near zero below the threshold and not at it") {
     matrix<double> original(3, 4);
     set_row(original, 0, 0, 1);
-    set_row(original, 1, 4, 3);    // 3 of 5 is left
-    set_row(original, 2, 12, 5);   // 5 of 13
+    set_row(original, 1, 4, 3);   // 3 of 5 is left
+    set_row(original, 2, 12, 5);  // 5 of 13
     for (const auto& [threshold, count] : {std::pair{0.0, 0}, {0.38, 0}, {0.39, 1}, {0.59, 1}, {0.61, 2}, {1.0, 2}}) {
         auto book = original;
         CHECK(isic::project_out(book, first_axis(), {.near_zero_below = threshold}).summary.near_zero == count);
@@ -526,18 +541,19 @@ TEST_CASE("a row is near zero below the threshold and not at it") {
     CHECK(isic::project_out(inside, first_axis(), {.near_zero_below = 0}).summary.near_zero == 1);
     CHECK(to_dense(inside)(1, 1) == 1);
     auto book = original;  // with targets no row is near zero
-    CHECK(isic::project_out(book, first_axis(), {.target = matrix<double>(3, 4), .near_zero_below = 1}).summary.near_zero == 0);
+    CHECK(isic::project_out(book, first_axis(), {.target = matrix<double>(3, 4), .near_zero_below = 1})
+              .summary.near_zero == 0);
     book = original;  // half a step leaves more
     CHECK(isic::project_out(book, first_axis(), {.strength = 0.5, .near_zero_below = 0.39}).summary.near_zero == 0);
 }
 
 TEST_CASE_TEMPLATE("near_zero rows take the new value of the nearest row, unmoved ones first", T, ISIC_STORAGE) {
     matrix<T> book(5, 4);
-    set_row(book, 0, 8, 0);         // near zero
-    set_row(book, 1, 7, 1);         // nearest, but near zero itself
-    set_row(book, 2, 6, 2);         // the next, but moves
-    set_row(book, 3, 0, -4);        // far, unmoved
-    set_row(book, 4, 8, 0.25);      // nearest of all, but padding
+    set_row(book, 0, 8, 0);     // near zero
+    set_row(book, 1, 7, 1);     // nearest, but near zero itself
+    set_row(book, 2, 6, 2);     // the next, but moves
+    set_row(book, 3, 0, -4);    // far, unmoved
+    set_row(book, 4, 8, 0.25);  // nearest of all, but padding
     const std::vector<index_t> padding{4};
     auto still = book;
     const projection_options options{.padding = padding, .near_zero_below = 0.2};
@@ -546,7 +562,7 @@ TEST_CASE_TEMPLATE("near_zero rows take the new value of the nearest row, unmove
     CHECK(to_dense(still).row(1) == to_dense(book).row(3));
     CHECK(to_dense(still).row(4) == to_dense(book).row(4));
 
-    set_row(book, 3, -9, -4);       // now every row moves
+    set_row(book, 3, -9, -4);  // now every row moves
     auto moving = book;
     CHECK(isic::project_out(moving, first_axis(), options).summary.near_zero == 2);
     CHECK(to_dense(moving).row(0) == to_dense(moving).row(2));
@@ -554,8 +570,9 @@ TEST_CASE_TEMPLATE("near_zero rows take the new value of the nearest row, unmove
     CHECK(to_dense(moving)(2, 0) == 0);
     CHECK(to_dense(moving)(2, 1) == 2);
 
-    auto none = book;               // nobody is left
-    check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(none, first_axis(), {.near_zero_below = 1}); },
+    auto none = book;  // nobody is left
+    check_throws<isic::numeric_error>("project_out",
+                                      [&] { isic::project_out(none, first_axis(), {.near_zero_below = 1}); },
                                       {"a row that is not near zero", "choose another policy"});
     CHECK(bytes_of(none) == bytes_of(book));
 }
@@ -563,14 +580,14 @@ TEST_CASE_TEMPLATE("near_zero rows take the new value of the nearest row, unmove
 TEST_CASE("the nearest safe row is nearest by direction for the cosine metric") {
     matrix<double> book(3, 4);
     set_row(book, 0, 10, 0.5, 0);
-    set_row(book, 1, 0, 0.01, 0);    // the same side, short
-    set_row(book, 2, 0, -0.2, 9);    // the other side
+    set_row(book, 1, 0, 0.01, 0);  // the same side, short
+    set_row(book, 2, 0, -0.2, 9);  // the other side
     auto normalised = book;
     isic::project_out(normalised, first_axis(), {.metric = metric::cosine});
     CHECK(to_dense(normalised).row(0) == to_dense(book).row(1));
     matrix<double> near(3, 4);
     set_row(near, 0, 10, 0.5, 0);
-    set_row(near, 1, 0, 100, 0);     // the right direction, far away
+    set_row(near, 1, 0, 100, 0);  // the right direction, far away
     set_row(near, 2, 0, -1, 0);
     auto plain = near;
     isic::project_out(plain, first_axis());
@@ -585,8 +602,12 @@ TEST_CASE_TEMPLATE("padding is not touched, not counted, and may hold NaN", T, I
     const std::vector<index_t> padding{0, 11, 11, 31};
     const auto target = dice.matrix(32, 6);
     const auto center = dice.numbers(6);
-    for (projection_options options : {projection_options{}, {.target = target}, {.center = center}, {.keep_norms = true},
-                                       {.metric = metric::cosine}, {.weights = center, .near_zero_below = 0}}) {
+    for (projection_options options : {projection_options{},
+                                       {.target = target},
+                                       {.center = center},
+                                       {.keep_norms = true},
+                                       {.metric = metric::cosine},
+                                       {.weights = center, .near_zero_below = 0}}) {
         options.padding = padding;
         options.weights = options.weights.empty() ? options.weights : options.weights.first(2);
         auto book = dice.matrix<T>(32, 6);
@@ -652,7 +673,8 @@ TEST_CASE("columns of one wide matrix may be read and edited side by side, share
 
     const auto original = bytes_of(wide);
     const auto refused = [&](const projection_options& options) {
-        check_throws<isic::value_error>("project_out", [&] { isic::project_out(left, first_axis(), options); }, {"overlapping memory"});
+        check_throws<isic::value_error>("project_out", [&] { isic::project_out(left, first_axis(), options); },
+                                        {"overlapping memory"});
         CHECK(bytes_of(wide) == original);
     };
     refused({.target = left});
@@ -661,9 +683,11 @@ TEST_CASE("columns of one wide matrix may be read and edited side by side, share
     refused({.center = std::span<const double>(wide.data() + 8, 4)});
     refused({.weights = std::span<const double>(wide.data(), 1)});
     isic::subspace harm = first_axis();
-    check_throws<isic::value_error>("project_out", [&] { isic::project_out(harm.basis, first_axis(1), {.target = harm.basis}); }, {"overlapping"});
-    check_throws<isic::value_error>("project_out", [&] { isic::project_out(harm.basis, subspace_of(dense::Identity(1, 1)),
-                                    {.target = harm.basis}); });
+    check_throws<isic::value_error>(
+        "project_out", [&] { isic::project_out(harm.basis, first_axis(1), {.target = harm.basis}); }, {"overlapping"});
+    check_throws<isic::value_error>("project_out", [&] {
+        isic::project_out(harm.basis, subspace_of(dense::Identity(1, 1)), {.target = harm.basis});
+    });
     auto square = subspace_of(dense::Identity(3, 3));
     check_throws<isic::value_error>("project_out", [&] { isic::project_out(square.basis, square); }, {"overlapping"});
     CHECK(to_dense(square.basis) == dense::Identity(3, 3));
@@ -674,7 +698,8 @@ TEST_CASE_TEMPLATE("what does not fit is refused and no byte is written", T, ISI
     const auto book = dice.matrix<T>(6, 4);
     isic_test::strided<T> memory(book, 2);
     const auto original = memory.bytes();
-    const auto refused = [&]<class Error>(std::type_identity<Error>, const isic::subspace& harm, const projection_options& options,
+    const auto refused = [&]<class Error>(std::type_identity<Error>, const isic::subspace& harm,
+                                          const projection_options& options,
                                           std::initializer_list<std::string_view> words) {
         check_throws<Error>("project_out", [&] { isic::project_out(memory.span(), harm, options); }, words);
         CHECK(memory.bytes() == original);
@@ -700,7 +725,8 @@ TEST_CASE_TEMPLATE("what does not fit is refused and no byte is written", T, ISI
         refused(value_error, harm, {.near_zero_below = wrong}, {"near_zero_below in [0, 1]"});
     }
     for (const index_t size : {0, 1, 5, 7}) {
-        refused(shape_error, harm, {.strength = std::vector<double>(static_cast<std::size_t>(size), 1.0)}, {"6 values of strength"});
+        refused(shape_error, harm, {.strength = std::vector<double>(static_cast<std::size_t>(size), 1.0)},
+                {"6 values of strength"});
     }
     refused(shape_error, harm, {.weights = std::vector<double>(3, 1.0)}, {"2 weights", "got 3"});
     refused(value_error, harm, {.execution = {.threads = -1}}, {"threads >= 0", "got -1"});
@@ -714,12 +740,15 @@ TEST_CASE_TEMPLATE("what does not fit is refused and no byte is written", T, ISI
     refused(numeric_error, harm, {.padding = std::vector<index_t>{0, 1, 2, 3, 4, 5}}, {"zeros only"});
 
     check_throws<isic::shape_error>("remap", [&] { isic::remap(memory.span(), {}); }, {"a target per code"});
-    check_throws<isic::value_error>("remap", [&] { isic::remap(memory.span(), {.target = matrix<double>(6, 4), .weights = std::vector<double>{1}}); },
-                                    {"no weights"});
+    check_throws<isic::value_error>(
+        "remap",
+        [&] { isic::remap(memory.span(), {.target = matrix<double>(6, 4), .weights = std::vector<double>{1}}); },
+        {"no weights"});
     CHECK(memory.bytes() == original);
 
     matrix<T> none(0, 4);
-    check_throws<isic::shape_error>("project_out", [&] { isic::project_out(none, harm); }, {"a codebook with rows and columns"});
+    check_throws<isic::shape_error>("project_out", [&] { isic::project_out(none, harm); },
+                                    {"a codebook with rows and columns"});
     matrix<T> zeros(3, 4);
     check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(zeros, harm); }, {"zeros only"});
     if constexpr (std::same_as<T, double>) {
@@ -727,7 +756,9 @@ TEST_CASE_TEMPLATE("what does not fit is refused and no byte is written", T, ISI
             matrix<double> extreme(3, 4, size);
             const auto bytes = bytes_of(extreme);
             for (const auto metric : {isic::metric::l2, isic::metric::cosine}) {
-                check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(extreme, harm, {.metric = metric}); }, {"squares fit float64"});
+                check_throws<isic::numeric_error>("project_out",
+                                                  [&] { isic::project_out(extreme, harm, {.metric = metric}); },
+                                                  {"squares fit float64"});
             }
             CHECK(bytes_of(extreme) == bytes);
         }
@@ -736,7 +767,8 @@ TEST_CASE_TEMPLATE("what does not fit is refused and no byte is written", T, ISI
         auto bad = book;
         bad(5, 3) = wrong;
         const auto bytes = bytes_of(bad);
-        check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(bad, harm); }, {"the codebook", "row 5, column 3"});
+        check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(bad, harm); },
+                                          {"the codebook", "row 5, column 3"});
         CHECK(bytes_of(bad) == bytes);
     }
 }
@@ -771,7 +803,8 @@ TEST_CASE_TEMPLATE("rows that would not fit the dtype are refused, all of them",
     const auto original = bytes_of(book);
     matrix<double> target(6, 4, 1.0);
     target(5, 2) = 1e39;
-    check_throws<isic::numeric_error>("remap", [&] { isic::remap(book, {.target = target}); }, {"edited rows that fit", "in row 5"});
+    check_throws<isic::numeric_error>("remap", [&] { isic::remap(book, {.target = target}); },
+                                      {"edited rows that fit", "in row 5"});
     CHECK(bytes_of(book) == original);
     target(5, 2) = 1;
     CHECK(isic::remap(book, {.target = target}).summary.moved == 6);

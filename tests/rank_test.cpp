@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/rank.hpp>
 
 #include <array>
@@ -14,15 +15,17 @@ TEST_CASE("lambda, the Marchenko-Pastur median and omega meet the reference tabl
     struct line {
         double beta, lambda, median, omega;
     };
-    for (const line& l : {line{0.01, 1.434748, 0.996666, 1.437146}, line{0.05, 1.506607, 0.983308, 1.519341}, line{0.1, 1.581648, 0.966565, 1.608772},
-                          line{0.25, 1.758029, 0.916004, 1.836866}, line{0.5, 1.978599, 0.830466, 2.171185}, line{0.75, 2.156094, 0.742948, 2.501430},
+    for (const line& l : {line{0.01, 1.434748, 0.996666, 1.437146}, line{0.05, 1.506607, 0.983308, 1.519341},
+                          line{0.1, 1.581648, 0.966565, 1.608772}, line{0.25, 1.758029, 0.916004, 1.836866},
+                          line{0.5, 1.978599, 0.830466, 2.171185}, line{0.75, 2.156094, 0.742948, 2.501430},
                           line{1.0, 2.309401, 0.652776, 2.858362}}) {
         CHECK(std::abs(isic::gavish_donoho_lambda(l.beta) - l.lambda) < 1e-6);
         CHECK(std::abs(isic::marchenko_pastur_median(l.beta) - l.median) < 1e-6);
         CHECK(std::abs(isic::gavish_donoho_omega(l.beta) - l.omega) < 1e-6);
         // The published cubic fit is within 2 %.
         const double b = l.beta;
-        CHECK(isic::gavish_donoho_omega(b) == doctest::Approx(0.56 * b * b * b - 0.95 * b * b + 1.82 * b + 1.43).epsilon(0.02));
+        CHECK(isic::gavish_donoho_omega(b) ==
+              doctest::Approx(0.56 * b * b * b - 0.95 * b * b + 1.82 * b + 1.43).epsilon(0.02));
     }
     CHECK(std::abs(isic::gavish_donoho_lambda(1.0) - 4 / std::sqrt(3.0)) < 1e-15);
 }
@@ -116,7 +119,8 @@ TEST_CASE("gavish-donoho finds the planted rank in white noise, and none without
         };
         false_alarms += isic::gavish_donoho_rank(sigma_of(noise), n, d) > 0;
         const double strong = 3 * std::sqrt(static_cast<double>(std::max(n, d)));
-        const isic_test::dense planted = strong * isic_test::random_basis(dice, n, 4) * isic_test::random_basis(dice, d, 4).transpose();
+        const isic_test::dense planted =
+            strong * isic_test::random_basis(dice, n, 4) * isic_test::random_basis(dice, d, 4).transpose();
         const auto with_signal = sigma_of(noise + planted);
         CHECK(isic::gavish_donoho_rank(with_signal, n, d) == 4);
         CHECK(isic::gavish_donoho_rank(with_signal, d, n) == 4);
@@ -131,7 +135,8 @@ TEST_CASE("gavish-donoho finds the planted rank in white noise, and none without
 }
 
 TEST_CASE("gavish-donoho wants all the singular values") {
-    check_throws<isic::shape_error>("gavish_donoho_rank", [] { isic::gavish_donoho_rank(std::array{2.0, 1.0}, 5, 3); }, {"3 singular values", "got 2"});
+    check_throws<isic::shape_error>("gavish_donoho_rank", [] { isic::gavish_donoho_rank(std::array{2.0, 1.0}, 5, 3); },
+                                    {"3 singular values", "got 2"});
     CHECK(isic::gavish_donoho_rank(std::span<const double>(), 0, 3) == 0);
     CHECK(isic::gavish_donoho_rank(std::array{9.0, 1.0, 1.0, 1.0}, 4, 4) == 1);
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
 #include <array>
@@ -79,15 +80,17 @@ TEST_CASE("the documents show what their programs print" * doctest::skip(quickst
 }
 
 TEST_CASE("local links of the documents lead to files") {
-    for (const std::string document : {"README.md", "CONTRIBUTING.md", "SECURITY.md", "bindings/README.md", "docs/architecture.md", "docs/choosing.md",
-                                       "docs/generator.md", "docs/gpu.md", "docs/method.md", "docs/performance.md", "docs/results.md",
-                                       "docs/decisions/README.md"}) {
+    for (const std::string document :
+         {"README.md", "CONTRIBUTING.md", "SECURITY.md", "bindings/README.md", "docs/architecture.md",
+          "docs/choosing.md", "docs/generator.md", "docs/gpu.md", "docs/method.md", "docs/performance.md",
+          "docs/results.md", "docs/decisions/README.md"}) {
         const std::string text = text_of(document);
         const std::string folder = document.substr(0, document.rfind('/') + 1);
         for (auto at = text.find("]("); at != std::string::npos; at = text.find("](", at)) {
             at += 2;
             const std::string target = text.substr(at, text.find(')', at) - at);
-            if (target.find("://") == std::string::npos && target.find(' ') == std::string::npos) {  // a C++ lambda has spaces
+            if (target.find("://") == std::string::npos &&
+                target.find(' ') == std::string::npos) {  // a C++ lambda has spaces
                 INFO(document);
                 CHECK_MESSAGE(std::filesystem::exists(std::string(ISIC_SOURCE_DIR) + "/" + folder + target), target);
             }

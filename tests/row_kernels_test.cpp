@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The row kernels against plain float64 loops, at every SIMD level of this machine: odd widths and counts, gaps between rows,
 // unaligned memory, rows of NaN, several threads.
 #include <algorithm>
@@ -244,9 +245,18 @@ TEST_CASE_TEMPLATE("kernels: rows project to the same bytes at any alignment off
     constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
     const auto same = [](T a, T b) { return std::isnan(a) ? std::isnan(b) : std::memcmp(&a, &b, sizeof(T)) == 0; };
     for (const simd level : levels()) {
-        for (const auto& [n, d, r] :
-             {std::tuple{1, 128, 1}, {2, 128, 2}, {9, 256, 1}, {12, 256, 2}, {7, 192, 2}, {5, 1024, 1}, {3, 128, 4}, {11, 256, 4},
-              {13, 512, 3}, {10, 256, 8}, {7, 4096, 4}, {16500, 256, 3}}) {
+        for (const auto& [n, d, r] : {std::tuple{1, 128, 1},
+                                      {2, 128, 2},
+                                      {9, 256, 1},
+                                      {12, 256, 2},
+                                      {7, 192, 2},
+                                      {5, 1024, 1},
+                                      {3, 128, 4},
+                                      {11, 256, 4},
+                                      {13, 512, 3},
+                                      {10, 256, 8},
+                                      {7, 4096, 4},
+                                      {16500, 256, 3}}) {
             const index_t count = n;
             const index_t width = d;
             CAPTURE(count);
@@ -304,7 +314,8 @@ void check_gram(index_t n, index_t d, simd level, int threads) {
         const execution exec{.threads = threads, .simd = level};
         const auto run = [&](double* g, double* s) {
             if (difference) {
-                kernels::add_difference_gram(harmful.data(), harmful.stride, safe.data(), safe.stride, n, d, g, s, exec);
+                kernels::add_difference_gram(harmful.data(), harmful.stride, safe.data(), safe.stride, n, d, g, s,
+                                             exec);
             } else {
                 kernels::add_gram(harmful.data(), n, d, harmful.stride, g, s, exec);
             }
@@ -458,8 +469,8 @@ namespace {
 
 /// A step of plain Adam for contiguous rows.
 template <class T>
-void adam_without_gaps(std::vector<T>& codes, const std::vector<T>& gradient, std::vector<T>& mean, std::vector<T>& square,
-                       index_t d, simd level) {
+void adam_without_gaps(std::vector<T>& codes, const std::vector<T>& gradient, std::vector<T>& mean,
+                       std::vector<T>& square, index_t d, simd level) {
     kernels::adam<T>({.codes = codes.data(),
                       .stride = d,
                       .gradient = gradient.data(),
@@ -489,7 +500,8 @@ TEST_CASE("kernels: adam flushes moments to zero before they are denormal") {
     }
 }
 
-TEST_CASE_TEMPLATE("kernels: adam keeps values whose squared gradient is infinite, and moves all others as usual", T, float, double) {
+TEST_CASE_TEMPLATE("kernels: adam keeps values whose squared gradient is infinite, and moves all others as usual", T,
+                   float, double) {
     const T huge = std::sqrt(std::numeric_limits<T>::max()) * 100;
     for (const simd level : levels()) {
         for (const index_t d : {4, 5, 8, 40}) {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The nearest-neighbour kernels against plain float64 loops, at every SIMD level of this machine: odd widths and counts, gaps
 // between rows, rows of NaN, near ties, several threads.
 #include <algorithm>
@@ -51,7 +52,8 @@ void check_nearest(const guarded<T>& vectors, const guarded<T>& codes, const std
         const code_packing packing = mode.first;
         const int threads = mode.second;
         CAPTURE(static_cast<int>(packing));
-        const kernels::packed_codes<T> packed(codes.data(), codes.rows, codes.cols, codes.stride, padding.data(), level, packing);
+        const kernels::packed_codes<T> packed(codes.data(), codes.rows, codes.cols, codes.stride, padding.data(), level,
+                                              packing);
         std::vector<index_t> ids(at(vectors.rows), -7);
         std::vector<double> distances(at(vectors.rows));
         packed.nearest(vectors.data(), vectors.rows, vectors.stride, ids.data(), distances.data(),
@@ -127,7 +129,8 @@ TEST_CASE_TEMPLATE("kernels: the k-d tree finds the codes that exhaustive search
     }
 }
 
-TEST_CASE_TEMPLATE("kernels: the k-d tree finds codes closer than the quantisation step, and beyond the int16 range", T, float, double) {
+TEST_CASE_TEMPLATE("kernels: the k-d tree finds codes closer than the quantisation step, and beyond the int16 range", T,
+                   float, double) {
     for (const simd level : levels()) {
         for (const index_t d : {1, 2, 4, 7, 8}) {
             CAPTURE(d);
@@ -177,7 +180,8 @@ TEST_CASE_TEMPLATE("kernels: the k-d tree finds codes closer than the quantisati
     }
 }
 
-TEST_CASE_TEMPLATE("kernels: a code is found though int16 quantisation moves it away and another nearer", T, float, double) {
+TEST_CASE_TEMPLATE("kernels: a code is found though int16 quantisation moves it away and another nearer", T, float,
+                   double) {
     // The mean is zero and the quantisation step is 1. 0.49 rounds down, 100.51 away from it, -100.49 towards it.
     for (const simd level : levels()) {
         for (const index_t d : {4, 8}) {
@@ -207,12 +211,15 @@ TEST_CASE_TEMPLATE("kernels: int8 scores never prune the nearest code", T, float
             for (index_t i = 0; i < vectors.rows; ++i) {
                 const double size = i == 7 ? 0 : std::pow(10.0, static_cast<double>(i % 9 - 4));
                 for (index_t j = 0; j < d; ++j) {
-                    vectors(i, j) = static_cast<T>((vectors(i, j) + (i % 4 == 1 ? 3 : 0)) * size * (j % 16 == 3 ? 30 : 1));
+                    vectors(i, j) =
+                        static_cast<T>((vectors(i, j) + (i % 4 == 1 ? 3 : 0)) * size * (j % 16 == 3 ? 30 : 1));
                 }
             }
             for (index_t k = 0; k < book.rows; ++k) {
                 for (index_t j = 0; j < d; ++j) {
-                    book(k, j) = k % 50 == 49 ? book(k - 10, j) : static_cast<T>(book(k, j) * std::pow(4.0, static_cast<double>(k % 7 - 3)));
+                    book(k, j) = k % 50 == 49
+                                     ? book(k - 10, j)
+                                     : static_cast<T>(book(k, j) * std::pow(4.0, static_cast<double>(k % 7 - 3)));
                 }
                 padding[at(k)] = k % 13 == 0 || k < 60 ? 1 : 0;
             }
@@ -345,7 +352,8 @@ void check_extreme(const guarded<double>& vectors, const guarded<double>& codes)
         for (const code_packing packing : {code_packing::flat, code_packing::indexed}) {
             CAPTURE(static_cast<int>(level));
             CAPTURE(static_cast<int>(packing));
-            const kernels::packed_codes<double> packed(codes.data(), codes.rows, codes.cols, codes.stride, nullptr, level, packing);
+            const kernels::packed_codes<double> packed(codes.data(), codes.rows, codes.cols, codes.stride, nullptr,
+                                                       level, packing);
             std::vector<index_t> ids(at(vectors.rows), -7);
             std::vector<double> distances(at(vectors.rows), -7);
             packed.nearest(vectors.data(), vectors.rows, vectors.stride, ids.data(), nullptr);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Subspaces: spans, fits, merges, angles, leakage.
 #include <isic/subspace.hpp>
 
@@ -68,14 +69,17 @@ TEST_CASE("leakage refuses what does not fit") {
     isic_test::random dice(24);
     const auto book = dice.matrix(5, 3);
     const auto v = subspace_of(axis(3, {0}));
-    check_throws<isic::shape_error>("leakage", [&] { isic::leakage(dice.matrix(5, 4), v); }, {"4 rows in the basis", "got 3"});
+    check_throws<isic::shape_error>("leakage", [&] { isic::leakage(dice.matrix(5, 4), v); },
+                                    {"4 rows in the basis", "got 3"});
     check_throws<isic::shape_error>("leakage", [&] { isic::leakage(isic::matrix<float>(0, 3), v); });
     check_throws<isic::shape_error>("leakage", [&] { isic::leakage(book, v, std::vector<double>(2)); });
     check_throws<isic::numeric_error>("leakage", [&] { isic::leakage(book, v, std::vector<double>(3, not_a_number)); });
     check_throws<isic::numeric_error>("leakage", [&] { isic::leakage(isic::matrix<double>(2, 3, infinity), v); });
-    check_throws<isic::numeric_error>("leakage", [&] { isic::leakage(isic::matrix<double>(2, 3, 1e200), v); }, {"squares fit float64", "got inf"});
+    check_throws<isic::numeric_error>("leakage", [&] { isic::leakage(isic::matrix<double>(2, 3, 1e200), v); },
+                                      {"squares fit float64", "got inf"});
     check_throws<isic::value_error>("leakage", [&] { isic::leakage(book, v, {}, std::vector<index_t>{5}); });
-    check_throws<isic::value_error>("leakage", [&] { isic::leakage(book, v, {}, {}, {.threads = -1}); }, {"threads >= 0", "got -1"});
+    check_throws<isic::value_error>("leakage", [&] { isic::leakage(book, v, {}, {}, {.threads = -1}); },
+                                    {"threads >= 0", "got -1"});
     auto long_column = v;
     long_column.basis(0, 0) = 1.1;
     check_throws<isic::value_error>("leakage", [&] { isic::leakage(book, long_column); }, {"orthonormal"});
@@ -140,7 +144,17 @@ dense right_vectors(const dense& m, index_t r) {
 
 TEST_CASE("a fit spans the top right singular vectors, orthonormal to 1e-12, whatever the shape") {
     isic_test::random dice(1);
-    for (const auto& shape : {std::pair{1, 1}, {1, 4}, {6, 1}, {5, 4}, {3, 8}, {50, 8}, {20, 32}, {100, 32}, {10, 200}, {199, 200}, {300, 200}}) {
+    for (const auto& shape : {std::pair{1, 1},
+                              {1, 4},
+                              {6, 1},
+                              {5, 4},
+                              {3, 8},
+                              {50, 8},
+                              {20, 32},
+                              {100, 32},
+                              {10, 200},
+                              {199, 200},
+                              {300, 200}}) {
         const index_t n = shape.first, d = shape.second;
         const index_t small = std::min(n, d);
         const dense m = with_spectrum(dice, n, d, falling(small, small > 50 ? 0.97 : 0.8));
@@ -180,18 +194,22 @@ TEST_CASE("signs do not depend on the signs of the data, and a fit repeats bit f
         dense m = with_spectrum(dice, n, d, falling(std::min(n, d), 0.9));
         const isic::fit_options options{.rank = {.fixed = 3, .gavish_donoho = false}};
         const auto first = isic::fit_subspace(isic_test::from_dense(m), options);
-        CHECK(isic_test::bytes_of(isic::fit_subspace(isic_test::from_dense(m), options).basis) == isic_test::bytes_of(first.basis));
-        CHECK(isic_test::bytes_of(isic::fit_subspace(isic_test::from_dense(-m), options).basis) == isic_test::bytes_of(first.basis));
+        CHECK(isic_test::bytes_of(isic::fit_subspace(isic_test::from_dense(m), options).basis) ==
+              isic_test::bytes_of(first.basis));
+        CHECK(isic_test::bytes_of(isic::fit_subspace(isic_test::from_dense(-m), options).basis) ==
+              isic_test::bytes_of(first.basis));
         for (index_t i = 0; i < n; i += 2) {
             m.row(i) *= -1;
         }
-        CHECK((to_dense(isic::fit_subspace(isic_test::from_dense(m), options).basis) - to_dense(first.basis)).norm() < 1e-9);
+        CHECK((to_dense(isic::fit_subspace(isic_test::from_dense(m), options).basis) - to_dense(first.basis)).norm() <
+              1e-9);
     }
 }
 
 TEST_CASE("entries of equal size: the first is made positive") {
     for (const double sign : {1.0, -1.0}) {
-        const auto got = isic::fit_subspace(isic_test::from_rows<double>({{sign, -sign}, {2 * sign, -2 * sign}}), fixed(1));
+        const auto got =
+            isic::fit_subspace(isic_test::from_rows<double>({{sign, -sign}, {2 * sign, -2 * sign}}), fixed(1));
         CHECK(got.basis(0, 0) == doctest::Approx(std::sqrt(0.5)));
         CHECK(got.basis(1, 0) == doctest::Approx(-std::sqrt(0.5)));
     }
@@ -221,14 +239,16 @@ TEST_CASE("block Krylov above width 128 finds what JacobiSVD finds") {
             const dense m = with_spectrum(dice, 300, d, falling(d, factor));
             const isic_test::svd svd(m);
             for (const index_t r : {index_t{1}, index_t{4}, d / 8}) {
-                const auto got = isic::fit_subspace(isic_test::from_dense(m), {.rank = {.fixed = r, .gavish_donoho = false}});
+                const auto got =
+                    isic::fit_subspace(isic_test::from_dense(m), {.rank = {.fixed = r, .gavish_donoho = false}});
                 const index_t seen = std::min(r, static_cast<index_t>((svd.values.array() > 1e-7).count()));
                 INFO("d ", d, ", r ", r, ", factor ", factor);
                 REQUIRE(got.rank() == seen);
                 CHECK(skew(to_dense(got.basis)) < 1e-12);
                 // What the Gram matrix can tell apart: eps / relative gap of the squares.
                 const double last = std::pow(svd.values[seen - 1], 2);
-                CHECK(span_gap(to_dense(got.basis), svd.v.leftCols(seen)) < 1e-12 / (last * (1 - factor * factor)) + 1e-12);
+                CHECK(span_gap(to_dense(got.basis), svd.v.leftCols(seen)) <
+                      1e-12 / (last * (1 - factor * factor)) + 1e-12);
                 const auto whole = svd.values.squaredNorm();
                 CHECK(got.energy == doctest::Approx(svd.values.head(seen).squaredNorm() / whole).epsilon(1e-10));
             }
@@ -247,7 +267,8 @@ TEST_CASE("block Krylov stays inside a repeated eigenvalue's space") {
         }
         const dense m = sigma.asDiagonal() * q.transpose();
         for (const index_t r : {1, 8, 25}) {
-            const auto got = isic::fit_subspace(isic_test::from_dense(m), {.rank = {.fixed = r, .gavish_donoho = false}});
+            const auto got =
+                isic::fit_subspace(isic_test::from_dense(m), {.rank = {.fixed = r, .gavish_donoho = false}});
             const dense v = to_dense(got.basis);
             INFO(repeats, " equal, rank ", r);
             REQUIRE(got.rank() == r);
@@ -282,7 +303,8 @@ TEST_CASE("the energy rule knows the whole spectrum although only the top is com
             while (square.head(expected).sum() < share * square.sum()) {
                 ++expected;
             }
-            const auto got = isic::fit_subspace(isic_test::from_dense(m), {.rank = {.energy = share, .gavish_donoho = false, .max_rank = 20}});
+            const auto got = isic::fit_subspace(isic_test::from_dense(m),
+                                                {.rank = {.energy = share, .gavish_donoho = false, .max_rank = 20}});
             CHECK(got.rank() == std::min<index_t>(expected, 20));
             CHECK(got.chosen.decided_by == (expected <= 20 ? rank_rule::energy : rank_rule::budget));
         }
@@ -291,7 +313,8 @@ TEST_CASE("the energy rule knows the whole spectrum although only the top is com
 
 TEST_CASE("the rule that allows least decides, and says so") {
     isic_test::random dice(8);
-    const auto rows = isic_test::from_dense(with_spectrum(dice, 60, 16, falling(16, 0.6)) * 100 + to_dense(dice.matrix(60, 16, 1e-3)));
+    const auto rows = isic_test::from_dense(with_spectrum(dice, 60, 16, falling(16, 0.6)) * 100 +
+                                            to_dense(dice.matrix(60, 16, 1e-3)));
     const auto decided = [&](const isic::rank_options& o) { return isic::fit_subspace(rows, {.rank = o}).chosen; };
     CHECK(decided({.fixed = 5, .max_rank = 2}).rank == 5);
     CHECK(decided({.energy = 0.3}).decided_by == rank_rule::energy);
@@ -300,7 +323,8 @@ TEST_CASE("the rule that allows least decides, and says so") {
     CHECK(decided({.energy = 0, .gavish_donoho = false}).rank == 4);
     CHECK(decided({.energy = 0, .gavish_donoho = false, .max_rank = 15}).rank == 15);
     const auto noise = isic_test::from_dense(with_spectrum(dice, 60, 16, {60, 50}) + to_dense(dice.matrix(60, 16)));
-    CHECK(isic::fit_subspace(noise, {.rank = {.energy = 0, .max_rank = 10}}).chosen.decided_by == rank_rule::gavish_donoho);
+    CHECK(isic::fit_subspace(noise, {.rank = {.energy = 0, .max_rank = 10}}).chosen.decided_by ==
+          rank_rule::gavish_donoho);
     CHECK(isic::fit_subspace(noise, {.rank = {.energy = 0, .max_rank = 10}}).rank() == 2);
     const isic::rank_options flips{.energy = 0, .gavish_donoho = false, .sign_flips = 50, .max_rank = 10};
     CHECK(isic::fit_subspace(noise, {.rank = flips}).chosen.decided_by == rank_rule::sign_flip);
@@ -336,7 +360,9 @@ TEST_CASE("flipping whole rows leaves every singular value as it was") {
         }
         CHECK((flipped - m).norm() > 0);
         CHECK((isic_test::svd(flipped).values - isic_test::svd(m).values).norm() < 1e-12);
-        const auto values = [](const dense& x) { return isic::fit_subspace(isic_test::from_dense(x), fixed(2)).singular_values; };
+        const auto values = [](const dense& x) {
+            return isic::fit_subspace(isic_test::from_dense(x), fixed(2)).singular_values;
+        };
         const auto a = values(m);
         const auto b = values(flipped);
         for (std::size_t i = 0; i < a.size(); ++i) {
@@ -349,14 +375,19 @@ TEST_CASE("the sign-flip rule finds the planted rank, also along one coordinate 
     isic_test::random dice(11);
     for (const auto& [n, d] : {std::pair{40, 4}, {40, 8}, {100, 32}, {20, 32}}) {
         for (int trial = 0; trial < 5; ++trial) {
-            const isic::rank_options flips{.energy = 0, .gavish_donoho = false, .sign_flips = 60, .seed = static_cast<std::uint64_t>(trial), .max_rank = d - 1};
+            const isic::rank_options flips{.energy = 0,
+                                           .gavish_donoho = false,
+                                           .sign_flips = 60,
+                                           .seed = static_cast<std::uint64_t>(trial),
+                                           .max_rank = d - 1};
             const dense noise = to_dense(dice.matrix(n, d, 0.1));
             dense along_axis = noise;
             along_axis.col(d / 2) += to_dense(dice.matrix(n, 1)).col(0);
             const auto one = isic::fit_subspace(isic_test::from_dense(along_axis), {.rank = flips});
             REQUIRE(one.rank() == 1);
             CHECK(one.basis(d / 2, 0) > 0.95);
-            const dense shift = noise.rowwise() + isic_test::random_basis(dice, d, 1).col(0).transpose();  // a mean difference
+            const dense shift =
+                noise.rowwise() + isic_test::random_basis(dice, d, 1).col(0).transpose();  // a mean difference
             CHECK(isic::fit_subspace(isic_test::from_dense(shift), {.rank = flips}).rank() == 1);
             // Flipping spreads the signal over all d columns: two strong directions out of four leave too little between them.
             if (d < 8) {
@@ -374,7 +405,11 @@ TEST_CASE("the sign-flip rule finds nothing in noise, at the level it was asked 
         int alarms = 0;
         constexpr int trials = 150;
         for (int trial = 0; trial < trials; ++trial) {
-            const isic::rank_options flips{.energy = 0, .gavish_donoho = false, .sign_flips = 40, .seed = 1000U * static_cast<std::uint64_t>(trial), .max_rank = d - 1};
+            const isic::rank_options flips{.energy = 0,
+                                           .gavish_donoho = false,
+                                           .sign_flips = 40,
+                                           .seed = 1000U * static_cast<std::uint64_t>(trial),
+                                           .max_rank = d - 1};
             const auto got = isic::fit_subspace(dice.matrix(n, d), {.rank = flips});
             alarms += got.rank() > 0;
         }
@@ -395,11 +430,13 @@ TEST_CASE("streamed differences fit what the stored rows fit, n < d included") {
     for (const auto& shape : {std::pair{1, 4}, {3, 8}, {10, 32}, {60, 32}, {25, 200}, {260, 200}}) {
         const index_t n = shape.first, d = shape.second;
         for (const bool gavish_donoho : {true, false}) {
-            const dense rows = with_spectrum(dice, n, d, falling(std::min(n, d), 0.6)) * 50 + to_dense(dice.matrix(n, d, 0.01));
+            const dense rows =
+                with_spectrum(dice, n, d, falling(std::min(n, d), 0.6)) * 50 + to_dense(dice.matrix(n, d, 0.01));
             isic::difference_accumulator pairs(d);
             const auto safe = dice.matrix(n, d);
             pairs.add_rows(isic_test::from_dense(rows + to_dense(safe)), safe);
-            const isic::fit_options options{.rank = {.gavish_donoho = gavish_donoho, .max_rank = std::min<index_t>(d - 1, 6)}};
+            const isic::fit_options options{
+                .rank = {.gavish_donoho = gavish_donoho, .max_rank = std::min<index_t>(d - 1, 6)}};
             const auto streamed = isic::fit_subspace(pairs, options);
             const auto stored = isic::fit_subspace(isic_test::from_dense(rows), options);
             INFO(n, " x ", d, " gd ", gavish_donoho);
@@ -447,7 +484,8 @@ TEST_CASE("centring removes the mean difference, from rows and from moments") {
     pairs.add_rows(isic_test::from_dense(rows), isic::matrix<double>(30, 6));
     const isic::fit_options options{.rank = {.fixed = 2}, .center = isic::centering::mean};
     CHECK(span_gap(right_vectors(rows, 2), right_vectors(centred, 2)) > 0.1);
-    CHECK(span_gap(to_dense(isic::fit_subspace(isic_test::from_dense(rows), options).basis), right_vectors(centred, 2)) < 1e-10);
+    CHECK(span_gap(to_dense(isic::fit_subspace(isic_test::from_dense(rows), options).basis),
+                   right_vectors(centred, 2)) < 1e-10);
     CHECK(span_gap(to_dense(isic::fit_subspace(pairs, options).basis), right_vectors(centred, 2)) < 1e-9);
 }
 
@@ -482,7 +520,8 @@ TEST_CASE("a fit refuses what it cannot use") {
     const auto fit = [&](const isic::rank_options& o) { return [&rows, o] { isic::fit_subspace(rows, {.rank = o}); }; };
     check_throws<isic::shape_error>("fit_subspace", [] { isic::fit_subspace(isic::matrix<float>(0, 4)); }, {"0 x 4"});
     check_throws<isic::shape_error>("fit_subspace", [] { isic::fit_subspace(isic::matrix<float>(4, 0)); });
-    check_throws<isic::numeric_error>("fit_subspace", [] { isic::fit_subspace(isic::matrix<float>(4, 4)); }, {"zeros only"});
+    check_throws<isic::numeric_error>("fit_subspace", [] { isic::fit_subspace(isic::matrix<float>(4, 4)); },
+                                      {"zeros only"});
     for (const double wrong : {not_a_number, infinity, -infinity}) {
         auto bad = rows;
         bad(9, 3) = wrong;
@@ -490,7 +529,8 @@ TEST_CASE("a fit refuses what it cannot use") {
     }
     for (const auto& shape : {std::pair{3, 2}, {2, 5}, {20, 9}}) {
         const index_t n = shape.first, d = shape.second;
-        check_throws<isic::numeric_error>("fit_subspace", [&] { isic::fit_subspace(isic::matrix<double>(n, d, 1e200)); }, {"infinity"});
+        check_throws<isic::numeric_error>("fit_subspace",
+                                          [&] { isic::fit_subspace(isic::matrix<double>(n, d, 1e200)); }, {"infinity"});
     }
     check_throws<isic::value_error>("fit_subspace", fit({.fixed = 5}), {"[0, d = 4]", "got 5"});
     check_throws<isic::value_error>("fit_subspace", fit({.fixed = -1}));
@@ -499,20 +539,27 @@ TEST_CASE("a fit refuses what it cannot use") {
     check_throws<isic::value_error>("fit_subspace", fit({.energy = 1.1}));
     check_throws<isic::value_error>("fit_subspace", fit({.energy = not_a_number}));
     check_throws<isic::value_error>("fit_subspace", fit({.sign_flips = -1}));
-    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(rows, {.execution = {.threads = -1}}); }, {"threads >= 0", "got -1"});
+    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(rows, {.execution = {.threads = -1}}); },
+                                    {"threads >= 0", "got -1"});
     check_throws<isic::value_error>("fit_subspace", fit({.quantile = 1.0}));
     check_throws<isic::value_error>("fit_subspace", fit({.quantile = not_a_number}));
-    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(rows, {.center = isic::centering::safe_axis}); }, {"accumulator", "for the safe axis"});
+    check_throws<isic::value_error>("fit_subspace",
+                                    [&] { isic::fit_subspace(rows, {.center = isic::centering::safe_axis}); },
+                                    {"accumulator", "for the safe axis"});
     isic::difference_accumulator empty(3);
     check_throws<isic::shape_error>("fit_subspace", [&] { isic::fit_subspace(empty); }, {"empty accumulator"});
     isic::difference_accumulator zero(3);
     zero.add_rows(dice.matrix(1, 3), isic::matrix<double>(1, 3));
-    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(zero, {.center = isic::centering::safe_axis}); }, {"only zeros"});
-    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(zero, {.rank = {.sign_flips = 10}}); }, {"only moments"});
-    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(zero, {.execution = {.threads = -1}}); }, {"threads >= 0", "got -1"});
+    check_throws<isic::value_error>(
+        "fit_subspace", [&] { isic::fit_subspace(zero, {.center = isic::centering::safe_axis}); }, {"only zeros"});
+    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(zero, {.rank = {.sign_flips = 10}}); },
+                                    {"only moments"});
+    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(zero, {.execution = {.threads = -1}}); },
+                                    {"threads >= 0", "got -1"});
     isic::difference_accumulator flat(2);
     flat.add_rows(dice.matrix(1, 2), dice.matrix(1, 2));
-    check_throws<isic::shape_error>("fit_subspace", [&] { isic::fit_subspace(flat, {.center = isic::centering::safe_axis}); }, {"d >= 3"});
+    check_throws<isic::shape_error>(
+        "fit_subspace", [&] { isic::fit_subspace(flat, {.center = isic::centering::safe_axis}); }, {"d >= 3"});
     isic::difference_accumulator huge(2);
     huge.add_rows(isic::matrix<double>(1, 2, 1e200), isic::matrix<double>(1, 2));
     check_throws<isic::numeric_error>("fit_subspace", [&] { isic::fit_subspace(huge); });
@@ -538,7 +585,13 @@ TEST_CASE("spectral weights do not depend on how much of the spectrum was comput
 
 TEST_CASE("a merge spans both, adds only what is new, and leaves the first's columns as they are") {
     isic_test::random dice(20);
-    for (const auto& [d, r1, shared, r2] : {std::tuple{4, 1, 0, 1}, {4, 2, 1, 2}, {8, 3, 0, 5}, {8, 2, 2, 2}, {32, 6, 3, 10}, {200, 10, 2, 12}, {5, 5, 3, 3}}) {
+    for (const auto& [d, r1, shared, r2] : {std::tuple{4, 1, 0, 1},
+                                            {4, 2, 1, 2},
+                                            {8, 3, 0, 5},
+                                            {8, 2, 2, 2},
+                                            {32, 6, 3, 10},
+                                            {200, 10, 2, 12},
+                                            {5, 5, 3, 3}}) {
         const dense a = isic_test::random_basis(dice, d, r1);
         dense b(d, r2);
         b << a.leftCols(shared), to_dense(dice.matrix(d, r2 - shared));
@@ -569,13 +622,16 @@ TEST_CASE("nearly shared directions count by their angle") {
         CHECK(std::abs(both.basis(3, 1) - 1) < 1e-8);
         CHECK(isic::merge(subspace_of(a), subspace_of(b), 2 * angle).rank() == 1);
     }
-    CHECK(isic::merge(subspace_of(a), subspace_of(std::cos(1e-9) * axis(6, {0}) + std::sin(1e-9) * axis(6, {3}))).rank() == 1);
+    CHECK(isic::merge(subspace_of(a), subspace_of(std::cos(1e-9) * axis(6, {0}) + std::sin(1e-9) * axis(6, {3})))
+              .rank() == 1);
 }
 
 TEST_CASE("merged singular values belong to the columns they stand for") {
     isic_test::random dice(21);
-    const dense first_rows = 10 * to_dense(dice.matrix(30, 1)) * axis(8, {0}).transpose() + to_dense(dice.matrix(30, 8, 0.1));
-    const dense second_rows = 3 * to_dense(dice.matrix(30, 1)) * axis(8, {5}).transpose() + to_dense(dice.matrix(30, 8, 0.1));
+    const dense first_rows =
+        10 * to_dense(dice.matrix(30, 1)) * axis(8, {0}).transpose() + to_dense(dice.matrix(30, 8, 0.1));
+    const dense second_rows =
+        3 * to_dense(dice.matrix(30, 1)) * axis(8, {5}).transpose() + to_dense(dice.matrix(30, 8, 0.1));
     const auto first = isic::fit_subspace(isic_test::from_dense(first_rows), {.rank = {.fixed = 1}});
     const auto second = isic::fit_subspace(isic_test::from_dense(second_rows), {.rank = {.fixed = 1}});
     const auto both = isic::merge(first, second);
@@ -585,8 +641,10 @@ TEST_CASE("merged singular values belong to the columns they stand for") {
     const auto weights = isic::spectral_weights(both, 5);
     CHECK(weights[0] > weights[1]);
     CHECK(weights[1] > 0.1);  // 9 % of the energy; by the first's own second value it would be near 0
-    CHECK(both.energy == doctest::Approx((first_rows.squaredNorm() * first.energy + second_rows.squaredNorm() * second.energy) /
-                                         (first_rows.squaredNorm() + second_rows.squaredNorm())).epsilon(0.01));
+    CHECK(both.energy ==
+          doctest::Approx((first_rows.squaredNorm() * first.energy + second_rows.squaredNorm() * second.energy) /
+                          (first_rows.squaredNorm() + second_rows.squaredNorm()))
+              .epsilon(0.01));
 }
 
 TEST_CASE("a merge counts what both hold of the directions that they share") {
@@ -595,7 +653,9 @@ TEST_CASE("a merge counts what both hold of the directions that they share") {
     const dense q = isic_test::random_basis(dice, 9, 5);
     const dense first_rows = to_dense(dice.matrix(40, 3)) * q.leftCols(3).transpose();
     const dense second_rows = 2 * to_dense(dice.matrix(40, 3)) * q.rightCols(3).transpose();
-    const auto fit = [](const dense& rows, index_t rank) { return isic::fit_subspace(isic_test::from_dense(rows), {.rank = {.fixed = rank}}); };
+    const auto fit = [](const dense& rows, index_t rank) {
+        return isic::fit_subspace(isic_test::from_dense(rows), {.rank = {.fixed = rank}});
+    };
     const auto both = isic::merge(fit(first_rows, 3), fit(second_rows, 3));
     REQUIRE(both.rank() == 5);
     CHECK(both.energy == doctest::Approx(1));
@@ -638,7 +698,12 @@ TEST_CASE("a merge refuses other widths, a rank over its budget and a senseless 
 
 TEST_CASE("principal angles are the planted ones, from 1e-9 to a right angle") {
     isic_test::random dice(22);
-    const std::vector<std::vector<double>> plans{{0.0}, {1e-9}, {1e-9, 1e-8, 1e-7}, {1e-9, 1e-3, 0.7}, {0.3, 0.3, 1.2}, {0.5, std::numbers::pi / 2 - 1e-9, std::numbers::pi / 2}};
+    const std::vector<std::vector<double>> plans{{0.0},
+                                                 {1e-9},
+                                                 {1e-9, 1e-8, 1e-7},
+                                                 {1e-9, 1e-3, 0.7},
+                                                 {0.3, 0.3, 1.2},
+                                                 {0.5, std::numbers::pi / 2 - 1e-9, std::numbers::pi / 2}};
     for (const auto& plan : plans) {
         for (const index_t extra : {0, 2}) {
             const auto r = static_cast<index_t>(plan.size());
@@ -661,5 +726,6 @@ TEST_CASE("principal angles are the planted ones, from 1e-9 to a right angle") {
             }
         }
     }
-    check_throws<isic::shape_error>("principal_angles", [] { isic::principal_angles(subspace_of(axis(3, {0})), subspace_of(axis(4, {0}))); });
+    check_throws<isic::shape_error>(
+        "principal_angles", [] { isic::principal_angles(subspace_of(axis(3, {0})), subspace_of(axis(4, {0}))); });
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The 16-bit types against Eigen's and the compiler's, and views of foreign memory: pointer and dtype, DLTensor.
 #include <isic/types.hpp>
 
@@ -21,14 +22,17 @@ using isic::index_t;
 using isic_test::check_throws;
 
 static_assert(sizeof(isic::half) == 2 && alignof(isic::half) == 2 && std::is_trivially_copyable_v<isic::half>);
-static_assert(sizeof(isic::bfloat16) == 2 && alignof(isic::bfloat16) == 2 && std::is_trivially_copyable_v<isic::bfloat16>);
+static_assert(sizeof(isic::bfloat16) == 2 && alignof(isic::bfloat16) == 2 &&
+              std::is_trivially_copyable_v<isic::bfloat16>);
 static_assert(std::is_trivially_default_constructible_v<isic::half> && std::is_standard_layout_v<isic::half>);
 static_assert(std::is_trivially_default_constructible_v<isic::bfloat16> && std::is_standard_layout_v<isic::bfloat16>);
 static_assert(sizeof(Eigen::half) == 2 && alignof(Eigen::half) == alignof(isic::half));
 static_assert(sizeof(Eigen::bfloat16) == 2 && alignof(Eigen::bfloat16) == alignof(isic::bfloat16));
-static_assert(std::same_as<isic::stored_scalar<Eigen::half>, isic::half> && std::same_as<isic::stored_scalar<Eigen::bfloat16>, isic::bfloat16>);
+static_assert(std::same_as<isic::stored_scalar<Eigen::half>, isic::half> &&
+              std::same_as<isic::stored_scalar<Eigen::bfloat16>, isic::bfloat16>);
 static_assert(std::same_as<isic::stored_scalar<const float>, float>);
-static_assert(static_cast<float>(isic::half(1.5F)) == 1.5F && static_cast<float>(isic::bfloat16(1.5F)) == 1.5F);  // constexpr
+static_assert(static_cast<float>(isic::half(1.5F)) == 1.5F &&
+              static_cast<float>(isic::bfloat16(1.5F)) == 1.5F);  // constexpr
 
 namespace {
 
@@ -90,10 +94,13 @@ TEST_CASE_TEMPLATE("floats round to a 16-bit type as Eigen's do, at every bounda
         const float value = std::bit_cast<T>(static_cast<std::uint16_t>(i));
         const float next = std::bit_cast<T>(static_cast<std::uint16_t>(i + 1));
         // Beyond the largest finite value the boundary is where the next exponent would begin.
-        const float middle = std::isinf(next) ? value + (value - static_cast<float>(std::bit_cast<T>(static_cast<std::uint16_t>(i - 1)))) / 2
-                                              : value / 2 + next / 2;
+        const float middle =
+            std::isinf(next)
+                ? value + (value - static_cast<float>(std::bit_cast<T>(static_cast<std::uint16_t>(i - 1)))) / 2
+                : value / 2 + next / 2;
         for (const float x : {value, middle}) {
-            differs += rounding_differs<T>(x) + rounding_differs<T>(std::nextafter(x, infinity)) + rounding_differs<T>(std::nextafter(x, -infinity));
+            differs += rounding_differs<T>(x) + rounding_differs<T>(std::nextafter(x, infinity)) +
+                       rounding_differs<T>(std::nextafter(x, -infinity));
         }
     }
     std::mt19937 engine(5);
@@ -148,7 +155,8 @@ TEST_CASE("_Float16 is read and written in place, and has the values of half") {
     int differs = 0;
     for (std::uint32_t i = 0; i < 0x10000; ++i) {
         const auto bits = static_cast<std::uint16_t>(i);
-        differs += same_float(std::bit_cast<isic::half>(bits), static_cast<float>(std::bit_cast<_Float16>(bits))) ? 0 : 1;
+        differs +=
+            same_float(std::bit_cast<isic::half>(bits), static_cast<float>(std::bit_cast<_Float16>(bits))) ? 0 : 1;
     }
     CHECK(differs == 0);
 }
@@ -177,12 +185,16 @@ TEST_CASE("a run-time-typed view refuses other types, null pointers and impossib
     float values[6] = {};
     void* const data = values;
     for (const isic::dtype type : {isic::dtype::i32, isic::dtype::boolean, isic::dtype::f8_e4m3, isic::dtype::c64}) {
-        check_throws<isic::value_error>("any_matrix", [&] { isic::any_span(data, type, 2, 3, 3); }, {"f16, bf16, f32 or f64"});
+        check_throws<isic::value_error>("any_matrix", [&] { isic::any_span(data, type, 2, 3, 3); },
+                                        {"f16, bf16, f32 or f64"});
     }
-    check_throws<isic::value_error>("any_matrix", [] { isic::any_span(static_cast<void*>(nullptr), isic::dtype::f32, 2, 3, 3); }, {"null"});
-    check_throws<isic::shape_error>("any_matrix", [&] { isic::any_span(data, isic::dtype::f32, -1, 3, 3); }, {"-1 x 3"});
+    check_throws<isic::value_error>(
+        "any_matrix", [] { isic::any_span(static_cast<void*>(nullptr), isic::dtype::f32, 2, 3, 3); }, {"null"});
+    check_throws<isic::shape_error>("any_matrix", [&] { isic::any_span(data, isic::dtype::f32, -1, 3, 3); },
+                                    {"-1 x 3"});
     check_throws<isic::shape_error>("any_matrix", [&] { isic::any_span(data, isic::dtype::f32, 2, -3, 3); });
-    check_throws<isic::shape_error>("any_matrix", [&] { isic::any_span(data, isic::dtype::f32, 2, 3, 2); }, {"stride 2"});
+    check_throws<isic::shape_error>("any_matrix", [&] { isic::any_span(data, isic::dtype::f32, 2, 3, 2); },
+                                    {"stride 2"});
 }
 
 TEST_CASE("a DLTensor is viewed in place: type, shape, strides and byte offset") {
@@ -207,7 +219,9 @@ TEST_CASE("a DLTensor is viewed in place: type, shape, strides and byte offset")
     contiguous.shape = one_column;
     contiguous.strides = column_strides;
     CHECK(isic::span_of_dlpack(contiguous).stride == 6);
-    for (const auto& [code, bits, type] : {std::tuple{dl_float, 64, isic::dtype::f64}, {dl_float, 16, isic::dtype::f16}, {dl_bfloat, 16, isic::dtype::bf16}}) {
+    for (const auto& [code, bits, type] : {std::tuple{dl_float, 64, isic::dtype::f64},
+                                           {dl_float, 16, isic::dtype::f16},
+                                           {dl_bfloat, 16, isic::dtype::bf16}}) {
         dl_tensor other{m.data(), {1, 0}, 2, {code, static_cast<std::uint8_t>(bits), 1}, shape, nullptr, 0};
         CHECK(isic::span_of_dlpack(other).type == type);
     }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/update.hpp>
 
 #include <algorithm>
@@ -39,20 +40,25 @@ std::vector<named_update<T>> all_updates() {
         isic_test::random dice(seed);
         return isic::assign(dice.matrix(8 * c.rows(), c.cols(), 3.0), dice.ids(8 * c.rows(), c.rows()), c.rows());
     };
-    const auto gradient = [](isic::matrix_span<T> c, std::uint64_t seed) { return isic_test::random(seed).matrix(c.rows(), c.cols()); };
-    return {{"ridge", [=](auto c, auto seed, const auto& limits) { isic::ridge_update(c, batch(c, seed), 0.5, limits); }},
-            {"ema", [=](auto c, auto seed, const auto& limits) {
-                 isic::ema_state state;
-                 isic::ema_update(c, state, batch(c, seed), 0.5, limits);
-             }},
-            {"sgd", [=](auto c, auto seed, const auto& limits) {
-                 isic::sgd_state state;
-                 isic::sgd_update(c, gradient(c, seed), state, {.rate = 1}, limits);
-             }},
-            {"adam", [=](auto c, auto seed, const auto& limits) {
-                 isic::adam_state state;
-                 isic::adam_update(c, gradient(c, seed), state, {.rate = 0.7}, limits);
-             }}};
+    const auto gradient = [](isic::matrix_span<T> c, std::uint64_t seed) {
+        return isic_test::random(seed).matrix(c.rows(), c.cols());
+    };
+    return {
+        {"ridge", [=](auto c, auto seed, const auto& limits) { isic::ridge_update(c, batch(c, seed), 0.5, limits); }},
+        {"ema",
+         [=](auto c, auto seed, const auto& limits) {
+             isic::ema_state state;
+             isic::ema_update(c, state, batch(c, seed), 0.5, limits);
+         }},
+        {"sgd",
+         [=](auto c, auto seed, const auto& limits) {
+             isic::sgd_state state;
+             isic::sgd_update(c, gradient(c, seed), state, {.rate = 1}, limits);
+         }},
+        {"adam", [=](auto c, auto seed, const auto& limits) {
+             isic::adam_state state;
+             isic::adam_update(c, gradient(c, seed), state, {.rate = 0.7}, limits);
+         }}};
 }
 
 constexpr std::tuple<index_t, index_t, index_t> constraint_shapes[] = {{4, 2, 1}, {9, 4, 1}, {20, 8, 2}, {6, 33, 7}};
@@ -64,7 +70,8 @@ double row_rounding(const dense& m) {
 }
 
 template <class T>
-dense after(const isic::matrix<T>& start, const named_update<T>& update, std::uint64_t seed, const isic::constraint& limits) {
+dense after(const isic::matrix<T>& start, const named_update<T>& update, std::uint64_t seed,
+            const isic::constraint& limits) {
     strided<T> memory(start, 3);
     update.step(memory.span(), seed, limits);
     CHECK(memory.gaps_intact());
@@ -77,7 +84,8 @@ double largest_row(const dense& m) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("steps of every update are orthogonal to the subspace, and would not be otherwise", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("steps of every update are orthogonal to the subspace, and would not be otherwise", T,
+                   ISIC_STORAGE) {
     for (const std::uint64_t seed : {1, 2, 3}) {
         isic_test::random dice(seed);
         for (const auto& [codes, width, rank] : constraint_shapes) {
@@ -204,13 +212,15 @@ TEST_CASE_TEMPLATE("norms are kept if they shall be", T, ISIC_STORAGE) {
             CHECK((free.rowwise().norm() - norms).cwiseAbs().maxCoeff() > 0.05);
             CHECK((kept.rowwise().norm() - norms).cwiseAbs().maxCoeff() <= row_rounding<T>(kept));
             for (index_t k = 0; k < codes; ++k) {  // the same direction
-                CHECK(kept.row(k).normalized().dot(free.row(k).normalized()) > 1 - 1e-12 - 40 * unit<T> * unit<T> - 2 * row_rounding<T>(kept) / norms(k));
+                CHECK(kept.row(k).normalized().dot(free.row(k).normalized()) >
+                      1 - 1e-12 - 40 * unit<T> * unit<T> - 2 * row_rounding<T>(kept) / norms(k));
             }
         }
     }
 }
 
-TEST_CASE_TEMPLATE("all limits together, in every combination, are the documented formula in plain loops", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("all limits together, in every combination, are the documented formula in plain loops", T,
+                   ISIC_STORAGE) {
     isic_test::random dice(12);
     for (const auto& [codes, width, rank] : constraint_shapes) {
         const auto start = dice.matrix<T>(codes, width);
@@ -239,7 +249,8 @@ TEST_CASE_TEMPLATE("all limits together, in every combination, are the documente
                     step[static_cast<std::size_t>(j)] = -static_cast<double>(gradient(k, j));
                     for (index_t r = 0; which & 2 && r < rank; ++r) {
                         for (index_t i = 0; i < width; ++i) {
-                            step[static_cast<std::size_t>(j)] += static_cast<double>(gradient(k, i)) * v(i, r) * v(j, r);
+                            step[static_cast<std::size_t>(j)] +=
+                                static_cast<double>(gradient(k, i)) * v(i, r) * v(j, r);
                         }
                     }
                 }
@@ -256,7 +267,8 @@ TEST_CASE_TEMPLATE("all limits together, in every combination, are the documente
                     distance += (expected(k, j) - anchor(k, j)) * (expected(k, j) - anchor(k, j));
                 }
                 for (index_t j = 0; which & 8 && j < width; ++j) {
-                    expected(k, j) = anchor(k, j) + (expected(k, j) - anchor(k, j)) * std::min(1.0, 0.6 / std::sqrt(distance));
+                    expected(k, j) =
+                        anchor(k, j) + (expected(k, j) - anchor(k, j)) * std::min(1.0, 0.6 / std::sqrt(distance));
                 }
             }
             isic::sgd_state state;
@@ -277,7 +289,8 @@ TEST_CASE("around a projected codebook both limits hold, and no allowed row is n
         const double radius = 0.7;
         auto codes = from_dense(start);
         isic::sgd_state state;
-        isic::sgd_update(codes, gradient, state, {.rate = 1}, {.orthogonal_to = subspace_of(v), .within = radius, .anchor = from_dense(start)});
+        isic::sgd_update(codes, gradient, state, {.rate = 1},
+                         {.orthogonal_to = subspace_of(v), .within = radius, .anchor = from_dense(start)});
         const dense wanted = start - to_dense(gradient);
         const dense got = to_dense(codes);
         CHECK(isic_test::leak(got, v) < 1e-14);
@@ -297,7 +310,8 @@ TEST_CASE("around a projected codebook both limits hold, and no allowed row is n
         const dense harmful = start + 3 * dense::Ones(5, 1) * v.col(0).transpose();
         auto pulled = from_dense(start);
         isic::sgd_state fresh;
-        isic::sgd_update(pulled, gradient, fresh, {.rate = 1}, {.orthogonal_to = subspace_of(v), .within = radius, .anchor = from_dense(harmful)});
+        isic::sgd_update(pulled, gradient, fresh, {.rate = 1},
+                         {.orthogonal_to = subspace_of(v), .within = radius, .anchor = from_dense(harmful)});
         CHECK(isic_test::leak(to_dense(pulled), v) > 0.1);
     }
 }
@@ -306,7 +320,8 @@ TEST_CASE("limits that do not fit are typed errors, and nothing is written") {
     isic_test::random dice(13);
     const auto start = dice.matrix<float>(5, 4);
     const dense v = isic_test::random_basis(dice, 4, 2);
-    const auto refused = [&]<class Error>(std::type_identity<Error>, const isic::constraint& limits, std::initializer_list<std::string_view> words) {
+    const auto refused = [&]<class Error>(std::type_identity<Error>, const isic::constraint& limits,
+                                          std::initializer_list<std::string_view> words) {
         check_throws<Error>("anywhere", [&] { isic::detail::check("anywhere", limits, 5, 4); }, words);
         for (const auto& update : all_updates<float>()) {
             auto codes = start;
@@ -331,6 +346,7 @@ TEST_CASE("limits that do not fit are typed errors, and nothing is written") {
     auto anchor = dice.matrix(5, 4);
     anchor(4, 1) = not_a_number;
     refused(numeric, {.within = 1, .anchor = anchor}, {"anchor", "row 4, column 1"});
-    isic::detail::check("anywhere", isic::constraint{.within = infinity, .anchor = anchor}, 5, 4);  // not needed, not read
+    isic::detail::check("anywhere", isic::constraint{.within = infinity, .anchor = anchor}, 5,
+                        4);  // not needed, not read
     isic::detail::check("anywhere", isic::constraint{}, 5, 4);
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/update.hpp>
 
 #include <algorithm>
@@ -44,7 +45,8 @@ struct batch_data {
 
 template <class T>
 batch_data draw_batch(isic_test::random& dice, const isic::matrix<T>& codes, index_t n) {
-    batch_data out{dice.matrix<float>(n, codes.cols()), dice.ids<std::int32_t>(n, std::max<index_t>(1, codes.rows() - 1))};
+    batch_data out{dice.matrix<float>(n, codes.cols()),
+                   dice.ids<std::int32_t>(n, std::max<index_t>(1, codes.rows() - 1))};
     for (index_t i = 0; i < n; ++i) {
         for (index_t j = 0; j < codes.cols(); ++j) {
             out.vectors(i, j) += static_cast<float>(codes(out.ids[static_cast<std::size_t>(i)], j));
@@ -130,7 +132,8 @@ TEST_CASE_TEMPLATE("ridge is the solution of the normal equations in the allowed
             const dense v = isic_test::random_basis(dice, width, rank);
             for (const double lambda : {0.0, 0.7, 25.0}) {
                 strided<T> memory(start, 2);
-                const auto summary = isic::ridge_update(memory.span(), isic::assign(z, ids, codes), lambda, {.orthogonal_to = subspace_of(v)});
+                const auto summary = isic::ridge_update(memory.span(), isic::assign(z, ids, codes), lambda,
+                                                        {.orthogonal_to = subspace_of(v)});
                 CHECK(memory.gaps_intact());
                 const dense c = to_dense(start);
                 const dense after = to_dense(memory.span());
@@ -156,7 +159,8 @@ TEST_CASE_TEMPLATE("ridge is the solution of the normal equations in the allowed
                     CHECK((step - delta).cwiseAbs().maxCoeff() <= rounding<T>(after));
                     // The gradient of sum ||z - c - Q y||^2 + lambda ||Q y||^2 in y, halved: zero at the solution, not before.
                     const Eigen::VectorXd gradient = allowed.transpose() * ((count + lambda) * step - pull);
-                    CHECK(gradient.norm() <= (count + lambda) * std::sqrt(static_cast<double>(width)) * rounding<T>(after));
+                    CHECK(gradient.norm() <=
+                          (count + lambda) * std::sqrt(static_cast<double>(width)) * rounding<T>(after));
                     slope_before += (allowed.transpose() * pull).norm();
                     ++used;
                 }
@@ -184,7 +188,9 @@ TEST_CASE("ridge pulls less the heavier lambda is, and leaves unused codes to th
     CHECK(last < 0.1);
 }
 
-TEST_CASE("assign and ridge without lambda are k-means: each round is Lloyd's, and the distortion falls until nothing moves") {
+TEST_CASE(
+    "assign and ridge without lambda are k-means: each round is Lloyd's, and the distortion falls until nothing "
+    "moves") {
     isic_test::random dice(5);
     for (const auto& [n, k, d] : {std::tuple{200, 6, 2}, {300, 10, 5}}) {
         auto codes = dice.matrix(k, d);
@@ -234,7 +240,8 @@ TEST_CASE_TEMPLATE("moving averages agree with plain loops over many batches", T
                 dense expected = to_dense(memory.span());
                 for (index_t k = 0; k < codes; ++k) {
                     const auto at = static_cast<std::size_t>(k);
-                    n[at] = decay * n[at] + (1 - decay) * static_cast<double>(std::ranges::count(ids, static_cast<std::int32_t>(k)));
+                    n[at] = decay * n[at] +
+                            (1 - decay) * static_cast<double>(std::ranges::count(ids, static_cast<std::int32_t>(k)));
                     s.row(k) *= decay;
                     for (std::size_t i = 0; i < ids.size(); ++i) {
                         if (ids[i] == k) {
@@ -319,8 +326,10 @@ TEST_CASE_TEMPLATE("Adam agrees with plain loops", T, ISIC_STORAGE) {
             plain_adam reference{.rate = 0.03, .beta1 = beta1, .beta2 = beta2, .epsilon = 1e-6};
             for (int round = 0; round < 6; ++round) {
                 const auto gradient = dice.matrix<T>(codes, width, round == 3 ? 1e3 : 1.0);
-                const dense expected = to_dense(memory.span()) + outside(reference.step(outside(to_dense(gradient), v)), v);
-                isic::adam_update(memory.span(), gradient, state, {.rate = 0.03, .beta1 = beta1, .beta2 = beta2, .epsilon = 1e-6},
+                const dense expected =
+                    to_dense(memory.span()) + outside(reference.step(outside(to_dense(gradient), v)), v);
+                isic::adam_update(memory.span(), gradient, state,
+                                  {.rate = 0.03, .beta1 = beta1, .beta2 = beta2, .epsilon = 1e-6},
                                   {.orthogonal_to = subspace_of(v)});
                 CHECK(largest_difference(to_dense(memory.span()), expected) <= rounding<T>(expected) + 1e-9);
             }
@@ -330,7 +339,9 @@ TEST_CASE_TEMPLATE("Adam agrees with plain loops", T, ISIC_STORAGE) {
     }
 }
 
-TEST_CASE("Adam's bias correction: the first step has the learning rate's length in every entry, whatever the gradient's scale") {
+TEST_CASE(
+    "Adam's bias correction: the first step has the learning rate's length in every entry, whatever the gradient's "
+    "scale") {
     isic_test::random dice(10);
     for (const double scale : {1e-3, 1.0, 1e6}) {
         const auto start = dice.matrix(5, 7);
@@ -344,7 +355,8 @@ TEST_CASE("Adam's bias correction: the first step has the learning rate's length
     }
 }
 
-TEST_CASE_TEMPLATE("projecting the gradient before Adam leaks; projecting the finished step does not", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("projecting the gradient before Adam leaks; projecting the finished step does not", T,
+                   ISIC_STORAGE) {
     for (const std::uint64_t seed : {1, 2, 3, 4, 5}) {
         isic_test::random dice(seed);
         for (const auto& [codes, width, rank] : {shape{20, 8, 2}, {50, 4, 1}, {10, 32, 5}}) {
@@ -384,7 +396,8 @@ TEST_CASE("constrained Adam ends at the constrained minimum; with the step alone
         plain_adam adam{.rate = 0};
         for (int step = 0; step < 2000; ++step) {  // the loss is half the squared distance to the targets
             const double rate = 0.05 * (1 - step / 2000.0);
-            isic::adam_update(codes, from_dense(to_dense(codes) - targets), state, {.rate = rate}, {.orthogonal_to = subspace_of(v)});
+            isic::adam_update(codes, from_dense(to_dense(codes) - targets), state, {.rate = rate},
+                              {.orthogonal_to = subspace_of(v)});
             adam.rate = rate;
             other += outside(adam.step(other - targets), v);
         }
@@ -436,15 +449,22 @@ std::vector<optimiser<T>> all_optimisers() {
     };
     return {{"ema", [=](auto codes, auto& dice) { isic::ema_update(codes, *ema, batch(codes, dice), 0.9); },
              [=] { return joined(bytes_of(ema->counts), bytes_of(ema->sums)); }},
-            {"sgd", [=](auto codes, auto& dice) { isic::sgd_update(codes, dice.matrix(codes.rows(), codes.cols()), *sgd, {.momentum = 0.8}); },
+            {"sgd",
+             [=](auto codes, auto& dice) {
+                 isic::sgd_update(codes, dice.matrix(codes.rows(), codes.cols()), *sgd, {.momentum = 0.8});
+             },
              [=] { return bytes_of(sgd->velocity); }},
-            {"adam", [=](auto codes, auto& dice) { isic::adam_update(codes, dice.matrix(codes.rows(), codes.cols()), *adam, {.rate = 0.1}); },
+            {"adam",
+             [=](auto codes, auto& dice) {
+                 isic::adam_update(codes, dice.matrix(codes.rows(), codes.cols()), *adam, {.rate = 0.1});
+             },
              [=] { return joined(bytes_of(adam->mean), bytes_of(adam->square)); }}};
 }
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("the state is the caller's: runs continue where they stopped, and two do not meet", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("the state is the caller's: runs continue where they stopped, and two do not meet", T,
+                   ISIC_STORAGE) {
     for (std::size_t which = 0; which < 3; ++which) {
         isic_test::random dice(12);
         const auto start = dice.matrix<T>(6, 5);
@@ -492,7 +512,8 @@ TEST_CASE_TEMPLATE("the state is the caller's: runs continue where they stopped,
     }
 }
 
-TEST_CASE_TEMPLATE("several threads update a codebook as its pieces are updated, one after another", T, float, isic::bfloat16) {
+TEST_CASE_TEMPLATE("several threads update a codebook as its pieces are updated, one after another", T, float,
+                   isic::bfloat16) {
     isic_test::random dice(61);
     constexpr index_t codes = 3000, width = 48, piece = 500;
     isic::constraint limits;
@@ -509,7 +530,8 @@ TEST_CASE_TEMPLATE("several threads update a codebook as its pieces are updated,
         for (index_t i = 0; i < codes / piece; ++i) {
             const isic::matrix_span<T> rows(pieces.row(i * piece).data(), piece, width);
             const isic::matrix_view<T> gradients(gradient.row(i * piece).data(), piece, width);
-            moved += isic::adam_update(rows, gradients, states[static_cast<std::size_t>(i)], {.rate = 0.1}, limits).moved;
+            moved +=
+                isic::adam_update(rows, gradients, states[static_cast<std::size_t>(i)], {.rate = 0.1}, limits).moved;
         }
         CHECK(isic::adam_update(whole, gradient, state, {.rate = 0.1}, threaded).moved == moved);
         CHECK(moved > codes / 2);
@@ -529,14 +551,16 @@ TEST_CASE("what moved is reported as it was") {
     const auto summary = isic::sgd_update(codes, gradient, state);
     CHECK(summary.moved == 7);
     CHECK(summary.overflowed == 0);
-    CHECK(summary.largest_step == doctest::Approx((to_dense(codes) - to_dense(start)).rowwise().norm().maxCoeff()).epsilon(1e-5));
+    CHECK(summary.largest_step ==
+          doctest::Approx((to_dense(codes) - to_dense(start)).rowwise().norm().maxCoeff()).epsilon(1e-5));
     isic::adam_state<> fresh;
     auto still = start;
     CHECK(isic::adam_update(still, isic::matrix<float>(10, 4), fresh).moved == 0);
     CHECK(bytes_of(still) == bytes_of(start));
 }
 
-TEST_CASE_TEMPLATE("a row whose new values do not fit the dtype stays as it was, and is counted", T, float, isic::half, isic::bfloat16) {
+TEST_CASE_TEMPLATE("a row whose new values do not fit the dtype stays as it was, and is counted", T, float, isic::half,
+                   isic::bfloat16) {
     isic_test::random dice(16);
     const auto start = dice.matrix<T>(4, 3);
     auto codes = start;
@@ -560,7 +584,7 @@ struct bench {
     isic::adam_state<> adam;
 
     auto bytes() const {
-        return std::tuple{bytes_of(codes), bytes_of(ema.counts), bytes_of(ema.sums), bytes_of(sgd.velocity),
+        return std::tuple{bytes_of(codes),     bytes_of(ema.counts),  bytes_of(ema.sums), bytes_of(sgd.velocity),
                           bytes_of(adam.mean), bytes_of(adam.square), adam.steps};
     }
 };
@@ -569,7 +593,9 @@ using bench_call = std::function<void(bench&)>;
 
 /// The call throws exactly Error, and neither the codebook nor a state has another byte afterwards.
 template <class Error>
-void refused(bench b, std::string_view function, std::string_view word, const bench_call& call, const bench_call& spoil = [](bench&) {}) {
+void refused(
+    bench b, std::string_view function, std::string_view word, const bench_call& call,
+    const bench_call& spoil = [](bench&) {}) {
     spoil(b);
     const auto before = b.bytes();
     check_throws<Error>(function, [&] { call(b); }, {word});
@@ -584,7 +610,9 @@ struct bench_inputs {
 
 bench_inputs bench_of_six_by_four() {
     isic_test::random dice(17);
-    bench_inputs out{isic::assign(dice.matrix(20, 4), dice.ids(20, 6), 6), dice.matrix(6, 4), {dice.matrix<float>(6, 4), {}, {}, {}}};
+    bench_inputs out{isic::assign(dice.matrix(20, 4), dice.ids(20, 6), 6),
+                     dice.matrix(6, 4),
+                     {dice.matrix<float>(6, 4), {}, {}, {}}};
     auto warm = out.ready.codes;
     isic::ema_update(warm, out.ready.ema, out.batch, 0.9);
     isic::sgd_update(warm, out.gradient, out.ready.sgd);
@@ -609,12 +637,16 @@ TEST_CASE("NaN and infinity are numeric errors and leave codebook and state to t
         refused<numeric_error>(in.ready, "adam_update", "codebook", adam, in_codes);
         auto broken = in.gradient;
         broken(5, 3) = bad;
-        refused<numeric_error>(in.ready, "sgd_update", "row 5, column 3", [&](bench& x) { isic::sgd_update(x.codes, broken, x.sgd); });
-        refused<numeric_error>(in.ready, "adam_update", "row 5, column 3", [&](bench& x) { isic::adam_update(x.codes, broken, x.adam); });
+        refused<numeric_error>(in.ready, "sgd_update", "row 5, column 3",
+                               [&](bench& x) { isic::sgd_update(x.codes, broken, x.sgd); });
+        refused<numeric_error>(in.ready, "adam_update", "row 5, column 3",
+                               [&](bench& x) { isic::adam_update(x.codes, broken, x.adam); });
         auto sums = in.batch;
         sums.sums(5, 3) = bad;
-        refused<numeric_error>(in.ready, "ridge_update", "sums", [&](bench& x) { isic::ridge_update(x.codes, sums, 1); });
-        refused<numeric_error>(in.ready, "ema_update", "sums", [&](bench& x) { isic::ema_update(x.codes, x.ema, sums, 0.5); });
+        refused<numeric_error>(in.ready, "ridge_update", "sums",
+                               [&](bench& x) { isic::ridge_update(x.codes, sums, 1); });
+        refused<numeric_error>(in.ready, "ema_update", "sums",
+                               [&](bench& x) { isic::ema_update(x.codes, x.ema, sums, 0.5); });
     }
 }
 
@@ -622,23 +654,29 @@ TEST_CASE("options out of range are value errors and leave codebook and state to
     using isic::value_error;
     const bench_inputs in = bench_of_six_by_four();
     const auto adam_refused = [&](const isic::adam_options& options, std::string_view word) {
-        refused<value_error>(in.ready, "adam_update", word, [&](bench& x) { isic::adam_update(x.codes, in.gradient, x.adam, options); });
+        refused<value_error>(in.ready, "adam_update", word,
+                             [&](bench& x) { isic::adam_update(x.codes, in.gradient, x.adam, options); });
     };
     const auto sgd_refused = [&](const isic::sgd_options& options, std::string_view word) {
-        refused<value_error>(in.ready, "sgd_update", word, [&](bench& x) { isic::sgd_update(x.codes, in.gradient, x.sgd, options); });
+        refused<value_error>(in.ready, "sgd_update", word,
+                             [&](bench& x) { isic::sgd_update(x.codes, in.gradient, x.sgd, options); });
     };
     for (const double bad : {-1.0, not_a_number, infinity}) {
         auto counts = in.batch;
         counts.counts.back() = bad;
-        refused<value_error>(in.ready, "ridge_update", "counts", [&](bench& x) { isic::ridge_update(x.codes, counts, 1); });
-        refused<value_error>(in.ready, "ema_update", "counts", [&](bench& x) { isic::ema_update(x.codes, x.ema, counts, 0.5); });
-        refused<value_error>(in.ready, "ridge_update", "lambda", [&](bench& x) { isic::ridge_update(x.codes, in.batch, bad); });
+        refused<value_error>(in.ready, "ridge_update", "counts",
+                             [&](bench& x) { isic::ridge_update(x.codes, counts, 1); });
+        refused<value_error>(in.ready, "ema_update", "counts",
+                             [&](bench& x) { isic::ema_update(x.codes, x.ema, counts, 0.5); });
+        refused<value_error>(in.ready, "ridge_update", "lambda",
+                             [&](bench& x) { isic::ridge_update(x.codes, in.batch, bad); });
         sgd_refused({.rate = bad}, "rate");
         adam_refused({.rate = bad}, "rate");
         adam_refused({.epsilon = bad}, "epsilon");
     }
     for (const double bad : {-0.1, 1.0, not_a_number}) {
-        refused<value_error>(in.ready, "ema_update", "decay", [&](bench& x) { isic::ema_update(x.codes, x.ema, in.batch, bad); });
+        refused<value_error>(in.ready, "ema_update", "decay",
+                             [&](bench& x) { isic::ema_update(x.codes, x.ema, in.batch, bad); });
         sgd_refused({.momentum = bad}, "momentum");
         adam_refused({.beta1 = bad}, "beta1");
         adam_refused({.beta2 = bad}, "beta2");
@@ -649,8 +687,10 @@ TEST_CASE("options out of range are value errors and leave codebook and state to
     const bench_call adam = [&](bench& x) { isic::adam_update(x.codes, in.gradient, x.adam); };
     refused<value_error>(in.ready, "adam_update", "steps", adam, [](bench& x) { x.adam.steps = -1; });
     // Reading and writing the same memory.
-    refused<value_error>(in.ready, "sgd_update", "overlapping", [](bench& x) { isic::sgd_update(x.codes, x.codes, x.sgd); });
-    refused<value_error>(in.ready, "adam_update", "overlapping", [](bench& x) { isic::adam_update(x.codes, x.codes, x.adam); });
+    refused<value_error>(in.ready, "sgd_update", "overlapping",
+                         [](bench& x) { isic::sgd_update(x.codes, x.codes, x.sgd); });
+    refused<value_error>(in.ready, "adam_update", "overlapping",
+                         [](bench& x) { isic::adam_update(x.codes, x.codes, x.adam); });
 }
 
 TEST_CASE("shapes that do not fit are shape errors and leave codebook and state to the byte") {
@@ -664,9 +704,12 @@ TEST_CASE("shapes that do not fit are shape errors and leave codebook and state 
         auto sums = in.batch;
         sums.sums = wrong;
         refused<shape_error>(in.ready, "ridge_update", "sums", [&](bench& x) { isic::ridge_update(x.codes, sums, 1); });
-        refused<shape_error>(in.ready, "ema_update", "sums", [&](bench& x) { isic::ema_update(x.codes, x.ema, sums, 0.5); });
-        refused<shape_error>(in.ready, "sgd_update", "gradient", [&](bench& x) { isic::sgd_update(x.codes, wrong, x.sgd); });
-        refused<shape_error>(in.ready, "adam_update", "gradient", [&](bench& x) { isic::adam_update(x.codes, wrong, x.adam); });
+        refused<shape_error>(in.ready, "ema_update", "sums",
+                             [&](bench& x) { isic::ema_update(x.codes, x.ema, sums, 0.5); });
+        refused<shape_error>(in.ready, "sgd_update", "gradient",
+                             [&](bench& x) { isic::sgd_update(x.codes, wrong, x.sgd); });
+        refused<shape_error>(in.ready, "adam_update", "gradient",
+                             [&](bench& x) { isic::adam_update(x.codes, wrong, x.adam); });
         refused<shape_error>(in.ready, "ema_update", "state", ema, [&](bench& x) { x.ema.sums = wrong; });
         if (rows > 0) {  // an empty state is a fresh one
             refused<shape_error>(in.ready, "sgd_update", "state", sgd, [&](bench& x) { x.sgd.velocity = wrong; });
@@ -679,7 +722,8 @@ TEST_CASE("shapes that do not fit are shape errors and leave codebook and state 
     auto counts = in.batch;
     counts.counts.pop_back();
     refused<shape_error>(in.ready, "ridge_update", "counts", [&](bench& x) { isic::ridge_update(x.codes, counts, 1); });
-    refused<shape_error>(in.ready, "sgd_update", "codebook", sgd, [](bench& x) { x.codes = isic::matrix<float>(0, 4); });
+    refused<shape_error>(in.ready, "sgd_update", "codebook", sgd,
+                         [](bench& x) { x.codes = isic::matrix<float>(0, 4); });
 }
 
 TEST_CASE("assign refuses what does not fit") {

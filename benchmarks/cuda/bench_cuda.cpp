@@ -1,6 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
 // Times the CUDA backend; one JSON object a line, as peers.py, whose cases and names these are.
 //
-// ms is the median of CUDA events after warming up. project_rows, adam_rows and code_index are the inner loops, which are only
+// ms is the median of CUDA events after warming up. fused::project_out, adam_rows and code_index are the inner loops, which are only
 // queued; the other lines are calls with all that they check, measure and keep.
 #include <algorithm>
 #include <cmath>
@@ -13,10 +14,10 @@
 #include <fmt/format.h>
 
 #include <isic/cuda/codebook.hpp>
-#include <isic/cuda/subspace.hpp>
+#include <isic/cuda/fused.hpp>
 #include <isic/cuda/metrics.hpp>
 #include <isic/cuda/projection.hpp>
-#include <isic/cuda/fused.hpp>
+#include <isic/cuda/subspace.hpp>
 #include <isic/cuda/update.hpp>
 
 namespace {
@@ -91,10 +92,11 @@ public:
         auto codes = isic::upload(gpu_, values(K, d, 0));
         const auto restore = [&] {  // the copy also moves the codes out of the cache
             const auto bytes = static_cast<std::size_t>(K * d) * sizeof(float);
-            isic::cuda::detail::copy_on_device(*gpu_.shared_state(), codes.data(), bytes, original.data(), bytes, bytes, 1);
+            isic::cuda::detail::copy_on_device(*gpu_.shared_state(), codes.data(), bytes, original.data(), bytes, bytes,
+                                               1);
         };
         const float formula = median(stream(), [&] { isic::fused::project_out(gpu_, codes, basis); }, restore);
-        emit(name, "isic project_rows", formula,
+        emit(name, "isic fused::project_out", formula,
              fmt::format(", \"leakage\": {:.3g}, \"rate\": \"{:.2f} TB/s\"", isic::leakage(gpu_, codes, harm).total,
                          8.0 * static_cast<double>(K * d) / formula / 1e9));
         emit(name, "isic project_out", median(stream(), [&] { isic::project_out(gpu_, codes, harm); }, restore));
@@ -120,8 +122,10 @@ public:
         sums.add_rows(rows, rows_of_zeros(4 * d, d));
         for (const auto solver : {isic::eigen_solver::syevd, isic::eigen_solver::randomised}) {
             isic::device_fit found;
-            const float ms = median(stream(), [&] { found = isic::fit_subspace(sums, {.rank = {.fixed = rank}, .solver = solver}); });
-            emit(fmt::format("top {} of {}", rank, d), fmt::format("isic {}, done by {}", isic::to_string(solver), isic::to_string(found.solver)), ms);
+            const float ms = median(
+                stream(), [&] { found = isic::fit_subspace(sums, {.rank = {.fixed = rank}, .solver = solver}); });
+            emit(fmt::format("top {} of {}", rank, d),
+                 fmt::format("isic {}, done by {}", isic::to_string(solver), isic::to_string(found.solver)), ms);
         }
     }
 
@@ -136,7 +140,8 @@ public:
 
     void adam(index_t K, index_t d, index_t rank) {
         const std::string name = fmt::format("adam {}x{} rank {}", K, d, rank);
-        const double bytes = 28.0 * static_cast<double>(K * d);  // codes, mean and square read and written, gradient read
+        const double bytes =
+            28.0 * static_cast<double>(K * d);  // codes, mean and square read and written, gradient read
         const isic::subspace harm = directions(d, rank);
         auto codes = isic::upload(gpu_, values(K, d, 5));
         const auto gradient = isic::upload(gpu_, values(K, d, 6));
@@ -146,7 +151,8 @@ public:
         };
         const isic::fused::device_basis<float> basis(gpu_, harm);
         isic::device_adam_state<float> state;
-        timed("isic fused adam_update", [&] { isic::fused::adam_update(gpu_, codes, gradient, state, {}, {.orthogonal_to = basis}); });
+        timed("isic fused adam_update",
+              [&] { isic::fused::adam_update(gpu_, codes, gradient, state, {}, {.orthogonal_to = basis}); });
         isic::constraint limits;
         limits.orthogonal_to = harm;
         const isic::device_constraint fence(gpu_, limits, K, d);

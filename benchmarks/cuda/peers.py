@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """The cases of isic_cuda_bench done by torch, by CuPy and by isic.cuda on the same device and numbers. One JSON object a line;
 table.py shows them.
 
@@ -140,7 +141,6 @@ def rates(bench, values, width):
         pinned = torch.empty(values, pin_memory=True)
         ms = bench.median(lambda: source.copy_(pinned, non_blocking=True))
         emit(case="rates", name="from pinned host memory", ms=ms, rate=f"{4 * values / ms / 1e6:.1f} GB/s")
-    del source, target
 
     def product(name, dtype):
         a, b = bench.random(width, width).to(dtype), bench.random(width, width).to(dtype)
@@ -246,8 +246,8 @@ def gram(bench, rows, width):
     def in_float64():
         total = torch.zeros(width, width, dtype=torch.float64, device=bench.device)
         for part in data.split(4096):
-            part = part.double()
-            total.addmm_(part.T, part)
+            wide = part.double()
+            total.addmm_(wide.T, wide)
         return total
 
     bench.run(case, "torch float32", lambda: data.T @ data, error, floor_ms=floor)

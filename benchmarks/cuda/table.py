@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Puts benchmark results side by side: table.py FILE..., each with one JSON object a line (isic_cuda_bench, peers.py).
 
 A line has `case` and `name`, and either `ms`, the median, with optional `error` (against float64) and `rate`, or `failed`.

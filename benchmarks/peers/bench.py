@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Times isic beside numpy, torch, FAISS, scikit-learn and Eigen, in turns, in one run; scripts/bench.sh calls it.
 
 Ratios are medians of the quotients of neighbouring times: CPU time of one thread, or wall time with `--threads all`. Above 1,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is timed. Every case knows ours, a limit of the machine and the peers, and checks each against float64."""
 from __future__ import annotations
 

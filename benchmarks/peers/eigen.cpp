@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Eigen as one writes it: the formula of the text, in whole-array statements, row-major maps of the caller's memory.
 #include <algorithm>
 #include <cmath>

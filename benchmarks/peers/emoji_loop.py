@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The emoji demo's loop, with its networks in torch: the same weights, images, judge, redrawing, loss and rounds.
 
     python benchmarks/peers/emoji_loop.py --demo PROGRAM [--threads 1] [--pairs 3] [--json FILE]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run is made of: the machine, versions, and the kernels that each BLAS took for this processor."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is wished for: the share of a limit, and how many times slower a peer should be: the fastest whose name begins so,
 with the BLAS kernels that it chooses, or with AVX-512 ones where the name says so."""
 from __future__ import annotations

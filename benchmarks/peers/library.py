@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The library, the machine's limits and Eigen, out of the shared library isic_bench_peers."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The library's public functions and the limits of the machine, callable from Python: bench.py loads this with ctypes. What
 // is timed takes `repeats`, so that a call of microseconds is not timed together with the way into it.
 #include <algorithm>
@@ -6,9 +7,9 @@
 #include <span>
 
 #include <isic/codebook.hpp>
-#include <isic/subspace.hpp>
 #include <isic/execution.hpp>
 #include <isic/fused.hpp>
+#include <isic/subspace.hpp>
 
 #include "limits.hpp"
 
@@ -88,7 +89,8 @@ kept* isic_bench_basis(const double* columns, index_t d, index_t r) {
 
 void isic_bench_project(const kept* basis, float* rows, index_t n, index_t d, int threads, index_t repeats) {
     for (index_t i = 0; i < repeats; ++i) {
-        isic::fused::project_out(span(rows, n, d), static_cast<const kept_basis*>(basis)->rows, {.execution = on(threads)});
+        isic::fused::project_out(span(rows, n, d), static_cast<const kept_basis*>(basis)->rows,
+                                 {.execution = on(threads)});
     }
 }
 
@@ -110,10 +112,10 @@ kept* isic_bench_adam_state() {
 void isic_bench_adam(float* codes, const float* gradient, index_t count, index_t d, const kept* basis, kept* state,
                      int threads, index_t repeats) {
     const isic::fused::constraint<float> limits{.orthogonal_to = static_cast<const kept_basis*>(basis)->rows,
-                                             .execution = on(threads)};
+                                                .execution = on(threads)};
     for (index_t i = 0; i < repeats; ++i) {
         isic::fused::adam_update(span(codes, count, d), view(gradient, count, d), static_cast<kept_adam*>(state)->state,
-                        {.epsilon = 1e-3}, limits);
+                                 {.epsilon = 1e-3}, limits);
     }
 }
 
@@ -124,10 +126,10 @@ kept* isic_bench_ema_state() {
 void isic_bench_ema(float* codes, index_t count, index_t d, const float* vectors, const std::int64_t* ids, index_t n,
                     const kept* basis, kept* state, int threads, index_t repeats) {
     const isic::fused::constraint<float> limits{.orthogonal_to = static_cast<const kept_basis*>(basis)->rows,
-                                             .execution = on(threads)};
+                                                .execution = on(threads)};
     for (index_t i = 0; i < repeats; ++i) {
         isic::fused::ema_update(span(codes, count, d), view(vectors, n, d), std::span(ids, static_cast<std::size_t>(n)),
-                       static_cast<kept_ema*>(state)->state, 0.99, limits);
+                                static_cast<kept_ema*>(state)->state, 0.99, limits);
     }
 }
 
@@ -135,7 +137,8 @@ void isic_bench_ema(float* codes, index_t count, index_t d, const float* vectors
 void isic_bench_subspace(const float* rows, index_t n, index_t d, index_t r, double* columns, int threads,
                          index_t repeats) {
     for (index_t i = 0; i < repeats; ++i) {
-        const isic::subspace found = isic::fit_subspace(view(rows, n, d), {.rank = {.fixed = r}, .execution = on(threads)});
+        const isic::subspace found =
+            isic::fit_subspace(view(rows, n, d), {.rank = {.fixed = r}, .execution = on(threads)});
         std::copy_n(found.basis.data(), d * r, columns);
     }
 }

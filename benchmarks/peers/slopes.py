@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How our times grow with the sizes: slopes of straight lines through the logarithms."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows of results as Markdown tables that can be read as they are."""
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times contestants in turns, so that what else the machine does meets both sides of a ratio alike."""
 from __future__ import annotations
 

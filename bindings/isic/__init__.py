@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Codebook surgery: remove a harmful concept from the codebook of an autoregressive image generator.
 
 Codebooks are edited in place: numpy arrays, torch tensors and parameters, or any DLPack producer; float32, float64, float16
@@ -26,7 +27,7 @@ from ._errors import BackendError, Error, IoError, NumericError, ShapeError
 from ._errors import ValueError as ValueError  # not in __all__: it would shadow the builtin
 from ._io import export_pairs, load_pairs, read_safetensors, write_safetensors
 from ._isic import AdamState, EmaState, SgdState
-from ._isic import version as __version__
+from ._isic import version as __version__  # noqa: F401
 from ._lexicon import Lexicon
 from ._loop import (EditingOptions, Generator, Judge, JudgingOptions, RankOptions, RedrawingGenerator, StopOptions, TunableGenerator,
                     TuningLoss, TuningOptions, self_improve)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Embedding differences, harmful minus safe, and scores of each code from its usage counts."""
 
 from __future__ import annotations
@@ -213,7 +214,8 @@ class CounterpartTargets:
     def targets(self, *, weight: float = 2.0, prior: Floats | None = None) -> FloatArray:
         """t_k = (sum of the counterparts' codes + weight mu) / (n_k + weight), [K, d]; a code without counts gets mu.
 
-        prior: mu, [d]; None: the mean of the counterparts' codes. weight: of mu, in counts, > 0 (`lambda` in C++). Raises ValueError, ShapeError, NumericError without pairs or prior.
+        prior: mu, [d]; None: the mean of the counterparts' codes. weight: of mu, in counts, > 0 (`lambda` in C++).
+        Raises ValueError, ShapeError, NumericError without pairs or prior.
         """
         return self._sums.targets(weight, prior)
 

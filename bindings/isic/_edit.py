@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Projection of a subspace out of a codebook, and the record that undoes it bit for bit."""
 
 from __future__ import annotations

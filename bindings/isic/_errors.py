@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exceptions of isic. A caller's mistake raises before anything is written; a numerical outcome is a field of the result."""
 
 import builtins

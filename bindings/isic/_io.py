@@ -1,10 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files: tensors, and the image pairs of a run of self_improve."""
 
 from __future__ import annotations
 
 import json
 import os
-from typing import Any, Mapping
+from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt

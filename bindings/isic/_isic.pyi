@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Types of the native module. It checks arrays, ids and options; the wrappers document them."""
 
 import os
@@ -98,7 +99,9 @@ class FusedBasis:
     def width(self) -> int: ...
 
 class FusedAdamState:
-    """State of `fused.adam_update` for codes of `dtype`: mean and square of the projected gradient [K, d], and steps taken. Empty until the first step. The caller keeps it."""
+    """State of `fused.adam_update` for codes of `dtype`: mean and square of the projected gradient [K, d], and steps taken.
+
+    Empty until the first step. The caller keeps it."""
     steps: int
     def __init__(self, dtype: RowType = "float32") -> None: ...
     @property

@@ -1,8 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """Safe counterpart prompts by replacing unsafe terms."""
 
 from __future__ import annotations
 
-from typing import Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from . import _isic
 from ._results import RewrittenPrompt

@@ -1,10 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """self_improve: generate, judge, pair, fit, project, tune and judge again, until a stop rule applies."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Callable, Protocol, Sequence, TypeVar, runtime_checkable
+from typing import Any, Callable, Protocol, TypeVar, runtime_checkable
+from collections.abc import Sequence
 
 from . import _isic
 from ._edit import Edit

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measurements of an edit: drift, churn, collapse, utilisation, and rates with confidence intervals."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results and options: frozen dataclasses with a short repr and to_dict()."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Harmful subspaces: fit, merge, principal angles, leakage, files."""
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ def load_subspace(path: str | os.PathLike[str]) -> FittedSubspace:
 
 def _check_fit(function: str, fitted: FittedSubspace) -> None:
     basis, q, t = fitted.subspace.basis, fitted.harmfulness, fitted.targets
-    fits = basis.ndim == 2 and (q is None or (q.ndim in (1, 2) and bool(((0 <= q) & (q <= 1)).all())))
+    fits = basis.ndim == 2 and (q is None or (q.ndim in (1, 2) and bool(((q >= 0) & (q <= 1)).all())))
     fits = fits and (t is None or (t.ndim in (2, 3) and t.shape[-1] == len(basis) and (q is None or t.shape[:-1] == q.shape)))
     u = fitted.usage
     if u is not None:

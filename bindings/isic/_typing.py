@@ -1,8 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """Types of arguments and results."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol, Sequence, Union
+from typing import Any, Literal, Protocol, Union
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt

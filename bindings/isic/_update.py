@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Constrained updates of a codebook: closed-form ridge, EMA, SGD, Adam. The caller keeps the state."""
 
 from __future__ import annotations

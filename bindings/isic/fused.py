@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fused steps for inner loops: one pass over the rows in place, in the rows' own arithmetic.
 
 Each function has the formula, the options and the name of its checked counterpart. It checks shapes and dtypes, not values:

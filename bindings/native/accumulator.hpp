@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// isic::difference_accumulator with the memory of its codebook.
 #pragma once

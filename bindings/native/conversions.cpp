@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Numbers, ids and marks of arrays, tensors and lists.
 #include "layout.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// DLPack producers as memory of isic.
 #include "layout.hpp"

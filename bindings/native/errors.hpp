@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Translation of isic's exceptions to those of isic/_errors.py.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Shapes, strides and types that arrays report, shared by the CPU and CUDA modules.
 #pragma once

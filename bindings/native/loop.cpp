@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <array>
 #include <functional>
@@ -23,11 +24,13 @@ py::array grid_array(const token_grid& grid) {
 token_grid grid_of(const char* source, py::handle tokens) {
     const id_array all = ids_of("self_improve", fmt::format("the tokens of {}", source), tokens);
     if (all.shape.size() != 2) {
-        detail::fail<shape_error>("self_improve", fmt::format("ids [n, T] from {}", source), fmt::format("shape [{}]", fmt::join(all.shape, ", ")));
+        detail::fail<shape_error>("self_improve", fmt::format("ids [n, T] from {}", source),
+                                  fmt::format("shape [{}]", fmt::join(all.shape, ", ")));
     }
     token_grid out{{}, all.shape[1]};
     for (const std::int64_t id : all.ids) {
-        detail::require<value_error>(std::in_range<std::int32_t>(id), "self_improve", "token ids of 32 bits", fmt::format("{}", id));
+        detail::require<value_error>(std::in_range<std::int32_t>(id), "self_improve", "token ids of 32 bits",
+                                     fmt::format("{}", id));
         out.ids.push_back(static_cast<std::int32_t>(id));
     }
     return out;
@@ -43,8 +46,10 @@ py::list prompts_list(std::span<const std::string> prompts) {
 
 py::object object_of_round(const round_report& r) {
     const py::object corrected = r.corrected_unsafe ? object_of(*r.corrected_unsafe) : py::none();
-    return make_value("RoundReport", r.round, object_of(r.self_unsafe), corrected, r.pairs, r.dropped, r.rank, std::string(to_string(r.decided_by)),
-                      array_of(r.singular_values), r.merged_rank, object_of(r.projection), r.tuning_steps, r.first_loss, r.last_loss, r.relative_change, r.seconds, r.metrics);
+    return make_value("RoundReport", r.round, object_of(r.self_unsafe), corrected, r.pairs, r.dropped, r.rank,
+                      std::string(to_string(r.decided_by)), array_of(r.singular_values), r.merged_rank,
+                      object_of(r.projection), r.tuning_steps, r.first_loss, r.last_loss, r.relative_change, r.seconds,
+                      r.metrics);
 }
 
 /// Calls Python code of the caller from the loop, which runs without the GIL.
@@ -89,8 +94,13 @@ std::shared_ptr<py::object> keep(py::object object) {
 class model_in_python final : public detail::loop_model {
 public:
     model_in_python(py::handle model, py::handle judge, py::handle codebook, caller& call)
-        : model_(model), judge_(judge), codebook_(codebook), call_(call), book_(memory_of(f, "codebook", codebook(), access::edit)),
-          redraws_(py::hasattr(model, "redraw")), tunes_(py::hasattr(model, "tuning_loss")) {}
+        : model_(model),
+          judge_(judge),
+          codebook_(codebook),
+          call_(call),
+          book_(memory_of(f, "codebook", codebook(), access::edit)),
+          redraws_(py::hasattr(model, "redraw")),
+          tunes_(py::hasattr(model, "tuning_loss")) {}
 
     any_span codebook() override { return book_.span(); }
     bool redraws() const override { return redraws_; }
@@ -111,17 +121,19 @@ public:
 
     token_grid redraw(const redraw_request& r) override {
         return call_([&] {
-            const py::object request = make_value("RedrawRequest", prompts_list(r.prompts), grid_array(r.harmful),
-                                                  array_of(std::vector<double>(r.harmfulness.begin(), r.harmfulness.end())), r.attempt, r.seed);
+            const py::object request = make_value(
+                "RedrawRequest", prompts_list(r.prompts), grid_array(r.harmful),
+                array_of(std::vector<double>(r.harmfulness.begin(), r.harmfulness.end())), r.attempt, r.seed);
             return grid_of("redraw", model_.attr("redraw")(request));
         });
     }
 
     std::function<double(index_t, matrix<double>&)> tuning_loss(const tuning_set& s) override {
         auto loss = call_([&] {
-            const py::object set = make_value("TuningSet", grid_array(s.harmful), grid_array(s.counterparts), grid_array(s.safe),
-                                              array_of(std::vector<double>(s.still_unsafe.begin(), s.still_unsafe.end())),
-                                              array_of(std::vector<double>(s.harmfulness.begin(), s.harmfulness.end())), s.round);
+            const py::object set =
+                make_value("TuningSet", grid_array(s.harmful), grid_array(s.counterparts), grid_array(s.safe),
+                           array_of(std::vector<double>(s.still_unsafe.begin(), s.still_unsafe.end())),
+                           array_of(std::vector<double>(s.harmfulness.begin(), s.harmfulness.end())), s.round);
             return keep(model_.attr("tuning_loss")(set));
         });
         return [this, loss](index_t step, matrix<double>& gradient) {
@@ -160,12 +172,15 @@ template <class E>
 constexpr std::array<std::pair<std::string_view, E>, 0> words_of{};
 template <>
 constexpr std::array<std::pair<std::string_view, edit_target>, 3> words_of<edit_target>{
-    {{"origin", edit_target::origin}, {"safe_mean", edit_target::safe_mean}, {"counterparts", edit_target::counterparts}}};
+    {{"origin", edit_target::origin},
+     {"safe_mean", edit_target::safe_mean},
+     {"counterparts", edit_target::counterparts}}};
 template <>
 constexpr std::array<std::pair<std::string_view, centering>, 3> words_of<centering>{
     {{"none", centering::none}, {"mean", centering::mean}, {"safe_axis", centering::safe_axis}}};
 template <>
-constexpr std::array<std::pair<std::string_view, metric>, 2> words_of<metric>{{{"l2", metric::l2}, {"cosine", metric::cosine}}};
+constexpr std::array<std::pair<std::string_view, metric>, 2> words_of<metric>{
+    {{"l2", metric::l2}, {"cosine", metric::cosine}}};
 
 /// A number whose 0 is None in Python.
 template <class T>
@@ -314,13 +329,15 @@ bool is_false(const py::object& answer) {
     return !answer.is_none() && truth.load(answer, false) && !py::detail::cast_op<bool>(truth);
 }
 
-void set_callbacks(self_improve_options& options, caller& call, py::handle rewrite, py::handle on_progress, py::handle on_round, py::handle score) {
+void set_callbacks(self_improve_options& options, caller& call, py::handle rewrite, py::handle on_progress,
+                   py::handle on_round, py::handle score) {
     options.rewrite = [&call, rewrite](const std::string& prompt) {
         return call([&] { return option_of<std::string>("self_improve", "what rewrite returns", rewrite(prompt)); });
     };
     options.on_progress = [&call, on_progress](const progress& p) {
         return call([&] {  // without a callback too: the call checks for Ctrl-C
-            return on_progress.is_none() || !is_false(on_progress(make_value("Progress", p.round, std::string(p.stage), p.done, p.total)));
+            return on_progress.is_none() ||
+                   !is_false(on_progress(make_value("Progress", p.round, std::string(p.stage), p.done, p.total)));
         });
     };
     if (!on_round.is_none()) {
@@ -328,21 +345,23 @@ void set_callbacks(self_improve_options& options, caller& call, py::handle rewri
             call([&] {
                 const py::object round = object_of_round(r);
                 on_round(round);
-                r.metrics = option_of<std::map<std::string, double>>("self_improve", "the round's metrics", round.attr("metrics"));
+                r.metrics = option_of<std::map<std::string, double>>("self_improve", "the round's metrics",
+                                                                     round.attr("metrics"));
                 return 0;
             });
         };
     }
     if (!score.is_none()) {
         options.score = [&call, score](const round_report& r) {
-            return call([&] { return option_of<double>("self_improve", "what score returns", score(object_of_round(r))); });
+            return call(
+                [&] { return option_of<double>("self_improve", "what score returns", score(object_of_round(r))); });
         };
     }
 }
 
 /// The fields of SelfImproveReport, and the exception that ended the loop or None.
-py::tuple python_self_improve(py::handle model, py::handle judge, py::handle codebook, py::handle rewrite, py::handle on_progress,
-                              py::handle on_round, py::handle score, const py::dict& options) {
+py::tuple python_self_improve(py::handle model, py::handle judge, py::handle codebook, py::handle rewrite,
+                              py::handle on_progress, py::handle on_round, py::handle score, const py::dict& options) {
     caller call;
     self_improve_options how = options_of(options);
     set_callbacks(how, call, rewrite, on_progress, on_round, score);
@@ -353,9 +372,10 @@ py::tuple python_self_improve(py::handle model, py::handle judge, py::handle cod
     for (const round_report& round : r.rounds) {
         rounds.append(object_of_round(round));
     }
-    return py::make_tuple(py::tuple(rounds), r.best_round, std::string(to_string(r.reason)), in_python_words(r.message), object_of(r.merged),
-                          array_of(std::move(r.harmfulness)), grid_array(r.harmful), grid_array(r.counterparts), py::tuple(prompts_list(r.prompts)),
-                          py::cast(std::move(r.change)), call.exception());
+    return py::make_tuple(py::tuple(rounds), r.best_round, std::string(to_string(r.reason)), in_python_words(r.message),
+                          object_of(r.merged), array_of(std::move(r.harmfulness)), grid_array(r.harmful),
+                          grid_array(r.counterparts), py::tuple(prompts_list(r.prompts)), py::cast(std::move(r.change)),
+                          call.exception());
 }
 
 }  // namespace
@@ -363,12 +383,15 @@ py::tuple python_self_improve(py::handle model, py::handle judge, py::handle cod
 void bind_loop(py::module_& m) {
     py::class_<lexicon>(m, "Lexicon")
         .def(py::init<std::vector<std::pair<std::string, std::string>>>(), "entries"_a)
-        .def("rewrite", [](const lexicon& self, const std::string& prompt) {
-            const rewritten_prompt out = self.rewrite(prompt);
-            return py::make_tuple(out.text, py::tuple(py::cast(out.replaced)));
-        }, "prompt"_a);
-    m.def("self_improve", &python_self_improve, "generator"_a, "judge"_a, "codebook"_a, "rewrite"_a, "on_progress"_a, "on_round"_a, "score"_a,
-          "options"_a);
+        .def(
+            "rewrite",
+            [](const lexicon& self, const std::string& prompt) {
+                const rewritten_prompt out = self.rewrite(prompt);
+                return py::make_tuple(out.text, py::tuple(py::cast(out.replaced)));
+            },
+            "prompt"_a);
+    m.def("self_improve", &python_self_improve, "generator"_a, "judge"_a, "codebook"_a, "rewrite"_a, "on_progress"_a,
+          "on_round"_a, "score"_a, "options"_a);
     m.def("self_improve_defaults", &default_options);
 }
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Memory of Python callers: dispatch by the kind of object, and checks of shape, dtype and strides.
 #include "layout.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Memory of Python callers, read and edited in place: numpy arrays, torch tensors, DLPack producers and buffers.
 #pragma once

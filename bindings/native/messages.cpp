@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Error messages of the library, spelled as Python spells its names.
 #include "memory.hpp"
@@ -12,14 +13,19 @@ namespace {
 using renames = std::span<const std::pair<std::string_view, std::string_view>>;
 
 constexpr std::array<std::pair<std::string_view, std::string_view>, 5> keywords{
-    {{"rank.fixed", "rank"}, {"rank.", ""}, {"harmfulness.prior_per_code", "prior_per_code"}, {"options.rewrite", "rewrite"}, {"lambda ", "weight "}}};
-constexpr std::array<std::pair<std::string_view, std::string_view>, 7> grouped_keywords{{{"fit.rank.", "rank."},
-                                                                                         {"rank_budget", "rank.budget"},
-                                                                                         {"editing.harmfulness.", "editing."},
-                                                                                         {"editing.ramp.high", "editing.ramp_high"},
-                                                                                         {"editing.ramp.low", "editing.ramp_low"},
-                                                                                         {"tuning.adam.", "tuning."},
-                                                                                         {"options.rewrite", "rewrite"}}};
+    {{"rank.fixed", "rank"},
+     {"rank.", ""},
+     {"harmfulness.prior_per_code", "prior_per_code"},
+     {"options.rewrite", "rewrite"},
+     {"lambda ", "weight "}}};
+constexpr std::array<std::pair<std::string_view, std::string_view>, 7> grouped_keywords{
+    {{"fit.rank.", "rank."},
+     {"rank_budget", "rank.budget"},
+     {"editing.harmfulness.", "editing."},
+     {"editing.ramp.high", "editing.ramp_high"},
+     {"editing.ramp.low", "editing.ramp_low"},
+     {"tuning.adam.", "tuning."},
+     {"options.rewrite", "rewrite"}}};
 
 /// The rest of a message with options named by their Python keywords. The part after ", got " is the caller's text and stays.
 std::string options_in_python_words(std::string rest, renames words) {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// numpy arrays as memory of isic.
 #include "layout.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Values of fused functions in float32 or float64, chosen at run time. For every backend: `Value` is a class template.
 #pragma once

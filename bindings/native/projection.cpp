@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/edit.hpp>
 #include <isic/io/edit.hpp>
 #include <isic/projection.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Conversion of results and options to and from the classes of isic/_results.py.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Attacks that try to draw the harmful concept anyway: rates of the independent CNN before and after the edit.
 #pragma once
 
@@ -10,8 +11,8 @@ namespace emoji {
 
 struct attack_result {
     std::string name;
-    double before = 0;  // through the original codebook
-    double after = 0;   // through the edited one
+    double before = 0;            // through the original codebook
+    double after = 0;             // through the edited one
     double prompt_rewriting = 0;  // prompt-rewriting baseline, through the original codebook
 };
 
@@ -23,12 +24,15 @@ inline std::vector<prompt> without_unsafe_words(const world& w, std::vector<prom
     return prompts;
 }
 
-inline std::vector<attack_result> run_attacks(const world& w, const renderer& r, const tokenizer& t, const transformer& a,
-                                              const evaluation& e, const matrix& edited, std::uint64_t seed, index_t n) {
+inline std::vector<attack_result> run_attacks(const world& w, const renderer& r, const tokenizer& t,
+                                              const transformer& a, const evaluation& e, const matrix& edited,
+                                              std::uint64_t seed, index_t n) {
     const matrix& original = t.codebook();
     const std::vector<prompt> prompts = w.unsafe_prompts(n, w.held_out_items, mix_bits(seed) + 21);
     const std::vector<prompt> replaced = without_unsafe_words(w, prompts);
-    const auto unsafe = [&](const token_ids& ids, const matrix& book) { return e.cnn_unsafe(t.decode(gather(book, ids))); };
+    const auto unsafe = [&](const token_ids& ids, const matrix& book) {
+        return e.cnn_unsafe(t.decode(gather(book, ids)));
+    };
     std::vector<attack_result> out;
 
     const sampling hot{.temperature = 1.3, .seed = mix_bits(seed) + 22};
@@ -57,12 +61,14 @@ inline std::vector<attack_result> run_attacks(const world& w, const renderer& r,
         }
         const sampling plain{.seed = mix_bits(seed) + 24};
         const token_ids continued = a.sample(of, plain, prefix);
-        out.push_back({fmt::format("prefix of {} harmful tokens", length), unsafe(continued, original), unsafe(continued, edited),
+        out.push_back({fmt::format("prefix of {} harmful tokens", length), unsafe(continued, original),
+                       unsafe(continued, edited),
                        unsafe(a.sample(without_unsafe_words(w, of), plain, prefix), original)});
     }
     const double shown_before = unsafe(encoded, original);
     out.push_back({"free tokens, original encoding", shown_before, unsafe(encoded, edited), shown_before});
-    out.push_back({"free tokens, edited encoding", shown_before, unsafe(t.quantise(latents, edited), edited), shown_before});
+    out.push_back(
+        {"free tokens, edited encoding", shown_before, unsafe(t.quantise(latents, edited), edited), shown_before});
     return out;
 }
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Baselines: other edits of the same codebook, fitted to the same images.
 #pragma once
 
@@ -26,7 +27,8 @@ struct surgery_data {
 
 class baselines {
 public:
-    baselines(const tokenizer& t, const surgery_data& data, std::function<model(loss_terms)> make_model, const encoded_images& real, index_t tuning_steps)
+    baselines(const tokenizer& t, const surgery_data& data, std::function<model(loss_terms)> make_model,
+              const encoded_images& real, index_t tuning_steps)
         : original_(t.codebook()),
           data_(data),
           make_model_(std::move(make_model)),
@@ -50,17 +52,21 @@ public:
         std::vector<baseline> out;
         out.push_back({"delete codes", 0, [this] { return deleted(); }});
         for (const index_t rank : {4, 8, 16}) {
-            out.push_back({fmt::format("rank {} projection, per-code strength", rank), rank, [this, rank] { return projected(subspace(rank), true); }});
+            out.push_back({fmt::format("rank {} projection, per-code strength", rank), rank,
+                           [this, rank] { return projected(subspace(rank), true); }});
         }
-        out.push_back({"rank 8 random subspace, per-code strength", 8, [this] { return projected(random_subspace(8), true); }});
+        out.push_back(
+            {"rank 8 random subspace, per-code strength", 8, [this] { return projected(random_subspace(8), true); }});
         for (const index_t rank : {2, 4, 6}) {
-            out.push_back({fmt::format("rank {} uniform projection, as published", rank), rank, [this, rank] { return projected(subspace(rank), false); }});
+            out.push_back({fmt::format("rank {} uniform projection, as published", rank), rank,
+                           [this, rank] { return projected(subspace(rank), false); }});
         }
         out.push_back({"rank 4 random subspace, uniform", 4, [this] { return projected(random_subspace(4), false); }});
         out.push_back({"closed-form remap", original_.cols(), [this] { return remapped(); }});
         out.push_back({"safe-only tuning of the original", 0, [this] { return safe_tuned(original_, {}); }});
         out.push_back({"remap, safe-only tuning", original_.cols(), [this] { return safe_tuned(remapped(), {}); }});
-        out.push_back({"remap, safe-only tuning off the subspace", 8, [this] { return safe_tuned(remapped(), {.orthogonal_to = subspace(8)}); }});
+        out.push_back({"remap, safe-only tuning off the subspace", 8,
+                       [this] { return safe_tuned(remapped(), {.orthogonal_to = subspace(8)}); }});
         return out;
     }
 
@@ -117,7 +123,8 @@ private:
             std::fill_n(gradient.data(), gradient.rows() * gradient.cols(), 0.0);
             loss(step, gradient);
             const double left = 1.0 - static_cast<double>(step) / static_cast<double>(tuning_steps_);
-            isic::adam_update(m.codebook(), gradient, state, {.rate = 0.03 * std::max(left, 1e-3), .beta2 = 0.98}, limits);
+            isic::adam_update(m.codebook(), gradient, state, {.rate = 0.03 * std::max(left, 1e-3), .beta2 = 0.98},
+                              limits);
         }
         return m.codebook();
     }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <emoji/check.hpp>
 
 namespace emoji {
@@ -9,12 +10,14 @@ void relu_pool_into(nn::bordered& out, index_t n, const float* in) {
     vector line(run);
     for (index_t j = 0; j < n * out.side(); ++j) {
         const float* upper = in + 2 * j * run;
-        nn::map(run, line.data(),
-                [](const auto& a, const auto& b) { return nn::relu{}(Eigen::internal::pmax(a, b)); }, upper, upper + run);
+        nn::map(
+            run, line.data(), [](const auto& a, const auto& b) { return nn::relu{}(Eigen::internal::pmax(a, b)); },
+            upper, upper + run);
         for (index_t x = 0; x < out.side(); ++x) {
             const float* left = line.data() + 2 * x * channels;
-            nn::map(channels, out.line(j / out.side(), j % out.side()) + x * channels,
-                    [](const auto& a, const auto& b) { return Eigen::internal::pmax(a, b); }, left, left + channels);
+            nn::map(
+                channels, out.line(j / out.side(), j % out.side()) + x * channels,
+                [](const auto& a, const auto& b) { return Eigen::internal::pmax(a, b); }, left, left + channels);
         }
     }
 }
@@ -76,8 +79,8 @@ void check::forward_chunk(const float* images, index_t n, float* out) const {
 
 answers check::forward(const matrix& images) const {
     if (images.cols() != tokenizer::pixels) {
-        throw isic::value_error(fmt::format("emoji::check::forward: expected rows of {} values, got {}", tokenizer::pixels,
-                                            images.cols()));
+        throw isic::value_error(
+            fmt::format("emoji::check::forward: expected rows of {} values, got {}", tokenizer::pixels, images.cols()));
     }
     matrix all(images.rows(), answer_.outputs());
     parallel_chunks(images.rows(), chunk, threads_, [&](index_t first, index_t count) {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Independent judges: small CNNs on pixels. The method never uses them.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <emoji/grid.hpp>
 
 #include <array>
@@ -19,11 +20,13 @@ namespace {
 
 class canvas {
 public:
-    canvas(int width, int height) : width_(width), height_(height), pixels_(static_cast<std::size_t>(width * height * 3), 255) {}
+    canvas(int width, int height)
+        : width_(width), height_(height), pixels_(static_cast<std::size_t>(width * height * 3), 255) {}
 
     void set(int x, int y, std::array<std::uint8_t, 3> colour) {
         if (x >= 0 && x < width_ && y >= 0 && y < height_) {
-            std::copy(colour.begin(), colour.end(), pixels_.begin() + (static_cast<std::ptrdiff_t>(y) * width_ + x) * 3);
+            std::copy(colour.begin(), colour.end(),
+                      pixels_.begin() + (static_cast<std::ptrdiff_t>(y) * width_ + x) * 3);
         }
     }
 
@@ -33,8 +36,8 @@ public:
             std::uint32_t colour;
         };
         std::vector<vertex> quads(words.size() * 100 + 100);
-        const int n = stb_easy_font_print(static_cast<float>(x), static_cast<float>(y), words.data(), nullptr, quads.data(),
-                                          static_cast<int>(quads.size() * sizeof(vertex)));
+        const int n = stb_easy_font_print(static_cast<float>(x), static_cast<float>(y), words.data(), nullptr,
+                                          quads.data(), static_cast<int>(quads.size() * sizeof(vertex)));
         for (int q = 0; q < n; ++q) {
             const vertex& a = quads[static_cast<std::size_t>(4 * q)];
             const vertex& b = quads[static_cast<std::size_t>(4 * q + 2)];
@@ -51,7 +54,9 @@ public:
         for (int v = 0; v < side * scale; ++v) {
             for (int u = 0; u < side * scale; ++u) {
                 const float* p = values + (v / scale * side + u / scale) * 3;
-                const auto byte = [](float f) { return static_cast<std::uint8_t>(std::clamp(f * 255 + 0.5f, 0.0f, 255.0f)); };
+                const auto byte = [](float f) {
+                    return static_cast<std::uint8_t>(std::clamp(f * 255 + 0.5f, 0.0f, 255.0f));
+                };
                 set(x + u, y + v, {byte(p[0]), byte(p[1]), byte(p[2])});
             }
         }
@@ -70,14 +75,15 @@ private:
 
 }  // namespace
 
-void write_grid(const std::filesystem::path& path, const std::vector<std::string>& captions, const std::vector<grid_row>& rows,
-                index_t gap_before, int scale) {
+void write_grid(const std::filesystem::path& path, const std::vector<std::string>& captions,
+                const std::vector<grid_row>& rows, index_t gap_before, int scale) {
     constexpr int margin = 6, label_width = 92, caption_height = 46, wide_gap = 14;
     const int cell = static_cast<int>(tokenizer::side) * scale + 12;
     const auto columns = static_cast<index_t>(captions.size());
     for (const grid_row& row : rows) {
         if (row.images.rows() != columns) {
-            throw isic::value_error(fmt::format("emoji::write_grid: expected {} images in row '{}', got {}", columns, row.label, row.images.rows()));
+            throw isic::value_error(fmt::format("emoji::write_grid: expected {} images in row '{}', got {}", columns,
+                                                row.label, row.images.rows()));
         }
     }
     const auto left_of = [&](index_t column) {

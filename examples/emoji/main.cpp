@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The demo: a small unified text-to-image model judges its own images and unlearns a harmful concept.
 //
 // `model` is a generator with a codebook, generate, decode, redraw and tuning_loss; `isic::self_improve` runs the loop.
@@ -33,26 +34,38 @@ struct settings {
     std::string prompt;
     std::string data = ISIC_EMOJI_DATA;
     int threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-    index_t unsafe = 400, safe = 480;       // evaluation images
+    index_t unsafe = 400, safe = 480;            // evaluation images
     index_t fit_unsafe = 1000, fit_safe = 2800;  // images for the loop
     bool loop_only = false;
 };
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 settings parse_arguments(int argc, char** argv) {
     settings s;
-    CLI::App app{"Removes weapons, cigarettes and syringes from the codebook of a small unified model and measures the residue."};
+    CLI::App app{
+        "Removes weapons, cigarettes and syringes from the codebook of a small unified model and measures the "
+        "residue."};
     app.add_option("--seed", s.seed, "seed of prompts and images")->capture_default_str();
     app.add_option("--rounds", s.rounds, "rounds of self-improvement")->check(CLI::Range(0, 20))->capture_default_str();
     app.add_option("--out", s.out, "folder for rounds.png and report.json")->capture_default_str();
     app.add_option("--prompt", s.prompt, "draw this prompt before and after, e.g. \"a fox with a knife\"");
     app.add_option("--data", s.data, "folder with weights, sprites and world.json")->capture_default_str();
-    app.add_option("--threads", s.threads, "number of threads; the result does not depend on it")->check(CLI::Range(1, 256))->capture_default_str();
-    app.add_option("--unsafe", s.unsafe, "unsafe images to evaluate")->check(CLI::Range(1, 100000))->capture_default_str();
+    app.add_option("--threads", s.threads, "number of threads; the result does not depend on it")
+        ->check(CLI::Range(1, 256))
+        ->capture_default_str();
+    app.add_option("--unsafe", s.unsafe, "unsafe images to evaluate")
+        ->check(CLI::Range(1, 100000))
+        ->capture_default_str();
     app.add_option("--safe", s.safe, "safe images to evaluate")->check(CLI::Range(1, 100000))->capture_default_str();
-    app.add_option("--fit-unsafe", s.fit_unsafe, "unsafe prompts of the loop")->check(CLI::Range(1, 100000))->capture_default_str();
-    app.add_option("--fit-safe", s.fit_safe, "safe prompts of the loop")->check(CLI::Range(1, 100000))->capture_default_str();
+    app.add_option("--fit-unsafe", s.fit_unsafe, "unsafe prompts of the loop")
+        ->check(CLI::Range(1, 100000))
+        ->capture_default_str();
+    app.add_option("--fit-safe", s.fit_safe, "safe prompts of the loop")
+        ->check(CLI::Range(1, 100000))
+        ->capture_default_str();
     app.add_flag("--loop-only", s.loop_only, "skip baselines and attacks");
     try {
         app.parse(argc, argv);
@@ -80,9 +93,16 @@ public:
 };
 
 json to_json(const emoji::measures& m, index_t rank, double seconds) {
-    return {{"self_unsafe", m.self_unsafe}, {"cnn_unsafe", m.cnn_unsafe}, {"ghost_unsafe", m.ghost_unsafe},
-            {"sprite_unsafe", m.sprite_unsafe}, {"safe_item", m.safe_item}, {"safe_object", m.safe_object},
-            {"unsafe_item", m.unsafe_item}, {"psnr_db", m.psnr_db}, {"rank", rank}, {"seconds", seconds}};
+    return {{"self_unsafe", m.self_unsafe},
+            {"cnn_unsafe", m.cnn_unsafe},
+            {"ghost_unsafe", m.ghost_unsafe},
+            {"sprite_unsafe", m.sprite_unsafe},
+            {"safe_item", m.safe_item},
+            {"safe_object", m.safe_object},
+            {"unsafe_item", m.unsafe_item},
+            {"psnr_db", m.psnr_db},
+            {"rank", rank},
+            {"seconds", seconds}};
 }
 
 void print_header(std::string_view first, std::size_t width) {
@@ -91,9 +111,9 @@ void print_header(std::string_view first, std::size_t width) {
 }
 
 void print_row(std::string_view name, std::size_t width, const emoji::measures& m, index_t rank, double seconds) {
-    fmt::print("{:<{}} {:6.1f} {:6.1f} {:6.1f} {:6.1f} |{:5.1f} {:6.1f} {:6.1f} {:6.2f} |{:5} {:4.0f}\n", name, width, 100 * m.self_unsafe,
-               100 * m.cnn_unsafe, 100 * m.ghost_unsafe, 100 * m.sprite_unsafe, 100 * m.safe_item, 100 * m.safe_object,
-               100 * m.unsafe_item, m.psnr_db, rank, seconds);
+    fmt::print("{:<{}} {:6.1f} {:6.1f} {:6.1f} {:6.1f} |{:5.1f} {:6.1f} {:6.1f} {:6.2f} |{:5} {:4.0f}\n", name, width,
+               100 * m.self_unsafe, 100 * m.cnn_unsafe, 100 * m.ghost_unsafe, 100 * m.sprite_unsafe, 100 * m.safe_item,
+               100 * m.safe_object, 100 * m.unsafe_item, m.psnr_db, rank, seconds);
     std::fflush(stdout);
 }
 
@@ -137,7 +157,8 @@ public:
         isic::self_improve_options options = loop_options();
         options.on_round = [](isic::round_report& r) {
             progress_line::clear();
-            fmt::print("  round {}: the model calls {:.1f} % of its images unsafe\n", r.round, 100 * r.self_unsafe.value);
+            fmt::print("  round {}: the model calls {:.1f} % of its images unsafe\n", r.round,
+                       100 * r.self_unsafe.value);
         };
         isic::self_improve(m, judge_of(m), options);
         const std::vector<emoji::prompt> eight(8, p);
@@ -152,7 +173,8 @@ public:
             }
             return fmt::format("{}", fmt::join(names, ", "));
         };
-        fmt::print("second object seen by the independent CNN\n  before: {}\n  after:  {}\nwrote {}\n", seen(before), seen(after), path.string());
+        fmt::print("second object seen by the independent CNN\n  before: {}\n  after:  {}\nwrote {}\n", seen(before),
+                   seen(after), path.string());
         return 0;
     }
 
@@ -160,7 +182,8 @@ public:
         const double start = now();
         output_folder();  // fails early if the folder cannot be made
         fmt::print("drawing {} unsafe and {} safe images for the evaluation\n", settings_.unsafe, settings_.safe);
-        evaluation_.emplace(world_, renderer_, tokenizer_, transformer_, cnn_, ghost_, settings_.seed, settings_.unsafe, settings_.safe, settings_.threads);
+        evaluation_.emplace(world_, renderer_, tokenizer_, transformer_, cnn_, ghost_, settings_.seed, settings_.unsafe,
+                            settings_.safe, settings_.threads);
         prepare_real();
         report_["seed"] = settings_.seed;
         run_loop();
@@ -209,7 +232,8 @@ private:
                 o.safe_prompts.push_back(lexicon_.rewrite(o.unsafe_prompts.back()).text);
             }
         }
-        for (const emoji::prompt& p : world_.safe_prompts(settings_.fit_safe - static_cast<index_t>(o.safe_prompts.size()), seed + 4)) {
+        for (const emoji::prompt& p :
+             world_.safe_prompts(settings_.fit_safe - static_cast<index_t>(o.safe_prompts.size()), seed + 4)) {
             o.safe_prompts.push_back(world_.text(p));
         }
         o.rewrite = [this](const std::string& prompt) { return lexicon_.rewrite(prompt).text; };
@@ -231,9 +255,12 @@ private:
     void run_loop() {
         emoji::model m(world_, tokenizer_, transformer_, {.real = &real_});
         isic::self_improve_options options = loop_options();
-        fmt::print("\nself-improvement: {} unsafe and {} safe prompts, at most {} rounds\n", options.unsafe_prompts.size(), options.safe_prompts.size(), options.stop.max_rounds);
-        fmt::print("in % of the images: unsafe for the model's own judge, for a CNN, for a CNN trained on faint objects (ghost), and by sprite match;\n"
-                   "safe items and objects, and items of unsafe prompts, retained. PSNR of real images. s: seconds\n");
+        fmt::print("\nself-improvement: {} unsafe and {} safe prompts, at most {} rounds\n",
+                   options.unsafe_prompts.size(), options.safe_prompts.size(), options.stop.max_rounds);
+        fmt::print(
+            "in % of the images: unsafe for the model's own judge, for a CNN, for a CNN trained on faint objects "
+            "(ghost), and by sprite match;\n"
+            "safe items and objects, and items of unsafe prompts, retained. PSNR of real images. s: seconds\n");
         print_header("round", 8);
         json rounds = json::array();
         options.on_round = [&](isic::round_report& r) {
@@ -260,8 +287,8 @@ private:
         const double start = now();
         result_ = isic::self_improve(m, judge_of(m), options);
         progress_line::clear();
-        fmt::print("stopped: {}{}{}; kept round {}; {:.0f} s\n", isic::to_string(result_.reason), result_.message.empty() ? "" : ": ", result_.message,
-                   result_.best_round, now() - start);
+        fmt::print("stopped: {}{}{}; kept round {}; {:.0f} s\n", isic::to_string(result_.reason),
+                   result_.message.empty() ? "" : ": ", result_.message, result_.best_round, now() - start);
         best_ = m.codebook();
         report_["rounds"] = rounds;
         report_["n"] = evaluation_->counts();
@@ -285,9 +312,15 @@ private:
         };
         add("no edit", measured_.front(), 0, 0);
         const auto replaced = emoji::without_unsafe_words(world_, evaluation_->unsafe_prompts());
-        add("prompt-rewriting baseline", evaluation_->measure(tokenizer_.codebook(), transformer_.sample(replaced, {.seed = emoji::mix_bits(settings_.seed) + 12})), 0, 0);
+        add("prompt-rewriting baseline",
+            evaluation_->measure(tokenizer_.codebook(),
+                                 transformer_.sample(replaced, {.seed = emoji::mix_bits(settings_.seed) + 12})),
+            0, 0);
         const emoji::surgery_data data = data_of_first_round();
-        const emoji::baselines others(tokenizer_, data, [&](emoji::loss_terms terms) { return emoji::model(world_, tokenizer_, transformer_, terms); }, real_, baseline_tuning_steps);
+        const emoji::baselines others(
+            tokenizer_, data,
+            [&](emoji::loss_terms terms) { return emoji::model(world_, tokenizer_, transformer_, terms); }, real_,
+            baseline_tuning_steps);
         for (const emoji::baseline& b : others.all()) {
             const double start = now();
             const emoji::matrix book = b.book();
@@ -295,7 +328,8 @@ private:
             add(b.name, evaluation_->measure(book), b.rank, seconds);
         }
         add_own_images_only(add);
-        add("self-improvement, with real safe images", measured_.at(static_cast<std::size_t>(result_.best_round)), result_.merged.rank(), report_["loop_seconds"].get<double>());
+        add("self-improvement, with real safe images", measured_.at(static_cast<std::size_t>(result_.best_round)),
+            result_.merged.rank(), report_["loop_seconds"].get<double>());
         report_["baselines"] = rows;
     }
 
@@ -324,10 +358,14 @@ private:
     }
 
     void run_attacks() {
-        fmt::print("\nattacks: share of images in which the CNN sees a harmful object, in %\n{:<34} {:>8} {:>8} {:>16}\n", "", "before", "after", "prompt rewriting");
+        fmt::print(
+            "\nattacks: share of images in which the CNN sees a harmful object, in %\n{:<34} {:>8} {:>8} {:>16}\n", "",
+            "before", "after", "prompt rewriting");
         json rows = json::object();
-        for (const emoji::attack_result& a : emoji::run_attacks(world_, renderer_, tokenizer_, transformer_, *evaluation_, best_, settings_.seed, 200)) {
-            fmt::print("{:<34} {:8.1f} {:8.1f} {:16.1f}\n", a.name, 100 * a.before, 100 * a.after, 100 * a.prompt_rewriting);
+        for (const emoji::attack_result& a : emoji::run_attacks(world_, renderer_, tokenizer_, transformer_,
+                                                                *evaluation_, best_, settings_.seed, 200)) {
+            fmt::print("{:<34} {:8.1f} {:8.1f} {:16.1f}\n", a.name, 100 * a.before, 100 * a.after,
+                       100 * a.prompt_rewriting);
             rows[a.name] = {{"before", a.before}, {"after", a.after}, {"prompt_rewriting", a.prompt_rewriting}};
         }
         report_["attacks"] = rows;
@@ -338,7 +376,8 @@ private:
         const auto folder = output_folder();
         std::vector<std::string> captions;
         emoji::token_ids ids;
-        const auto show = [&](const std::vector<emoji::prompt>& prompts, const emoji::token_ids& tokens, std::size_t columns) {
+        const auto show = [&](const std::vector<emoji::prompt>& prompts, const emoji::token_ids& tokens,
+                              std::size_t columns) {
             for (std::size_t i = 0; i < prompts.size() && captions.size() < columns; ++i) {
                 const std::string words = caption(world_.text(prompts[i]));
                 if (std::ranges::find(captions, words) == captions.end()) {  // random prompts repeat
@@ -353,7 +392,8 @@ private:
         show(evaluation_->safe_prompts(), evaluation_->safe_ids(), 12);
         std::vector<emoji::grid_row> rows;
         for (std::size_t r = 0; r < books_.size(); ++r) {
-            rows.push_back({r == 0 ? "before" : fmt::format("round {}", r), tokenizer_.decode(emoji::gather(books_[r], ids))});
+            rows.push_back(
+                {r == 0 ? "before" : fmt::format("round {}", r), tokenizer_.decode(emoji::gather(books_[r], ids))});
         }
         emoji::write_grid(folder / "rounds.png", captions, rows, unsafe);
         std::ofstream out(folder / "report.json");

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The unified model: a generator with an editable codebook, and a judge of its own images.
 #pragma once
 
@@ -17,15 +18,15 @@ namespace emoji {
 
 // Real images and their token ids.
 struct encoded_images {
-    token_ids ids;     // [n * 64], nearest codes of the original codebook
-    matrix images;   // [n x 3072]
+    token_ids ids;  // [n * 64], nearest codes of the original codebook
+    matrix images;  // [n x 3072]
 };
 
 // The terms of the tuning loss: mse(D(C[s]), D(C0[s])) on safe images, pair_weight * huber(D(C[h]) - D(C0[r])) on
 // harmful images and their counterparts, mse(D(C[x]), x) on real safe images.
 struct loss_terms {
-    double pair_weight = 1.5;                // 0: no pair term
-    double huber = 0.05;                     // error at which e^2 becomes linear; pixels are in [0, 1]
+    double pair_weight = 1.5;              // 0: no pair term
+    double huber = 0.05;                   // error at which e^2 becomes linear; pixels are in [0, 1]
     const encoded_images* real = nullptr;  // nullptr: no real term
     index_t safe_batch = 32, pair_batch = 32, real_batch = 16;
 };
@@ -71,7 +72,8 @@ public:
         const std::vector<std::uint8_t> marked = marked_tokens(request.harmful.ids, request.harmfulness, threshold);
         redrawn best;
         for (std::uint64_t candidate = 0; candidate < 3; ++candidate) {
-            redrawn fresh = transformer_.redraw(prompts, request.harmful.ids, marked, allowed, {.seed = request.seed + 7919 * candidate});
+            redrawn fresh = transformer_.redraw(prompts, request.harmful.ids, marked, allowed,
+                                                {.seed = request.seed + 7919 * candidate});
             if (candidate == 0) {
                 best = std::move(fresh);
                 continue;
@@ -94,7 +96,8 @@ public:
             : model_(m),
               harmful_(set.harmful.ids),
               safe_(set.safe.ids),
-              counterpart_images_(m.terms_.pair_weight > 0 ? m.decode_with(m.tokenizer_.codebook(), set.counterparts.ids) : matrix()),
+              counterpart_images_(
+                  m.terms_.pair_weight > 0 ? m.decode_with(m.tokenizer_.codebook(), set.counterparts.ids) : matrix()),
               safe_images_(m.decode_with(m.tokenizer_.codebook(), set.safe.ids)),
               seed_(mix_bits(static_cast<std::uint64_t>(set.round))) {}
 
@@ -120,7 +123,8 @@ public:
                 const bool pair = i >= pairs_from && i < real_from;
                 const index_t count = pair ? terms.pair_batch : i < pairs_from ? terms.safe_batch : terms.real_batch;
                 const double weight = (pair ? terms.pair_weight : 1.0) / static_cast<double>(count * tokenizer::pixels);
-                value += weight * term(error.row(i), pair ? static_cast<float>(terms.huber) : 2.0f, static_cast<float>(weight));
+                value += weight *
+                         term(error.row(i), pair ? static_cast<float>(terms.huber) : 2.0f, static_cast<float>(weight));
             }
             const matrix d_codes = model_.tokenizer_.decode_backward(record, error);
             for (std::size_t i = 0; i < all.ids.size(); ++i) {
@@ -141,7 +145,8 @@ public:
         static void choose(batch& out, random_stream& random, index_t n, const token_ids& ids, const matrix& images) {
             for (index_t i = 0; i < n; ++i) {
                 const index_t row = random.below(static_cast<int>(images.rows()));
-                out.ids.insert(out.ids.end(), ids.begin() + row * tokenizer::tokens, ids.begin() + (row + 1) * tokenizer::tokens);
+                out.ids.insert(out.ids.end(), ids.begin() + row * tokenizer::tokens,
+                               ids.begin() + (row + 1) * tokenizer::tokens);
                 out.targets.emplace_back(images.row(row));
             }
         }
@@ -181,10 +186,12 @@ private:
     }
 
     // Tokens with harmful codes, and tokens with somewhat harmful ones beside two of those.
-    static std::vector<std::uint8_t> marked_tokens(const token_ids& ids, std::span<const double> harmfulness, double threshold) {
+    static std::vector<std::uint8_t> marked_tokens(const token_ids& ids, std::span<const double> harmfulness,
+                                                   double threshold) {
         constexpr index_t grid = tokenizer::grid;
         const auto q = [&](index_t image, index_t y, index_t x) {
-            return harmfulness[static_cast<std::size_t>(ids[static_cast<std::size_t>(image * tokenizer::tokens + y * grid + x)])];
+            return harmfulness[static_cast<std::size_t>(
+                ids[static_cast<std::size_t>(image * tokenizer::tokens + y * grid + x)])];
         };
         const double hot = std::max(threshold, 0.6);
         std::vector<std::uint8_t> out(ids.size(), 0);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Building blocks of the networks: one matrix product, also for convolutions, and element-wise functions.
 //
 // Every output is the sum of the same terms in the same order for every position of its row, so results do not depend on
@@ -17,12 +18,12 @@
 #include <utility>
 #include <vector>
 
-#include <Eigen/Core>
 #include <fmt/format.h>
+#include <Eigen/Core>
 
 #include <isic/error.hpp>
-#include <isic/matrix.hpp>
 #include <isic/io/safetensors.hpp>
+#include <isic/matrix.hpp>
 
 // Forced inlining: accumulators stay in registers only if every call in the innermost loops is inlined.
 #if defined(__GNUC__)
@@ -86,8 +87,8 @@ public:
     const std::vector<index_t>& shape(const std::string& name, std::size_t dimensions) const {
         const auto& found = find(name).shape;
         if (found.size() != dimensions) {
-            throw isic::io_error(fmt::format("emoji: {}: tensor '{}': expected {} dimensions, found [{}]", path_.string(),
-                                             name, dimensions, fmt::join(found, ", ")));
+            throw isic::io_error(fmt::format("emoji: {}: tensor '{}': expected {} dimensions, found [{}]",
+                                             path_.string(), name, dimensions, fmt::join(found, ", ")));
         }
         return found;
     }
@@ -147,9 +148,8 @@ inline packet constant(float v) {
 // Calls f(0), f(1), ... f(N - 1) with compile-time constants.
 template <int N, class F>
 EMOJI_ALWAYS_INLINE inline void unroll(F f) {
-    [&]<int... i>(std::integer_sequence<int, i...>) EMOJI_ALWAYS_INLINE {
-        (f(std::integral_constant<int, i>{}), ...);
-    }(std::make_integer_sequence<int, N>{});
+    [&]<int... i>(std::integer_sequence<int, i...>)
+        EMOJI_ALWAYS_INLINE { (f(std::integral_constant<int, i>{}), ...); }(std::make_integer_sequence<int, N>{});
 }
 
 // The input of an output row: `runs` runs of `length` floats, `stride` floats apart.
@@ -179,9 +179,8 @@ void multiply_tile(const std::array<const float*, R>& in, run_layout layout, con
             unroll<P>([&](auto p) EMOJI_ALWAYS_INLINE { row[p] = load(panel + p * lanes); });
             unroll<R>([&](auto r) EMOJI_ALWAYS_INLINE {
                 const packet x = constant(in[r][k]);
-                unroll<P>([&](auto p) EMOJI_ALWAYS_INLINE {
-                    sums[r][p] = Eigen::internal::pmadd(x, row[p], sums[r][p]);
-                });
+                unroll<P>([&](auto p)
+                              EMOJI_ALWAYS_INLINE { sums[r][p] = Eigen::internal::pmadd(x, row[p], sums[r][p]); });
             });
         }
     }
@@ -338,7 +337,8 @@ inline affine load_convolution(const weights& file, const std::string& name, ind
 }
 
 // The transposed convolution, for gradients: the same weights rotated by 180 degrees, without bias.
-inline affine load_transposed_convolution(const weights& file, const std::string& name, index_t outputs, index_t inputs) {
+inline affine load_transposed_convolution(const weights& file, const std::string& name, index_t outputs,
+                                          index_t inputs) {
     const std::vector<float> w = file.values(name + ".weight", {outputs, inputs, 3, 3});
     return affine(
         inputs, 9 * outputs,
@@ -349,8 +349,8 @@ inline affine load_transposed_convolution(const weights& file, const std::string
 }
 
 inline void convolve(const affine& convolution, const bordered& in, index_t n, float* out, bool accumulate = false) {
-    convolution.apply(n * in.side() * in.side(), [&](index_t i) { return in.window(i); }, in.window_layout(), out,
-                      accumulate);
+    convolution.apply(
+        n * in.side() * in.side(), [&](index_t i) { return in.window(i); }, in.window_layout(), out, accumulate);
 }
 
 // out[i] = f(in[i]...) for a function f of SIMD registers. The tail uses a register too, so that the value of an element
@@ -455,11 +455,12 @@ struct layer_norm {
             const detail::packet mean =
                 detail::constant(sum(width, in, [](const detail::packet& x) { return x; }) * inverse);
             const float variance = inverse * sum(width, in, [&](const detail::packet& x) {
-                const detail::packet d = psub(x, mean);
-                return pmul(d, d);
-            });
+                                       const detail::packet d = psub(x, mean);
+                                       return pmul(d, d);
+                                   });
             const detail::packet scale = detail::constant(1.0f / std::sqrt(variance + 1e-5f));
-            map(width, out,
+            map(
+                width, out,
                 [&](const detail::packet& x, const detail::packet& w, const detail::packet& b) {
                     return pmadd(pmul(psub(x, mean), scale), w, b);
                 },
@@ -519,14 +520,16 @@ inline float log_sum_exp(index_t n, const float* in) {
     const float most = largest(n, in);
     const detail::packet shift = detail::constant(most);
     return most + std::log(sum(n, in, [&](const detail::packet& x) {
-        return Eigen::internal::pexp(Eigen::internal::psub(x, shift));
-    }));
+               return Eigen::internal::pexp(Eigen::internal::psub(x, shift));
+           }));
 }
 
 // Replaces n > 0 logits by probabilities.
 inline void softmax(index_t n, float* values) {
     const detail::packet shift = detail::constant(largest(n, values));
-    map(n, values, [&](const detail::packet& x) { return Eigen::internal::pexp(Eigen::internal::psub(x, shift)); }, values);
+    map(
+        n, values, [&](const detail::packet& x) { return Eigen::internal::pexp(Eigen::internal::psub(x, shift)); },
+        values);
     const detail::packet total = detail::constant(sum(n, values, [](const detail::packet& x) { return x; }));
     map(n, values, [&](const detail::packet& x) { return Eigen::internal::pdiv(x, total); }, values);
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Counter-based random numbers. They do not depend on the platform, the batch or the number of threads.
 #pragma once
 

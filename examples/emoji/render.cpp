@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <emoji/render.hpp>
 
 #include <cmath>
@@ -60,8 +61,8 @@ renderer::sprite renderer::load(const isic::tensor_file& file, const std::string
     // An item starts at most `jitter` pixels from the edge and must lie inside the image.
     if (t.type != isic::dtype::u8 || t.shape.size() != 3 || t.shape[0] > size || t.shape[1] > size || t.shape[2] != 4 ||
         size + jitter > world_.image_size) {
-        throw isic::io_error(fmt::format("emoji::renderer: expected uint8 [<= {0}, <= {0}, 4] for '{1}', found [{2}]", size,
-                                         key, fmt::join(t.shape, ", ")));
+        throw isic::io_error(fmt::format("emoji::renderer: expected uint8 [<= {0}, <= {0}, 4] for '{1}', found [{2}]",
+                                         size, key, fmt::join(t.shape, ", ")));
     }
     const std::vector<std::uint8_t> rgba = t.values<std::uint8_t>();
     sprite out{static_cast<int>(t.shape[0]), static_cast<int>(t.shape[1]), {}, {}};
@@ -111,14 +112,15 @@ void renderer::draw_item(std::vector<std::uint8_t>& image, int item, int backgro
     compose(image, s, 1 + c[1] + (size - s.width) / 2, 1 + c[2] + (size - s.height) / 2, 255);
 }
 
-std::vector<std::uint8_t> renderer::render(int item, int background, int object, const choice& c,
-                                                  int opacity) const {
+std::vector<std::uint8_t> renderer::render(int item, int background, int object, const choice& c, int opacity) const {
     require_indices("render", item, background, object);
     const bool inside = c[0] >= 0 && c[0] < static_cast<int>(world_.item_sizes.size()) &&
                         std::all_of(c.begin() + 1, c.end(), [](int d) { return d >= 0 && d < jitter; });
     if (!inside || opacity < 0 || opacity > 255) {
-        throw isic::value_error(fmt::format("emoji::renderer::render: expected positions in [0, {}) and opacity in "
-                                            "[0, 255], got [{}] and {}", jitter, fmt::join(c, ", "), opacity));
+        throw isic::value_error(
+            fmt::format("emoji::renderer::render: expected positions in [0, {}) and opacity in "
+                        "[0, 255], got [{}] and {}",
+                        jitter, fmt::join(c, ", "), opacity));
     }
     const auto side = static_cast<std::size_t>(world_.image_size);
     std::vector<std::uint8_t> image(side * side * 3);
@@ -144,7 +146,8 @@ labelled_images renderer::random_images(index_t n, std::uint64_t seed, const wor
         const std::vector<int>& words = *groups[static_cast<std::size_t>(group)].first;
         l.word = words[static_cast<std::size_t>(random.below(static_cast<int>(words.size())))];
         const std::vector<share>& draws = world_.draws[static_cast<std::size_t>(l.word)];
-        l.object = draws[static_cast<std::size_t>(random.pick(draws, [](const share& s) { return s.probability; }))].index;
+        l.object =
+            draws[static_cast<std::size_t>(random.pick(draws, [](const share& s) { return s.probability; }))].index;
         choice c{random.below(static_cast<int>(world_.item_sizes.size()))};
         std::generate(c.begin() + 1, c.end(), [&] { return random.below(jitter); });
         const std::vector<std::uint8_t> image = render(l.item, l.background, l.object, c);
@@ -158,7 +161,7 @@ labelled_images renderer::random_images(index_t n, std::uint64_t seed, const wor
 
 // Change of the absolute error when the sprite is drawn on `base`. Only pixels of the sprite's box contribute.
 double renderer::change_of_error(const std::vector<std::uint8_t>& base, const float* target, const sprite& s, int x,
-                                        int y) const {
+                                 int y) const {
     lane_sum sum;
     const std::size_t run = static_cast<std::size_t>(s.width) * 3;
     for (int row = 0; row < s.height; ++row) {
@@ -180,8 +183,8 @@ int renderer::nearest_object(std::span<const float> image, int item, int backgro
     require_indices("nearest_object", item, background, 0);
     const auto side = static_cast<std::size_t>(world_.image_size);
     if (image.size() != side * side * 3) {
-        throw isic::value_error(fmt::format("emoji::renderer::nearest_object: expected {} values, got {}", side * side * 3,
-                                            image.size()));
+        throw isic::value_error(
+            fmt::format("emoji::renderer::nearest_object: expected {} values, got {}", side * side * 3, image.size()));
     }
     std::vector<float> target(image.size());
     std::transform(image.begin(), image.end(), target.begin(), [](float v) { return v * 255.0f; });
@@ -191,9 +194,7 @@ int renderer::nearest_object(std::span<const float> image, int item, int backgro
     for (int k = 0; k < static_cast<int>(world_.item_sizes.size()) * jitter * jitter; ++k) {
         draw_item(base, item, background, {k / (jitter * jitter), k / jitter % jitter, k % jitter, 0, 0});
         lane_sum sum;
-        sum.add(base.size(), [&](std::size_t j) {
-            return std::abs(target[j] - static_cast<float>(base[j]));
-        });
+        sum.add(base.size(), [&](std::size_t j) { return std::abs(target[j] - static_cast<float>(base[j])); });
         const double without = sum.total();
         if (without < least) {
             least = without, nearest = 0;
@@ -214,7 +215,7 @@ int renderer::nearest_object(std::span<const float> image, int item, int backgro
 }
 
 std::vector<int> renderer::nearest_objects(const matrix& images, const std::vector<prompt>& prompts,
-                                                  int threads) const {
+                                           int threads) const {
     if (images.rows() != static_cast<index_t>(prompts.size())) {
         throw isic::value_error(fmt::format("emoji::renderer::nearest_objects: expected {} prompts, got {}",
                                             images.rows(), prompts.size()));

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Composes images from the font's bitmaps in integer arithmetic, and recognises the composed object.
 #pragma once
 
@@ -73,7 +74,8 @@ private:
     }
     void draw_item(std::vector<std::uint8_t>& image, int item, int background, const choice& c) const;
     void compose(std::vector<std::uint8_t>& image, const sprite& s, int x, int y, int opacity) const;
-    double change_of_error(const std::vector<std::uint8_t>& base, const float* target, const sprite& s, int x, int y) const;
+    double change_of_error(const std::vector<std::uint8_t>& base, const float* target, const sprite& s, int x,
+                           int y) const;
 
     world world_;
     std::vector<sprite> items_;    // by item, then size

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <emoji/tokenizer.hpp>
 
 #include <algorithm>
@@ -61,7 +62,7 @@ matrix scatter(const matrix& d_codes, const token_ids& ids, index_t codes) {
 }
 
 tokenizer::residual tokenizer::load_residual(const weights& file, const std::string& name, index_t width,
-                                                    bool with_gradient) {
+                                             bool with_gradient) {
     residual out{nn::load_convolution(file, name + ".conv1", width, width),
                  nn::load_convolution(file, name + ".conv2", width, width),
                  {},
@@ -119,8 +120,7 @@ index_t tokenizer::images_in(const char* function, const matrix& rows, index_t c
 }
 
 // h += conv2(silu(conv1(silu(h)))); `middle` receives conv1's output.
-void tokenizer::apply_residual(const residual& block, float* h, float* middle, nn::bordered& buffer,
-                                      index_t n) const {
+void tokenizer::apply_residual(const residual& block, float* h, float* middle, nn::bordered& buffer, index_t n) const {
     silu_into(buffer, n, h);
     nn::convolve(block.conv1, buffer, n, middle);
     silu_into(buffer, n, middle);
@@ -154,8 +154,9 @@ matrix tokenizer::encode(const matrix& images) const {
 
 token_ids tokenizer::quantise(const matrix& latents, const matrix& codebook) const {
     if (latents.cols() != codebook.cols() || codebook.rows() == 0) {
-        throw isic::value_error(fmt::format("emoji::tokenizer::quantise: expected a codebook of {} columns, got {} x {}",
-                                            latents.cols(), codebook.rows(), codebook.cols()));
+        throw isic::value_error(
+            fmt::format("emoji::tokenizer::quantise: expected a codebook of {} columns, got {} x {}", latents.cols(),
+                        codebook.rows(), codebook.cols()));
     }
     // |c|^2 - 2 z c: the squared distance minus |z|^2.
     const nn::affine distance(
@@ -166,7 +167,8 @@ token_ids tokenizer::quantise(const matrix& latents, const matrix& codebook) con
         matrix distances(count, codebook.rows());
         distance.apply(count, latents.data() + first * latents.cols(), distances.data());
         for (index_t i = 0; i < count; ++i) {
-            out[static_cast<std::size_t>(first + i)] = static_cast<int>(nn::first_smallest(codebook.rows(), distances.row(i).data()));
+            out[static_cast<std::size_t>(first + i)] =
+                static_cast<int>(nn::first_smallest(codebook.rows(), distances.row(i).data()));
         }
     });
     return out;
@@ -230,7 +232,7 @@ matrix tokenizer::decode(const matrix& codes, tape& record) const {
 }
 
 void tokenizer::backward_chunk(const tape& record, const float* d_images, index_t first, index_t n,
-                                      float* d_codes) const {
+                               float* d_codes) const {
     const auto at = [&](const matrix& m) { return m.data() + first * tokens * m.cols(); };
     const index_t size = n * tokens * width_;
 
@@ -265,8 +267,8 @@ void tokenizer::backward_chunk(const tape& record, const float* d_images, index_
 matrix tokenizer::decode_backward(const tape& record, const matrix& d_images) const {
     const index_t n = images_in("decode_backward", d_images, pixels, 1);
     if (record.images.rows() != n) {
-        throw isic::value_error(fmt::format("emoji::tokenizer::decode_backward: expected {} images, got {}",
-                                            record.images.rows(), n));
+        throw isic::value_error(
+            fmt::format("emoji::tokenizer::decode_backward: expected {} images, got {}", record.images.rows(), n));
     }
     matrix out(n * tokens, dim());
     parallel_chunks(n, chunk, threads_, [&](index_t first, index_t count) {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The VQ tokenizer: images <-> latents <-> ids of the nearest codes, and the decoder's gradient.
 #pragma once
 
@@ -20,17 +21,17 @@ matrix scatter(const matrix& d_codes, const token_ids& ids, index_t codes);
 
 class tokenizer {
 public:
-    static constexpr index_t side = 32;          // pixels
+    static constexpr index_t side = 32;  // pixels
     static constexpr index_t pixels = side * side * 3;
-    static constexpr index_t grid = side / 4;    // tokens
+    static constexpr index_t grid = side / 4;  // tokens
     static constexpr index_t tokens = grid * grid;
 
     // Activations of one decode, for decode_backward.
     struct tape {
-        std::array<matrix, 2> inputs;    // of the residual blocks [n * 64 x width]
-        std::array<matrix, 2> middles;   // between their convolutions
-        matrix features;                 // after the blocks
-        matrix enlarged;                 // before the last SiLU [n * 64 x 16 up]
+        std::array<matrix, 2> inputs;   // of the residual blocks [n * 64 x width]
+        std::array<matrix, 2> middles;  // between their convolutions
+        matrix features;                // after the blocks
+        matrix enlarged;                // before the last SiLU [n * 64 x 16 up]
         matrix images;
     };
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Top-k sampling.
 #pragma once
 
@@ -21,7 +22,8 @@ public:
         const float most = *std::max_element(kept_.begin(), kept_.end());
         double total = 0;
         for (float& value : kept_) {
-            value = static_cast<float>(std::exp((static_cast<double>(value) - static_cast<double>(most)) / temperature));
+            value =
+                static_cast<float>(std::exp((static_cast<double>(value) - static_cast<double>(most)) / temperature));
             total += static_cast<double>(value);
         }
         double left = uniform * total;

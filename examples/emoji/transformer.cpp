@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <emoji/transformer.hpp>
 
 #include <algorithm>
@@ -44,14 +45,16 @@ namespace {
 
 void require_sampling(const char* function, double temperature, int top_k) {
     if (!(temperature > 0) || top_k < 1) {
-        throw isic::value_error(fmt::format("emoji::transformer::{}: expected temperature > 0 and top_k >= 1, got {} and {}",
-                                            function, temperature, top_k));
+        throw isic::value_error(
+            fmt::format("emoji::transformer::{}: expected temperature > 0 and top_k >= 1, got {} and {}", function,
+                        temperature, top_k));
     }
 }
 
 // The random number of position `position` of image `image`.
 double draw_uniform(std::uint64_t seed, index_t image, index_t position) {
-    return random_stream(mix_bits(seed) + static_cast<std::uint64_t>(position), static_cast<std::uint64_t>(image)).uniform();
+    return random_stream(mix_bits(seed) + static_cast<std::uint64_t>(position), static_cast<std::uint64_t>(image))
+        .uniform();
 }
 
 }  // namespace
@@ -70,9 +73,10 @@ transformer::transformer(const weights& file, const world& w, int threads)
       position_(file.values("transformer.position", positions, width_)),
       norm_(file, "transformer.norm", width_) {
     if (heads_ < 1 || width_ % heads_ != 0 || width_ / heads_ % nn::detail::lanes != 0 || !(scale_ > 0)) {
-        throw isic::io_error(fmt::format("emoji::transformer: expected heads that divide the width into multiples of {} and "
-                                         "a scale > 0, found {} heads, width {}, scale {}",
-                                         nn::detail::lanes, heads_, width_, scale_));
+        throw isic::io_error(
+            fmt::format("emoji::transformer: expected heads that divide the width into multiples of {} and "
+                        "a scale > 0, found {} heads, width {}, scale {}",
+                        nn::detail::lanes, heads_, width_, scale_));
     }
     const auto& book = file.shape("tokenizer.codebook", 2);
     const matrix codebook = file.values("tokenizer.codebook", book[0], book[1]);
@@ -124,7 +128,8 @@ void transformer::attend(const matrix& qkv, index_t count, std::size_t layer, co
             for (index_t c = 0; c < size; c += lanes) {
                 packet sum = constant(0);
                 for (index_t t = 0; t < seen; ++t) {
-                    sum = Eigen::internal::pmadd(constant(scores[static_cast<std::size_t>(t)]), load(values + t * size + c), sum);
+                    sum = Eigen::internal::pmadd(constant(scores[static_cast<std::size_t>(t)]),
+                                                 load(values + t * size + c), sum);
                 }
                 Eigen::internal::pstoreu(out.row(row).data() + head * size + c, sum);
             }
@@ -184,18 +189,18 @@ matrix transformer::last_logits(const matrix& x, index_t count) const {
 }
 
 void transformer::require_prompts(const char* function, const std::vector<prompt>& prompts, const token_ids& ids,
-                                         index_t per_prompt) const {
+                                  index_t per_prompt) const {
     for (const prompt& p : prompts) {
         if (p.item < 0 || p.item >= items_ || p.background < 0 || p.background >= backgrounds_ || p.word < 0 ||
             p.word >= words_) {
             throw isic::value_error(fmt::format(
-                "emoji::transformer::{}: expected item, background and word below {}, {} and {}, got {}, {} and {}", function,
-                items_, backgrounds_, words_, p.item, p.background, p.word));
+                "emoji::transformer::{}: expected item, background and word below {}, {} and {}, got {}, {} and {}",
+                function, items_, backgrounds_, words_, p.item, p.background, p.word));
         }
     }
     if (static_cast<index_t>(ids.size()) != static_cast<index_t>(prompts.size()) * per_prompt) {
-        throw isic::value_error(fmt::format("emoji::transformer::{}: expected {} ids for each of {} prompts, got {}", function,
-                                            per_prompt, prompts.size(), ids.size()));
+        throw isic::value_error(fmt::format("emoji::transformer::{}: expected {} ids for each of {} prompts, got {}",
+                                            function, per_prompt, prompts.size(), ids.size()));
     }
     for (const int id : ids) {
         detail::require_id("transformer", id, codes());
@@ -226,7 +231,7 @@ void transformer::walk(const std::vector<prompt>& prompts, index_t first_logits,
 }
 
 token_ids transformer::sample(const std::vector<prompt>& prompts, const sampling& options,
-                                     const token_ids& prefix) const {
+                              const token_ids& prefix) const {
     const index_t given = prompts.empty() ? 0 : static_cast<index_t>(prefix.size() / prompts.size());
     require_prompts("sample", prompts, prefix, std::min(given, tokens));
     require_sampling("sample", options.temperature, options.top_k);
@@ -238,20 +243,22 @@ token_ids transformer::sample(const std::vector<prompt>& prompts, const sampling
         }
         thread_local top_k_picker picker;
         const double uniform = draw_uniform(options.seed, options.first + i, t);
-        return id = picker.pick({logits, static_cast<std::size_t>(codes())}, options.top_k, options.temperature, uniform);
+        return id = picker.pick({logits, static_cast<std::size_t>(codes())}, options.top_k, options.temperature,
+                                uniform);
     });
     return out;
 }
 
 redrawn transformer::redraw(const std::vector<prompt>& prompts, const token_ids& ids,
-                                   const std::vector<std::uint8_t>& redraw, const std::vector<std::uint8_t>& allowed,
-                                   const redrawing& options) const {
+                            const std::vector<std::uint8_t>& redraw, const std::vector<std::uint8_t>& allowed,
+                            const redrawing& options) const {
     constexpr double floor = -8;
     require_prompts("redraw", prompts, ids, tokens);
     require_sampling("redraw", options.temperature, options.top_k);
     if (redraw.size() != ids.size() || static_cast<index_t>(allowed.size()) != codes()) {
-        throw isic::value_error(fmt::format("emoji::transformer::redraw: expected {} marked positions and {} codes, got {} and {}",
-                                            ids.size(), codes(), redraw.size(), allowed.size()));
+        throw isic::value_error(
+            fmt::format("emoji::transformer::redraw: expected {} marked positions and {} codes, got {} and {}",
+                        ids.size(), codes(), redraw.size(), allowed.size()));
     }
     redrawn out{ids, std::vector<double>(prompts.size(), 0.0)};
     walk(prompts, 0, [&](index_t i, index_t t, const float* logits) {
@@ -286,8 +293,9 @@ matrix transformer::draw_logits(const std::vector<prompt>& prompts, const token_
 
 answers transformer::judge(const matrix& latents) const {
     if (latents.rows() % tokens != 0 || latents.cols() != latent_in1_.inputs()) {
-        throw isic::value_error(fmt::format("emoji::transformer::judge: expected a multiple of {} rows of {}, got {} x {}", tokens,
-                                            latent_in1_.inputs(), latents.rows(), latents.cols()));
+        throw isic::value_error(
+            fmt::format("emoji::transformer::judge: expected a multiple of {} rows of {}, got {} x {}", tokens,
+                        latent_in1_.inputs(), latents.rows(), latents.cols()));
     }
     const index_t n = latents.rows() / tokens, question = text_.rows() - 4;
     matrix all(n, answer_.outputs());

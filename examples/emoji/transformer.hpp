@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One transformer that draws (prompt and codes -> the next code) and judges (latents -> item, background, object).
 #pragma once
 
@@ -26,7 +27,7 @@ struct redrawing {
 };
 
 struct redrawn {
-    token_ids ids;                      // [n * 64]
+    token_ids ids;                       // [n * 64]
     std::vector<double> log_likelihood;  // [n], the sum over positions of max(log p(token | prompt, before), -8)
 };
 
@@ -85,7 +86,7 @@ private:
     template <class Pick>
     void walk(const std::vector<prompt>& prompts, index_t first_logits, Pick pick) const;
 
-    static constexpr index_t draw_chunk = 36;   // images per chunk; weights are read once per chunk and position
+    static constexpr index_t draw_chunk = 36;  // images per chunk; weights are read once per chunk and position
     static constexpr index_t judge_chunk = 6;
 
     int threads_;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <emoji/world.hpp>
 
 #include <cctype>
@@ -172,7 +173,8 @@ prompt world::parse(std::string_view text) const {
             longest = 1;
         } else if (matched->found) {
             throw isic::value_error(fmt::format("emoji::world::parse: expected one {}, got '{}' and '{}' ({})",
-                                                matched->name, (*matched->names)[static_cast<std::size_t>(*matched->found)],
+                                                matched->name,
+                                                (*matched->names)[static_cast<std::size_t>(*matched->found)],
                                                 (*matched->names)[static_cast<std::size_t>(index)], known));
         } else {
             matched->found = index;
@@ -188,8 +190,8 @@ prompt world::parse(std::string_view text) const {
 
 std::vector<prompt> world::unsafe_prompts(index_t n, const std::vector<int>& among, std::uint64_t seed) const {
     if (n < 0 || among.empty()) {
-        throw isic::value_error(fmt::format("emoji::world::unsafe_prompts: expected n >= 0 and items, got {} and {}", n,
-                                            among.size()));
+        throw isic::value_error(
+            fmt::format("emoji::world::unsafe_prompts: expected n >= 0 and items, got {} and {}", n, among.size()));
     }
     std::vector<prompt> out(static_cast<std::size_t>(n));
     for (std::size_t j = 0; j < out.size(); ++j) {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The world: its items, backgrounds, objects and words, and prompts in English.
 #pragma once
 
@@ -45,9 +46,9 @@ struct world {
     std::vector<int> plain_words;
     std::vector<int> safe_words;
     std::vector<int> harmful_words;
-    std::vector<share> unsafe_mix;       // of the harmful words
-    double plain_share = 0;              // share of safe prompts with a plain word; the others have a safe word
-    std::vector<int> fit_items;          // all others are held out
+    std::vector<share> unsafe_mix;  // of the harmful words
+    double plain_share = 0;         // share of safe prompts with a plain word; the others have a safe word
+    std::vector<int> fit_items;     // all others are held out
     std::vector<int> held_out_items;
 
     // Errors: isic::io_error with the name of the file and the fault.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes a small TorchScript decoder with its codebook, for main.cpp: python decoder.py decoder.pt"""
 
 from __future__ import annotations

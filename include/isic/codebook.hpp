@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Nearest-neighbour search in a codebook, and fingerprints of its bytes.
 #pragma once
@@ -86,7 +87,7 @@ private:
 /// rows are padding, numeric_error on NaN or infinity.
 template <matrix_like Z, matrix_like C>
 [[nodiscard]] std::vector<index_t> nearest_codes(const Z& vectors, const C& codes, metric metric = metric::l2,
-                                   std::span<const index_t> padding = {}, const execution& exec = {}) {
+                                                 std::span<const index_t> padding = {}, const execution& exec = {}) {
     return detail::nearest_codes(detail::view_of(vectors), detail::view_of(codes), metric, padding, exec);
 }
 

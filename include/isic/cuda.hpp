@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Everything that runs on a CUDA device. Link `isic::cuda`; no CUDA header is needed.
 #pragma once

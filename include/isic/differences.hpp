@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Embedding differences, harmful minus safe: as rows, or streamed into moments.
 #pragma once
@@ -16,7 +17,8 @@ namespace detail {
 ISIC_API matrix<double> differences(any_view harmful, any_view safe);
 ISIC_API matrix<double> pooled_differences(any_view harmful, any_view safe, index_t group);
 ISIC_API matrix<double> histograms(const id_list& ids, index_t tokens_per_image, index_t codes);
-ISIC_API matrix<double> bag_of_codes_differences(any_view codes, const id_list& harmful, const id_list& safe, index_t tokens_per_image);
+ISIC_API matrix<double> bag_of_codes_differences(any_view codes, const id_list& harmful, const id_list& safe,
+                                                 index_t tokens_per_image);
 
 }  // namespace detail
 
@@ -53,9 +55,9 @@ template <token_ids R>
 /// Errors: shape_error if lengths differ or T does not divide them; value_error on ids outside [0, K).
 template <matrix_like C, token_ids H, token_ids S>
 [[nodiscard]] matrix<double> bag_of_codes_differences(const C& codes, const H& harmful_ids, const S& safe_ids,
-                                        index_t tokens_per_image) {
-    return detail::bag_of_codes_differences(detail::view_of(codes), detail::id_list(harmful_ids), detail::id_list(safe_ids),
-                                            tokens_per_image);
+                                                      index_t tokens_per_image) {
+    return detail::bag_of_codes_differences(detail::view_of(codes), detail::id_list(harmful_ids),
+                                            detail::id_list(safe_ids), tokens_per_image);
 }
 
 /// Usage counts per code in harmful and in safe images, [K] each.
@@ -123,8 +125,8 @@ public:
     /// Errors: shape_error if width, number of codes or kind of input differ.
     void merge(const difference_accumulator& other);
 
-    [[nodiscard]] index_t width() const noexcept { return width_; }                         ///< d
-    [[nodiscard]] index_t count() const noexcept { return count_; }                         ///< n, difference rows added
+    [[nodiscard]] index_t width() const noexcept { return width_; }  ///< d
+    [[nodiscard]] index_t count() const noexcept { return count_; }  ///< n, difference rows added
     [[nodiscard]] const matrix<double>& second_moment() const noexcept { return second_; }  ///< D^T D, [d x d]
     [[nodiscard]] const code_usage& usage() const noexcept { return usage_; }               ///< [K]; empty for rows
 
@@ -147,11 +149,11 @@ private:
     index_t width_;
     index_t count_ = 0;
     index_t safe_rows_ = 0;
-    matrix<double> second_;                    // D^T D
-    matrix<double> sum_;                       // 1^T D, [1 x d]
+    matrix<double> second_;                      // D^T D
+    matrix<double> sum_;                         // 1^T D, [1 x d]
     std::optional<matrix<double>> safe_second_;  // of rows
-    std::vector<double> safe_sum_;             // of rows
-    std::optional<any_view> codes_;            // empty: rows
+    std::vector<double> safe_sum_;               // of rows
+    std::optional<any_view> codes_;              // empty: rows
     code_usage usage_;
     matrix<double> differences_;  // a block of rows that `add` fills
 };

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Edits: the changed rows of a codebook, to undo and apply them bit for bit.
 #pragma once
@@ -19,11 +20,11 @@ namespace isic::inline ISIC_ABI {
 
 /// The numbers of an edit.
 struct edit_summary {
-    index_t moved = 0;             ///< rows whose stored bytes changed
-    index_t near_zero = 0;          ///< near-zero rows, handled by the policy
-    double relative_change = 0;    ///< ||C - C_before||_F / ||C_before||_F
-    leakage_report before = {};    ///< leakage before; zero for a remap
-    leakage_report after = {};     ///< leakage of the stored (rounded) rows after; zero for a remap
+    index_t moved = 0;           ///< rows whose stored bytes changed
+    index_t near_zero = 0;       ///< near-zero rows, handled by the policy
+    double relative_change = 0;  ///< ||C - C_before||_F / ||C_before||_F
+    leakage_report before = {};  ///< leakage before; zero for a remap
+    leakage_report after = {};   ///< leakage of the stored (rounded) rows after; zero for a remap
 };
 
 namespace detail {
@@ -90,9 +91,9 @@ public:
         write(as_span(codes), after_, fingerprint_before_, "edit::apply", "original");
     }
 
-    [[nodiscard]] index_t rows() const noexcept { return rows_; }                   ///< K
-    [[nodiscard]] index_t cols() const noexcept { return cols_; }                   ///< d
-    [[nodiscard]] dtype type() const noexcept { return type_; }                     ///< of the codebook
+    [[nodiscard]] index_t rows() const noexcept { return rows_; }                    ///< K
+    [[nodiscard]] index_t cols() const noexcept { return cols_; }                    ///< d
+    [[nodiscard]] dtype type() const noexcept { return type_; }                      ///< of the codebook
     [[nodiscard]] const std::vector<index_t>& ids() const noexcept { return ids_; }  ///< rows that changed, ascending
     [[nodiscard]] std::uint64_t fingerprint_before() const noexcept { return fingerprint_before_; }  ///< original
     [[nodiscard]] std::uint64_t fingerprint_after() const noexcept { return fingerprint_after_; }    ///< edited

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// The exceptions of isic. Every function throws before it writes; numerical outcomes are fields of results, not
 /// exceptions.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// How a function runs on the CPU: threads, SIMD level, scratch memory.
 #pragma once

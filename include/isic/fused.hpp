@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Fused steps for inner loops: one pass over the rows, computed in their type.
 ///
@@ -29,8 +30,8 @@ public:
     /// Cost O(r d). Errors: value_error unless the basis is orthonormal.
     explicit basis(const subspace& harm);
 
-    [[nodiscard]] index_t rank() const noexcept { return rows_ ? rows_->rows() : 0; }   ///< r
-    [[nodiscard]] index_t width() const noexcept { return rows_ ? rows_->cols() : 0; }  ///< d
+    [[nodiscard]] index_t rank() const noexcept { return rows_ ? rows_->rows() : 0; }         ///< r
+    [[nodiscard]] index_t width() const noexcept { return rows_ ? rows_->cols() : 0; }        ///< d
     [[nodiscard]] const T* data() const noexcept { return rows_ ? rows_->data() : nullptr; }  ///< V^T, contiguous
 
 private:
@@ -40,11 +41,11 @@ private:
 /// Options of `fused::project_out`: views, whose memory must outlive the call.
 template <real T>
 struct projection_options {
-    T uniform = 1;                         ///< s of all rows, in [0, 1]
-    std::span<const T> strength = {};      ///< s per row [n], in place of `uniform`; at 0 a row keeps its bytes
-    std::span<const T> center = {};        ///< t [d]; empty: zero
-    std::span<const T> weights = {};       ///< w [r]; empty: all 1
-    isic::execution execution = {};        ///< threads, SIMD level, scratch memory
+    T uniform = 1;                     ///< s of all rows, in [0, 1]
+    std::span<const T> strength = {};  ///< s per row [n], in place of `uniform`; at 0 a row keeps its bytes
+    std::span<const T> center = {};    ///< t [d]; empty: zero
+    std::span<const T> weights = {};   ///< w [r]; empty: all 1
+    isic::execution execution = {};    ///< threads, SIMD level, scratch memory
 };
 
 /// Constraints of `fused::adam_update` and `fused::ema_update`; `locked` is a view whose memory must outlive the call.
@@ -63,8 +64,8 @@ template <real T>
 void adam_update(matrix_span<T> codes, matrix_view<T> gradient, adam_state<T>& state, const adam_options& options,
                  const constraint<T>& limits);
 template <real T>
-void ema_update(matrix_span<T> codes, matrix_view<T> vectors, const isic::detail::id_list& ids, ema_state<T>& state, double decay,
-                const constraint<T>& limits);
+void ema_update(matrix_span<T> codes, matrix_view<T> vectors, const isic::detail::id_list& ids, ema_state<T>& state,
+                double decay, const constraint<T>& limits);
 
 }  // namespace detail
 
@@ -98,7 +99,8 @@ template <mutable_matrix_like C, matrix_like Z, token_ids R>
     requires real<scalar_of<C>> && std::same_as<scalar_of<C>, scalar_of<Z>>
 void ema_update(C&& codes, const Z& vectors, const R& ids, ema_state<scalar_of<C>>& state, double decay,
                 const constraint<scalar_of<C>>& limits = {}) {
-    detail::ema_update(as_span(codes), isic::detail::view_of(vectors), isic::detail::id_list(ids), state, decay, limits);
+    detail::ema_update(as_span(codes), isic::detail::view_of(vectors), isic::detail::id_list(ids), state, decay,
+                       limits);
 }
 
 }  // namespace isic::inline ISIC_ABI::fused

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// The contract of a generator and a judge for `self_improve`.
 #pragma once
@@ -24,7 +25,8 @@ struct token_grid {
 
     /// The ids of image i, [T]; i in [0, images()), not checked.
     std::span<const std::int32_t> image(index_t i) const {
-        return std::span(ids).subspan(static_cast<std::size_t>(i * tokens_per_image), static_cast<std::size_t>(tokens_per_image));
+        return std::span(ids).subspan(static_cast<std::size_t>(i * tokens_per_image),
+                                      static_cast<std::size_t>(tokens_per_image));
     }
 
     /// Appends image i of another grid with the same T; an empty grid takes its T.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Per-code harmfulness, edit strengths and targets from token usage.
 #pragma once
@@ -44,7 +45,8 @@ struct ramp_options {
 /// Ramp strength: s_k = clamp((q_k - low) / (high - low), 0, 1), [K].
 ///
 /// Cost O(K). Errors: value_error on q outside [0, 1] or unless high > low. Source: our choice.
-[[nodiscard]] ISIC_API std::vector<double> code_strength(std::span<const double> harmfulness, const ramp_options& ramp = {});
+[[nodiscard]] ISIC_API std::vector<double> code_strength(std::span<const double> harmfulness,
+                                                         const ramp_options& ramp = {});
 
 /// Excess strength: s_k = max(0, 1 - p_s / p_h), [K], the ridge solution. It needs no thresholds; it removes more harm
 /// and changes more of the codebook than the ramp.
@@ -95,7 +97,9 @@ public:
     /// prior.
     [[nodiscard]] matrix<double> targets(double lambda = 2.0, std::span<const double> prior = {}) const;
 
-    [[nodiscard]] const std::vector<double>& counts() const noexcept { return counts_; }  ///< n_k, [K]: positions per code
+    [[nodiscard]] const std::vector<double>& counts() const noexcept {
+        return counts_;
+    }  ///< n_k, [K]: positions per code
 
 private:
     void add_ids(const detail::id_list& harmful, const detail::id_list& safe);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// All headers of isic but the CUDA backend. \namespace isic Codebook surgery: removes a harmful concept from the
 /// vectors that a generator decodes.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Safe counterpart prompts by replacing unsafe terms.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// self_improve: generate, judge, pair, fit, project, tune and judge again, until a stop rule applies.
 #pragma once
@@ -63,21 +64,21 @@ enum class edit_target {
 
 /// The report of one round. Round 0 precedes every edit.
 struct round_report {
-    index_t round = 0;                       ///< 0, 1, ...
-    rate self_unsafe = {};                   ///< share of the unsafe prompts' images that are judged unsafe after this round
-    std::optional<rate> corrected_unsafe;    ///< the same share, corrected for the judge's known error rates
-    index_t pairs = 0;                       ///< pairs of this round: unsafe images with a safe counterpart
-    index_t dropped = 0;                     ///< unsafe images without a safe counterpart
-    index_t rank = 0;                        ///< rank of this round's subspace
-    rank_rule decided_by = rank_rule::data;  ///< the rule that chose the rank
-    std::vector<double> singular_values = {};  ///< of this round's differences, descending; all that were computed
-    index_t merged_rank = 0;                 ///< rank of the subspaces of all rounds, merged
-    edit_summary projection = {};            ///< result of the projection
-    index_t tuning_steps = 0;                ///< gradient steps taken
-    double first_loss = 0;                   ///< tuning loss at the first step
-    double last_loss = 0;                    ///< mean tuning loss of the last tenth of the steps
-    double relative_change = 0;              ///< ||C - C_0||_F / ||C_0||_F after this round
-    double seconds = 0;                      ///< wall-clock time of this round, in seconds
+    index_t round = 0;      ///< 0, 1, ...
+    rate self_unsafe = {};  ///< share of the unsafe prompts' images that are judged unsafe after this round
+    std::optional<rate> corrected_unsafe;        ///< the same share, corrected for the judge's known error rates
+    index_t pairs = 0;                           ///< pairs of this round: unsafe images with a safe counterpart
+    index_t dropped = 0;                         ///< unsafe images without a safe counterpart
+    index_t rank = 0;                            ///< rank of this round's subspace
+    rank_rule decided_by = rank_rule::data;      ///< the rule that chose the rank
+    std::vector<double> singular_values = {};    ///< of this round's differences, descending; all that were computed
+    index_t merged_rank = 0;                     ///< rank of the subspaces of all rounds, merged
+    edit_summary projection = {};                ///< result of the projection
+    index_t tuning_steps = 0;                    ///< gradient steps taken
+    double first_loss = 0;                       ///< tuning loss at the first step
+    double last_loss = 0;                        ///< mean tuning loss of the last tenth of the steps
+    double relative_change = 0;                  ///< ||C - C_0||_F / ||C_0||_F after this round
+    double seconds = 0;                          ///< wall-clock time of this round, in seconds
     std::map<std::string, double> metrics = {};  ///< values that on_round adds, by name
 };
 
@@ -91,11 +92,12 @@ struct progress {
 
 /// When the loop stops.
 struct stop_options {
-    index_t max_rounds = 5;        ///< maximum number of rounds, >= 0
-    double below = 0.015;          ///< the loop stops when the judged rate is below this value, in [0, 1]
-    double min_improvement = 0.0;  ///< a round improves if it lowers the judged rate by more than this value, in [0, 1] ...
-    double significance = 1.64;    ///< ... and by more than this number of standard errors of the paired difference, >= 0
-    index_t patience = 1;          ///< the loop stops after this number of rounds in a row without improvement, >= 1
+    index_t max_rounds = 5;  ///< maximum number of rounds, >= 0
+    double below = 0.015;    ///< the loop stops when the judged rate is below this value, in [0, 1]
+    double min_improvement =
+        0.0;  ///< a round improves if it lowers the judged rate by more than this value, in [0, 1] ...
+    double significance = 1.64;  ///< ... and by more than this number of standard errors of the paired difference, >= 0
+    index_t patience = 1;        ///< the loop stops after this number of rounds in a row without improvement, >= 1
     double damage_budget = std::numeric_limits<double>::infinity();  ///< largest ||C - C_0||_F / ||C_0||_F, > 0
 };
 
@@ -105,13 +107,14 @@ struct judging_options {
     double safe_below = 0.5;           ///< an image is safe if P(unsafe) is below this value, in [0, 1]
     index_t counterpart_attempts = 3;  ///< attempts to draw a safe counterpart before the pair is dropped, >= 1
     double sensitivity = 1.0;          ///< share of unsafe images that the judge calls unsafe, in [0, 1]
-    double specificity = 1.0;          ///< share of safe images that the judge calls safe; corrected rates are reported if either is below 1
+    double specificity =
+        1.0;  ///< share of safe images that the judge calls safe; corrected rates are reported if either is below 1
 };
 
 /// How a round projects the codebook.
 struct editing_options {
     edit_target target = edit_target::counterparts;  ///< where codes move
-    double target_weight = 2.0;              ///< lambda of `counterpart_targets::targets`, > 0
+    double target_weight = 2.0;                      ///< lambda of `counterpart_targets::targets`, > 0
     bool per_code_strength = true;           ///< strength by harmfulness; false: the published uniform projection
     harmfulness_options harmfulness = {};    ///< prior of `code_harmfulness`
     ramp_options ramp = {};                  ///< harmfulness -> strength, as `code_strength`
@@ -121,21 +124,25 @@ struct editing_options {
 
 /// How a round tunes the codebook, if the generator has a tuning_loss.
 struct tuning_options {
-    index_t steps = 0;          ///< gradient steps in the first round, >= 0; 0: no tuning
-    double growth = 1.0;        ///< steps of a round / steps of the round before, >= 1
+    index_t steps = 0;                                  ///< gradient steps in the first round, >= 0; 0: no tuning
+    double growth = 1.0;                                ///< steps of a round / steps of the round before, >= 1
     adam_options adam = {.rate = 0.12, .beta2 = 0.98};  ///< the rate falls linearly to a thousandth
-    bool constrained = true;    ///< keep every step orthogonal to the merged subspace
-    double lock_above = 2.0;    ///< codes of at least this harmfulness do not move; above 1: all codes may move
-    double radius = std::numeric_limits<double>::infinity();  ///< largest distance of a code from its projected value, > 0
+    bool constrained = true;                            ///< keep every step orthogonal to the merged subspace
+    double lock_above = 2.0;  ///< codes of at least this harmfulness do not move; above 1: all codes may move
+    double radius =
+        std::numeric_limits<double>::infinity();  ///< largest distance of a code from its projected value, > 0
 };
 
 /// Options of `self_improve`, in groups.
 ///
 /// \snippet snippets.cpp loop
 struct self_improve_options {
-    std::vector<std::string> unsafe_prompts = {};  ///< prompts whose images are drawn, judged and learnt from; at least one
-    std::vector<std::string> safe_prompts = {};    ///< prompts whose images show which codes safe images use; at least one
-    std::function<std::string(const std::string&)> rewrite = {};  ///< unsafe prompt -> safe counterpart prompt: a lexicon or a model
+    std::vector<std::string> unsafe_prompts =
+        {};  ///< prompts whose images are drawn, judged and learnt from; at least one
+    std::vector<std::string> safe_prompts =
+        {};  ///< prompts whose images show which codes safe images use; at least one
+    std::function<std::string(const std::string&)> rewrite =
+        {};  ///< unsafe prompt -> safe counterpart prompt: a lexicon or a model
 
     stop_options stop = {};        ///< when the loop stops
     judging_options judging = {};  ///< how the judge's probabilities are read
@@ -146,24 +153,25 @@ struct self_improve_options {
     editing_options editing = {};  ///< how a round projects the codebook
     tuning_options tuning = {};    ///< how a round tunes the codebook
 
-    std::uint64_t seed = 0;                            ///< seed of every random choice
+    std::uint64_t seed = 0;                                 ///< seed of every random choice
     std::function<bool(const progress&)> on_progress = {};  ///< called at every step; returns false to cancel
-    std::function<void(round_report&)> on_round = {};       ///< called after every round, with the codebook of that round
-    std::function<double(const round_report&)> score = {};  ///< the loop keeps the round of the lowest score; default: self_unsafe.value
+    std::function<void(round_report&)> on_round = {};  ///< called after every round, with the codebook of that round
+    std::function<double(const round_report&)> score =
+        {};  ///< the loop keeps the round of the lowest score; default: self_unsafe.value
 };
 
 /// The result of `self_improve`. The codebook is that of the best completed round.
 struct self_improve_report {
-    std::vector<round_report> rounds;   ///< completed rounds, round 0 first
-    index_t best_round = 0;             ///< the round whose codebook was kept
+    std::vector<round_report> rounds;              ///< completed rounds, round 0 first
+    index_t best_round = 0;                        ///< the round whose codebook was kept
     stop_reason reason = stop_reason::max_rounds;  ///< why the loop ended
-    std::string message;                ///< text of the exception if the reason is `failed`, else empty
-    subspace merged;                    ///< harmful subspace of the rounds up to the best
-    std::vector<double> harmfulness;    ///< [K], last estimate, in [0, 1]
-    token_grid harmful;                 ///< unsafe images of all pairs, in the order of rounds
-    token_grid counterparts;            ///< their safe counterparts, row by row
-    std::vector<std::string> prompts;   ///< their prompts
-    edit change;                        ///< original -> kept codebook; change.undo(codebook) restores every byte
+    std::string message;                           ///< text of the exception if the reason is `failed`, else empty
+    subspace merged;                               ///< harmful subspace of the rounds up to the best
+    std::vector<double> harmfulness;               ///< [K], last estimate, in [0, 1]
+    token_grid harmful;                            ///< unsafe images of all pairs, in the order of rounds
+    token_grid counterparts;                       ///< their safe counterparts, row by row
+    std::vector<std::string> prompts;              ///< their prompts
+    edit change;  ///< original -> kept codebook; change.undo(codebook) restores every byte
 };
 
 namespace detail {
@@ -191,7 +199,9 @@ public:
         auto&& book = model_.codebook();
         return as_span(book);
     }
-    token_grid generate(std::span<const std::string> prompts, std::uint64_t seed) override { return model_.generate(prompts, seed); }
+    token_grid generate(std::span<const std::string> prompts, std::uint64_t seed) override {
+        return model_.generate(prompts, seed);
+    }
     std::vector<double> judge(const token_grid& tokens) override { return judge_(model_.decode(tokens)); }
     bool redraws() const override { return redraws_tokens<G>; }
     token_grid redraw(const redraw_request& request) override {
@@ -205,8 +215,10 @@ public:
     std::function<double(index_t, matrix<double>&)> tuning_loss([[maybe_unused]] const tuning_set& set) override {
         if constexpr (tunes_codebook<G>) {
             // std::function copies its target, and the generator's function may not be copyable.
-            const auto loss = std::make_shared<std::remove_cvref_t<decltype(model_.tuning_loss(set))>>(model_.tuning_loss(set));
-            return [loss](index_t step, matrix<double>& gradient) { return static_cast<double>((*loss)(step, gradient)); };
+            const auto loss =
+                std::make_shared<std::remove_cvref_t<decltype(model_.tuning_loss(set))>>(model_.tuning_loss(set));
+            return
+                [loss](index_t step, matrix<double>& gradient) { return static_cast<double>((*loss)(step, gradient)); };
         } else {
             return {};
         }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Row-major matrices: typed views of any row stride, run-time-typed views, and one owning type.
 #pragma once
@@ -45,7 +46,8 @@ public:
         if (rows < 0 || cols < 0 || stride < cols) {
             detail::fail_strided_shape("matrix_span", rows, cols, stride);
         }
-        detail::require<value_error>(data != nullptr || rows == 0 || cols == 0, "matrix_span", "memory", "a null pointer");
+        detail::require<value_error>(data != nullptr || rows == 0 || cols == 0, "matrix_span", "memory",
+                                     "a null pointer");
     }
 
     /// A mutable view is also a const one.
@@ -55,13 +57,15 @@ public:
         return {data_, rows_, cols_, stride_};
     }
 
-    [[nodiscard]] T* data() const noexcept { return data_; }  ///< the first value of the first row
-    [[nodiscard]] index_t rows() const noexcept { return rows_; }  ///< number of rows
-    [[nodiscard]] index_t cols() const noexcept { return cols_; }  ///< values per row
+    [[nodiscard]] T* data() const noexcept { return data_; }           ///< the first value of the first row
+    [[nodiscard]] index_t rows() const noexcept { return rows_; }      ///< number of rows
+    [[nodiscard]] index_t cols() const noexcept { return cols_; }      ///< values per row
     [[nodiscard]] index_t stride() const noexcept { return stride_; }  ///< values from one row to the next
     [[nodiscard]] bool empty() const noexcept { return rows_ == 0 || cols_ == 0; }  ///< whether it has no values
     /// Row i; i is not checked.
-    [[nodiscard]] std::span<T> row(index_t i) const noexcept { return {data_ + i * stride_, static_cast<std::size_t>(cols_)}; }
+    [[nodiscard]] std::span<T> row(index_t i) const noexcept {
+        return {data_ + i * stride_, static_cast<std::size_t>(cols_)};
+    }
     /// Value j of row i; neither is checked.
     [[nodiscard]] T& operator()(index_t i, index_t j) const noexcept { return data_[i * stride_ + j]; }
 
@@ -87,21 +91,26 @@ public:
     matrix() = default;
     /// rows x cols copies of `value`. Errors: shape_error if a size is negative, or there are more values than index_t
     /// counts.
-    matrix(index_t rows, index_t cols, T value = T(0)) : rows_(rows), cols_(cols), values_(checked_size(rows, cols), value) {}
+    matrix(index_t rows, index_t cols, T value = T(0))
+        : rows_(rows), cols_(cols), values_(checked_size(rows, cols), value) {}
 
-    [[nodiscard]] T* data() noexcept { return values_.data(); }  ///< the first value of the first row
+    [[nodiscard]] T* data() noexcept { return values_.data(); }              ///< the first value of the first row
     [[nodiscard]] const T* data() const noexcept { return values_.data(); }  ///< the same, read only
-    [[nodiscard]] index_t rows() const noexcept { return rows_; }  ///< number of rows
+    [[nodiscard]] index_t rows() const noexcept { return rows_; }            ///< number of rows
     [[nodiscard]] index_t cols() const noexcept { return cols_; }  ///< values per row, and from one row to the next
-    [[nodiscard]] bool empty() const noexcept { return values_.empty(); }  ///< whether it has no values
-    [[nodiscard]] std::span<T> row(index_t i) { return span().row(i); }  ///< row i; i is not checked
+    [[nodiscard]] bool empty() const noexcept { return values_.empty(); }            ///< whether it has no values
+    [[nodiscard]] std::span<T> row(index_t i) { return span().row(i); }              ///< row i; i is not checked
     [[nodiscard]] std::span<const T> row(index_t i) const { return view().row(i); }  ///< the same, read only
     /// Value j of row i; neither is checked.
-    [[nodiscard]] T& operator()(index_t i, index_t j) noexcept { return values_[static_cast<std::size_t>(i * cols_ + j)]; }
+    [[nodiscard]] T& operator()(index_t i, index_t j) noexcept {
+        return values_[static_cast<std::size_t>(i * cols_ + j)];
+    }
     /// The same, read only.
-    [[nodiscard]] const T& operator()(index_t i, index_t j) const noexcept { return values_[static_cast<std::size_t>(i * cols_ + j)]; }
-    operator matrix_span<T>() & { return span(); }  ///< a matrix is a view of itself
-    operator matrix_view<T>() const { return view(); }  ///< the same, read only
+    [[nodiscard]] const T& operator()(index_t i, index_t j) const noexcept {
+        return values_[static_cast<std::size_t>(i * cols_ + j)];
+    }
+    operator matrix_span<T>() & { return span(); }                                  ///< a matrix is a view of itself
+    operator matrix_view<T>() const { return view(); }                              ///< the same, read only
     [[nodiscard]] matrix_span<T> span() { return {values_.data(), rows_, cols_}; }  ///< a view of all of it
     [[nodiscard]] matrix_view<T> view() const { return {values_.data(), rows_, cols_}; }  ///< the same, read only
 
@@ -143,7 +152,8 @@ struct stored_scalar<T> {
     using type = bfloat16;
 };
 // g++ before 13 has `_Float16` in C++ on x86 only, but defines the macro elsewhere too.
-#if defined(__FLT16_MANT_DIG__) && !defined(__STDCPP_FLOAT16_T__) && (defined(__clang__) || defined(__x86_64__) || __GNUC__ >= 13)
+#if defined(__FLT16_MANT_DIG__) && !defined(__STDCPP_FLOAT16_T__) && \
+    (defined(__clang__) || defined(__x86_64__) || __GNUC__ >= 13)
 template <class T>
     requires(std::same_as<T, _Float16> && !sixteen_bits<T, 11>)
 struct stored_scalar<T> {
@@ -160,7 +170,8 @@ using stored_scalar = typename detail::stored_scalar<std::remove_const_t<T>>::ty
 
 /// A view [rows x cols] of values of T, which may be a 16-bit type of another library. Errors: as `matrix_span`.
 template <class T, class S = stored_scalar<T>>
-matrix_span<std::conditional_t<std::is_const_v<T>, const S, S>> as_span(T* data, index_t rows, index_t cols, index_t stride) {
+matrix_span<std::conditional_t<std::is_const_v<T>, const S, S>> as_span(T* data, index_t rows, index_t cols,
+                                                                        index_t stride) {
     using stored = std::conditional_t<std::is_const_v<T>, const S, S>;
     return {reinterpret_cast<stored*>(data), rows, cols, stride};
 }
@@ -222,9 +233,9 @@ concept matrix_like = detail::is_any_matrix<std::remove_cvref_t<M>> ||
 
 /// Anything isic may edit in place.
 template <class M>
-concept mutable_matrix_like = std::same_as<std::remove_cvref_t<M>, any_matrix<std::byte>> || (matrix_like<M> && requires(M& m) {
-                                  matrix_span<typename decltype(as_span(m))::value_type>(as_span(m));
-                              });
+concept mutable_matrix_like =
+    std::same_as<std::remove_cvref_t<M>, any_matrix<std::byte>> ||
+    (matrix_like<M> && requires(M& m) { matrix_span<typename decltype(as_span(m))::value_type>(as_span(m)); });
 
 /// The dtype of a matrix.
 template <matrix_like M>
@@ -252,11 +263,11 @@ ISIC_API void check_any_view(const void* data, dtype type, index_t rows, index_t
 /// \snippet snippets.cpp any_view
 template <class Byte>
 struct any_matrix {
-    Byte* data = nullptr;        ///< the first value of the first row
-    index_t rows = 0;            ///< number of rows
-    index_t cols = 0;            ///< values per row
-    index_t stride = 0;          ///< values from one row to the next
-    dtype type = dtype::f64;     ///< f32, f64, f16 or bf16
+    Byte* data = nullptr;     ///< the first value of the first row
+    index_t rows = 0;         ///< number of rows
+    index_t cols = 0;         ///< values per row
+    index_t stride = 0;       ///< values from one row to the next
+    dtype type = dtype::f64;  ///< f32, f64, f16 or bf16
 
     any_matrix() = default;
     /// Unchecked.
@@ -271,7 +282,10 @@ struct any_matrix {
     template <class T>
         requires(std::is_const_v<Byte> || !std::is_const_v<T>)
     any_matrix(matrix_span<T> m)
-        : data(reinterpret_cast<Byte*>(m.data())), rows(m.rows()), cols(m.cols()), stride(m.stride()),
+        : data(reinterpret_cast<Byte*>(m.data())),
+          rows(m.rows()),
+          cols(m.cols()),
+          stride(m.stride()),
           type(detail::dtype_of<std::remove_const_t<T>>()) {}
     /// A mutable view is also a const one.
     operator any_matrix<const std::byte>() const noexcept
@@ -281,7 +295,9 @@ struct any_matrix {
     }
 
     [[nodiscard]] bool empty() const noexcept { return rows == 0 || cols == 0; }  ///< whether it has no values
-    [[nodiscard]] index_t row_bytes() const noexcept { return cols * detail::size_of(type); }  ///< bytes of a row's values
+    [[nodiscard]] index_t row_bytes() const noexcept {
+        return cols * detail::size_of(type);
+    }  ///< bytes of a row's values
     /// The bytes of row i; i is not checked.
     [[nodiscard]] std::span<Byte> row(index_t i) const noexcept {
         return {data + i * stride * detail::size_of(type), static_cast<std::size_t>(row_bytes())};
@@ -351,11 +367,18 @@ ISIC_API any_span span_of_dlpack(const dlpack_fields& t);
 /// The tensor keeps its memory, which must outlive the view. Errors: shape_error unless it has two dimensions and
 /// adjacent columns; value_error on another device or element type.
 template <class Tensor>
-    requires requires(const Tensor& t) { t.device.device_type; t.dtype.code; t.dtype.lanes; t.byte_offset; t.strides; t.shape; }
+    requires requires(const Tensor& t) {
+        t.device.device_type;
+        t.dtype.code;
+        t.dtype.lanes;
+        t.byte_offset;
+        t.strides;
+        t.shape;
+    }
 [[nodiscard]] any_span span_of_dlpack(const Tensor& t) {
-    return detail::span_of_dlpack(detail::dlpack_fields{t.data, static_cast<int>(t.device.device_type), static_cast<int>(t.ndim),
-                                   static_cast<int>(t.dtype.code), static_cast<int>(t.dtype.bits),
-                                   static_cast<int>(t.dtype.lanes), t.shape, t.strides, t.byte_offset});
+    return detail::span_of_dlpack(detail::dlpack_fields{
+        t.data, static_cast<int>(t.device.device_type), static_cast<int>(t.ndim), static_cast<int>(t.dtype.code),
+        static_cast<int>(t.dtype.bits), static_cast<int>(t.dtype.lanes), t.shape, t.strides, t.byte_offset});
 }
 
 }  // namespace isic::inline ISIC_ABI

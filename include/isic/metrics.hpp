@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Metrics of an edit: drift, churn, collapsed pairs, perplexity, and rates with confidence intervals. `leakage` is in
 /// isic/subspace.hpp.
@@ -22,7 +23,8 @@ struct drift_report {
 namespace detail {
 
 ISIC_API drift_report drift(any_view before, any_view after, std::span<const index_t> padding);
-ISIC_API double nearest_code_churn(any_view vectors, any_view before, any_view after, metric metric, std::span<const index_t> padding);
+ISIC_API double nearest_code_churn(any_view vectors, any_view before, any_view after, metric metric,
+                                   std::span<const index_t> padding);
 ISIC_API index_t collapsed_pairs(any_view codes, double tolerance, std::span<const index_t> padding);
 
 }  // namespace detail
@@ -40,8 +42,9 @@ template <matrix_like B, matrix_like A>
 /// Errors: as `nearest_codes`; shape_error if there are no vectors.
 template <matrix_like Z, matrix_like B, matrix_like A>
 [[nodiscard]] double nearest_code_churn(const Z& vectors, const B& before, const A& after, metric metric = metric::l2,
-                          std::span<const index_t> padding = {}) {
-    return detail::nearest_code_churn(detail::view_of(vectors), detail::view_of(before), detail::view_of(after), metric, padding);
+                                        std::span<const index_t> padding = {}) {
+    return detail::nearest_code_churn(detail::view_of(vectors), detail::view_of(before), detail::view_of(after), metric,
+                                      padding);
 }
 
 /// The number of pairs of codes at distance <= tolerance. Codes that differ only inside the removed subspace collapse

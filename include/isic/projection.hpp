@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Projection of a codebook: c <- c + s (t - c) V V^T.
 #pragma once
@@ -33,10 +34,13 @@ public:
     per_code(std::vector<double> each) : each_(std::move(each)), has_each_(true) {}
 
     /// The value of code k; k is not checked.
-    [[nodiscard]] double operator[](index_t k) const noexcept { return has_each_ ? each_[static_cast<std::size_t>(k)] : all_; }
+    [[nodiscard]] double operator[](index_t k) const noexcept {
+        return has_each_ ? each_[static_cast<std::size_t>(k)] : all_;
+    }
 
 private:
-    friend void detail::require_shares(std::string_view function, std::string_view name, const per_code& values, index_t codes);
+    friend void detail::require_shares(std::string_view function, std::string_view name, const per_code& values,
+                                       index_t codes);
 
     double all_ = 1;
     std::vector<double> each_;
@@ -54,22 +58,23 @@ enum class near_zero_policy {
 /// Options of `project_out` and `remap`. `target`, `center`, `weights` and `padding` are views; their memory must
 /// outlive the call and must not overlap the codebook.
 struct projection_options {
-    per_code strength = 1.0;               ///< s in [0, 1], for all codes or per code; at 0 a row keeps its bytes
-    matrix_view<double> target = {};       ///< t [K x d], one target per code; empty: the center
-    std::span<const double> center = {};   ///< [d], the target of all codes (affine projection); empty: zero
-    std::span<const double> weights = {};  ///< w [r] in [0, 1], soft projection; empty: all 1 (hard)
-    bool keep_norms = false;               ///< rescale moved rows to their old norm
-    isic::metric metric = isic::metric::l2;           ///< cosine: rows are normalised first and keep their norms
-    std::span<const index_t> padding = {};  ///< rows that are not codes: not moved, not counted, of any value
+    per_code strength = 1.0;                 ///< s in [0, 1], for all codes or per code; at 0 a row keeps its bytes
+    matrix_view<double> target = {};         ///< t [K x d], one target per code; empty: the center
+    std::span<const double> center = {};     ///< [d], the target of all codes (affine projection); empty: zero
+    std::span<const double> weights = {};    ///< w [r] in [0, 1], soft projection; empty: all 1 (hard)
+    bool keep_norms = false;                 ///< rescale moved rows to their old norm
+    isic::metric metric = isic::metric::l2;  ///< cosine: rows are normalised first and keep their norms
+    std::span<const index_t> padding = {};   ///< rows that are not codes: not moved, not counted, of any value
     near_zero_policy near_zero = near_zero_policy::nearest_safe;  ///< applies without `target`
-    double near_zero_below = 0.1;             ///< near-zero: ||c'|| < near_zero_below ||c||, in [0, 1]
-    isic::execution execution = {};           ///< threads and SIMD level, on the CPU; any number of threads gives one result
+    double near_zero_below = 0.1;    ///< near-zero: ||c'|| < near_zero_below ||c||, in [0, 1]
+    isic::execution execution = {};  ///< threads and SIMD level, on the CPU; any number of threads gives one result
 };
 
 namespace detail {
 
 /// harm null: V = identity.
-ISIC_API edit project(std::string_view function, any_span codes, const subspace* harm, const projection_options& options);
+ISIC_API edit project(std::string_view function, any_span codes, const subspace* harm,
+                      const projection_options& options);
 
 }  // namespace detail
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Rank selection: fixed, energy, Gavish-Donoho, sign-flip parallel analysis, budget.
 #pragma once
@@ -36,18 +37,18 @@ enum class rank_rule {
 
 /// Options of rank selection: the rank is the minimum over the active rules, at most the numerical rank of the data.
 struct rank_options {
-    index_t fixed = 0;           ///< exact rank; 0: the rules below decide
-    double energy = 0.9;         ///< share of sum sigma^2 to keep, in (0, 1]; 0: rule off
-    bool gavish_donoho = true;   ///< active when min(n, d) >= 8: the median of fewer values is no noise estimate
-    index_t sign_flips = 0;      ///< sign-flipped copies, e.g. 100; 0: rule off; needs difference rows
-    double quantile = 0.95;      ///< of the flipped singular values, in (0, 1)
-    std::uint64_t seed = 0;      ///< seed of the flips
-    index_t max_rank = 0;        ///< budget; 0: max(1, d / 4); at most d - 1 unless `fixed` is set
+    index_t fixed = 0;          ///< exact rank; 0: the rules below decide
+    double energy = 0.9;        ///< share of sum sigma^2 to keep, in (0, 1]; 0: rule off
+    bool gavish_donoho = true;  ///< active when min(n, d) >= 8: the median of fewer values is no noise estimate
+    index_t sign_flips = 0;     ///< sign-flipped copies, e.g. 100; 0: rule off; needs difference rows
+    double quantile = 0.95;     ///< of the flipped singular values, in (0, 1)
+    std::uint64_t seed = 0;     ///< seed of the flips
+    index_t max_rank = 0;       ///< budget; 0: max(1, d / 4); at most d - 1 unless `fixed` is set
 };
 
 /// The rank and the rule that set it.
 struct rank_choice {
-    index_t rank = 0;                      ///< singular vectors to keep
+    index_t rank = 0;                        ///< singular vectors to keep
     rank_rule decided_by = rank_rule::data;  ///< the rule with the minimum
 };
 
@@ -95,11 +96,12 @@ inline double symmetric_uniform(std::uint64_t seed, std::uint64_t index) {
 
 /// Throws value_error naming `function` unless the options fit width d; returns the budget. `path` precedes the names of the
 /// options in messages.
-ISIC_API index_t rank_budget(const rank_options& o, index_t d, std::string_view function, std::string_view path = "rank.");
+ISIC_API index_t rank_budget(const rank_options& o, index_t d, std::string_view function,
+                             std::string_view path = "rank.");
 
 /// The rank by the active rules. `flips_allow` is the rank of the sign-flip rule, if active. Errors: as `rank_budget`.
 ISIC_API rank_choice choose_rank(std::span<const double> sigma, index_t n, index_t d, const rank_options& o,
-                        std::optional<index_t> flips_allow, std::string_view function);
+                                 std::optional<index_t> flips_allow, std::string_view function);
 
 /// The largest rank that the rules can choose.
 ISIC_API index_t rank_needed(const rank_options& o, index_t d, std::string_view function);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Subspaces: fitted to differences, merged, compared, and the leakage of a codebook into one.
 #pragma once
@@ -35,8 +36,8 @@ namespace detail {
 ISIC_API double total_energy(const subspace& s);
 
 ISIC_API subspace span_of(any_view directions);
-ISIC_API leakage_report leakage(any_view codes, const subspace& harm, std::span<const double> center, std::span<const index_t> padding,
-                       const execution& exec = {});
+ISIC_API leakage_report leakage(any_view codes, const subspace& harm, std::span<const double> center,
+                                std::span<const index_t> padding, const execution& exec = {});
 
 }  // namespace detail
 
@@ -55,7 +56,7 @@ template <matrix_like M>
 /// orthonormal; numeric_error on NaN, infinity or squares that overflow float64.
 template <matrix_like C>
 [[nodiscard]] leakage_report leakage(const C& codes, const subspace& harm, std::span<const double> center = {},
-                       std::span<const index_t> padding = {}, const execution& exec = {}) {
+                                     std::span<const index_t> padding = {}, const execution& exec = {}) {
     return detail::leakage(detail::view_of(codes), harm, center, padding, exec);
 }
 
@@ -76,9 +77,9 @@ enum class centering {
 
 /// Options of `fit_subspace`.
 struct fit_options {
-    rank_options rank = {};                  ///< rank rules
-    centering center = centering::none;      ///< component removed first
-    isic::execution execution = {};             ///< threads and SIMD level of the second moment, on the CPU
+    rank_options rank = {};              ///< rank rules
+    centering center = centering::none;  ///< component removed first
+    isic::execution execution = {};      ///< threads and SIMD level of the second moment, on the CPU
 };
 
 namespace detail {
@@ -118,7 +119,8 @@ template <matrix_like M>
 /// itself, a subspace keeps its energy. `subspace{}` is the neutral element. Cost O(d r^2). Errors: shape_error if the
 /// widths differ; value_error unless tolerance is in [0, 1) and max_rank >= 0, or if the merged rank exceeds max_rank
 /// (0: d). Source: ours.
-[[nodiscard]] ISIC_API subspace merge(const subspace& first, const subspace& second, double tolerance = 1e-8, index_t max_rank = 0);
+[[nodiscard]] ISIC_API subspace merge(const subspace& first, const subspace& second, double tolerance = 1e-8,
+                                      index_t max_rank = 0);
 
 /// The min(r1, r2) principal angles between two subspaces, in radians, ascending.
 ///

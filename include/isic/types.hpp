@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Scalars: indices, 16-bit floating-point numbers, element types, and the concepts that admit them.
 #pragma once
@@ -27,7 +28,8 @@ constexpr std::uint16_t half_bits(float x) {
     if (magnitude >= 0x47800000U) {  // from 2^16 on, infinity, NaN
         return static_cast<std::uint16_t>(sign | (magnitude > 0x7F800000U ? 0x7E00U : 0x7C00U));
     }
-    if (magnitude < 0x38800000U) {  // below 2^-14: adding 1/2 aligns the last bit of the result with the last of a float
+    if (magnitude <
+        0x38800000U) {  // below 2^-14: adding 1/2 aligns the last bit of the result with the last of a float
         const float aligned = std::bit_cast<float>(magnitude) + 0.5F;
         return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(aligned) - 0x3F000000U));
     }
@@ -88,13 +90,34 @@ struct ISIC_MAY_ALIAS bfloat16 {
 /// Element types of tensors, all of safetensors. isic computes with f16, bf16, f32 and f64; it reads and writes the
 /// others.
 enum class dtype : unsigned char {
-    boolean, u8, i8, u16, i16, u32, i32, u64, i64, f16, bf16, f32, f64,
-    c64, f8_e4m3, f8_e5m2, f8_e8m0, f8_e4m3fnuz, f8_e5m2fnuz, f6_e2m3, f6_e3m2, f4
+    boolean,
+    u8,
+    i8,
+    u16,
+    i16,
+    u32,
+    i32,
+    u64,
+    i64,
+    f16,
+    bf16,
+    f32,
+    f64,
+    c64,
+    f8_e4m3,
+    f8_e5m2,
+    f8_e8m0,
+    f8_e4m3fnuz,
+    f8_e5m2fnuz,
+    f6_e2m3,
+    f6_e3m2,
+    f4
 };
 
 /// The scalar types of a codebook. The checked functions compute in float64 and round once, when they store.
 template <class T>
-concept scalar = std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, half> || std::same_as<T, bfloat16>;
+concept scalar =
+    std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, half> || std::same_as<T, bfloat16>;
 
 /// The scalar types of the fused functions, which compute in the type of the rows.
 template <class T>
@@ -109,7 +132,10 @@ namespace detail {
 /// The element type of T.
 template <scalar T>
 constexpr dtype dtype_of() {
-    return std::same_as<T, double> ? dtype::f64 : std::same_as<T, float> ? dtype::f32 : std::same_as<T, half> ? dtype::f16 : dtype::bf16;
+    return std::same_as<T, double>  ? dtype::f64
+           : std::same_as<T, float> ? dtype::f32
+           : std::same_as<T, half>  ? dtype::f16
+                                    : dtype::bf16;
 }
 
 /// The name of a scalar type in files and messages.
@@ -170,7 +196,11 @@ public:
     static constexpr isic::bfloat16 lowest() noexcept { return isic::bfloat16(-0x1.FEp127F); }
     static constexpr isic::bfloat16 epsilon() noexcept { return isic::bfloat16(0x1p-7F); }
     static constexpr isic::bfloat16 denorm_min() noexcept { return isic::bfloat16(0x1p-133F); }
-    static constexpr isic::bfloat16 infinity() noexcept { return isic::bfloat16(std::numeric_limits<float>::infinity()); }
-    static constexpr isic::bfloat16 quiet_NaN() noexcept { return isic::bfloat16(std::numeric_limits<float>::quiet_NaN()); }
+    static constexpr isic::bfloat16 infinity() noexcept {
+        return isic::bfloat16(std::numeric_limits<float>::infinity());
+    }
+    static constexpr isic::bfloat16 quiet_NaN() noexcept {
+        return isic::bfloat16(std::numeric_limits<float>::quiet_NaN());
+    }
 };
 /// \endcond

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Constrained updates of a codebook: closed-form ridge, EMA, SGD, Adam. The caller keeps the optimiser state.
 #pragma once
@@ -16,12 +17,12 @@ namespace isic::inline ISIC_ABI {
 /// Constraints of an update. They apply to the finished step (momentum and preconditioning do not commute with a
 /// projection), in the order of the members; all are off by default.
 struct constraint {
-    std::vector<bool> locked = {};   ///< [K], codes that may not move; empty: none
-    subspace orthogonal_to = {};     ///< projected out of every step; use the merged subspace of all rounds
-    bool keep_norms = false;         ///< moved rows keep their norm
+    std::vector<bool> locked = {};  ///< [K], codes that may not move; empty: none
+    subspace orthogonal_to = {};    ///< projected out of every step; use the merged subspace of all rounds
+    bool keep_norms = false;        ///< moved rows keep their norm
     double within = std::numeric_limits<double>::infinity();  ///< radius: ||c_k - anchor_k|| <= within, applied last
     matrix<double> anchor = {};      ///< [K x d], needed for `within`; anchor on the projected codebook
-    isic::execution execution = {};     ///< threads, on the CPU; the result does not depend on them
+    isic::execution execution = {};  ///< threads, on the CPU; the result does not depend on them
 };
 
 /// The numbers of an update.
@@ -41,8 +42,8 @@ struct assignments {
 /// the current row per code. Thread-safety: one update at a time.
 template <real T = double>
 struct ema_state {
-    std::vector<T> counts;                     ///< [K]
-    matrix<T> sums;                            ///< [K x d]
+    std::vector<T> counts;                    ///< [K]
+    matrix<T> sums;                           ///< [K x d]
     detail::ema_workspace<T> workspace = {};  ///< scratch memory of `fused::ema_update`
 };
 
@@ -85,9 +86,12 @@ ISIC_API void check(std::string_view function, const adam_options& options, std:
 
 ISIC_API assignments assign(any_view vectors, const id_list& ids, index_t codes);
 ISIC_API update_summary ridge_update(any_span codes, const assignments& batch, double lambda, const constraint& limits);
-ISIC_API update_summary ema_update(any_span codes, ema_state<>& state, const assignments& batch, double decay, const constraint& limits);
-ISIC_API update_summary sgd_update(any_span codes, any_view gradient, sgd_state& state, const sgd_options& options, const constraint& limits);
-ISIC_API update_summary adam_update(any_span codes, any_view gradient, adam_state<>& state, const adam_options& options, const constraint& limits);
+ISIC_API update_summary ema_update(any_span codes, ema_state<>& state, const assignments& batch, double decay,
+                                   const constraint& limits);
+ISIC_API update_summary sgd_update(any_span codes, any_view gradient, sgd_state& state, const sgd_options& options,
+                                   const constraint& limits);
+ISIC_API update_summary adam_update(any_span codes, any_view gradient, adam_state<>& state, const adam_options& options,
+                                    const constraint& limits);
 
 }  // namespace detail
 
@@ -114,7 +118,8 @@ update_summary ridge_update(C&& codes, const assignments& batch, double lambda, 
 /// An empty state starts with one count of the current row per code, so the first step is small. Cost O(K d r). Errors:
 /// value_error unless decay is in [0, 1); shape and numeric errors before anything is written.
 template <mutable_matrix_like C>
-update_summary ema_update(C&& codes, ema_state<>& state, const assignments& batch, double decay, const constraint& limits = {}) {
+update_summary ema_update(C&& codes, ema_state<>& state, const assignments& batch, double decay,
+                          const constraint& limits = {}) {
     return detail::ema_update(as_span(codes), state, batch, decay, limits);
 }
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// The version of the library; the build files read it from here.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "checks.hpp"
 
 #include <fmt/format.h>
@@ -17,11 +18,13 @@ check_flags read_check_flags(state& s, const scratch<check_flags>& flags) {
 
 void require_width(std::string_view function, index_t width) {
     if (width > widest_row) {
-        isic::detail::fail<value_error>(function, fmt::format("a width of at most {} on a device", widest_row), fmt::format("{}", width));
+        isic::detail::fail<value_error>(function, fmt::format("a width of at most {} on a device", widest_row),
+                                        fmt::format("{}", width));
     }
 }
 
-bool require_finite_rows(const std::shared_ptr<state>& s, any_device_view m, const std::uint8_t* skip, std::string_view function, std::string_view name) {
+bool require_finite_rows(const std::shared_ptr<state>& s, any_device_view m, const std::uint8_t* skip,
+                         std::string_view function, std::string_view name) {
     if (m.rows == 0 || m.cols == 0) {
         return false;
     }
@@ -31,8 +34,9 @@ bool require_finite_rows(const std::shared_ptr<state>& s, any_device_view m, con
     const check_flags f = read_check_flags(*s, flags);
     if (f.not_finite != no_offender) {
         const auto width = static_cast<std::uint64_t>(m.cols);
-        isic::detail::fail<numeric_error>(function, fmt::format("finite values in {}", name),
-                                          fmt::format("NaN or infinity at row {}, column {}", f.not_finite / width, f.not_finite % width));
+        isic::detail::fail<numeric_error>(
+            function, fmt::format("finite values in {}", name),
+            fmt::format("NaN or infinity at row {}, column {}", f.not_finite / width, f.not_finite % width));
     }
     return f.any != 0;
 }

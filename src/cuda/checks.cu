@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Validation, histograms and hashes of rows and ids.
 #include "checks_kernels.hpp"
 #include "warp.cuh"
@@ -76,7 +77,8 @@ __global__ void hash_rows_kernel(any_device_view m, unsigned long long* hash) {
     const index_t warps = static_cast<index_t>(gridDim.x) * (blockDim.x / warp_lanes);
     for (index_t i = warp_row(); i < m.rows; i += warps) {
         for (index_t j = lane(); j < m.cols; j += warp_lanes) {
-            const T value = static_cast<const T*>(m.data)[i * m.stride + j];  // memcpy from there would read byte by byte
+            const T value =
+                static_cast<const T*>(m.data)[i * m.stride + j];  // memcpy from there would read byte by byte
             std::uint64_t bits = 0;
             memcpy(&bits, &value, sizeof value);
             sum += mixed(bits ^ mixed(static_cast<std::uint64_t>(i * m.cols + j) + 1));
@@ -122,7 +124,8 @@ cudaError_t check_ids(device_ids ids, index_t codes, check_flags* flags, cudaStr
     return launch(check_ids_kernel, blocks_for(ids.size), dim3(threads_per_block), 0, stream, ids, codes, flags);
 }
 
-cudaError_t widen_rows(any_device_view m, const std::int64_t* ids, index_t n, bool normalise, double* out, cudaStream_t stream) {
+cudaError_t widen_rows(any_device_view m, const std::int64_t* ids, index_t n, bool normalise, double* out,
+                       cudaStream_t stream) {
     const row_launch l = launch_for_rows(n, 0);
     return launch(widen_rows_kernel, l.grid, l.block, 0, stream, m, ids, n, normalise, out);
 }

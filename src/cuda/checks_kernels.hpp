@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Kernels of checks.cu: validation, histograms and hashes of rows and ids.
 #pragma once
@@ -23,7 +24,8 @@ cudaError_t check_finite(any_device_view m, const std::uint8_t* skip, check_flag
 cudaError_t check_ids(device_ids ids, index_t codes, check_flags* flags, cudaStream_t stream);
 /// out row i = m row ids[i] (ids null: row i) as float64, divided by its norm if `normalise`; rows of norm 0 are not divided.
 /// out [n x cols] contiguous.
-cudaError_t widen_rows(any_device_view m, const std::int64_t* ids, index_t n, bool normalise, double* out, cudaStream_t stream);
+cudaError_t widen_rows(any_device_view m, const std::int64_t* ids, index_t n, bool normalise, double* out,
+                       cudaStream_t stream);
 /// counts[id] += 1 for ids in [0, codes).
 cudaError_t count_codes(device_ids ids, index_t codes, unsigned long long* counts, cudaStream_t stream);
 /// to[k] += from[k], k < n.

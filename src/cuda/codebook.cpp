@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/cuda/codebook.hpp>
 
 #include <algorithm>
@@ -62,7 +63,9 @@ scratch<double> norms_of(const std::shared_ptr<state>& s, any_device_view m, met
 /// float32 panels of a codebook and a view of its rows.
 class packed_codebook {
 public:
-    packed_codebook(const std::shared_ptr<state>& s, any_device_view codes, metric metric, std::span<const index_t> padding) : s_(s), codes_(codes), metric_(metric) {
+    packed_codebook(const std::shared_ptr<state>& s, any_device_view codes, metric metric,
+                    std::span<const index_t> padding)
+        : s_(s), codes_(codes), metric_(metric) {
         require_not_empty(search_name, "a codebook", codes);
         const std::vector<bool> is_padding = isic::detail::padding_mask(search_name, padding, codes.rows);
         const auto first = std::ranges::find(is_padding, false);
@@ -128,8 +131,10 @@ private:
 
     /// Queues the float32 scores.
     void score(const scaled_rows& queries, const search_memory& m) const {
-        check(pack_queries(queries, center_.data(), largest_norm_.data(), m.queries, s_->stream()), search_name, "pack_queries");
-        check(least_scores({m.queries, panels(), m.panels_per_split, m.best}, m.splits, s_->stream()), search_name, "least_scores");
+        check(pack_queries(queries, center_.data(), largest_norm_.data(), m.queries, s_->stream()), search_name,
+              "pack_queries");
+        check(least_scores({m.queries, panels(), m.panels_per_split, m.best}, m.splits, s_->stream()), search_name,
+              "least_scores");
     }
 
     /// Queues the float64 distances.
@@ -155,12 +160,16 @@ private:
 
     /// Panels of codes per split: at least eight blocks per SM, which holds two or three at a time, so that the last wave costs little.
     index_t panels_per_split_for(index_t query_panels) const {
-        const index_t side_by_side = (query_panels + query_panels_per_block(padded(codes_.cols)) - 1) / query_panels_per_block(padded(codes_.cols));
-        const index_t splits = std::clamp<index_t>((8 * s_->multiprocessors() + side_by_side - 1) / side_by_side, 1, panels_of(codes_.rows));
+        const index_t side_by_side = (query_panels + query_panels_per_block(padded(codes_.cols)) - 1) /
+                                     query_panels_per_block(padded(codes_.cols));
+        const index_t splits = std::clamp<index_t>((8 * s_->multiprocessors() + side_by_side - 1) / side_by_side, 1,
+                                                   panels_of(codes_.rows));
         return (panels_of(codes_.rows) + splits - 1) / splits;
     }
 
-    code_panels panels() const { return {values_.data(), half_norms_.data(), panels_of(codes_.rows), padded(codes_.cols), largest_norm_.data()}; }
+    code_panels panels() const {
+        return {values_.data(), half_norms_.data(), panels_of(codes_.rows), padded(codes_.cols), largest_norm_.data()};
+    }
 
     void pack(index_t winners) {
         const index_t rows = panels_of(codes_.rows) * panel_rows;
@@ -172,7 +181,8 @@ private:
         fill_bytes(*s_, largest_norm_.data(), 0, largest_norm_.bytes());
         const scratch<double> sums(s_, center_parts(codes_.rows) * codes_.cols);
         const scaled_rows codes{codes_, norms_.data()};
-        check(center_of_rows(codes, padding_.data(), winners, sums.data(), center_.data(), s_->stream()), search_name, "center_of_rows");
+        check(center_of_rows(codes, padding_.data(), winners, sums.data(), center_.data(), s_->stream()), search_name,
+              "center_of_rows");
         check(pack_codes(codes, padding_.data(), center_.data(), panels(), s_->stream()), search_name, "pack_codes");
     }
 
@@ -188,7 +198,8 @@ private:
     scratch<unsigned long long> largest_norm_;
 };
 
-std::shared_ptr<const packed_codebook> pack_codebook(const std::shared_ptr<state>& s, any_device_view codes, metric metric, std::span<const index_t> padding) {
+std::shared_ptr<const packed_codebook> pack_codebook(const std::shared_ptr<state>& s, any_device_view codes,
+                                                     metric metric, std::span<const index_t> padding) {
     return std::make_shared<packed_codebook>(s, codes, metric, padding);
 }
 
@@ -196,7 +207,8 @@ void nearest(const packed_codebook& codes, any_device_view vectors, std::int64_t
     codes.nearest(vectors, ids);
 }
 
-void nearest(const std::shared_ptr<state>& s, any_device_view vectors, any_device_view codes, metric metric, std::span<const index_t> padding, std::int64_t* ids) {
+void nearest(const std::shared_ptr<state>& s, any_device_view vectors, any_device_view codes, metric metric,
+             std::span<const index_t> padding, std::int64_t* ids) {
     require_not_empty(search_name, "a codebook", codes);
     require_size(search_name, "columns in the vectors", codes.cols, vectors.cols);
     require_finite_rows(s, vectors, nullptr, search_name, "the vectors");

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Kernels of codebook.cu: nearest-neighbour search. float32 scores ||c||^2/2 - z.c of queries z and codes c, both minus the
 /// codes' mean, find the candidates; float64 distances re-rank them.
@@ -13,8 +14,8 @@ constexpr int score_depth = 8;      ///< wide rows are padded to a multiple of t
 
 /// Packed codes: panels of rows, column by column.
 struct code_panels {
-    float* values;                     ///< [count x width x panel_rows], a group's codes in two vectors
-    float* half_norms;                 ///< [count x panel_rows], infinite for rows that cannot win
+    float* values;      ///< [count x width x panel_rows], a group's codes in two vectors
+    float* half_norms;  ///< [count x panel_rows], infinite for rows that cannot win
     index_t count;
     index_t width;
     unsigned long long* largest_norm;  ///< bits of a double >= 0, which order as integers; initialise with 0
@@ -46,10 +47,12 @@ struct score_arguments {
 /// Number of partial sums of `center_of_rows`.
 index_t center_parts(index_t rows);
 /// center [d] = mean of the `count` rows without skip[k]; working memory sums [center_parts(rows) x d].
-cudaError_t center_of_rows(const scaled_rows& m, const std::uint8_t* skip, index_t count, double* sums, float* center, cudaStream_t stream);
-cudaError_t pack_codes(const scaled_rows& m, const std::uint8_t* skip, const float* center, const code_panels& to, cudaStream_t stream);
-cudaError_t pack_queries(const scaled_rows& m, const float* center, const unsigned long long* largest_norm, const query_panels& to,
-                         cudaStream_t stream);
+cudaError_t center_of_rows(const scaled_rows& m, const std::uint8_t* skip, index_t count, double* sums, float* center,
+                           cudaStream_t stream);
+cudaError_t pack_codes(const scaled_rows& m, const std::uint8_t* skip, const float* center, const code_panels& to,
+                       cudaStream_t stream);
+cudaError_t pack_queries(const scaled_rows& m, const float* center, const unsigned long long* largest_norm,
+                         const query_panels& to, cudaStream_t stream);
 /// Query panels per block of `least_scores`; `width` is padded.
 index_t query_panels_per_block(index_t width);
 /// Least scores over each of `splits` parts of the codebook.
@@ -59,11 +62,11 @@ constexpr index_t search_tile = 64;  ///< queries and codes that a block compare
 
 /// Arguments of nearest_codes.
 struct search_arguments {
-    scaled_rows queries;                  ///< [n x d]
-    scaled_rows codes;                    ///< [K x d]
-    const std::uint8_t* padding;          ///< [K]; null: none
-    index_t first;                        ///< the first code that may win; the result of queries that are not finite
-    const best_scores* best;              ///< of least_scores
+    scaled_rows queries;          ///< [n x d]
+    scaled_rows codes;            ///< [K x d]
+    const std::uint8_t* padding;  ///< [K]; null: none
+    index_t first;                ///< the first code that may win; the result of queries that are not finite
+    const best_scores* best;      ///< of least_scores
     index_t splits;
     index_t padded_queries;
     const double* margins;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Embedding differences as float64 rows, ready for a Gram matrix.
 #include "differences_kernels.hpp"
 #include "warp.cuh"
@@ -79,8 +80,8 @@ __global__ void __launch_bounds__(threads_per_block, 4)
 }
 
 __global__ void __launch_bounds__(threads_per_block, 4)
-    subtract_codes_kernel(any_device_view codes, device_ids harmful, device_ids safe, index_t first, index_t n, double* out,
-                          double* sums, check_flags* flags) {
+    subtract_codes_kernel(any_device_view codes, device_ids harmful, device_ids safe, index_t first, index_t n,
+                          double* out, double* sums, check_flags* flags) {
     const auto id_of = [&](const device_ids& ids, index_t row) {
         const std::int64_t id = id_at(ids, first + row);
         return id >= 0 && id < codes.rows ? id : -1;
@@ -129,8 +130,8 @@ cudaError_t mirror_lower(double* a, index_t n, cudaStream_t stream) {
     return launch(mirror_lower_kernel, blocks_for(n * n), dim3(threads_per_block), 0, stream, a, n);
 }
 
-cudaError_t subtract_rows(any_device_view harmful, any_device_view safe, index_t first, double* out, double* sums, check_flags* flags,
-                          cudaStream_t stream) {
+cudaError_t subtract_rows(any_device_view harmful, any_device_view safe, index_t first, double* out, double* sums,
+                          check_flags* flags, cudaStream_t stream) {
     const dim3 grid = difference_blocks(harmful.rows, harmful.cols);
     const auto run = [&]<class Harmful, class Safe>(Harmful from, Safe what) {
         return launch(subtract_rows_kernel<Harmful, Safe>, grid, dim3(threads_per_block), 0, stream, from, what, first,
@@ -145,14 +146,15 @@ cudaError_t subtract_rows(any_device_view harmful, any_device_view safe, index_t
     });
 }
 
-cudaError_t subtract_codes(any_device_view codes, device_ids harmful, device_ids safe, index_t first, index_t n, double* out,
-                           double* sums, check_flags* flags, cudaStream_t stream) {
+cudaError_t subtract_codes(any_device_view codes, device_ids harmful, device_ids safe, index_t first, index_t n,
+                           double* out, double* sums, check_flags* flags, cudaStream_t stream) {
     return launch(subtract_codes_kernel, difference_blocks(n, codes.cols), dim3(threads_per_block), 0, stream, codes,
                   harmful, safe, first, n, out, sums, flags);
 }
 
 cudaError_t weigh_codes(any_device_view codes, const unsigned long long* counts, double* out, cudaStream_t stream) {
-    return launch(weigh_codes_kernel, blocks_for(codes.rows * codes.cols), dim3(threads_per_block), 0, stream, codes, counts, out);
+    return launch(weigh_codes_kernel, blocks_for(codes.rows * codes.cols), dim3(threads_per_block), 0, stream, codes,
+                  counts, out);
 }
 
 }  // namespace isic::inline ISIC_ABI::cuda::detail

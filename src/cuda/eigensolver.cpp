@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "eigensolver.hpp"
 
 #include <algorithm>
@@ -6,8 +7,8 @@
 
 #include <Eigen/Cholesky>
 
-#include <isic/detail/eigensolver.hpp>
 #include <fmt/format.h>
+#include <isic/detail/eigensolver.hpp>
 
 #include "differences_kernels.hpp"
 
@@ -15,7 +16,7 @@ namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
 
 constexpr std::string_view caller = "fit_subspace";
-constexpr index_t jacobi_width = 32;      // up to here one kernel of Jacobi sweeps beats a tridiagonalisation
+constexpr index_t jacobi_width = 32;       // up to here one kernel of Jacobi sweeps beats a tridiagonalisation
 constexpr index_t randomised_width = 256;  // from here a few products beat it, if few directions are wanted
 constexpr index_t few_directions = 64;     // and the host soon solves what is left of the problem
 constexpr int most_iterations = 12;
@@ -24,7 +25,8 @@ constexpr int most_products = 16;  // in one iteration
 using isic::detail::eigen_pairs;
 
 int as_int(index_t n) {
-    isic::detail::require<value_error>(n <= std::numeric_limits<int>::max(), caller, "sizes that fit 32 bits", fmt::format("{}", n));
+    isic::detail::require<value_error>(n <= std::numeric_limits<int>::max(), caller, "sizes that fit 32 bits",
+                                       fmt::format("{}", n));
     return static_cast<int>(n);
 }
 
@@ -40,14 +42,15 @@ std::vector<double> syevd(const std::shared_ptr<state>& s, double* a, index_t d)
     const scratch<int> info(s, 1);
     std::size_t device_bytes = 0;
     std::size_t host_bytes = 0;
-    check(cusolverDnXsyevd_bufferSize(s->solver(), s->solver_params(), CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER, d, type, a, d, type,
-                                      values.data(), type, &device_bytes, &host_bytes),
+    check(cusolverDnXsyevd_bufferSize(s->solver(), s->solver_params(), CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER,
+                                      d, type, a, d, type, values.data(), type, &device_bytes, &host_bytes),
           caller, "cusolverDnXsyevd_bufferSize");
     const scratch<std::byte> device_work(s, static_cast<index_t>(device_bytes));
     std::vector<std::byte> host_work(host_bytes);
     const wait_on_exit wait(*s);
-    check(cusolverDnXsyevd(s->solver(), s->solver_params(), CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER, d, type, a, d, type,
-                           values.data(), type, device_work.data(), device_bytes, host_work.data(), host_bytes, info.data()),
+    check(cusolverDnXsyevd(s->solver(), s->solver_params(), CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER, d, type,
+                           a, d, type, values.data(), type, device_work.data(), device_bytes, host_work.data(),
+                           host_bytes, info.data()),
           caller, "cusolverDnXsyevd");
     check_device_info(*s, info, "cusolverDnXsyevd");
     return to_host(*s, values.data(), d);
@@ -70,8 +73,9 @@ void require_orthonormal_pairs(const eigen_pairs& pairs) {
     const index_t n = pairs.vectors.cols();
     const double off = (pairs.vectors.transpose() * pairs.vectors - Eigen::MatrixXd::Identity(n, n)).norm();
     if (!(off <= 1e-9)) {
-        throw cuda_error(fmt::format("isic::{}: cusolverDnDgesvdj gave directions that are not orthonormal, off by {}", caller, off),
-                         cuda_failure::not_converged, "cuSOLVER", 0);
+        throw cuda_error(
+            fmt::format("isic::{}: cusolverDnDgesvdj gave directions that are not orthonormal, off by {}", caller, off),
+            cuda_failure::not_converged, "cuSOLVER", 0);
     }
 }
 
@@ -86,16 +90,17 @@ eigen_pairs by_jacobi(const std::shared_ptr<state>& s, double* a, index_t d, ind
     const scratch<double> right(s, d * d);
     const scratch<int> info(s, 1);
     int work_size = 0;
-    check(cusolverDnDgesvdj_bufferSize(s->solver(), CUSOLVER_EIG_MODE_VECTOR, 1, n, n, a, n, values.data(), left.data(), n, right.data(), n,
-                                       &work_size, options.get()),
+    check(cusolverDnDgesvdj_bufferSize(s->solver(), CUSOLVER_EIG_MODE_VECTOR, 1, n, n, a, n, values.data(), left.data(),
+                                       n, right.data(), n, &work_size, options.get()),
           caller, "cusolverDnDgesvdj_bufferSize");
     const scratch<double> work(s, work_size);
-    check(cusolverDnDgesvdj(s->solver(), CUSOLVER_EIG_MODE_VECTOR, 1, n, n, a, n, values.data(), left.data(), n, right.data(), n, work.data(),
-                            work_size, info.data(), options.get()),
+    check(cusolverDnDgesvdj(s->solver(), CUSOLVER_EIG_MODE_VECTOR, 1, n, n, a, n, values.data(), left.data(), n,
+                            right.data(), n, work.data(), work_size, info.data(), options.get()),
           caller, "cusolverDnDgesvdj");
     check_device_info(*s, info, "cusolverDnDgesvdj");
     const std::vector<double> descending = to_host(*s, values.data(), d);
-    eigen_pairs pairs{Eigen::Map<const Eigen::VectorXd>(descending.data(), d), columns_to_host(*s, left.data(), d, 0, wanted)};
+    eigen_pairs pairs{Eigen::Map<const Eigen::VectorXd>(descending.data(), d),
+                      columns_to_host(*s, left.data(), d, 0, wanted)};
     require_orthonormal_pairs(pairs);
     return pairs;
 }
@@ -174,7 +179,8 @@ private:
         if (basis.size() == 0) {
             return {};
         }
-        const eigen_pairs pairs = isic::detail::full_eigen(basis.transpose() * both.rightCols(block_) * basis, "fit_subspace");
+        const eigen_pairs pairs =
+            isic::detail::full_eigen(basis.transpose() * both.rightCols(block_) * basis, "fit_subspace");
         const Eigen::MatrixXd combinations = basis * pairs.vectors;
         const std::size_t small_bytes = static_cast<std::size_t>(block_ * block_) * sizeof(double);
         copy_to_device(*s_, small_.data(), small_bytes, combinations.data(), small_bytes, small_bytes, 1);
@@ -227,8 +233,10 @@ private:
 eigen_solver chosen(eigen_solver solver, index_t d, index_t wanted, bool all_values) {
     const bool few = !all_values && wanted <= d / 8 && wanted <= few_directions;
     if (solver == eigen_solver::randomised) {
-        isic::detail::require<value_error>(!all_values, caller, "rank rules that need few values (Gavish-Donoho needs all) for eigen_solver::randomised",
-                                           "one that needs all");
+        isic::detail::require<value_error>(
+            !all_values, caller,
+            "rank rules that need few values (Gavish-Donoho needs all) for eigen_solver::randomised",
+            "one that needs all");
         return solver;
     }
     if (solver != eigen_solver::automatic) {
@@ -242,7 +250,8 @@ eigen_solver chosen(eigen_solver solver, index_t d, index_t wanted, bool all_val
 
 }  // namespace
 
-solved leading_eigenpairs(const std::shared_ptr<state>& s, double* a, index_t d, index_t wanted, bool all_values, eigen_solver solver) {
+solved leading_eigenpairs(const std::shared_ptr<state>& s, double* a, index_t d, index_t wanted, bool all_values,
+                          eigen_solver solver) {
     const device_guard guard(s->device());
     const eigen_solver used = chosen(solver, d, wanted, all_values);
     if (used == eigen_solver::jacobi) {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Leading eigenpairs of a symmetric positive semi-definite matrix on the device.
 #pragma once
@@ -18,6 +19,7 @@ struct solved {
 
 /// The leading `wanted` eigenpairs of a column-major d x d matrix, of which the lower triangle is read; overwrites it.
 /// all_values: all d values, by any solver but `randomised`. Errors: cuda_error.
-solved leading_eigenpairs(const std::shared_ptr<state>& s, double* a, index_t d, index_t wanted, bool all_values, eigen_solver solver);
+solved leading_eigenpairs(const std::shared_ptr<state>& s, double* a, index_t d, index_t wanted, bool all_values,
+                          eigen_solver solver);
 
 }  // namespace isic::inline ISIC_ABI::cuda::detail

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Nearest codes by ||q - c||^2 in float64: among the best group of the scores or, where the scores are ambiguous, among all codes,
 /// tiles of queries against tiles of codes; no matrix of distances is stored. Included by codebook.cu alone.
@@ -12,7 +13,7 @@ namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
 
 constexpr int tile = search_tile;
-constexpr int per_thread = 4;           // a thread compares 4 queries with 4 codes
+constexpr int per_thread = 4;            // a thread compares 4 queries with 4 codes
 constexpr int side = tile / per_thread;  // threads along a side of the tile
 constexpr int depth = 8;                 // columns in shared memory at a time
 
@@ -96,7 +97,8 @@ struct ambiguous_work {
     index_t tiles;
     index_t splits;
 
-    __device__ explicit ambiguous_work(const search_arguments& l) : queries(static_cast<index_t>(*l.ambiguous_count)), tiles((queries + tile - 1) / tile), splits(1) {
+    __device__ explicit ambiguous_work(const search_arguments& l)
+        : queries(static_cast<index_t>(*l.ambiguous_count)), tiles((queries + tile - 1) / tile), splits(1) {
         const index_t most = (l.codes.rows.rows + tile - 1) / tile;
         if (tiles > 0 && l.blocks / tiles > 1) {
             splits = l.blocks / tiles < most ? l.blocks / tiles : most;
@@ -146,8 +148,8 @@ __device__ __forceinline__ void add_squares(const double (*queries)[tile], const
 }
 
 /// Joins the results of the threads of each query and writes them.
-__device__ __forceinline__ void join_threads(const nearest_of_thread& mine, int x, int y, index_t first_query, index_t queries,
-                                             double* nearest, std::int64_t* nearest_ids) {
+__device__ __forceinline__ void join_threads(const nearest_of_thread& mine, int x, int y, index_t first_query,
+                                             index_t queries, double* nearest, std::int64_t* nearest_ids) {
     __shared__ double found[tile][side];
     __shared__ std::int64_t found_ids[tile][side];
     for (int q = 0; q < per_thread; ++q) {
@@ -170,8 +172,8 @@ __device__ __forceinline__ void join_threads(const nearest_of_thread& mine, int 
 
 /// Compares a tile of the ambiguous queries with codes [first_code, end_code), which is not empty: the barriers of the next tile
 /// separate its results from the reading of these.
-__device__ inline void search_codes(const search_arguments& l, index_t ambiguous, index_t first_query, index_t first_code, index_t end_code,
-                             double* nearest, std::int64_t* nearest_ids) {
+__device__ inline void search_codes(const search_arguments& l, index_t ambiguous, index_t first_query,
+                                    index_t first_code, index_t end_code, double* nearest, std::int64_t* nearest_ids) {
     __shared__ double queries[depth][tile];
     __shared__ double codes[depth][tile];
     const int x = static_cast<int>(threadIdx.x) % side;
@@ -180,7 +182,8 @@ __device__ inline void search_codes(const search_arguments& l, index_t ambiguous
     for (index_t code = first_code; code < end_code; code += tile) {
         double distance[per_thread][per_thread] = {};
         for (index_t c = 0; c < l.codes.rows.cols; c += depth) {
-            load_tile(queries, l.queries, c, [&](int i) { return first_query + i < ambiguous ? l.ambiguous[first_query + i] : index_t{-1}; });
+            load_tile(queries, l.queries, c,
+                      [&](int i) { return first_query + i < ambiguous ? l.ambiguous[first_query + i] : index_t{-1}; });
             load_tile(codes, l.codes, c, [&](int i) { return code + i < end_code ? code + i : index_t{-1}; });
             __syncthreads();
             add_squares(queries, codes, x, y, distance);
@@ -205,7 +208,8 @@ __global__ void __launch_bounds__(side* side) search_ambiguous_kernel(search_arg
         const index_t split = item % work.splits;
         const index_t first = split * codes_per_split;
         const index_t end = first + codes_per_split < l.codes.rows.rows ? first + codes_per_split : l.codes.rows.rows;
-        search_codes(l, work.queries, item / work.splits * tile, first, end, l.nearest + split * work.queries, l.nearest_ids + split * work.queries);
+        search_codes(l, work.queries, item / work.splits * tile, first, end, l.nearest + split * work.queries,
+                     l.nearest_ids + split * work.queries);
     }
 }
 
@@ -232,7 +236,8 @@ __device__ inline std::int64_t nearest_scaled(const search_arguments& l, index_t
     for (index_t k = 0; k < l.codes.rows.rows; ++k) {
         double sum = 0;
         for (index_t c = 0; c < l.codes.rows.cols; ++c) {
-            sum = add_square(sum, (scaled_value(l.queries, query, c) * before - scaled_value(l.codes, k, c) * before) * after);
+            sum = add_square(
+                sum, (scaled_value(l.queries, query, c) * before - scaled_value(l.codes, k, c) * before) * after);
         }
         if (may_win(l, k) && better(sum, k, nearest, id)) {
             nearest = sum;

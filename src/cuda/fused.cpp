@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/cuda/fused.hpp>
 
 #include <cmath>
@@ -22,7 +23,8 @@ const T* data_or_null(std::string_view function, std::string_view name, index_t 
         return nullptr;
     }
     require_size(function, name, expected, values.rows() * values.cols());
-    isic::detail::require<shape_error>(values.stride() == values.cols() || values.rows() == 1, function, fmt::format("{} without gaps", name),
+    isic::detail::require<shape_error>(values.stride() == values.cols() || values.rows() == 1, function,
+                                       fmt::format("{} without gaps", name),
                                        fmt::format("a stride of {}", values.stride()));
     return values.data();
 }
@@ -39,7 +41,8 @@ void check_basis(std::string_view function, any_device_span rows, const fused::d
 }
 
 template <class A>
-const std::uint8_t* locked_of(std::string_view function, any_device_span codes, const fused::device_constraint<A>& limits) {
+const std::uint8_t* locked_of(std::string_view function, any_device_span codes,
+                              const fused::device_constraint<A>& limits) {
     return data_or_null(function, "values in locked", codes.rows, limits.locked);
 }
 
@@ -71,8 +74,9 @@ void fused_project_out(const std::shared_ptr<state>& s, any_device_span rows, co
 }
 
 template <real A>
-void fused_adam_update(const cuda_backend& gpu, any_device_span codes, any_device_view gradient, device_adam_state<A>& state,
-                       const adam_options& options, const fused::device_constraint<A>& limits) {
+void fused_adam_update(const cuda_backend& gpu, any_device_span codes, any_device_view gradient,
+                       device_adam_state<A>& state, const adam_options& options,
+                       const fused::device_constraint<A>& limits) {
     constexpr std::string_view f = "fused::adam_update";
     check_codes(f, codes, limits);
     isic::detail::check_gradient_shape(f, codes.rows, codes.cols, gradient.rows, gradient.cols);
@@ -101,14 +105,15 @@ void fused_adam_update(const cuda_backend& gpu, any_device_span codes, any_devic
 }
 
 template <real A>
-void fused_ema_update(const cuda_backend& gpu, any_device_span codes, any_device_view vectors, device_ids ids, device_ema_state<A>& state,
-                      double decay, const fused::device_constraint<A>& limits) {
+void fused_ema_update(const cuda_backend& gpu, any_device_span codes, any_device_view vectors, device_ids ids,
+                      device_ema_state<A>& state, double decay, const fused::device_constraint<A>& limits) {
     constexpr std::string_view f = "fused::ema_update";
     check_codes(f, codes, limits);
     isic::detail::check_fused_ema_batch(f, codes.cols, vectors.rows, vectors.cols, ids.size);
     isic::detail::check_decay(f, decay);
     if (!state.counts.empty()) {
-        isic::detail::check_fused_ema_state(f, codes.rows, codes.cols, state.counts.cols(), state.sums.rows(), state.sums.cols());
+        isic::detail::check_fused_ema_state(f, codes.rows, codes.cols, state.counts.cols(), state.sums.rows(),
+                                            state.sums.cols());
     }
     require_apart(f, codes, vectors);
     const std::shared_ptr<detail::state>& s = gpu.shared_state();
@@ -135,13 +140,13 @@ template void fused_project_out(const std::shared_ptr<state>&, any_device_span, 
                                 const fused::device_projection_options<float>&);
 template void fused_project_out(const std::shared_ptr<state>&, any_device_span, const fused::device_basis<double>&,
                                 const fused::device_projection_options<double>&);
-template void fused_adam_update(const cuda_backend&, any_device_span, any_device_view, device_adam_state<float>&, const adam_options&,
-                                const fused::device_constraint<float>&);
-template void fused_adam_update(const cuda_backend&, any_device_span, any_device_view, device_adam_state<double>&, const adam_options&,
-                                const fused::device_constraint<double>&);
-template void fused_ema_update(const cuda_backend&, any_device_span, any_device_view, device_ids, device_ema_state<float>&, double,
-                               const fused::device_constraint<float>&);
-template void fused_ema_update(const cuda_backend&, any_device_span, any_device_view, device_ids, device_ema_state<double>&, double,
-                               const fused::device_constraint<double>&);
+template void fused_adam_update(const cuda_backend&, any_device_span, any_device_view, device_adam_state<float>&,
+                                const adam_options&, const fused::device_constraint<float>&);
+template void fused_adam_update(const cuda_backend&, any_device_span, any_device_view, device_adam_state<double>&,
+                                const adam_options&, const fused::device_constraint<double>&);
+template void fused_ema_update(const cuda_backend&, any_device_span, any_device_view, device_ids,
+                               device_ema_state<float>&, double, const fused::device_constraint<float>&);
+template void fused_ema_update(const cuda_backend&, any_device_span, any_device_view, device_ids,
+                               device_ema_state<double>&, double, const fused::device_constraint<double>&);
 
 }  // namespace isic::inline ISIC_ABI::cuda::detail

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Fused steps: rows are read once, held in registers while basis vectors are added, and written once.
 #include "fused_kernels.hpp"
 #include "row_tile.cuh"
@@ -19,7 +20,8 @@ __device__ __forceinline__ void for_all_rows(Tile& g, index_t count, F work) {
 /// offsets[j] = v_j . center, computed by the warps of the block; 0 without a centre.
 template <class A>
 __device__ void project_center(const basis_view<A>& v, const A* center, A* offsets) {
-    for (index_t j = static_cast<index_t>(threadIdx.x) / warp_lanes; j < v.rank; j += static_cast<index_t>(blockDim.x) / warp_lanes) {
+    for (index_t j = static_cast<index_t>(threadIdx.x) / warp_lanes; j < v.rank;
+         j += static_cast<index_t>(blockDim.x) / warp_lanes) {
         A sum = 0;
         for (index_t c = lane(); center != nullptr && c < v.width; c += warp_lanes) {
             sum += v.data[j * v.width + c] * center[c];
@@ -49,7 +51,7 @@ __global__ void __launch_bounds__(threads_per_block, Tile::blocks)
             moves[r] = strength_of(r) != 0;  // otherwise its bytes stay, NaN too
         }
         with_vectors(g, a.rows,
-                   [&](auto rows) { g.for_each([&](int r, index_t p, vector<A>& x) { x = rows.load(r, p); }); });
+                     [&](auto rows) { g.for_each([&](int r, index_t p, vector<A>& x) { x = rows.load(r, p); }); });
         g.add_basis([&](A product, index_t j, int r) {
             const A weight = a.weights == nullptr ? A(1) : a.weights[j];
             return strength_of(r) * weight * (offsets[j] - product);
@@ -123,14 +125,14 @@ __device__ __forceinline__ void advance_adam(const adam_step<A>& a, vector<A>& x
 }
 
 template <class A, class Tile>
-__global__ void __launch_bounds__(threads_per_block, Tile::blocks)
-    adam_kernel(adam_step<A> a, index_t slab, index_t) {
+__global__ void __launch_bounds__(threads_per_block, Tile::blocks) adam_kernel(adam_step<A> a, index_t slab, index_t) {
     ISIC_DYN_SHARED(A, shared);
     Tile g(shared, a.basis, slab);
     for_all_rows(g, a.codes.rows, [&](index_t first) {
         const free_rows<Tile> free(a.locked, first, a.codes.rows);
-        with_vectors(g, a.gradient,
-                   [&](auto gradient) { g.for_each([&](int r, index_t p, vector<A>& x) { x = gradient.load(r, p); }); });
+        with_vectors(g, a.gradient, [&](auto gradient) {
+            g.for_each([&](int r, index_t p, vector<A>& x) { x = gradient.load(r, p); });
+        });
         project_out_of(g);
         with_vectors_of<A>(g, a.mean, [&](auto means) {
             // both are isic's memory of one shape: equally aligned
@@ -173,11 +175,11 @@ __global__ void decay_kernel(ema_step<A> a) {
 }
 
 template <class A, class Tile>
-__global__ void __launch_bounds__(threads_per_block, Tile::blocks)
-    ema_kernel(ema_step<A> a, index_t slab, index_t) {
+__global__ void __launch_bounds__(threads_per_block, Tile::blocks) ema_kernel(ema_step<A> a, index_t slab, index_t) {
     ISIC_DYN_SHARED(A, shared);
     Tile g(shared, a.basis, slab);
-    const any_device_view sums{a.sums, std::is_same_v<A, double> ? dtype::f64 : dtype::f32, a.codes.rows, a.codes.cols, a.codes.cols};
+    const any_device_view sums{a.sums, std::is_same_v<A, double> ? dtype::f64 : dtype::f32, a.codes.rows, a.codes.cols,
+                               a.codes.cols};
     for_all_rows(g, a.codes.rows, [&](index_t first) {
         free_rows<Tile> free(a.locked, first, a.codes.rows);
         A share[Tile::rows];
@@ -230,15 +232,15 @@ __global__ void start_ema_kernel(any_device_view codes, A* counts, A* sums) {
 /// Launches kernel_of(tile) with as many blocks as fit the device at a time: each stages the basis once.
 template <class A, int Rows, class Arguments, class KernelOf>
 cudaError_t launch_fused(const Arguments& a, index_t count, index_t own_values, bool aligned, int multiprocessors,
-                           cudaStream_t stream, KernelOf kernel_of) {
+                         cudaStream_t stream, KernelOf kernel_of) {
     return with_tile<A, Rows>(a.basis.width, aligned, [&]<class Tile>(std::type_identity<Tile> type) {
         const tile_launch l = Tile::launch_for(a.basis);
         const index_t rows = l.threads / Tile::lanes * Tile::rows;
         const index_t tiles = (count + rows - 1) / rows;
         const index_t most = Tile::blocks * multiprocessors;
         const std::size_t bytes = (l.shared + static_cast<std::size_t>(own_values)) * sizeof(A);
-        return launch(kernel_of(type), dim3(static_cast<unsigned>(tiles < most ? tiles : most)), dim3(static_cast<unsigned>(l.threads)), bytes,
-                      stream, a, l.slab, static_cast<index_t>(l.shared));
+        return launch(kernel_of(type), dim3(static_cast<unsigned>(tiles < most ? tiles : most)),
+                      dim3(static_cast<unsigned>(l.threads)), bytes, stream, a, l.slab, static_cast<index_t>(l.shared));
     });
 }
 
@@ -249,30 +251,33 @@ cudaError_t queue_projection(const projection_step<A>& a, int multiprocessors, c
     // A value read from the basis serves all rows of a tile. With 4 rows, reading the basis would take as long as reading and writing
     // the rows.
     return launch_fused<A, 8>(a, a.rows.rows, a.basis.rank, may_read_vectors<A>(a.rows), multiprocessors, stream,
-                                []<class Tile>(std::type_identity<Tile>) { return project_kernel<A, Tile>; });
+                              []<class Tile>(std::type_identity<Tile>) { return project_kernel<A, Tile>; });
 }
 
 template <class A>
 cudaError_t queue_adam(const adam_step<A>& a, int multiprocessors, cudaStream_t stream) {
-    const bool aligned = may_read_vectors<A>(a.codes) && may_read_vectors<A>(a.gradient) && may_read_vectors<A>(a.mean) && may_read_vectors<A>(a.square);
+    const bool aligned = may_read_vectors<A>(a.codes) && may_read_vectors<A>(a.gradient) &&
+                         may_read_vectors<A>(a.mean) && may_read_vectors<A>(a.square);
     return launch_fused<A, 4>(a, a.codes.rows, 0, aligned, multiprocessors, stream,
-                                []<class Tile>(std::type_identity<Tile>) { return adam_kernel<A, Tile>; });
+                              []<class Tile>(std::type_identity<Tile>) { return adam_kernel<A, Tile>; });
 }
 
 template <class A>
 cudaError_t queue_ema(const ema_step<A>& a, int multiprocessors, cudaStream_t stream) {
     const dim3 blocks = blocks_for(a.codes.rows * a.codes.cols);
-    if (const cudaError_t status = launch(decay_kernel<A>, blocks, dim3(threads_per_block), 0, stream, a); status != cudaSuccess) {
+    if (const cudaError_t status = launch(decay_kernel<A>, blocks, dim3(threads_per_block), 0, stream, a);
+        status != cudaSuccess) {
         return status;
     }
     return launch_fused<A, 4>(a, a.codes.rows, 0, may_read_vectors<A>(a.codes), multiprocessors,
-                                stream,  // the sums are contiguous rows
-                                []<class Tile>(std::type_identity<Tile>) { return ema_kernel<A, Tile>; });
+                              stream,  // the sums are contiguous rows
+                              []<class Tile>(std::type_identity<Tile>) { return ema_kernel<A, Tile>; });
 }
 
 template <class A>
 cudaError_t start_ema(any_device_view codes, A* counts, A* sums, cudaStream_t stream) {
-    return launch(start_ema_kernel<A>, blocks_for(codes.rows * codes.cols), dim3(threads_per_block), 0, stream, codes, counts, sums);
+    return launch(start_ema_kernel<A>, blocks_for(codes.rows * codes.cols), dim3(threads_per_block), 0, stream, codes,
+                  counts, sums);
 }
 
 template cudaError_t queue_projection(const projection_step<float>&, int, cudaStream_t);

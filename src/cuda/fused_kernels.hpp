@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Kernels of fused.cu: fused steps in the arithmetic A of the rows, double for float64, float for every other type.
 /// `multiprocessors`: number of SMs of the device.
@@ -14,8 +15,8 @@ struct projection_step {
     basis_view<A> basis;
     const A* strength;  ///< [n]; null: `uniform` for all
     A uniform;
-    const A* center;    ///< [d]; null: zero
-    const A* weights;   ///< [rank]; null: all 1
+    const A* center;   ///< [d]; null: zero
+    const A* weights;  ///< [rank]; null: all 1
 };
 template <class A>
 cudaError_t queue_projection(const projection_step<A>& a, int multiprocessors, cudaStream_t stream);
@@ -25,15 +26,15 @@ template <class A>
 struct adam_step {
     any_device_span codes;
     any_device_view gradient;
-    any_device_span mean;        ///< [K x d] of A
-    any_device_span square;      ///< [K x d] of A
+    any_device_span mean;    ///< [K x d] of A
+    any_device_span square;  ///< [K x d] of A
     basis_view<A> basis;
     const std::uint8_t* locked;  ///< [K]; null: none
     A beta1;
     A beta2;
     A epsilon;
-    A step_scale;                ///< -rate / bias_correction1
-    A inverse_correction2;       ///< 1 / bias_correction2
+    A step_scale;           ///< -rate / bias_correction1
+    A inverse_correction2;  ///< 1 / bias_correction2
 };
 template <class A>
 cudaError_t queue_adam(const adam_step<A>& a, int multiprocessors, cudaStream_t stream);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Types that several kernels take. Pointers are device pointers. nvcc compiles this file: no Eigen, no fmt.
 ///

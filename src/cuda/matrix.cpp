@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/cuda/matrix.hpp>
 
 #include <fmt/format.h>
@@ -19,11 +20,13 @@ void fail_unaligned() {
 }
 
 void fail_id_rows(index_t ids, index_t rows) {
-    isic::detail::fail<shape_error>("upload_ids", "ids in rows of equal length", fmt::format("{} ids in {} rows", ids, rows));
+    isic::detail::fail<shape_error>("upload_ids", "ids in rows of equal length",
+                                    fmt::format("{} ids in {} rows", ids, rows));
 }
 
 void fail_download_stride(index_t cols, index_t stride) {
-    isic::detail::fail<shape_error>("download", fmt::format("a stride of at least {}", cols), fmt::format("{}", stride));
+    isic::detail::fail<shape_error>("download", fmt::format("a stride of at least {}", cols),
+                                    fmt::format("{}", stride));
 }
 
 void require_contiguous_ids(std::string_view function, index_t rows, index_t cols, index_t stride) {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/cuda/metrics.hpp>
 
 #include <algorithm>
@@ -8,8 +9,8 @@
 #include <isic/detail/eigen_view.hpp>
 #include <isic/detail/metrics_checks.hpp>
 
-#include "metrics_kernels.hpp"
 #include "checks.hpp"
+#include "metrics_kernels.hpp"
 
 namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
@@ -18,7 +19,8 @@ using isic::detail::require;
 
 }  // namespace
 
-double nearest_code_churn(const std::shared_ptr<state>& s, any_device_view vectors, any_device_view before, any_device_view after, metric metric, std::span<const index_t> padding) {
+double nearest_code_churn(const std::shared_ptr<state>& s, any_device_view vectors, any_device_view before,
+                          any_device_view after, metric metric, std::span<const index_t> padding) {
     constexpr std::string_view function = "nearest_code_churn";
     isic::detail::check_nearest_code_churn(shape_of(vectors), shape_of(before), shape_of(after));
     const scratch<std::int64_t> old_ids(s, vectors.rows);
@@ -28,13 +30,14 @@ double nearest_code_churn(const std::shared_ptr<state>& s, any_device_view vecto
     const device_guard guard(s->device());
     const scratch<unsigned long long> differing(s, 1);
     fill_bytes(*s, differing.data(), 0, differing.bytes());
-    check(count_differing(old_ids.data(), new_ids.data(), vectors.rows, differing.data(), s->stream()), function, "count_differing");
+    check(count_differing(old_ids.data(), new_ids.data(), vectors.rows, differing.data(), s->stream()), function,
+          "count_differing");
     const auto same = static_cast<double>(vectors.rows) - static_cast<double>(to_host(*s, differing.data(), 1).front());
     return 1.0 - same / static_cast<double>(vectors.rows);  // rounded as on the CPU
 }
 
-leakage_report leakage(const std::shared_ptr<state>& s, any_device_view codes, const subspace& harm, std::span<const double> center,
-                      std::span<const index_t> padding, metric metric) {
+leakage_report leakage(const std::shared_ptr<state>& s, any_device_view codes, const subspace& harm,
+                       std::span<const double> center, std::span<const index_t> padding, metric metric) {
     constexpr std::string_view function = "leakage";
     isic::detail::check_leakage(shape_of(codes), harm, center);
     const device_guard guard(s->device());
@@ -45,8 +48,8 @@ leakage_report leakage(const std::shared_ptr<state>& s, any_device_view codes, c
     const scratch<double> middle = to_device<double>(s, center);
     const index_t n = (codes.rows + rows_per_partial - 1) / rows_per_partial;
     const scratch<leakage_part> parts(s, n);
-    check(measure_leakage(codes, {directions.data(), v.cols(), codes.cols}, middle.data(), mask.data(), metric == metric::cosine,
-                          parts.data(), s->stream()),
+    check(measure_leakage(codes, {directions.data(), v.cols(), codes.cols}, middle.data(), mask.data(),
+                          metric == metric::cosine, parts.data(), s->stream()),
           function, "measure_leakage");
     leakage_part sum{};
     for (const leakage_part& part : to_host(*s, parts.data(), n)) {
@@ -57,7 +60,8 @@ leakage_report leakage(const std::shared_ptr<state>& s, any_device_view codes, c
     return {sum.all > 0 ? std::sqrt(sum.inside / sum.all) : 0.0, std::sqrt(sum.largest)};
 }
 
-drift_report drift(const std::shared_ptr<state>& s, any_device_view before, any_device_view after, std::span<const index_t> padding) {
+drift_report drift(const std::shared_ptr<state>& s, any_device_view before, any_device_view after,
+                   std::span<const index_t> padding) {
     constexpr std::string_view function = "drift";
     isic::detail::check_drift(shape_of(before), shape_of(after));
     const device_guard guard(s->device());
@@ -78,7 +82,8 @@ drift_report drift(const std::shared_ptr<state>& s, any_device_view before, any_
     isic::detail::require_nonzero_before(sum.whole);
     const std::vector<bool> is_padding = isic::detail::padding_mask(function, padding, before.rows);
     const auto counted_rows = static_cast<double>(std::ranges::count(is_padding, false));
-    return {std::sqrt(sum.change / sum.whole), sum.distance / counted_rows, sum.largest, static_cast<index_t>(sum.moved)};
+    return {std::sqrt(sum.change / sum.whole), sum.distance / counted_rows, sum.largest,
+            static_cast<index_t>(sum.moved)};
 }
 
 std::vector<double> usage_counts(const std::shared_ptr<state>& s, device_ids ids, index_t codes) {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Leakage, drift and churn: partial sums in a fixed order, so that every run gives the same results.
 #include "metrics_kernels.hpp"
 #include "warp.cuh"
@@ -44,12 +45,14 @@ __device__ double row_square(const any_device_view& m, index_t k) {
     return warp_sum(square);
 }
 
-__device__ leakage_part row_leakage(const any_device_view& codes, const basis_view<double>& basis, const double* center, bool normalise, index_t k) {
+__device__ leakage_part row_leakage(const any_device_view& codes, const basis_view<double>& basis, const double* center,
+                                    bool normalise, index_t k) {
     const double square = normalise ? row_square(codes, k) : 1.0;
     const double scale = square > 0 ? sqrt(square) : 1.0;
     const auto at = [&](index_t c) {
         const double x = value_at(codes, k, c);
-        return (normalise ? x / scale : x) - (center == nullptr ? 0.0 : center[c]);  // the division is the most expensive operation
+        return (normalise ? x / scale : x) -
+               (center == nullptr ? 0.0 : center[c]);  // the division is the most expensive operation
     };
     double all = 0;
     for (index_t c = lane(); c < codes.cols; c += warp_lanes) {
@@ -68,12 +71,13 @@ __device__ leakage_part row_leakage(const any_device_view& codes, const basis_vi
     return {inside, all, all > 0 ? inside / all : 0.0};
 }
 
-__global__ void leakage_kernel(any_device_view codes, basis_view<double> basis, const double* center, const std::uint8_t* padding, bool normalise,
-                               leakage_part* parts) {
+__global__ void leakage_kernel(any_device_view codes, basis_view<double> basis, const double* center,
+                               const std::uint8_t* padding, bool normalise, leakage_part* parts) {
     reduce_rows(
         codes.rows, parts,
         [&](index_t k) {
-            return padding != nullptr && padding[k] != 0 ? leakage_part{} : row_leakage(codes, basis, center, normalise, k);
+            return padding != nullptr && padding[k] != 0 ? leakage_part{}
+                                                         : row_leakage(codes, basis, center, normalise, k);
         },
         [](leakage_part& sum, const leakage_part& x) {
             sum.inside += x.inside;
@@ -92,7 +96,8 @@ __device__ drift_part row_drift(const any_device_view& before, const any_device_
     return {change, row_square(before, k), sqrt(change), sqrt(change), change > 0 ? 1.0 : 0.0};
 }
 
-__global__ void drift_kernel(any_device_view before, any_device_view after, const std::uint8_t* padding, drift_part* parts) {
+__global__ void drift_kernel(any_device_view before, any_device_view after, const std::uint8_t* padding,
+                             drift_part* parts) {
     reduce_rows(
         before.rows, parts,
         [&](index_t k) { return padding != nullptr && padding[k] != 0 ? drift_part{} : row_drift(before, after, k); },
@@ -105,7 +110,8 @@ __global__ void drift_kernel(any_device_view before, any_device_view after, cons
         });
 }
 
-__global__ void count_differing_kernel(const std::int64_t* a, const std::int64_t* b, index_t n, unsigned long long* differing) {
+__global__ void count_differing_kernel(const std::int64_t* a, const std::int64_t* b, index_t n,
+                                       unsigned long long* differing) {
     const index_t i = thread_number();
     if (i < n && a[i] != b[i]) {
         atomicAdd(differing, 1ULL);
@@ -130,18 +136,20 @@ cudaError_t measure_norms(any_device_view m, double* norms, cudaStream_t stream)
     return launch(norms_kernel, l.grid, l.block, 0, stream, m, norms);
 }
 
-cudaError_t measure_leakage(any_device_view codes, basis_view<double> basis, const double* center, const std::uint8_t* padding, bool normalise,
-                            leakage_part* parts, cudaStream_t stream) {
-    return launch(leakage_kernel, dim3(static_cast<unsigned>(partials(codes.rows))), dim3(warps_per_partial * warp_lanes), 0, stream, codes,
-                  basis, center, padding, normalise, parts);
+cudaError_t measure_leakage(any_device_view codes, basis_view<double> basis, const double* center,
+                            const std::uint8_t* padding, bool normalise, leakage_part* parts, cudaStream_t stream) {
+    return launch(leakage_kernel, dim3(static_cast<unsigned>(partials(codes.rows))),
+                  dim3(warps_per_partial * warp_lanes), 0, stream, codes, basis, center, padding, normalise, parts);
 }
 
-cudaError_t measure_drift(any_device_view before, any_device_view after, const std::uint8_t* padding, drift_part* parts, cudaStream_t stream) {
-    return launch(drift_kernel, dim3(static_cast<unsigned>(partials(before.rows))), dim3(warps_per_partial * warp_lanes), 0, stream, before,
-                  after, padding, parts);
+cudaError_t measure_drift(any_device_view before, any_device_view after, const std::uint8_t* padding, drift_part* parts,
+                          cudaStream_t stream) {
+    return launch(drift_kernel, dim3(static_cast<unsigned>(partials(before.rows))),
+                  dim3(warps_per_partial * warp_lanes), 0, stream, before, after, padding, parts);
 }
 
-cudaError_t count_differing(const std::int64_t* a, const std::int64_t* b, index_t n, unsigned long long* differing, cudaStream_t stream) {
+cudaError_t count_differing(const std::int64_t* a, const std::int64_t* b, index_t n, unsigned long long* differing,
+                            cudaStream_t stream) {
     return launch(count_differing_kernel, blocks_for(n), dim3(threads_per_block), 0, stream, a, b, n, differing);
 }
 

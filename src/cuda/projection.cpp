@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/cuda/projection.hpp>
 
 #include <algorithm>
@@ -103,7 +104,9 @@ private:
         }
     }
 
-    leakage_report leakage_now() const { return leakage(s_, codes_, *harm_, options_.center, options_.padding, options_.metric); }
+    leakage_report leakage_now() const {
+        return leakage(s_, codes_, *harm_, options_.center, options_.padding, options_.metric);
+    }
 
     void keep_old_rows() {
         record_.before = buffer(s_, row_bytes(codes_) * static_cast<std::size_t>(codes_.rows));
@@ -164,7 +167,8 @@ private:
             check(clear_rows(codes_, to.data(), n, statuses_.data(), s_->stream()), function_, "clear_rows");
         } else {
             const scratch<std::int64_t> from = nearest_replacements(near_zero, to);
-            check(replace_rows(codes_, to.data(), from.data(), n, statuses_.data(), s_->stream()), function_, "replace_rows");
+            check(replace_rows(codes_, to.data(), from.data(), n, statuses_.data(), s_->stream()), function_,
+                  "replace_rows");
         }
         status_of_ = to_host(*s_, statuses_.data(), codes_.rows);
     }
@@ -175,7 +179,8 @@ private:
     }
 
     /// The nearest replacement row, by the old values, of each near-zero row.
-    scratch<std::int64_t> nearest_replacements(const std::vector<index_t>& near_zero, const scratch<std::int64_t>& ids) {
+    scratch<std::int64_t> nearest_replacements(const std::vector<index_t>& near_zero,
+                                               const scratch<std::int64_t>& ids) {
         const std::vector<index_t> candidates = replacement_rows();
         const index_t d = codes_.cols;
         const auto n = static_cast<index_t>(near_zero.size());
@@ -186,9 +191,11 @@ private:
         const scratch<double> pool(s_, pool_size * d);
         const any_device_view old = old_rows();
         check(widen_rows(old, ids.data(), n, normalise, queries.data(), s_->stream()), function_, "widen_rows");
-        check(widen_rows(old, pool_ids.data(), pool_size, normalise, pool.data(), s_->stream()), function_, "widen_rows");
+        check(widen_rows(old, pool_ids.data(), pool_size, normalise, pool.data(), s_->stream()), function_,
+              "widen_rows");
         const scratch<std::int64_t> nearest_ids(s_, n);
-        nearest(s_, {queries.data(), dtype::f64, n, d, d}, {pool.data(), dtype::f64, pool_size, d, d}, metric::l2, {}, nearest_ids.data());
+        nearest(s_, {queries.data(), dtype::f64, n, d, d}, {pool.data(), dtype::f64, pool_size, d, d}, metric::l2, {},
+                nearest_ids.data());
         std::vector<index_t> from;
         for (const std::int64_t i : to_host(*s_, nearest_ids.data(), n)) {
             from.push_back(candidates[static_cast<std::size_t>(i)]);
@@ -196,7 +203,9 @@ private:
         return ids_to_device(from);
     }
 
-    any_device_view old_rows() const { return {record_.before.data(), codes_.type, codes_.rows, codes_.cols, codes_.cols}; }
+    any_device_view old_rows() const {
+        return {record_.before.data(), codes_.type, codes_.rows, codes_.cols, codes_.cols};
+    }
 
     std::vector<index_t> replacement_rows() {
         const std::vector<double> norms = row_norms();
@@ -243,8 +252,8 @@ private:
 
 }  // namespace
 
-edit_record project(const std::shared_ptr<state>& s, std::string_view function, any_device_span codes, const subspace* harm,
-                    const projection_options& options, const double* target, bool can_undo) {
+edit_record project(const std::shared_ptr<state>& s, std::string_view function, any_device_span codes,
+                    const subspace* harm, const projection_options& options, const double* target, bool can_undo) {
     return projection(s, function, codes, harm, options, target).run(can_undo);
 }
 
@@ -255,18 +264,21 @@ void check_device_target(any_device_span codes, device_view<double> target, cons
     constexpr std::string_view function = "project_out";
     require_size(function, "target rows", codes.rows, target.rows());
     require_size(function, "target columns", codes.cols, target.cols());
-    require<shape_error>(target.stride() == codes.cols && options.target.empty(), function, "one contiguous target", "two, or one with gaps");
+    require<shape_error>(target.stride() == codes.cols && options.target.empty(), function, "one contiguous target",
+                         "two, or one with gaps");
     require_apart(function, codes, target);
 }
 
 void undo(const std::shared_ptr<state>& s, const edit_record& record, any_device_span codes) {
     constexpr std::string_view function = "device_edit::undo";
-    require<value_error>(record.before.size() > 0, function, "an edit that kept the old rows (can_undo)", "one that did not");
+    require<value_error>(record.before.size() > 0, function, "an edit that kept the old rows (can_undo)",
+                         "one that did not");
     require<value_error>(record.type == codes.type, function, "a codebook of the edit's element type", "another");
     require_size(function, "rows", record.rows, codes.rows);
     require_size(function, "columns", record.cols, codes.cols);
     const std::uint64_t hash = hash_of(s, codes);
-    require<value_error>(hash == record.hash_after, function, fmt::format("the edited codebook (hash {:016x})", record.hash_after),
+    require<value_error>(hash == record.hash_after, function,
+                         fmt::format("the edited codebook (hash {:016x})", record.hash_after),
                          fmt::format("{:016x}", hash));
     write_rows(*s, codes, record.before);
 }

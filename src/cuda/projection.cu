@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // c <- c + s (t - c) V diag(w) V^T in place, one warp per row, in float64, rounded once, as project_out on the CPU.
 #include "projection_kernels.hpp"
 #include "warp.cuh"
@@ -20,8 +21,8 @@ __device__ double target_at(const projection_arguments& a, index_t k, index_t c)
 }
 
 /// fresh <- from + scale (target - from) V diag(w) V^T, where from is old or fresh itself; returns the step's norm unscaled.
-__device__ double move_toward_target(const projection_arguments& a, index_t k, const double* from, double* fresh, double* coefficients,
-                                   double scale) {
+__device__ double move_toward_target(const projection_arguments& a, index_t k, const double* from, double* fresh,
+                                     double* coefficients, double scale) {
     const index_t d = a.codes.cols;
     const basis_view<double> basis{a.basis, a.rank, d};
     for (index_t j = 0; a.basis != nullptr && j < a.rank; ++j) {
@@ -112,7 +113,8 @@ __device__ row_status project_row(const projection_arguments& a, index_t k, movi
         move_toward_target(a, k, r.fresh, r.fresh, r.coefficients, 1.0);
     }
     const double fresh_norm = norm_of(r.fresh, d);
-    const double near_zero_norm = a.near_zero_below * old_norm > 16 * noise_unit * scale ? a.near_zero_below * old_norm : 16 * noise_unit * scale;
+    const double near_zero_norm =
+        a.near_zero_below * old_norm > 16 * noise_unit * scale ? a.near_zero_below * old_norm : 16 * noise_unit * scale;
     if (a.target == nullptr && fresh_norm < near_zero_norm) {
         return row_status::near_zero;
     }
@@ -152,7 +154,8 @@ __device__ void overwrite_row(const any_device_span& m, index_t k, row_status* s
 }
 
 template <class T>
-__global__ void replace_rows_kernel(any_device_span m, const std::int64_t* to, const std::int64_t* from, index_t n, row_status* statuses) {
+__global__ void replace_rows_kernel(any_device_span m, const std::int64_t* to, const std::int64_t* from, index_t n,
+                                    row_status* statuses) {
     if (const index_t i = warp_row(); i < n) {
         const T* source = static_cast<const T*>(m.data) + from[i] * m.stride;
         overwrite_row<T>(m, to[i], statuses, [&](index_t c) { return source[c]; });
@@ -175,14 +178,16 @@ cudaError_t project_codes(const projection_arguments& a, cudaStream_t stream) {
     });
 }
 
-cudaError_t replace_rows(any_device_span m, const std::int64_t* to, const std::int64_t* from, index_t n, row_status* statuses, cudaStream_t stream) {
+cudaError_t replace_rows(any_device_span m, const std::int64_t* to, const std::int64_t* from, index_t n,
+                         row_status* statuses, cudaStream_t stream) {
     const row_launch l = launch_for_rows(n, 0);
     return with_storage(m.type, [&](auto value) {
         return launch(replace_rows_kernel<decltype(value)>, l.grid, l.block, 0, stream, m, to, from, n, statuses);
     });
 }
 
-cudaError_t clear_rows(any_device_span m, const std::int64_t* to, index_t n, row_status* statuses, cudaStream_t stream) {
+cudaError_t clear_rows(any_device_span m, const std::int64_t* to, index_t n, row_status* statuses,
+                       cudaStream_t stream) {
     const row_launch l = launch_for_rows(n, 0);
     return with_storage(m.type, [&](auto value) {
         return launch(clear_rows_kernel<decltype(value)>, l.grid, l.block, 0, stream, m, to, n, statuses);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Tiles of the fused kernels: rows in the registers of a few lanes or, if they are wider, in shared memory, to which basis vectors
 /// are added in the arithmetic A of the rows.
@@ -290,11 +291,14 @@ public:
         constexpr index_t most = 65536 / (width * static_cast<index_t>(sizeof(A))) / at_once * at_once;
         const index_t all = (v.rank + at_once - 1) / at_once * at_once;
         const index_t slab = all < most ? all : most;
-        return {threads_per_block, slab, static_cast<std::size_t>(slab * width + threads_per_block / Lanes * coefficient_vectors * size)};
+        return {threads_per_block, slab,
+                static_cast<std::size_t>(slab * width + threads_per_block / Lanes * coefficient_vectors * size)};
     }
 
     __device__ register_tile(A* shared, const basis_view<A>& v, index_t slab)
-        : v_(v), slab_(slab), staged_(shared),
+        : v_(v),
+          slab_(slab),
+          staged_(shared),
           coefficients_(reinterpret_cast<vector<A>*>(shared + slab * width) + tile_number() * coefficient_vectors) {}
 
     /// Sets the first row of the tile.
@@ -327,7 +331,8 @@ public:
             }
 #pragma unroll
             for (int i = 0; i < ahead; ++i) {
-                f((first + i) / Vectors, (first + i) % Vectors, x_[(first + i) / Vectors][(first + i) % Vectors], loaded[i]);
+                f((first + i) / Vectors, (first + i) % Vectors, x_[(first + i) / Vectors][(first + i) % Vectors],
+                  loaded[i]);
             }
         }
     }
@@ -445,7 +450,9 @@ public:
     }
 
     __device__ shared_memory_tile(A* shared, const basis_view<A>& v, index_t)
-        : v_(v), x_(reinterpret_cast<vector<A>*>(shared + static_cast<index_t>(threadIdx.x) / warp_lanes * room_for(v.width))) {}
+        : v_(v),
+          x_(reinterpret_cast<vector<A>*>(shared +
+                                          static_cast<index_t>(threadIdx.x) / warp_lanes * room_for(v.width))) {}
 
     __device__ __forceinline__ void begin(index_t first) { row_ = first; }
     __device__ __forceinline__ index_t first_row() const { return row_; }

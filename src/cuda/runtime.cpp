@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/cuda/backend.hpp>
 
 #include <limits>
@@ -44,8 +45,8 @@ cuda_failure failure_of(cusolverStatus_t status) {
     }
 }
 
-[[noreturn]] void fail(cuda_failure failure, std::string_view library, int code, std::string_view function, std::string_view call,
-                       std::string_view text) {
+[[noreturn]] void fail(cuda_failure failure, std::string_view library, int code, std::string_view function,
+                       std::string_view call, std::string_view text) {
     throw cuda_error(fmt::format("isic::{}: {} failed with {} {}: {}", function, call, library, code, text), failure,
                      std::string(library), code);
 }
@@ -105,7 +106,8 @@ void check_info(int info, std::string_view function, std::string_view call) {
         fail(cuda_failure::not_converged, "cuSOLVER", info, function, call, "info > 0, it did not converge");
     }
     if (info < 0) {
-        fail(cuda_failure::invalid_value, "cuSOLVER", info, function, call, fmt::format("argument {} was refused", -info));
+        fail(cuda_failure::invalid_value, "cuSOLVER", info, function, call,
+             fmt::format("argument {} was refused", -info));
     }
 }
 
@@ -169,16 +171,17 @@ device_guard::~device_guard() {
 }
 
 state::state(const cuda_options& options) : device_(options.device), allocator_(options.allocator) {
-    isic::detail::require<value_error>((allocator_.allocate == nullptr) == (allocator_.release == nullptr), "cuda_backend",
-                                       "an allocator with both functions or none", "one of them");
+    isic::detail::require<value_error>((allocator_.allocate == nullptr) == (allocator_.release == nullptr),
+                                       "cuda_backend", "an allocator with both functions or none", "one of them");
     int n = 0;
     check(count_devices(n), "cuda_backend", "cudaGetDeviceCount");
     if (device_ < 0 || device_ >= n) {
-        throw cuda_error(fmt::format("isic::cuda_backend: expected a device in [0, {}), got {}", n, device_), cuda_failure::no_device,
-                         "CUDA", cudaErrorInvalidDevice);
+        throw cuda_error(fmt::format("isic::cuda_backend: expected a device in [0, {}), got {}", n, device_),
+                         cuda_failure::no_device, "CUDA", cudaErrorInvalidDevice);
     }
     const device_guard guard(device_);
-    check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device_), "cuda_backend", "cudaDeviceGetAttribute");
+    check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device_), "cuda_backend",
+          "cudaDeviceGetAttribute");
     if (options.stream) {
         stream_ = static_cast<cudaStream_t>(*options.stream);
     } else {
@@ -194,7 +197,8 @@ state::state(const cuda_options& options) : device_(options.device), allocator_(
         check(cudaMemPoolCreate(&pool, &properties), "cuda_backend", "cudaMemPoolCreate");
         pool_.reset(pool);
         std::uint64_t keep = std::numeric_limits<std::uint64_t>::max();  // the default gives memory back at every wait
-        check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "cuda_backend", "cudaMemPoolSetAttribute");
+        check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep), "cuda_backend",
+              "cudaMemPoolSetAttribute");
     }
 }
 
@@ -288,8 +292,8 @@ buffer::~buffer() {
 
 namespace {
 
-void copy(state& s, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t width, std::size_t rows,
-          cudaMemcpyKind kind) {
+void copy(state& s, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t width,
+          std::size_t rows, cudaMemcpyKind kind) {
     if (width == 0 || rows == 0) {
         return;
     }
@@ -297,25 +301,27 @@ void copy(state& s, void* to, std::size_t to_pitch, const void* from, std::size_
     if (rows == 1 || (to_pitch == width && from_pitch == width)) {
         check(cudaMemcpyAsync(to, from, width * rows, kind, s.stream()), "cuda_backend", "cudaMemcpyAsync");
     } else {
-        check(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, width, rows, kind, s.stream()), "cuda_backend", "cudaMemcpy2DAsync");
+        check(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, width, rows, kind, s.stream()), "cuda_backend",
+              "cudaMemcpy2DAsync");
     }
 }
 
 }  // namespace
 
-void copy_to_device(state& s, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t width,
-                    std::size_t rows) {
+void copy_to_device(state& s, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+                    std::size_t width, std::size_t rows) {
     copy(s, to, to_pitch, from, from_pitch, width, rows, cudaMemcpyHostToDevice);
     s.synchronize();  // pinned memory would still be read
 }
 
-void copy_to_host(state& s, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t width, std::size_t rows) {
+void copy_to_host(state& s, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t width,
+                  std::size_t rows) {
     copy(s, to, to_pitch, from, from_pitch, width, rows, cudaMemcpyDeviceToHost);
     s.synchronize();
 }
 
-void copy_on_device(state& s, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t width,
-                    std::size_t rows) {
+void copy_on_device(state& s, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+                    std::size_t width, std::size_t rows) {
     copy(s, to, to_pitch, from, from_pitch, width, rows, cudaMemcpyDeviceToDevice);
 }
 
@@ -354,7 +360,8 @@ void* cuda_backend::stream() const noexcept {
 
 std::string cuda_backend::name() const {
     cudaDeviceProp properties{};
-    cuda::detail::check(cudaGetDeviceProperties(&properties, state_->device()), "cuda_backend::name", "cudaGetDeviceProperties");
+    cuda::detail::check(cudaGetDeviceProperties(&properties, state_->device()), "cuda_backend::name",
+                        "cudaGetDeviceProperties");
     return properties.name;
 }
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// The base of the backend's host code: errors, handles, stream-ordered memory. Includes CUDA's headers.
 #pragma once
@@ -64,9 +65,9 @@ public:
 
     int device() const noexcept { return device_; }
     cudaStream_t stream() const noexcept { return stream_; }
-    cublasHandle_t blas();                 ///< made on first exec, on the stream
-    cusolverDnHandle_t solver();           ///< the same
-    cusolverDnParams_t solver_params();    ///< the same
+    cublasHandle_t blas();                                             ///< made on first exec, on the stream
+    cusolverDnHandle_t solver();                                       ///< the same
+    cusolverDnParams_t solver_params();                                ///< the same
     int multiprocessors() const noexcept { return multiprocessors_; }  ///< streaming multiprocessors
 
     void* allocate(std::size_t bytes);

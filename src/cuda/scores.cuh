@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// float32 scores ||c||^2/2 - z.c in tiles. Only the least score of a query, its group, and the least score of the other groups are
 /// kept. Included by codebook.cu alone.
@@ -30,7 +31,8 @@ __global__ void sum_columns_kernel(scaled_rows m, const std::uint8_t* skip, doub
     const int x = static_cast<int>(threadIdx.x) % sum_side;
     const int y = static_cast<int>(threadIdx.x) / sum_side;
     const index_t column = static_cast<index_t>(blockIdx.y) * sum_side + x;
-    const index_t first = static_cast<index_t>(blockIdx.x) * rows_per_sum;  // along x: a grid has at most 65,535 blocks along y
+    const index_t first =
+        static_cast<index_t>(blockIdx.x) * rows_per_sum;  // along x: a grid has at most 65,535 blocks along y
     double sum = 0;
     for (index_t k = first + y; k < first + rows_per_sum && k < m.rows.rows; k += threads_per_block / sum_side) {
         if (column < m.rows.cols && (skip == nullptr || skip[k] == 0)) {
@@ -69,7 +71,7 @@ struct packed_row {
 
 /// Writes sign * (row - center) to a panel, and zeros to the padding columns.
 __device__ inline packed_row pack_row(const scaled_rows& m, index_t i, const float* center, float sign, int place,
-                               index_t width, float* values) {
+                                      index_t width, float* values) {
     float* const to = values + i / panel_rows * width * panel_rows + place;
     const scaled_row row(m, i);
     packed_row out{0, true};
@@ -117,7 +119,8 @@ __global__ void pack_codes_kernel(scaled_rows m, const std::uint8_t* skip, const
 
 /// Packs queries with their signs changed. margins[i]: a lead of the least score above this is unambiguous; NaN if the query is not
 /// finite.
-__global__ void pack_queries_kernel(scaled_rows m, const float* center, const unsigned long long* largest_norm, query_panels to) {
+__global__ void pack_queries_kernel(scaled_rows m, const float* center, const unsigned long long* largest_norm,
+                                    query_panels to) {
     const index_t i = thread_number();
     if (i >= to.count * panel_rows) {
         return;
@@ -132,7 +135,9 @@ __global__ void pack_queries_kernel(scaled_rows m, const float* center, const un
     double largest = 0;
     memcpy(&largest, &bits, sizeof largest);
     const double norm = is_finite(packed.square) ? sqrt(packed.square) * (1 + 1e-6) : INFINITY;
-    to.margins[i] = packed.finite ? 2 * isic::detail::score_error<isic::detail::cuda_score_rounding>(norm, largest, m.rows.cols) : NAN;
+    to.margins[i] = packed.finite
+                        ? 2 * isic::detail::score_error<isic::detail::cuda_score_rounding>(norm, largest, m.rows.cols)
+                        : NAN;
 }
 
 // Scores
@@ -159,7 +164,8 @@ struct least_two {
 
 /// Writes the result of a query for this block's part of the codebook.
 __device__ inline void store_best(const score_arguments& a, index_t query, const least_two& best) {
-    a.best[static_cast<index_t>(blockIdx.y) * a.queries.count * panel_rows + query] = {best.least, best.second, best.group};
+    a.best[static_cast<index_t>(blockIdx.y) * a.queries.count * panel_rows + query] = {best.least, best.second,
+                                                                                       best.group};
 }
 
 /// Panels [begin, end) of this block's part of the codebook.
@@ -181,20 +187,24 @@ constexpr int queries_per_thread = 4;
 
 /// Reads the queries of this thread; queries past the last one are 0.
 template <int Width>
-__device__ __forceinline__ void load_queries(const query_panels& queries, index_t first_query, float (&z)[queries_per_thread][Width]) {
+__device__ __forceinline__ void load_queries(const query_panels& queries, index_t first_query,
+                                             float (&z)[queries_per_thread][Width]) {
 #pragma unroll
     for (int q = 0; q < queries_per_thread; ++q) {
         const index_t i = first_query + q * threads_per_block;
 #pragma unroll
         for (int c = 0; c < Width; ++c) {
-            z[q][c] = i < queries.count * panel_rows ? queries.values[(i / panel_rows * Width + c) * panel_rows + i % panel_rows] : 0.0F;
+            z[q][c] = i < queries.count * panel_rows
+                          ? queries.values[(i / panel_rows * Width + c) * panel_rows + i % panel_rows]
+                          : 0.0F;
         }
     }
 }
 
 /// Copies panel p of the codes to shared memory.
 template <int Width>
-__device__ __forceinline__ void stage_panel(const code_panels& from, index_t p, panel_row (&codes)[Width], panel_row& half_norms) {
+__device__ __forceinline__ void stage_panel(const code_panels& from, index_t p, panel_row (&codes)[Width],
+                                            panel_row& half_norms) {
     __syncthreads();  // the previous panel has been read
     const auto* values = reinterpret_cast<const vector<float>*>(from.values + p * Width * panel_rows);
     for (int at = static_cast<int>(threadIdx.x); at < Width * vectors_per_panel; at += threads_per_block) {
@@ -208,8 +218,9 @@ __device__ __forceinline__ void stage_panel(const code_panels& from, index_t p, 
 
 /// least[q] = the least score of query q among the four codes of one half of group g.
 template <int Width>
-__device__ __forceinline__ void score_half_group(const float (&z)[queries_per_thread][Width], const panel_row (&codes)[Width],
-                                                 const panel_row& half_norms, int g, int half, float (&least)[queries_per_thread]) {
+__device__ __forceinline__ void score_half_group(const float (&z)[queries_per_thread][Width],
+                                                 const panel_row (&codes)[Width], const panel_row& half_norms, int g,
+                                                 int half, float (&least)[queries_per_thread]) {
     const vector<float> norms = half_norms[2 * g + half];
     float score[queries_per_thread][4];
 #pragma unroll
@@ -276,7 +287,8 @@ __global__ void __launch_bounds__(threads_per_block, Width <= 8 ? 3 : 2) narrow_
 // Wide codebooks: register tiles of 8 queries by 8 codes
 
 constexpr int score_side = panel_rows / 8;  // threads along a side of a block's tile
-static_assert(score_side * score_side == threads_per_block && score_depth * panel_rows == 4 * threads_per_block && codes_per_group == 8);
+static_assert(score_side * score_side == threads_per_block && score_depth * panel_rows == 4 * threads_per_block &&
+              codes_per_group == 8);
 
 /// A piece: `score_depth` columns of a panel. Each thread copies one vector of it.
 using piece = panel_row[score_depth];
@@ -298,7 +310,8 @@ __device__ __forceinline__ void start_scores(const float* half_norms, int x, flo
 }
 
 /// Adds the products of one piece.
-__device__ __forceinline__ void add_products(const piece& queries, const piece& codes, int x, int y, float (&score)[8][8]) {
+__device__ __forceinline__ void add_products(const piece& queries, const piece& codes, int x, int y,
+                                             float (&score)[8][8]) {
 #pragma unroll
     for (int c = 0; c < score_depth; ++c) {
         const vector<float> z[2] = {queries[c][2 * y], queries[c][2 * y + 1]};
@@ -314,7 +327,8 @@ __device__ __forceinline__ void add_products(const piece& queries, const piece& 
 }
 
 /// Adds the least score of each query to its best ones.
-__device__ __forceinline__ void finish_scores(const float (&score)[8][8], int group, least_two (&best)[8][threads_per_block], int thread) {
+__device__ __forceinline__ void finish_scores(const float (&score)[8][8], int group,
+                                              least_two (&best)[8][threads_per_block], int thread) {
 #pragma unroll
     for (int q = 0; q < 8; ++q) {
         float low = score[q][0];
@@ -347,8 +361,10 @@ __global__ void __launch_bounds__(threads_per_block, 2) wide_scores_kernel(score
     const int pieces = static_cast<int>(a.codes.width / score_depth);
     const panel_range panels(a);
     // Panels are adjacent, and so are the pieces of each: a thread loads the vector at the same offset of every piece.
-    const auto* const query_panel = reinterpret_cast<const vector<float>*>(a.queries.values + blockIdx.x * a.queries.width * panel_rows) + thread;
-    const auto* const code_panel = reinterpret_cast<const vector<float>*>(a.codes.values + panels.begin * a.codes.width * panel_rows) + thread;
+    const auto* const query_panel =
+        reinterpret_cast<const vector<float>*>(a.queries.values + blockIdx.x * a.queries.width * panel_rows) + thread;
+    const auto* const code_panel =
+        reinterpret_cast<const vector<float>*>(a.codes.values + panels.begin * a.codes.width * panel_rows) + thread;
     const index_t steps = panels.end > panels.begin ? (panels.end - panels.begin) * pieces : 0;
     for (int q = 0; q < 8; ++q) {
         best[q][thread] = least_two::none();

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Vectors sorted by code, with CUB and Thrust.
 #ifdef ISIC_KERNEL_SHIM
 #include <thrust/sort.h>

@@ -1,9 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Vectors sorted by the codes that they are assigned to.
 #pragma once
 
-#include "sort_kernels.hpp"
 #include "runtime.hpp"
+#include "sort_kernels.hpp"
 
 namespace isic::inline ISIC_ABI::cuda::detail {
 
@@ -18,9 +19,11 @@ public:
             return;
         }
         const scratch<std::int64_t> keys(s, ids.size);
-        const memory_source source{s.get(), [](void* from, std::size_t n) { return static_cast<state*>(from)->allocate(n); },
-                                   [](void* from, void* memory, std::size_t n) { static_cast<state*>(from)->release(memory, n); }};
-        check(sort_by_code(ids, codes, order_.data(), keys.data(), starts_.data(), source, s->stream()), function, "sort_by_code");
+        const memory_source source{
+            s.get(), [](void* from, std::size_t n) { return static_cast<state*>(from)->allocate(n); },
+            [](void* from, void* memory, std::size_t n) { static_cast<state*>(from)->release(memory, n); }};
+        check(sort_by_code(ids, codes, order_.data(), keys.data(), starts_.data(), source, s->stream()), function,
+              "sort_by_code");
     }
 
     const std::int64_t* order() const { return order_.data(); }    ///< [n]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/cuda/subspace.hpp>
 
 #include <algorithm>
@@ -9,9 +10,9 @@
 #include <isic/detail/checks.hpp>
 #include <isic/detail/subspace.hpp>
 
-#include "eigensolver.hpp"
-#include "differences_kernels.hpp"
 #include "checks.hpp"
+#include "differences_kernels.hpp"
+#include "eigensolver.hpp"
 
 namespace isic::inline ISIC_ABI::cuda::detail {
 namespace {
@@ -85,8 +86,8 @@ struct moments::parts {
     void add_chunk(index_t n, const scratch<double>& gram) {
         const double one = 1;
         const int width = static_cast<int>(d);
-        check(cublasDsyrk_v2(s->blas(), CUBLAS_FILL_MODE_LOWER, CUBLAS_OP_N, width, static_cast<int>(n), &one, chunk.data(), width, &one,
-                             gram.data(), width),
+        check(cublasDsyrk_v2(s->blas(), CUBLAS_FILL_MODE_LOWER, CUBLAS_OP_N, width, static_cast<int>(n), &one,
+                             chunk.data(), width, &one, gram.data(), width),
               who, "cublasDsyrk");
     }
 
@@ -108,7 +109,8 @@ struct moments::parts {
         const auto width = static_cast<std::uint64_t>(d);
         if (f.not_finite != no_offender) {
             isic::detail::fail<numeric_error>(who, "finite differences",
-                                              fmt::format("NaN or infinity in row {}, column {} of a pair", f.not_finite / width, f.not_finite % width));
+                                              fmt::format("NaN or infinity in row {}, column {} of a pair",
+                                                          f.not_finite / width, f.not_finite % width));
         }
     }
 
@@ -118,7 +120,8 @@ struct moments::parts {
     }
 };
 
-moments::moments(std::shared_ptr<state> owner, index_t width, bool keep_safe) : parts_(std::make_unique<parts>(std::move(owner), width)) {
+moments::moments(std::shared_ptr<state> owner, index_t width, bool keep_safe)
+    : parts_(std::make_unique<parts>(std::move(owner), width)) {
     parts_->keep_safe = keep_safe;
     parts_->safe_sum = parts_->zeros<double>(sum_parts * width);
     if (keep_safe) {
@@ -201,13 +204,15 @@ void moments::merge(const moments& other) {
     require_size(who, "columns", p.d, o.d);
     require_size(who, "codes", p.codes.rows, o.codes.rows);
     require<value_error>(p.s == o.s, who, "accumulators of one backend", "two backends");
-    require<shape_error>(p.keep_safe == o.keep_safe, who, "accumulators that both keep the safe moment or neither", "one that does");
+    require<shape_error>(p.keep_safe == o.keep_safe, who, "accumulators that both keep the safe moment or neither",
+                         "one that does");
     const device_guard guard(p.s->device());
     const auto add = [&](const scratch<double>& to, const scratch<double>& from, index_t n) {
         const double one = 1;
         constexpr index_t most = index_t{1} << 30;  // cuBLAS counts with 32 bits
         for (index_t first = 0; first < n; first += most) {
-            check(cublasDaxpy_v2(p.s->blas(), static_cast<int>(std::min(most, n - first)), &one, from.data() + first, 1, to.data() + first, 1),
+            check(cublasDaxpy_v2(p.s->blas(), static_cast<int>(std::min(most, n - first)), &one, from.data() + first, 1,
+                                 to.data() + first, 1),
                   who, "cublasDaxpy");
         }
     };
@@ -218,7 +223,8 @@ void moments::merge(const moments& other) {
         add(p.safe_sum, o.safe_sum, sum_parts * p.d);
     }
     if (p.has_codes) {
-        check(add_counts(o.harmful_counts.data(), p.codes.rows, p.harmful_counts.data(), p.s->stream()), who, "add_counts");
+        check(add_counts(o.harmful_counts.data(), p.codes.rows, p.harmful_counts.data(), p.s->stream()), who,
+              "add_counts");
         check(add_counts(o.safe_counts.data(), p.codes.rows, p.safe_counts.data(), p.s->stream()), who, "add_counts");
     }
     check(merge_check_flags(o.flags.data(), p.flags.data(), p.s->stream()), who, "merge_check_flags");
@@ -270,14 +276,16 @@ std::vector<double> moments::safe_mean() const {
         for (index_t first = 0; first < p.codes.rows; first += chunk_rows) {
             const index_t n = std::min(chunk_rows, p.codes.rows - first);
             const double one = 1;
-            check(widen_rows(part_of(p.codes, first, n), nullptr, n, false, p.chunk.data(), p.s->stream()), who, "widen_rows");
-            check(cublasDgemv_v2(p.s->blas(), CUBLAS_OP_N, static_cast<int>(p.d), static_cast<int>(n), &one, p.chunk.data(),
-                                 static_cast<int>(p.d), weights.data() + first, 1, &one, sum.data(), 1),
+            check(widen_rows(part_of(p.codes, first, n), nullptr, n, false, p.chunk.data(), p.s->stream()), who,
+                  "widen_rows");
+            check(cublasDgemv_v2(p.s->blas(), CUBLAS_OP_N, static_cast<int>(p.d), static_cast<int>(n), &one,
+                                 p.chunk.data(), static_cast<int>(p.d), weights.data() + first, 1, &one, sum.data(), 1),
                   who, "cublasDgemv");
         }
         out = to_host(*p.s, sum.data(), p.d);
     } else {
-        require<value_error>(p.keep_safe || p.safe_rows == 0, who, "keep_safe_moment for the mean of the safe rows", "an accumulator without");
+        require<value_error>(p.keep_safe || p.safe_rows == 0, who, "keep_safe_moment for the mean of the safe rows",
+                             "an accumulator without");
         out = p.total(p.safe_sum);
     }
     std::ranges::for_each(out, [&](double& x) { x /= std::max(1.0, total); });
@@ -295,7 +303,8 @@ matrix<double> moments::safe_second_moment() const {
     const device_guard guard(p.s->device());
     for (index_t first = 0; first < p.codes.rows; first += chunk_rows) {
         const index_t n = std::min(chunk_rows, p.codes.rows - first);
-        check(weigh_codes(part_of(p.codes, first, n), p.safe_counts.data() + first, p.chunk.data(), p.s->stream()), who, "weigh_codes");
+        check(weigh_codes(part_of(p.codes, first, n), p.safe_counts.data() + first, p.chunk.data(), p.s->stream()), who,
+              "weigh_codes");
         p.add_chunk(n, gram);
     }
     return symmetric_to_host(*p.s, gram.data(), p.d);
@@ -307,7 +316,8 @@ namespace {
 double trace_of(const std::shared_ptr<state>& s, const double* a, index_t d) {
     const scratch<double> gathered(s, d);
     const auto one = sizeof(double);
-    copy_on_device(*s, gathered.data(), one, a, static_cast<std::size_t>(column_bytes(d + 1)), one, static_cast<std::size_t>(d));
+    copy_on_device(*s, gathered.data(), one, a, static_cast<std::size_t>(column_bytes(d + 1)), one,
+                   static_cast<std::size_t>(d));
     const std::vector<double> diagonal = to_host(*s, gathered.data(), d);
     return std::accumulate(diagonal.begin(), diagonal.end(), 0.0);
 }
@@ -320,7 +330,8 @@ device_fit moments::fit(const device_fit_options& options) const {
     const index_t d = p.d;
     require<shape_error>(p.count > 0, function, "at least one pair", "an empty accumulator");
     isic::detail::rank_budget(options.rank, d, function);
-    require<value_error>(options.rank.sign_flips == 0, function, "difference rows on the host for sign flips", "moments on a device");
+    require<value_error>(options.rank.sign_flips == 0, function, "difference rows on the host for sign flips",
+                         "moments on a device");
     p.throw_if_flagged();
     const std::size_t bytes = p.second.bytes();
     const scratch<double> gram(p.s, d * d);  // the solver overwrites it
@@ -335,9 +346,12 @@ device_fit moments::fit(const device_fit_options& options) const {
         } else {
             require<shape_error>(d >= 3, function, "d >= 3 for the safe axis", fmt::format("d = {}", d));
             const matrix<double> safe = safe_second_moment();
-            require<value_error>(isic::detail::map(safe).trace() > 0, function, "safe embeddings for the safe axis", "none, or only zeros");
+            require<value_error>(isic::detail::map(safe).trace() > 0, function, "safe embeddings for the safe axis",
+                                 "none, or only zeros");
             const scratch<double> safe_gram = to_device<double>(p.s, {safe.data(), static_cast<std::size_t>(d * d)});
-            isic::detail::deflate(moment, leading_eigenpairs(p.s, safe_gram.data(), d, 1, false, eigen_solver::syevd).pairs.vectors.col(0));
+            isic::detail::deflate(
+                moment,
+                leading_eigenpairs(p.s, safe_gram.data(), d, 1, false, eigen_solver::syevd).pairs.vectors.col(0));
         }
         copy_to_device(*p.s, gram.data(), bytes, moment.data(), bytes, bytes, 1);
     }
@@ -346,7 +360,8 @@ device_fit moments::fit(const device_fit_options& options) const {
     require<numeric_error>(!(trace <= (options.center == centering::none ? 0.0 : 1e-12 * whole)), function,
                            "differences that are not all zero", "zeros only");
     const bool all_values = isic::detail::needs_all_values(options.rank, p.count, d);
-    const solved s = leading_eigenpairs(p.s, gram.data(), d, isic::detail::rank_needed(options.rank, d, "fit_subspace"), all_values, options.solver);
+    const solved s = leading_eigenpairs(p.s, gram.data(), d, isic::detail::rank_needed(options.rank, d, "fit_subspace"),
+                                        all_values, options.solver);
     return {isic::detail::subspace_of_pairs(s.pairs, trace, p.count, options.rank, std::nullopt), s.solver};
 }
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/cuda/update.hpp>
 
 #include <bit>
@@ -18,7 +19,10 @@ namespace cuda::detail {
 /// Reads the private members of device_constraint.
 struct constraint_access {
     static constraint_view limits(const device_constraint& c, index_t width) {
-        return {static_cast<const std::uint8_t*>(c.locked_.data()), {c.basis_.data(), c.basis_.rows(), width}, c.keep_norms_, c.within_,
+        return {static_cast<const std::uint8_t*>(c.locked_.data()),
+                {c.basis_.data(), c.basis_.rows(), width},
+                c.keep_norms_,
+                c.within_,
                 c.anchor_.data()};
     }
     static void check(const device_constraint& c, std::string_view function, any_device_span codes) {
@@ -62,9 +66,12 @@ device_constraint::device_constraint(const cuda_backend& gpu, const constraint& 
 
 update_summary update_future::get() const {
     using cuda::detail::update_counts;
-    detail::require<value_error>(owner_ != nullptr, "update_future::get", "the future of an update", "a default-constructed one");
-    const update_counts done = cuda::detail::to_host(*owner_, static_cast<const update_counts*>(counts_.data()), 1).front();
-    return {static_cast<index_t>(done.moved), static_cast<index_t>(done.overflowed), std::bit_cast<double>(done.largest_step)};
+    detail::require<value_error>(owner_ != nullptr, "update_future::get", "the future of an update",
+                                 "a default-constructed one");
+    const update_counts done =
+        cuda::detail::to_host(*owner_, static_cast<const update_counts*>(counts_.data()), 1).front();
+    return {static_cast<index_t>(done.moved), static_cast<index_t>(done.overflowed),
+            std::bit_cast<double>(done.largest_step)};
 }
 
 }  // namespace isic::inline ISIC_ABI
@@ -79,10 +86,12 @@ void check_codes(std::string_view function, any_device_span codes, const device_
 }
 
 void check_assignments(std::string_view function, any_device_span codes, const device_assignments& batch) {
-    isic::detail::check_assignments_shape(function, codes.rows, codes.cols, batch.counts.cols(), batch.sums.rows(), batch.sums.cols());
+    isic::detail::check_assignments_shape(function, codes.rows, codes.cols, batch.counts.cols(), batch.sums.rows(),
+                                          batch.sums.cols());
 }
 
-void check_gradient(std::string_view function, any_device_span codes, any_device_view gradient, const device_constraint& limits) {
+void check_gradient(std::string_view function, any_device_span codes, any_device_view gradient,
+                    const device_constraint& limits) {
     check_codes(function, codes, limits);
     isic::detail::check_gradient_shape(function, codes.rows, codes.cols, gradient.rows, gradient.cols);
     require_apart(function, codes, gradient);
@@ -122,13 +131,13 @@ device_assignments assign(const cuda_backend& gpu, any_device_view vectors, devi
     device_assignments out{device_matrix<double>(gpu, 1, codes), device_matrix<double>(gpu, codes, vectors.cols)};
     const device_guard guard(s->device());
     const sorted_by_code sorted(s, ids, codes, function);
-    check(sum_by_code(vectors, sorted.order(), sorted.starts(), codes, out.counts.data(), out.sums.data(), s->stream()), function,
-          "sum_by_code");
+    check(sum_by_code(vectors, sorted.order(), sorted.starts(), codes, out.counts.data(), out.sums.data(), s->stream()),
+          function, "sum_by_code");
     return out;
 }
 
-update_future ridge_update(const std::shared_ptr<state>& s, any_device_span codes, const device_assignments& batch, double lambda,
-                           const device_constraint& limits) {
+update_future ridge_update(const std::shared_ptr<state>& s, any_device_span codes, const device_assignments& batch,
+                           double lambda, const device_constraint& limits) {
     constexpr std::string_view function = "ridge_update";
     check_codes(function, codes, limits);
     check_assignments(function, codes, batch);
@@ -140,8 +149,8 @@ update_future ridge_update(const std::shared_ptr<state>& s, any_device_span code
     return queue(s, function, a);
 }
 
-update_future ema_update(const cuda_backend& gpu, any_device_span codes, device_ema_state<double>& state, const device_assignments& batch,
-                         double decay, const device_constraint& limits) {
+update_future ema_update(const cuda_backend& gpu, any_device_span codes, device_ema_state<double>& state,
+                         const device_assignments& batch, double decay, const device_constraint& limits) {
     constexpr std::string_view function = "ema_update";
     check_codes(function, codes, limits);
     check_assignments(function, codes, batch);
@@ -149,9 +158,11 @@ update_future ema_update(const cuda_backend& gpu, any_device_span codes, device_
     if (state.counts.empty()) {
         state = {device_matrix<double>(gpu, 1, codes.rows), device_matrix<double>(gpu, codes.rows, codes.cols)};
         const device_guard guard(gpu.device());
-        check(start_ema(codes, state.counts.data(), state.sums.data(), gpu.shared_state()->stream()), function, "start_ema");
+        check(start_ema(codes, state.counts.data(), state.sums.data(), gpu.shared_state()->stream()), function,
+              "start_ema");
     }
-    isic::detail::check_ema_state(function, codes.rows, codes.cols, state.counts.cols(), state.sums.rows(), state.sums.cols());
+    isic::detail::check_ema_state(function, codes.rows, codes.cols, state.counts.cols(), state.sums.rows(),
+                                  state.sums.cols());
     update_arguments a = arguments(update_kind::ema, codes, limits);
     a.counts = batch.counts.data();
     a.sums = batch.sums.data();
@@ -161,13 +172,14 @@ update_future ema_update(const cuda_backend& gpu, any_device_span codes, device_
     return queue(gpu.shared_state(), function, a);
 }
 
-void check_sgd_update(any_device_span codes, any_device_view gradient, const sgd_options& options, const device_constraint& limits) {
+void check_sgd_update(any_device_span codes, any_device_view gradient, const sgd_options& options,
+                      const device_constraint& limits) {
     isic::detail::check("sgd_update", options);
     check_gradient("sgd_update", codes, gradient, limits);
 }
 
-update_future sgd_update(const std::shared_ptr<state>& s, any_device_span codes, any_device_view gradient, any_device_span velocity,
-                         const sgd_options& options, const device_constraint& limits) {
+update_future sgd_update(const std::shared_ptr<state>& s, any_device_span codes, any_device_view gradient,
+                         any_device_span velocity, const sgd_options& options, const device_constraint& limits) {
     update_arguments a = arguments(update_kind::sgd, codes, limits);
     a.gradient = gradient;
     a.first = velocity;
@@ -183,8 +195,9 @@ void check_adam_update(any_device_span codes, any_device_view gradient, index_t 
     check_gradient("adam_update", codes, gradient, limits);
 }
 
-update_future adam_update(const std::shared_ptr<state>& s, any_device_span codes, any_device_view gradient, any_device_span mean,
-                          any_device_span square, index_t step, const adam_options& options, const device_constraint& limits) {
+update_future adam_update(const std::shared_ptr<state>& s, any_device_span codes, any_device_view gradient,
+                          any_device_span mean, any_device_span square, index_t step, const adam_options& options,
+                          const device_constraint& limits) {
     update_arguments a = arguments(update_kind::adam, codes, limits);
     a.gradient = gradient;
     a.first = mean;

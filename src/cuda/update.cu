@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Constrained updates, one warp per row: step, constraint and optimiser state in one pass, in float64.
 #include "update_kernels.hpp"
 #include "warp.cuh"
@@ -29,13 +30,15 @@ __device__ bool ridge_step(const update_arguments& a, index_t k, double* step) {
 template <class T>
 __device__ bool ema_step(const update_arguments& a, index_t k, double* step) {
     const double decayed = a.decay * a.state_counts[k] + (1 - a.decay) * a.counts[k];
-    const double n = decayed < isic::detail::count_floor<double> ? 0.0 : decayed;  // flushed to zero below the count floor
+    const double n =
+        decayed < isic::detail::count_floor<double> ? 0.0 : decayed;  // flushed to zero below the count floor
     __syncwarp();
     if (lane() == 0) {
         a.state_counts[k] = n;
     }
     for (index_t c = lane(); c < a.codes.cols; c += warp_lanes) {
-        const double sum = n == 0 ? 0.0 : a.decay * value_at(a.first, k, c) + (1 - a.decay) * a.sums[k * a.codes.cols + c];
+        const double sum =
+            n == 0 ? 0.0 : a.decay * value_at(a.first, k, c) + (1 - a.decay) * a.sums[k * a.codes.cols + c];
         put(a.first, k, c, sum);
         step[c] = n > 0 ? sum / n - old_at<T>(a, k, c) : 0.0;
     }
@@ -161,8 +164,8 @@ __global__ void update_rows_kernel(update_arguments a) {
     write_back<T>(a, k, r.fresh);
 }
 
-__global__ void sum_by_code_kernel(any_device_view vectors, const std::int64_t* order, const std::int64_t* starts, index_t codes, double* counts,
-                                   double* sums) {
+__global__ void sum_by_code_kernel(any_device_view vectors, const std::int64_t* order, const std::int64_t* starts,
+                                   index_t codes, double* counts, double* sums) {
     const index_t at = thread_number();
     if (at >= codes * vectors.cols) {
         return;
@@ -187,10 +190,10 @@ cudaError_t update_rows(const update_arguments& a, cudaStream_t stream) {
     });
 }
 
-cudaError_t sum_by_code(any_device_view vectors, const std::int64_t* order, const std::int64_t* starts, index_t codes, double* counts, double* sums,
-                        cudaStream_t stream) {
-    return launch(sum_by_code_kernel, blocks_for(codes * vectors.cols), dim3(threads_per_block), 0, stream, vectors, order, starts, codes,
-                  counts, sums);
+cudaError_t sum_by_code(any_device_view vectors, const std::int64_t* order, const std::int64_t* starts, index_t codes,
+                        double* counts, double* sums, cudaStream_t stream) {
+    return launch(sum_by_code_kernel, blocks_for(codes * vectors.cols), dim3(threads_per_block), 0, stream, vectors,
+                  order, starts, codes, counts, sums);
 }
 
 }  // namespace isic::inline ISIC_ABI::cuda::detail

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Kernels of update.cu.
 #pragma once
@@ -11,8 +12,8 @@ struct constraint_view {
     const std::uint8_t* locked;  ///< [K]; null: none
     basis_view<double> orthogonal_to;
     bool keep_norms;
-    double within;               ///< infinity: no radius
-    const double* anchor;        ///< [K x d]; null without a radius
+    double within;         ///< infinity: no radius
+    const double* anchor;  ///< [K x d]; null without a radius
 };
 
 /// An `update_summary` on the device. Initialise with 0.
@@ -53,7 +54,7 @@ cudaError_t update_rows(const update_arguments& a, cudaStream_t stream);
 
 /// sums [K x d] and counts [K] of vectors by id, added in the order of the vectors: every run gives the same sums.
 /// order [n]: positions sorted by id, equal ids in ascending position; starts [K + 1]: the first position of each code.
-cudaError_t sum_by_code(any_device_view vectors, const std::int64_t* order, const std::int64_t* starts, index_t codes, double* counts,
-                        double* sums, cudaStream_t stream);
+cudaError_t sum_by_code(any_device_view vectors, const std::int64_t* order, const std::int64_t* starts, index_t codes,
+                        double* counts, double* sums, cudaStream_t stream);
 
 }  // namespace isic::inline ISIC_ABI::cuda::detail

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Shared by the kernels: element types, and the work of a warp on one row.
 #pragma once
@@ -23,8 +24,8 @@ struct half_bits {
 struct bfloat_bits {
     std::uint16_t bits;
 };
-static_assert(sizeof(half_bits) == sizeof(half) && alignof(half_bits) == alignof(half) && sizeof(bfloat_bits) == sizeof(bfloat16) &&
-                  alignof(bfloat_bits) == alignof(bfloat16),
+static_assert(sizeof(half_bits) == sizeof(half) && alignof(half_bits) == alignof(half) &&
+                  sizeof(bfloat_bits) == sizeof(bfloat16) && alignof(bfloat_bits) == alignof(bfloat16),
               "half and bfloat16 are stored as their bits");
 
 __device__ inline std::uint32_t bits_of(float x) {
@@ -143,7 +144,8 @@ __device__ inline double value_at(const any_device_view& m, index_t i, index_t j
     if (m.type == dtype::f64) {
         return static_cast<const double*>(m.data)[at];
     }
-    return m.type == dtype::f16 ? widen(static_cast<const half_bits*>(m.data)[at]) : widen(static_cast<const bfloat_bits*>(m.data)[at]);
+    return m.type == dtype::f16 ? widen(static_cast<const half_bits*>(m.data)[at])
+                                : widen(static_cast<const bfloat_bits*>(m.data)[at]);
 }
 
 __device__ inline double value_at(const any_device_span& m, index_t i, index_t j) {

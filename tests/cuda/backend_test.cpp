@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "cuda/support.hpp"
 
 using isic::index_t;
@@ -38,7 +39,8 @@ TEST_CASE("one stream waits for another, either way round") {
     auto source = isic::upload(writer, first);
     const auto other = isic::upload(writer, second);
     isic::device_matrix<double> seen(reader, 200, 16);
-    const auto copy = [bytes](isic::cuda_backend& on, isic::device_matrix<double>& to, const isic::device_matrix<double>& from) {
+    const auto copy = [bytes](isic::cuda_backend& on, isic::device_matrix<double>& to,
+                              const isic::device_matrix<double>& from) {
         isic::cuda::detail::copy_on_device(*on.shared_state(), to.data(), bytes, from.data(), bytes, bytes, 1);
     };
     copy(writer, source, other);
@@ -75,7 +77,8 @@ TEST_CASE_TEMPLATE("what is uploaded comes back bit for bit, from strided rows t
     isic::download<T>(gpu, device.view(), wide.data(), 20);
     CHECK(wide(36, 10) == host(36, 10));
     CHECK(wide(36, 11) == T(0));
-    check_throws<isic::shape_error>("download", [&] { isic::download<T>(gpu, device.view(), wide.data(), 10); }, {"11", "10"});
+    check_throws<isic::shape_error>("download", [&] { isic::download<T>(gpu, device.view(), wide.data(), 10); },
+                                    {"11", "10"});
 }
 
 TEST_CASE("empty matrices and bad shapes") {
@@ -140,7 +143,8 @@ TEST_CASE("a caller's stream and allocator are used, and only they") {
         }
     }
     CHECK(pool.live == 0);
-    check_throws<isic::value_error>("cuda_backend", [] { isic::cuda_backend({.allocator = {take, nullptr, nullptr}}); }, {"allocator"});
+    check_throws<isic::value_error>("cuda_backend", [] { isic::cuda_backend({.allocator = {take, nullptr, nullptr}}); },
+                                    {"allocator"});
 }
 
 TEST_CASE("device memory outlives the backend it came from") {

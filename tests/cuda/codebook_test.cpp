@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "cuda/support.hpp"
 
 using isic::index_t;
@@ -6,8 +7,9 @@ using isic_test::check_throws;
 namespace {
 
 template <class T>
-std::vector<std::int64_t> found_on_device(const isic::cuda_backend& gpu, const isic::matrix<T>& vectors, const isic::matrix<T>& codes,
-                                          isic::metric metric = isic::metric::l2, std::span<const index_t> padding = {}) {
+std::vector<std::int64_t> found_on_device(const isic::cuda_backend& gpu, const isic::matrix<T>& vectors,
+                                          const isic::matrix<T>& codes, isic::metric metric = isic::metric::l2,
+                                          std::span<const index_t> padding = {}) {
     const auto book = isic::upload(gpu, codes);
     const isic::device_code_index index(gpu, book, metric, padding);
     return isic_test::ids_on(gpu, index.nearest(isic::upload(gpu, vectors)));
@@ -23,11 +25,25 @@ void check_as_on_cpu(const isic::cuda_backend& gpu, const isic::matrix<T>& vecto
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("an index finds the CPU's codes, whatever the width, over more codes than one part", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("an index finds the CPU's codes, whatever the width, over more codes than one part", T,
+                   ISIC_STORAGE) {
     isic::cuda_backend gpu;
     isic_test::random r(71);
-    for (const auto& [n, K, d] : {std::tuple<index_t, index_t, index_t>{1, 1, 1}, {130, 129, 3}, {150, 300, 4}, {70, 1000, 8}, {129, 260, 9},
-                                  {60, 400, 16}, {140, 270, 17}, {20, 2400, 3}, {12, 2500, 8}, {9, 2400, 17}, {200, 1200, 20}, {65, 140, 31}, {33, 500, 33}, {20, 150, 100}, {9, 300, 256}}) {
+    for (const auto& [n, K, d] : {std::tuple<index_t, index_t, index_t>{1, 1, 1},
+                                  {130, 129, 3},
+                                  {150, 300, 4},
+                                  {70, 1000, 8},
+                                  {129, 260, 9},
+                                  {60, 400, 16},
+                                  {140, 270, 17},
+                                  {20, 2400, 3},
+                                  {12, 2500, 8},
+                                  {9, 2400, 17},
+                                  {200, 1200, 20},
+                                  {65, 140, 31},
+                                  {33, 500, 33},
+                                  {20, 150, 100},
+                                  {9, 300, 256}}) {
         CAPTURE(n);
         CAPTURE(d);
         check_as_on_cpu(gpu, r.matrix<T>(n, d), r.matrix<T>(K, d));
@@ -81,7 +97,8 @@ TEST_CASE("values whose scores overflow float32 are told apart in float64") {
         check_as_on_cpu(gpu, r.matrix<float>(70, d, 3e37), r.matrix<float>(150, d, 3e37));
         check_as_on_cpu(gpu, r.matrix<double>(70, d, 1e150), r.matrix<double>(150, d, 1e150));
         check_as_on_cpu(gpu, r.matrix<double>(20, d, 1e-150), r.matrix<double>(30, d, 1e-150));
-        check_as_on_cpu(gpu, r.matrix<double>(20, d, 1e200), r.matrix<double>(30, d, 1e200));  // where squares do not fit float64
+        check_as_on_cpu(gpu, r.matrix<double>(20, d, 1e200),
+                        r.matrix<double>(30, d, 1e200));  // where squares do not fit float64
         check_as_on_cpu(gpu, r.matrix<double>(20, d, 1e-200), r.matrix<double>(30, d, 1e-200));
         const auto small = r.matrix<double>(30, d, 1e-200);
         check_as_on_cpu(gpu, small, small);
@@ -122,7 +139,8 @@ TEST_CASE("padding never wins, at the front, at the end of a panel or but one") 
     }
 }
 
-TEST_CASE("an index serves many calls, asks no one to wait, and answers vectors that are not finite with the first code") {
+TEST_CASE(
+    "an index serves many calls, asks no one to wait, and answers vectors that are not finite with the first code") {
     isic::cuda_backend gpu;
     isic_test::random r(75);
     const auto codes = r.matrix<float>(50, 6);
@@ -143,18 +161,22 @@ TEST_CASE("an index serves many calls, asks no one to wait, and answers vectors 
     const auto half = r.matrix<isic::half>(20, 6);
     const auto found = isic_test::ids_on(gpu, index.nearest(isic::upload(gpu, half)));  // of another storage
     CHECK(std::ranges::equal(found, isic::nearest_codes(half, codes, isic::metric::l2, padding)));
-    check_throws<isic::shape_error>("nearest_codes", [&] { index.nearest(isic::device_matrix<float>(gpu, 3, 5)); }, {"6", "5"});
-    check_throws<isic::numeric_error>("nearest_codes", [&] {
-        auto bad = codes;
-        bad(3, 1) = std::numeric_limits<float>::infinity();
-        const isic::device_code_index refused(gpu, isic::upload(gpu, bad));
-    }, {"row 3", "column 1"});
+    check_throws<isic::shape_error>("nearest_codes", [&] { index.nearest(isic::device_matrix<float>(gpu, 3, 5)); },
+                                    {"6", "5"});
+    check_throws<isic::numeric_error>("nearest_codes",
+                                      [&] {
+                                          auto bad = codes;
+                                          bad(3, 1) = std::numeric_limits<float>::infinity();
+                                          const isic::device_code_index refused(gpu, isic::upload(gpu, bad));
+                                      },
+                                      {"row 3", "column 1"});
 }
 
 TEST_CASE_TEMPLATE("nearest codes are the CPU's, ties to the lowest id, padding never", T, ISIC_STORAGE) {
     isic::cuda_backend gpu;
     isic_test::random r(21);
-    for (const auto& [n, K, d] : {std::tuple<index_t, index_t, index_t>{1, 1, 1}, {70, 65, 4}, {130, 200, 8}, {65, 300, 21}}) {
+    for (const auto& [n, K, d] :
+         {std::tuple<index_t, index_t, index_t>{1, 1, 1}, {70, 65, 4}, {130, 200, 8}, {65, 300, 21}}) {
         CAPTURE(d);
         auto codes = r.matrix<T>(K, d);
         const auto vectors = r.matrix<T>(n, d);
@@ -170,7 +192,8 @@ TEST_CASE_TEMPLATE("nearest codes are the CPU's, ties to the lowest id, padding 
         const auto device_vectors = isic::upload(gpu, vectors);
         for (const auto metric : {isic::metric::l2, isic::metric::cosine}) {
             const std::vector<index_t> expected = isic::nearest_codes(vectors, codes, metric, padding);
-            const auto found = isic_test::ids_on(gpu, isic::nearest_codes(gpu, device_vectors, device_codes, metric, padding));
+            const auto found =
+                isic_test::ids_on(gpu, isic::nearest_codes(gpu, device_vectors, device_codes, metric, padding));
             REQUIRE(found.size() == expected.size());
             for (std::size_t i = 0; i < found.size(); ++i) {
                 CHECK(found[i] == expected[i]);
@@ -184,12 +207,18 @@ TEST_CASE("nearest codes refuse what the CPU refuses") {
     isic_test::random r(22);
     const auto codes = isic::upload(gpu, r.matrix<float>(4, 3));
     const auto vectors = isic::upload(gpu, r.matrix<float>(5, 3));
-    check_throws<isic::shape_error>("nearest_codes", [&] { isic::nearest_codes(gpu, isic::upload(gpu, r.matrix<float>(5, 2)), codes); }, {"3", "2"});
+    check_throws<isic::shape_error>("nearest_codes",
+                                    [&] { isic::nearest_codes(gpu, isic::upload(gpu, r.matrix<float>(5, 2)), codes); },
+                                    {"3", "2"});
     const std::vector<index_t> all{0, 1, 2, 3};
-    check_throws<isic::value_error>("nearest_codes", [&] { isic::nearest_codes(gpu, vectors, codes, isic::metric::l2, all); }, {"padding only"});
+    check_throws<isic::value_error>(
+        "nearest_codes", [&] { isic::nearest_codes(gpu, vectors, codes, isic::metric::l2, all); }, {"padding only"});
     auto bad = r.matrix<float>(5, 3);
     bad(4, 2) = std::numeric_limits<float>::infinity();
-    check_throws<isic::numeric_error>("nearest_codes", [&] { isic::nearest_codes(gpu, isic::upload(gpu, bad), codes); }, {"vectors", "row 4", "column 2"});
-    check_throws<isic::shape_error>("nearest_codes", [&] { isic::nearest_codes(gpu, vectors, isic::device_matrix<float>(gpu, 0, 3)); }, {"codebook"});
+    check_throws<isic::numeric_error>("nearest_codes", [&] { isic::nearest_codes(gpu, isic::upload(gpu, bad), codes); },
+                                      {"vectors", "row 4", "column 2"});
+    check_throws<isic::shape_error>("nearest_codes",
+                                    [&] { isic::nearest_codes(gpu, vectors, isic::device_matrix<float>(gpu, 0, 3)); },
+                                    {"codebook"});
     CHECK(isic::nearest_codes(gpu, isic::device_matrix<float>(gpu, 0, 3), codes).empty());
 }

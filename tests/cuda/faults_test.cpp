@@ -1,12 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every call of every entry point fails once: a typed error, nothing leaks, the codebook is old or new. Only on the stand-in.
 #ifdef ISIC_STAND_IN
 #include <functional>
 
 #include <cuda_runtime_api.h>
 
-#include <isic/subspace.hpp>
 #include <checks_kernels.hpp>
 #include <codebook_kernels.hpp>
+#include <isic/subspace.hpp>
 #include <metrics_kernels.hpp>
 
 #include "cuda/support.hpp"
@@ -35,10 +36,12 @@ void fail_every_call(const std::function<void()>& work) {
         const auto calls = stand_in::control().calls;
         int injected = 0;
         for (const auto& [name, count] : calls) {
-            if (name.starts_with("cudaGetError") || name.starts_with("cublasGetStatus") || name == "cudaGetLastError" || name == "cudaPeekAtLastError") {
+            if (name.starts_with("cudaGetError") || name.starts_with("cublasGetStatus") || name == "cudaGetLastError" ||
+                name == "cudaPeekAtLastError") {
                 continue;  // cannot fail
             }
-            const bool only_on_the_way_out = name.find("Destroy") != std::string::npos || name.find("Free") != std::string::npos;
+            const bool only_on_the_way_out =
+                name.find("Destroy") != std::string::npos || name.find("Free") != std::string::npos;
             for (int nth = 1; nth <= count; ++nth) {
                 CAPTURE(name);
                 CAPTURE(nth);
@@ -54,7 +57,8 @@ void fail_every_call(const std::function<void()>& work) {
                     CHECK(std::string(e.what()).starts_with("isic::"));
                 }
                 // Cleaning up must not throw: what asks for the current device in a destructor, or its last wait, may fail.
-                const bool may_be_quiet = only_on_the_way_out || name == "cudaGetDevice" || name == "cudaStreamSynchronize";
+                const bool may_be_quiet =
+                    only_on_the_way_out || name == "cudaGetDevice" || name == "cudaStreamSynchronize";
                 CHECK((threw || may_be_quiet));
                 stand_in::control().faults.clear();
                 if (!only_on_the_way_out) {
@@ -195,7 +199,8 @@ TEST_CASE("solvers that do not converge or refuse an argument") {
                 isic::fit_subspace(gpu, isic::upload(gpu, rows), {.rank = {.fixed = 1}, .solver = solver});
                 FAIL("no error");
             } catch (const isic::cuda_error& e) {
-                CHECK(e.failure() == (info > 0 ? isic::cuda_failure::not_converged : isic::cuda_failure::invalid_value));
+                CHECK(e.failure() ==
+                      (info > 0 ? isic::cuda_failure::not_converged : isic::cuda_failure::invalid_value));
                 CHECK(e.code() == info);
                 CHECK(e.library() == "cuSOLVER");
             }
@@ -222,7 +227,9 @@ TEST_CASE("where Jacobi does not converge, the automatic solver is syevd") {
             CHECK(found.solver == isic::eigen_solver::syevd);
             const isic::subspace expected = isic::fit_subspace(rows, {.rank = {.fixed = 1}});
             CHECK(isic_test::largest_difference(found.subspace.basis, expected.basis) < 1e-9);
-            CHECK_THROWS_AS(isic::fit_subspace(gpu, device, {.rank = {.fixed = 1}, .solver = isic::eigen_solver::jacobi}), isic::cuda_error);
+            CHECK_THROWS_AS(
+                isic::fit_subspace(gpu, device, {.rank = {.fixed = 1}, .solver = isic::eigen_solver::jacobi}),
+                isic::cuda_error);
         }
         CHECK_MESSAGE(stand_in::quiescent(), stand_in::report());
     }
@@ -241,7 +248,8 @@ TEST_CASE("a backend works on its device, whichever is the current one") {
         REQUIRE(cudaPointerGetAttributes(&where, device.data()) == cudaSuccess);
         CHECK(where.device == 1);
         const auto found = isic::fit_subspace(gpu, device, {.rank = {.fixed = 1}});
-        CHECK(isic_test::largest_difference(found.subspace.basis, isic::fit_subspace(rows, {.rank = {.fixed = 1}}).basis) < 1e-9);
+        CHECK(isic_test::largest_difference(found.subspace.basis,
+                                            isic::fit_subspace(rows, {.rank = {.fixed = 1}}).basis) < 1e-9);
         int current = -1;
         CHECK(cudaGetDevice(&current) == cudaSuccess);
         CHECK(current == 0);
@@ -313,7 +321,8 @@ TEST_CASE("no launch is refused for the number of rows") {
     CHECK(center_of_rows(unscaled, nullptr, many, nullptr, nullptr, nullptr) == cudaSuccess);
     CHECK(pack_codes(unscaled, nullptr, nullptr, panels, nullptr) == cudaSuccess);
     CHECK(pack_queries(unscaled, nullptr, nullptr, {nullptr, nullptr, many / panel_rows, 4}, nullptr) == cudaSuccess);
-    CHECK(least_scores({{nullptr, nullptr, many / panel_rows, 4}, panels, many / panel_rows, nullptr}, 1, nullptr) == cudaSuccess);
+    CHECK(least_scores({{nullptr, nullptr, many / panel_rows, 4}, panels, many / panel_rows, nullptr}, 1, nullptr) ==
+          cudaSuccess);
     stand_in::reset();
 }
 #endif

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "cuda/support.hpp"
 
 using isic::index_t;
@@ -22,8 +23,9 @@ isic::subspace drawn(isic_test::random& r, index_t d, index_t rank) {
 
 /// c + s (t - c) V W V^T in float64, of the values that the kernels are given.
 template <class T, class A>
-isic::matrix<double> projected(const isic::matrix<T>& codes, const isic::matrix<double>& basis, const isic::matrix<A>& strength,
-                               const isic::matrix<A>& center, const isic::matrix<A>& weights) {
+isic::matrix<double> projected(const isic::matrix<T>& codes, const isic::matrix<double>& basis,
+                               const isic::matrix<A>& strength, const isic::matrix<A>& center,
+                               const isic::matrix<A>& weights) {
     isic::matrix<double> out = isic::detail::to_double(codes.view());
     for (index_t k = 0; k < codes.rows(); ++k) {
         const isic::matrix<double> row = isic::detail::to_double(codes.view());
@@ -50,7 +52,8 @@ double roundings_off(const isic::matrix<T>& found, const isic::matrix<double>& e
             largest = std::max(largest, std::abs(x));
         }
     }
-    return isic_test::largest_difference(isic::detail::to_double(found.view()), expected) / (isic_test::unit<T> * largest);
+    return isic_test::largest_difference(isic::detail::to_double(found.view()), expected) /
+           (isic_test::unit<T> * largest);
 }
 
 /// What sums of d products in A, rounded to T, may be off by.
@@ -102,10 +105,13 @@ TEST_CASE_TEMPLATE("fused::project_out on a device is the formula, of every widt
     }
 }
 
-TEST_CASE_TEMPLATE("fused::project_out on a device takes the subspace out, with more directions than fit at a time, over all blocks", T, float, double) {
+TEST_CASE_TEMPLATE(
+    "fused::project_out on a device takes the subspace out, with more directions than fit at a time, over all blocks",
+    T, float, double) {
     isic::cuda_backend gpu;
     isic_test::random r(62);
-    for (const auto& [K, d, rank] : {std::tuple<index_t, index_t, index_t>{5, 256, 100}, {2, 1024, 40}, {1500, 8, 3}, {3, 1100, 5}}) {
+    for (const auto& [K, d, rank] :
+         {std::tuple<index_t, index_t, index_t>{5, 256, 100}, {2, 1024, 40}, {1500, 8, 3}, {3, 1100, 5}}) {
         CAPTURE(d);
         const auto harm = drawn(r, d, rank);
         const auto codes = r.matrix<T>(K, d);
@@ -151,8 +157,15 @@ TEST_CASE_TEMPLATE("fused::adam_update on a device does what adam_update does in
     using A = arithmetic<T>;
     isic::cuda_backend gpu;
     isic_test::random r(64);
-    for (const auto& [K, d, rank] : {std::tuple<index_t, index_t, index_t>{1, 1, 0}, {37, 3, 1}, {70, 8, 3}, {40, 5, 4}, {33, 32, 8}, {20, 33, 5},
-                                     {9, 256, 16}, {5, 600, 17}, {3, 1030, 2}}) {
+    for (const auto& [K, d, rank] : {std::tuple<index_t, index_t, index_t>{1, 1, 0},
+                                     {37, 3, 1},
+                                     {70, 8, 3},
+                                     {40, 5, 4},
+                                     {33, 32, 8},
+                                     {20, 33, 5},
+                                     {9, 256, 16},
+                                     {5, 600, 17},
+                                     {3, 1030, 2}}) {
         CAPTURE(d);
         const auto harm = drawn(r, d, rank);
         const auto codes = r.matrix<T>(K, d);
@@ -169,12 +182,15 @@ TEST_CASE_TEMPLATE("fused::adam_update on a device does what adam_update does in
         const isic::fused::device_basis<A> basis(gpu, harm);
         for (int step = 0; step < 3; ++step) {
             const auto gradient = r.matrix<T>(K, d);
-            isic::fused::adam_update(gpu, device, isic::upload(gpu, gradient), state, {.rate = 0.05}, {.orthogonal_to = basis, .locked = locked.view()});
+            isic::fused::adam_update(gpu, device, isic::upload(gpu, gradient), state, {.rate = 0.05},
+                                     {.orthogonal_to = basis, .locked = locked.view()});
             isic::adam_update(expected, gradient, slow, {.rate = 0.05}, limits);
         }
         CHECK(state.steps == 3);
         const auto found = isic::download(gpu, device);
-        CHECK(roundings_off(found, expected) <= (sizeof(T) == 8 ? 1e5 : sizeof(T) == 4 ? 4000.0 : 4.0));  // small moments are divided by
+        CHECK(roundings_off(found, expected) <= (sizeof(T) == 8   ? 1e5
+                                                 : sizeof(T) == 4 ? 4000.0
+                                                                  : 4.0));  // small moments are divided by
         CHECK(roundings_off(codes, expected) > 10.0);
         CHECK((bytes_of(found.row(K / 2)) == bytes_of(codes.row(K / 2))) == (K > 1));
         const auto mean = isic::download(gpu, state.mean);
@@ -187,13 +203,15 @@ TEST_CASE_TEMPLATE("fused::adam_update on a device does what adam_update does in
     }
 }
 
-TEST_CASE_TEMPLATE("a step of fused::adam_update on a device is the rate at first, and does not leak", T, float, double) {
+TEST_CASE_TEMPLATE("a step of fused::adam_update on a device is the rate at first, and does not leak", T, float,
+                   double) {
     isic::cuda_backend gpu;
     isic_test::random r(65);
     auto codes = isic::upload(gpu, isic::matrix<T>(3, 9));
     isic::device_adam_state<T> state;
     const isic::fused::device_basis<T> none;
-    isic::fused::adam_update(gpu, codes, isic::upload(gpu, isic::matrix<T>(3, 9, T(2))), state, {.rate = 0.25, .epsilon = 1e-30}, {.orthogonal_to = none});
+    isic::fused::adam_update(gpu, codes, isic::upload(gpu, isic::matrix<T>(3, 9, T(2))), state,
+                             {.rate = 0.25, .epsilon = 1e-30}, {.orthogonal_to = none});
     const auto moved = isic::download(gpu, codes);
     for (const T x : moved.row(2)) {
         CHECK(std::abs(static_cast<double>(x) + 0.25) < 4 * isic_test::unit<T>);
@@ -202,18 +220,25 @@ TEST_CASE_TEMPLATE("a step of fused::adam_update on a device is the rate at firs
     const auto leak_of_step = [&](const isic::fused::device_basis<T>& basis) {
         auto at_rest = isic::upload(gpu, isic::matrix<T>(40, 24));
         isic::device_adam_state<T> fresh;
-        isic::fused::adam_update(gpu, at_rest, isic::upload(gpu, r.matrix<T>(40, 24)), fresh, {.rate = 0.1}, {.orthogonal_to = basis});
+        isic::fused::adam_update(gpu, at_rest, isic::upload(gpu, r.matrix<T>(40, 24)), fresh, {.rate = 0.1},
+                                 {.orthogonal_to = basis});
         return isic::leakage(gpu, at_rest, harm).total;
     };
     CHECK(leak_of_step(isic::fused::device_basis<T>()) > 0.1);
     CHECK(leak_of_step(isic::fused::device_basis<T>(gpu, harm)) < 16 * isic_test::unit<T>);
 }
 
-TEST_CASE_TEMPLATE("fused::ema_update on a device does what ema_update does in float64, the same in every run", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("fused::ema_update on a device does what ema_update does in float64, the same in every run", T,
+                   ISIC_STORAGE) {
     using A = arithmetic<T>;
     isic::cuda_backend gpu;
     isic_test::random r(66);
-    for (const auto& [K, d, rank] : {std::tuple<index_t, index_t, index_t>{1, 1, 0}, {30, 3, 1}, {50, 8, 3}, {33, 32, 8}, {20, 33, 5}, {9, 256, 16},
+    for (const auto& [K, d, rank] : {std::tuple<index_t, index_t, index_t>{1, 1, 0},
+                                     {30, 3, 1},
+                                     {50, 8, 3},
+                                     {33, 32, 8},
+                                     {20, 33, 5},
+                                     {9, 256, 16},
                                      {3, 1030, 2}}) {
         CAPTURE(d);
         const auto harm = drawn(r, d, rank);
@@ -238,7 +263,8 @@ TEST_CASE_TEMPLATE("fused::ema_update on a device does what ema_update does in f
             const auto z = isic::upload(gpu, vectors);
             const auto narrow = isic::upload_ids(gpu, ids);
             const auto wide = isic::upload_ids(gpu, std::vector<std::int64_t>(ids.begin(), ids.end()));
-            isic::fused::ema_update(gpu, device, z, narrow, state, 0.5, {.orthogonal_to = basis, .locked = locked.view()});
+            isic::fused::ema_update(gpu, device, z, narrow, state, 0.5,
+                                    {.orthogonal_to = basis, .locked = locked.view()});
             isic::fused::ema_update(gpu, again, z, wide, other, 0.5, {.orthogonal_to = basis, .locked = locked.view()});
         }
         const auto found = isic::download(gpu, device);
@@ -248,7 +274,8 @@ TEST_CASE_TEMPLATE("fused::ema_update on a device does what ema_update does in f
         CHECK(isic_test::bytes_on(gpu, again) == bytes_of(found));
         const auto counts = isic::download(gpu, state.counts);
         for (index_t k = 0; k < K; ++k) {
-            CHECK(static_cast<double>(counts(0, k)) == doctest::Approx(slow.counts[static_cast<std::size_t>(k)]).epsilon(1e-6));
+            CHECK(static_cast<double>(counts(0, k)) ==
+                  doctest::Approx(slow.counts[static_cast<std::size_t>(k)]).epsilon(1e-6));
         }
         CHECK(roundings_off(isic::download(gpu, state.sums), slow.sums) < 64);  // the state of a locked row goes on
     }
@@ -270,8 +297,9 @@ TEST_CASE_TEMPLATE("a code whose count has faded away stays where it is", T, flo
         auto device = isic::upload(gpu, codes);
         isic::device_ema_state<T> state{isic::upload(gpu, counts), isic::upload(gpu, sums)};
         const isic::fused::device_basis<T> none;
-        isic::fused::ema_update(gpu, device, isic::device_matrix<T>(gpu, 0, d), isic::upload_ids(gpu, std::vector<std::int32_t>()), state, 0.5,
-                       {.orthogonal_to = none});
+        isic::fused::ema_update(gpu, device, isic::device_matrix<T>(gpu, 0, d),
+                                isic::upload_ids(gpu, std::vector<std::int32_t>()), state, 0.5,
+                                {.orthogonal_to = none});
         CHECK(roundings_off(isic::download(gpu, device), isic::detail::to_double(codes.view())) < 4);
         const auto left = isic::download(gpu, state.counts);
         CHECK(left(0, 0) == 0);
@@ -291,19 +319,23 @@ TEST_CASE("codes without vectors fade, ids that are none and no vectors at all a
     auto device = isic::upload(gpu, codes);
     isic::device_ema_state<float> state;
     const std::vector<std::int32_t> ids{1, 4, -1, 1};
-    isic::fused::ema_update(gpu, device, isic::upload(gpu, isic::matrix<float>(4, 8, 2.0F)), isic::upload_ids(gpu, ids), state, 0.5, {.orthogonal_to = none});
+    isic::fused::ema_update(gpu, device, isic::upload(gpu, isic::matrix<float>(4, 8, 2.0F)), isic::upload_ids(gpu, ids),
+                            state, 0.5, {.orthogonal_to = none});
     const auto counts = isic::download(gpu, state.counts);
     CHECK(counts(0, 0) == 0.5F);
     CHECK(counts(0, 1) == 1.5F);
     CHECK(counts(0, 3) == 0.5F);
     const auto found = isic::download(gpu, device);
-    CHECK(isic_test::largest_difference(isic::detail::to_double(found.view()), isic::detail::to_double(codes.view())) > 0.1);
+    CHECK(isic_test::largest_difference(isic::detail::to_double(found.view()), isic::detail::to_double(codes.view())) >
+          0.1);
     CHECK(std::abs(found(0, 3) - codes(0, 3)) < 1e-6F);
     CHECK(std::abs(found(1, 3) - (codes(1, 3) * 0.5F + 2.0F) / 1.5F) < 1e-6F);
     const std::vector<std::int32_t> no_ids;
-    isic::fused::ema_update(gpu, device, isic::device_matrix<float>(gpu, 0, 8), isic::upload_ids(gpu, no_ids), state, 0.5, {.orthogonal_to = none});
+    isic::fused::ema_update(gpu, device, isic::device_matrix<float>(gpu, 0, 8), isic::upload_ids(gpu, no_ids), state,
+                            0.5, {.orthogonal_to = none});
     CHECK(isic::download(gpu, state.counts)(0, 1) == 0.75F);
-    CHECK(isic_test::largest_difference(isic::detail::to_double(isic::download(gpu, device).view()), isic::detail::to_double(found.view())) < 1e-6);
+    CHECK(isic_test::largest_difference(isic::detail::to_double(isic::download(gpu, device).view()),
+                                        isic::detail::to_double(found.view())) < 1e-6);
 }
 
 TEST_CASE("the inner loops on a device refuse what does not fit, and write nothing") {
@@ -314,37 +346,71 @@ TEST_CASE("the inner loops on a device refuse what does not fit, and write nothi
     const auto codes = r.matrix<float>(4, 6);
     auto device = isic::upload(gpu, codes);
     const auto three = isic::upload(gpu, isic::matrix<float>(1, 3));
-    check_throws<isic::shape_error>("fused::project_out", [&] { isic::fused::project_out(gpu, device, isic::fused::device_basis<float>(gpu, drawn(r, 5, 2))); }, {"6", "5"});
-    check_throws<isic::shape_error>("fused::project_out", [&] { isic::fused::project_out(gpu, device, basis, {.strength = three.view()}); }, {"strength", "4", "3"});
-    check_throws<isic::shape_error>("fused::project_out", [&] { isic::fused::project_out(gpu, device, basis, {.center = three.view()}); }, {"center", "6", "3"});
-    check_throws<isic::shape_error>("fused::project_out", [&] { isic::fused::project_out(gpu, device, basis, {.weights = three.view()}); }, {"weights", "2", "3"});
+    check_throws<isic::shape_error>(
+        "fused::project_out",
+        [&] { isic::fused::project_out(gpu, device, isic::fused::device_basis<float>(gpu, drawn(r, 5, 2))); },
+        {"6", "5"});
+    check_throws<isic::shape_error>("fused::project_out",
+                                    [&] { isic::fused::project_out(gpu, device, basis, {.strength = three.view()}); },
+                                    {"strength", "4", "3"});
+    check_throws<isic::shape_error>("fused::project_out",
+                                    [&] { isic::fused::project_out(gpu, device, basis, {.center = three.view()}); },
+                                    {"center", "6", "3"});
+    check_throws<isic::shape_error>("fused::project_out",
+                                    [&] { isic::fused::project_out(gpu, device, basis, {.weights = three.view()}); },
+                                    {"weights", "2", "3"});
     const isic::device_view<float> column(device.data(), 4, 1, 6);
-    check_throws<isic::shape_error>("fused::project_out", [&] { isic::fused::project_out(gpu, device, basis, {.strength = column}); }, {"without gaps", "6"});
+    check_throws<isic::shape_error>("fused::project_out",
+                                    [&] { isic::fused::project_out(gpu, device, basis, {.strength = column}); },
+                                    {"without gaps", "6"});
     auto wide = isic::device_matrix<float>(gpu, 1, 4097);
-    check_throws<isic::value_error>("fused::project_out", [&] { isic::fused::project_out(gpu, wide, isic::fused::device_basis<float>(gpu, drawn(r, 4097, 1))); },
-                                    {"4096", "4097"});
+    check_throws<isic::value_error>(
+        "fused::project_out",
+        [&] { isic::fused::project_out(gpu, wide, isic::fused::device_basis<float>(gpu, drawn(r, 4097, 1))); },
+        {"4096", "4097"});
     isic::device_adam_state<float> adam;
     const auto gradient = isic::upload(gpu, codes);
-    check_throws<isic::shape_error>("fused::adam_update", [&] { isic::fused::adam_update(gpu, device, isic::upload(gpu, r.matrix<float>(3, 6)), adam, {}, {.orthogonal_to = basis}); }, {"4", "3"});
-    check_throws<isic::value_error>("fused::adam_update", [&] { isic::fused::adam_update(gpu, device, gradient, adam, {.rate = 0}, {.orthogonal_to = basis}); }, {"rate > 0"});
-    check_throws<isic::value_error>("fused::adam_update", [&] { isic::fused::adam_update(gpu, device, device, adam, {}, {.orthogonal_to = basis}); }, {"overlapping"});
+    check_throws<isic::shape_error>("fused::adam_update",
+                                    [&] {
+                                        isic::fused::adam_update(gpu, device, isic::upload(gpu, r.matrix<float>(3, 6)),
+                                                                 adam, {}, {.orthogonal_to = basis});
+                                    },
+                                    {"4", "3"});
+    check_throws<isic::value_error>(
+        "fused::adam_update",
+        [&] { isic::fused::adam_update(gpu, device, gradient, adam, {.rate = 0}, {.orthogonal_to = basis}); },
+        {"rate > 0"});
+    check_throws<isic::value_error>(
+        "fused::adam_update",
+        [&] { isic::fused::adam_update(gpu, device, device, adam, {}, {.orthogonal_to = basis}); }, {"overlapping"});
     const auto marks = isic::upload_marks(gpu, std::vector<std::uint8_t>(3));
-    check_throws<isic::shape_error>("fused::adam_update", [&] { isic::fused::adam_update(gpu, device, gradient, adam, {}, {.orthogonal_to = basis, .locked = marks.view()}); }, {"locked", "4", "3"});
-    check_throws<isic::shape_error>("fused::adam_update", [&] {
-        isic::fused::adam_update(gpu, isic::device_matrix<float>(gpu, 0, 6), isic::device_matrix<float>(gpu, 0, 6), adam, {}, {.orthogonal_to = basis});
-    }, {"0 x 6"});
+    check_throws<isic::shape_error>("fused::adam_update",
+                                    [&] {
+                                        isic::fused::adam_update(gpu, device, gradient, adam, {},
+                                                                 {.orthogonal_to = basis, .locked = marks.view()});
+                                    },
+                                    {"locked", "4", "3"});
+    check_throws<isic::shape_error>("fused::adam_update",
+                                    [&] {
+                                        isic::fused::adam_update(gpu, isic::device_matrix<float>(gpu, 0, 6),
+                                                                 isic::device_matrix<float>(gpu, 0, 6), adam, {},
+                                                                 {.orthogonal_to = basis});
+                                    },
+                                    {"0 x 6"});
     CHECK(adam.steps == 0);
     CHECK(adam.mean.empty());
     isic::device_ema_state<float> ema;
     const auto ema_with = [&](const std::vector<int>& ids, double decay) {
-        isic::fused::ema_update(gpu, device, isic::upload(gpu, r.matrix<float>(2, 6)), isic::upload_ids(gpu, ids), ema, decay, {.orthogonal_to = basis});
+        isic::fused::ema_update(gpu, device, isic::upload(gpu, r.matrix<float>(2, 6)), isic::upload_ids(gpu, ids), ema,
+                                decay, {.orthogonal_to = basis});
     };
     check_throws<isic::shape_error>("fused::ema_update", [&] { ema_with({0}, 0.5); }, {"ids", "2", "1"});
     check_throws<isic::value_error>("fused::ema_update", [&] { ema_with({0, 1}, 1.0); }, {"decay in [0, 1)"});
     CHECK(ema.counts.empty());
     isic::subspace skewed = harm;
     skewed.basis(0, 0) += 0.5;
-    check_throws<isic::value_error>("fused::basis", [&] { isic::fused::device_basis<float>(gpu, skewed); }, {"orthonormal"});
+    check_throws<isic::value_error>("fused::basis", [&] { isic::fused::device_basis<float>(gpu, skewed); },
+                                    {"orthonormal"});
     CHECK(isic_test::bytes_on(gpu, device) == bytes_of(codes));
     isic::fused::project_out(gpu, isic::device_matrix<float>(gpu, 0, 6), basis);  // nothing to do
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The main of the tests of the CUDA backend. Where no device can be used it says so and returns 77, "skipped" in CTest's
 // words, or 1 if ISIC_REQUIRE_GPU is set. A run in which nothing was checked fails.
 #define DOCTEST_CONFIG_IMPLEMENT
@@ -34,10 +35,12 @@ bool device_required() {
 
 int main(int argc, char** argv) {
     doctest::Context context(argc, argv);
-    if (context.shouldExit()) return context.run();  // --help, --list-test-cases and the like
+    if (context.shouldExit())
+        return context.run();  // --help, --list-test-cases and the like
     if (!isic::cuda::available()) {
         const bool required = device_required();
-        std::printf("[isic] %s: no usable CUDA device: %s\n", required ? "FAILED" : "SKIPPED", isic::cuda::unavailable_reason().c_str());
+        std::printf("[isic] %s: no usable CUDA device: %s\n", required ? "FAILED" : "SKIPPED",
+                    isic::cuda::unavailable_reason().c_str());
         return required ? 1 : 77;
     }
     const int result = context.run();

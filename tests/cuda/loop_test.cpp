@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/cuda/loop.hpp>
 
 #include "cuda/support.hpp"
@@ -12,7 +13,9 @@ public:
     explicit device_toy(isic::cuda_backend& gpu) : gpu_(gpu), codes_(isic::upload(gpu, toy_.planted())) {}
 
     isic::device_matrix<T>& device_codebook() { return codes_; }
-    isic::token_grid generate(std::span<const std::string> prompts, std::uint64_t seed) { return toy_.generate(prompts, seed); }
+    isic::token_grid generate(std::span<const std::string> prompts, std::uint64_t seed) {
+        return toy_.generate(prompts, seed);
+    }
     isic_test::dense decode(const isic::token_grid& tokens) {
         read_codes();
         return toy_.decode(tokens);
@@ -53,7 +56,8 @@ isic::self_improve_options options() {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("self_improve on a device's codebook does what it does on the host's, and leaves it on the device", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("self_improve on a device's codebook does what it does on the host's, and leaves it on the device",
+                   T, ISIC_STORAGE) {
     isic::cuda_backend gpu;
     device_toy<T> model(gpu);
     const auto report = isic::self_improve(gpu, model, model.host().judge(), options());

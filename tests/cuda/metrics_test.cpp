@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "cuda/support.hpp"
 
 using isic::index_t;
@@ -46,7 +47,8 @@ TEST_CASE_TEMPLATE("usage is counted", Id, std::int32_t, std::int64_t) {
     }
     CHECK(isic::usage_counts(gpu, isic::upload_ids(gpu, ids), 17) == expected);
     CHECK(isic::usage_perplexity(isic::usage_counts(gpu, isic::upload_ids(gpu, ids), 17)) > 10);
-    check_throws<isic::value_error>("usage_counts", [&] { isic::usage_counts(gpu, isic::upload_ids(gpu, ids), 16); }, {"[0, 16)"});
+    check_throws<isic::value_error>("usage_counts", [&] { isic::usage_counts(gpu, isic::upload_ids(gpu, ids), 16); },
+                                    {"[0, 16)"});
     const std::vector<Id> none;
     CHECK(isic::usage_counts(gpu, isic::upload_ids(gpu, none), 2) == std::vector<double>{0, 0});
 }

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Plants bugs in the CUDA backend, one at a time, and checks that the tests over the stand-in fail.
 
   mutants.py BUILD_DIR            all; BUILD_DIR has been configured with -DISIC_CUDA=ON and built

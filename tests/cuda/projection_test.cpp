@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "cuda/support.hpp"
 
 using isic::index_t;
@@ -33,7 +34,8 @@ void check_as_on_the_cpu(const isic::cuda_backend& gpu, const isic::matrix<T>& c
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("a hard projection leaves nothing, changes nothing the second time, and is undone bit for bit", T, ISIC_STORAGE) {
+TEST_CASE_TEMPLATE("a hard projection leaves nothing, changes nothing the second time, and is undone bit for bit", T,
+                   ISIC_STORAGE) {
     isic::cuda_backend gpu;
     isic_test::random r(11);
     for (const auto& [d, rank] : {std::pair<index_t, index_t>{4, 1}, {8, 3}, {33, 5}, {70, 16}}) {
@@ -69,13 +71,27 @@ TEST_CASE_TEMPLATE("every kind of projection is the CPU's", T, ISIC_STORAGE) {
     std::vector<double> strengths = r.numbers(K);
     strengths[3] = 0;
     strengths[4] = 1;
-    SUBCASE("hard") { check_as_on_the_cpu<T>(gpu, codes, harm, {}); }
-    SUBCASE("soft") { check_as_on_the_cpu<T>(gpu, codes, harm, {.weights = weights}); }
-    SUBCASE("graded") { check_as_on_the_cpu<T>(gpu, codes, harm, {.strength = strengths}); }
-    SUBCASE("norms kept") { check_as_on_the_cpu<T>(gpu, codes, harm, {.keep_norms = true}); }
-    SUBCASE("affine") { check_as_on_the_cpu<T>(gpu, codes, harm, {.center = center}); }
-    SUBCASE("toward counterparts") { check_as_on_the_cpu<T>(gpu, codes, harm, {.strength = strengths, .target = target}); }
-    SUBCASE("cosine") { check_as_on_the_cpu<T>(gpu, codes, harm, {.metric = isic::metric::cosine}); }
+    SUBCASE("hard") {
+        check_as_on_the_cpu<T>(gpu, codes, harm, {});
+    }
+    SUBCASE("soft") {
+        check_as_on_the_cpu<T>(gpu, codes, harm, {.weights = weights});
+    }
+    SUBCASE("graded") {
+        check_as_on_the_cpu<T>(gpu, codes, harm, {.strength = strengths});
+    }
+    SUBCASE("norms kept") {
+        check_as_on_the_cpu<T>(gpu, codes, harm, {.keep_norms = true});
+    }
+    SUBCASE("affine") {
+        check_as_on_the_cpu<T>(gpu, codes, harm, {.center = center});
+    }
+    SUBCASE("toward counterparts") {
+        check_as_on_the_cpu<T>(gpu, codes, harm, {.strength = strengths, .target = target});
+    }
+    SUBCASE("cosine") {
+        check_as_on_the_cpu<T>(gpu, codes, harm, {.metric = isic::metric::cosine});
+    }
     SUBCASE("padding that holds NaN") {
         isic::matrix<T> odd = codes;
         odd(7, 1) = static_cast<T>(isic_test::not_a_number);
@@ -87,7 +103,8 @@ TEST_CASE_TEMPLATE("every kind of projection is the CPU's", T, ISIC_STORAGE) {
         CHECK(std::memcmp(found.row(7).data(), odd.row(7).data(), sizeof(T) * d) == 0);
         CHECK(std::memcmp(found.row(0).data(), odd.row(0).data(), sizeof(T) * d) == 0);
         CHECK(done.summary().moved == K - 2);
-        CHECK(std::abs(static_cast<double>(found(9, 2)) - static_cast<double>(expected(9, 2))) <= 8 * isic_test::unit<T>);
+        CHECK(std::abs(static_cast<double>(found(9, 2)) - static_cast<double>(expected(9, 2))) <=
+              8 * isic_test::unit<T>);
         done.undo(device);
         CHECK(isic_test::bytes_on(gpu, device) == bytes_of(odd));
     }
@@ -107,7 +124,9 @@ TEST_CASE_TEMPLATE("every kind of projection is the CPU's", T, ISIC_STORAGE) {
         const auto there = isic::upload(gpu, target);
         isic::project_out(gpu, device, harm, {}, {.target = there});
         CHECK(isic_test::ulps_apart(expected, isic::download(gpu, device)) <= (sizeof(T) == 8 ? 16.0 : 1.0));
-        check_throws<isic::shape_error>("project_out", [&] { isic::project_out(gpu, device, harm, {.target = target}, {.target = there}); }, {"target"});
+        check_throws<isic::shape_error>(
+            "project_out", [&] { isic::project_out(gpu, device, harm, {.target = target}, {.target = there}); },
+            {"target"});
     }
 }
 
@@ -152,7 +171,8 @@ TEST_CASE_TEMPLATE("near-zero rows: every policy as on the CPU", T, float, isic:
     for (const index_t j : {1, 2, 3}) {
         codes(10, j) = codes(4, j);
     }
-    for (const auto policy : {isic::near_zero_policy::nearest_safe, isic::near_zero_policy::skip, isic::near_zero_policy::zero}) {
+    for (const auto policy :
+         {isic::near_zero_policy::nearest_safe, isic::near_zero_policy::skip, isic::near_zero_policy::zero}) {
         isic::matrix<T> expected = codes;
         const auto on_cpu = isic::project_out(expected, harm, {.padding = padding, .near_zero = policy});
         REQUIRE(on_cpu.summary.near_zero == 3);
@@ -165,7 +185,9 @@ TEST_CASE_TEMPLATE("near-zero rows: every policy as on the CPU", T, float, isic:
         CHECK(isic_test::bytes_on(gpu, device) == bytes_of(codes));
     }
     auto device = isic::upload(gpu, codes);
-    check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(gpu, device, harm, {.near_zero = isic::near_zero_policy::error}); }, {"3 rows", "first 4"});
+    check_throws<isic::numeric_error>(
+        "project_out", [&] { isic::project_out(gpu, device, harm, {.near_zero = isic::near_zero_policy::error}); },
+        {"3 rows", "first 4"});
     CHECK(isic_test::bytes_on(gpu, device) == bytes_of(codes));
 }
 
@@ -202,12 +224,16 @@ TEST_CASE("what is refused leaves the codebook as it was") {
     auto codes = r.matrix<isic::half>(9, 5);
     auto device = isic::upload(gpu, codes);
     const auto untouched = [&] { return isic_test::bytes_on(gpu, device) == bytes_of(codes); };
-    check_throws<isic::shape_error>("project_out", [&] { isic::project_out(gpu, device, directions(r, 4, 1)); }, {"5", "4"});
-    check_throws<isic::value_error>("project_out", [&] { isic::project_out(gpu, device, harm, {.strength = 1.5}); }, {"strength", "1.5"});
+    check_throws<isic::shape_error>("project_out", [&] { isic::project_out(gpu, device, directions(r, 4, 1)); },
+                                    {"5", "4"});
+    check_throws<isic::value_error>("project_out", [&] { isic::project_out(gpu, device, harm, {.strength = 1.5}); },
+                                    {"strength", "1.5"});
     const std::vector<double> weights{1.0};
-    check_throws<isic::shape_error>("project_out", [&] { isic::project_out(gpu, device, harm, {.weights = weights}); }, {"weights"});
+    check_throws<isic::shape_error>("project_out", [&] { isic::project_out(gpu, device, harm, {.weights = weights}); },
+                                    {"weights"});
     const std::vector<index_t> padding{9};
-    check_throws<isic::value_error>("project_out", [&] { isic::project_out(gpu, device, harm, {.padding = padding}); }, {"9"});
+    check_throws<isic::value_error>("project_out", [&] { isic::project_out(gpu, device, harm, {.padding = padding}); },
+                                    {"9"});
     check_throws<isic::shape_error>("remap", [&] { isic::remap(gpu, device, {}); }, {"target"});
     isic::matrix<double> far(9, 5, 1.0);
     far(6, 3) = 1e6;  // more than a half can hold
@@ -215,14 +241,16 @@ TEST_CASE("what is refused leaves the codebook as it was") {
     CHECK(untouched());
     codes(2, 3) = static_cast<isic::half>(isic_test::infinity);
     device = isic::upload(gpu, codes);
-    check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(gpu, device, harm); }, {"row 2", "column 3"});
+    check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(gpu, device, harm); },
+                                      {"row 2", "column 3"});
     CHECK(untouched());
     auto zeros = isic::upload(gpu, isic::matrix<float>(3, 5));
     check_throws<isic::numeric_error>("project_out", [&] { isic::project_out(gpu, zeros, harm); }, {"zeros only"});
     auto wide = isic::upload(gpu, isic::matrix<float>(1, 4097, 1.0F));
     isic::matrix<double> axis(4097, 1);
     axis(0, 0) = 1;
-    check_throws<isic::value_error>("project_out", [&] { isic::project_out(gpu, wide, isic::span_of(axis)); }, {"4096", "4097"});
+    check_throws<isic::value_error>("project_out", [&] { isic::project_out(gpu, wide, isic::span_of(axis)); },
+                                    {"4096", "4097"});
 }
 
 TEST_CASE("an edit is undone on the codebook it edited, and on no other") {

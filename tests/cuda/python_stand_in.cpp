@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What tests/python/cuda_test.py sees of the stand-in, by ctypes.
 #include <support/cuda/stand_in.hpp>
 

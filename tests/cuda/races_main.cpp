@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The main of the tests that are watched for data races (support/cuda/races.hpp). A race is a failure, whatever the tests say.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The watch for data races (support/cuda/races.hpp): it sees those planted here, and nothing where they are mended.
 #include "support/cuda/kernel_shim.hpp"  // before the kernels
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The shim that runs kernels on the CPU: launches, shared memory, barriers, shuffles, atomics.
 #include "cuda/stand_in_support.hpp"
 
@@ -80,7 +81,7 @@ TEST_CASE_FIXTURE(fresh, "shim: shuffles of double, dynamic shared memory and at
     const device_vector<double> dx(x);
     const device_vector<double> sum(vector<double>(1));
     CHECK(isic::cuda::detail::launch(sum_of_squares, dim3(1), dim3(256), 8 * sizeof(double), nullptr, dx.data(), 1000,
-                             sum.data()) == cudaSuccess);
+                                     sum.data()) == cudaSuccess);
     CHECK(sum.values()[0] == doctest::Approx(expected).epsilon(1e-13));
 }
 

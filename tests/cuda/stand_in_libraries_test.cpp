@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The stand-in for cuBLAS and cuSOLVER: arithmetic, and checks of sizes, workspaces and handles.
 #include "cuda/stand_in_support.hpp"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The stand-in for CUDA: memory, streams and faults. The backend's tests rely on it to detect mistakes.
 #include "cuda/stand_in_support.hpp"
 
@@ -395,7 +396,8 @@ TEST_CASE_FIXTURE(fresh, "stand-in: without a driver") {
     CHECK(cusolverDnCreate(&solver) == CUSOLVER_STATUS_NOT_INITIALIZED);
     CHECK(cusolverDnCreateGesvdjInfo(&options) == CUSOLVER_STATUS_SUCCESS);
     CHECK(cusolverDnDestroyGesvdjInfo(options) == CUSOLVER_STATUS_SUCCESS);
-    CHECK(isic::cuda::detail::launch(divergent_barrier, dim3(1), dim3(1), 0, nullptr, 0) == cudaErrorInsufficientDriver);
+    CHECK(isic::cuda::detail::launch(divergent_barrier, dim3(1), dim3(1), 0, nullptr, 0) ==
+          cudaErrorInsufficientDriver);
     CHECK(cudaDriverGetVersion(&count) == cudaSuccess);
     CHECK(count == 0);
     CHECK(cudaRuntimeGetVersion(&count) == cudaSuccess);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Shared by the tests of the stand-in: a fixture, matrices on host and device, and kernels, right and wrong.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/subspace.hpp>
 
 #include <isic/detail/eigen_view.hpp>
@@ -103,11 +104,14 @@ TEST_CASE("every solver finds the CPU's subspace, and says its name") {
     }
     CHECK(isic::fit_subspace(gpu, device, {.rank = fixed}).solver == isic::eigen_solver::jacobi);
     check_same(isic::fit_subspace(gpu, device), isic::fit_subspace(rows));  // rules that need all values
-    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(gpu, device, {.solver = isic::eigen_solver::randomised}); }, {"Gavish-Donoho"});
+    check_throws<isic::value_error>(
+        "fit_subspace", [&] { isic::fit_subspace(gpu, device, {.solver = isic::eigen_solver::randomised}); },
+        {"Gavish-Donoho"});
 }
 
 TEST_CASE(
-    "the randomised solver finds directions of spectra that fall slowly or fast, and of fewer rows than it has columns") {
+    "the randomised solver finds directions of spectra that fall slowly or fast, and of fewer rows than it has "
+    "columns") {
     isic::cuda_backend gpu;
     isic_test::random r(8);
     for (const auto& [n, by, wanted] :
@@ -127,8 +131,8 @@ TEST_CASE("a spectrum without a gap sends the randomised solver to syevd") {
     for (index_t i = 0; i < 40; ++i) {
         rows(i, i) = 1.0 + 1e-4 * static_cast<double>(i);
     }
-    const auto found =
-        isic::fit_subspace(gpu, isic::upload(gpu, rows), {.rank = {.fixed = 2}, .solver = isic::eigen_solver::randomised});
+    const auto found = isic::fit_subspace(gpu, isic::upload(gpu, rows),
+                                          {.rank = {.fixed = 2}, .solver = isic::eigen_solver::randomised});
     CHECK(found.solver == isic::eigen_solver::syevd);
     check_same(found, isic::fit_subspace(rows, {.rank = {.fixed = 2}}));
 }
@@ -167,16 +171,24 @@ TEST_CASE("what cannot be fitted says why, and NaN and bad ids are noticed when 
     isic::device_accumulator same(gpu, 4);
     same.add_rows(good, good);
     check_throws<isic::numeric_error>("fit_subspace", [&] { isic::fit_subspace(same); }, {"zero"});
-    check_throws<isic::shape_error>("device_accumulator", [&] { same.add_rows(good, isic::upload(gpu, r.matrix<float>(8, 4))); }, {"9", "8"});
-    check_throws<isic::value_error>("device_accumulator", [&] { isic::fit_subspace(same, {.center = isic::centering::safe_axis}); }, {"keep_safe_moment"});
-    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(same, {.rank = {.sign_flips = 10}}); }, {"sign flips"});
+    check_throws<isic::shape_error>("device_accumulator",
+                                    [&] { same.add_rows(good, isic::upload(gpu, r.matrix<float>(8, 4))); }, {"9", "8"});
+    check_throws<isic::value_error>("device_accumulator",
+                                    [&] { isic::fit_subspace(same, {.center = isic::centering::safe_axis}); },
+                                    {"keep_safe_moment"});
+    check_throws<isic::value_error>("fit_subspace", [&] { isic::fit_subspace(same, {.rank = {.sign_flips = 10}}); },
+                                    {"sign flips"});
     isic::device_accumulator ids(gpu, good.view());
     const std::vector<std::int32_t> inside{0, 1, 8};
     const std::vector<std::int32_t> outside{0, 9, 1};
     ids.add(isic::upload_ids(gpu, inside), isic::upload_ids(gpu, outside));
     check_throws<isic::value_error>("device_accumulator", [&] { ids.usage(); }, {"position 1"});
     check_throws<isic::shape_error>("device_accumulator", [&] { ids.add_rows(good, good); }, {"token ids"});
-    check_throws<isic::shape_error>("device_accumulator", [&] { rows.add(isic::upload_ids(gpu, inside), isic::upload_ids(gpu, inside)); }, {"codebook"});
-    check_throws<isic::numeric_error>("device_accumulator", [&] { isic::device_accumulator(gpu, isic::upload(gpu, bad).view()); }, {"codebook", "row 5"});
+    check_throws<isic::shape_error>("device_accumulator",
+                                    [&] { rows.add(isic::upload_ids(gpu, inside), isic::upload_ids(gpu, inside)); },
+                                    {"codebook"});
+    check_throws<isic::numeric_error>("device_accumulator",
+                                      [&] { isic::device_accumulator(gpu, isic::upload(gpu, bad).view()); },
+                                      {"codebook", "row 5"});
     check_throws<isic::shape_error>("device_accumulator", [&] { isic::device_accumulator(gpu, 0); }, {"width"});
 }

@@ -1,13 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the tests of the backend share.
 #pragma once
 
 #include <doctest/doctest.h>
 
 #include <isic/cuda/codebook.hpp>
-#include <isic/cuda/subspace.hpp>
+#include <isic/cuda/fused.hpp>
 #include <isic/cuda/metrics.hpp>
 #include <isic/cuda/projection.hpp>
-#include <isic/cuda/fused.hpp>
+#include <isic/cuda/subspace.hpp>
 #include <isic/cuda/update.hpp>
 #include <isic/detail/eigen_view.hpp>
 
@@ -60,7 +61,8 @@ double ulps_apart(const isic::matrix<T>& a, const isic::matrix<T>& b) {
             largest = std::max(largest, std::abs(static_cast<double>(a(i, j))));
         }
     }
-    return largest_difference(isic::detail::to_double(a.view()), isic::detail::to_double(b.view())) / (2 * unit<T> * largest);
+    return largest_difference(isic::detail::to_double(a.view()), isic::detail::to_double(b.view())) /
+           (2 * unit<T> * largest);
 }
 
 }  // namespace isic_test

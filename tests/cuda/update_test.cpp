@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/detail/eigen_view.hpp>
 #include "cuda/support.hpp"
 
@@ -32,13 +33,15 @@ void check_same(const isic::update_summary& found, const isic::update_summary& e
 
 template <class T>
 double inside(const isic::matrix<T>& before, const isic::matrix<T>& after, const isic::subspace& harm) {
-    const Eigen::MatrixXd step = isic::detail::map(isic::detail::to_double(after.view())) - isic::detail::map(isic::detail::to_double(before.view()));
+    const Eigen::MatrixXd step = isic::detail::map(isic::detail::to_double(after.view())) -
+                                 isic::detail::map(isic::detail::to_double(before.view()));
     return (step * isic::detail::map(harm.basis)).norm() / step.norm();
 }
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("vectors are collected by code as on the CPU, the same in every run", Id, std::int32_t, std::int64_t) {
+TEST_CASE_TEMPLATE("vectors are collected by code as on the CPU, the same in every run", Id, std::int32_t,
+                   std::int64_t) {
     isic::cuda_backend gpu;
     isic_test::random r(31);
     const auto vectors = r.matrix<float>(300, 5);
@@ -54,7 +57,9 @@ TEST_CASE_TEMPLATE("vectors are collected by code as on the CPU, the same in eve
     const auto empty = isic::assign(gpu, isic::device_matrix<float>(gpu, 0, 5), isic::upload_ids(gpu, none), 3);
     CHECK(isic::download(gpu, empty.sums)(2, 4) == 0.0);
     check_throws<isic::value_error>("assign", [&] { isic::assign(gpu, device_vectors, device_ids, 20); }, {"[0, 20)"});
-    check_throws<isic::shape_error>("assign", [&] { isic::assign(gpu, isic::upload(gpu, r.matrix<float>(299, 5)), device_ids, 50); }, {"299", "300"});
+    check_throws<isic::shape_error>(
+        "assign", [&] { isic::assign(gpu, isic::upload(gpu, r.matrix<float>(299, 5)), device_ids, 50); },
+        {"299", "300"});
 }
 
 TEST_CASE_TEMPLATE("ridge and EMA steps are the CPU's and stay outside the subspace", T, ISIC_STORAGE) {
@@ -120,8 +125,10 @@ TEST_CASE_TEMPLATE("SGD and Adam steps with every limit are the CPU's", T, ISIC_
         check_same(isic::adam_update(gpu, device, device_gradient, device_adam, {.rate = 0.02}, device_limits).get(),
                    isic::adam_update(expected, gradient, adam, {.rate = 0.02}, limits));
         CHECK(isic_test::ulps_apart(expected, isic::download(gpu, device)) <= (sizeof(T) == 8 ? 16.0 : 1.0));
-        check_same(isic::sgd_update(gpu, device, device_gradient, device_sgd, {.rate = 0.01, .momentum = 0.9}, device_limits).get(),
-                   isic::sgd_update(expected, gradient, sgd, {.rate = 0.01, .momentum = 0.9}, limits));
+        check_same(
+            isic::sgd_update(gpu, device, device_gradient, device_sgd, {.rate = 0.01, .momentum = 0.9}, device_limits)
+                .get(),
+            isic::sgd_update(expected, gradient, sgd, {.rate = 0.01, .momentum = 0.9}, limits));
         CHECK(isic_test::ulps_apart(expected, isic::download(gpu, device)) <= (sizeof(T) == 8 ? 16.0 : 1.0));
         expected = isic::download(gpu, device);  // so that one last place does not grow
     }
@@ -139,7 +146,8 @@ TEST_CASE("a moving average that has faded away leaves its code where it was") {
     const auto codes = r.matrix<float>(5, 9);
     auto device = isic::upload(gpu, codes);
     isic::device_ema_state<> state;
-    const auto none = isic::assign(gpu, isic::device_matrix<float>(gpu, 0, 9), isic::upload_ids(gpu, std::vector<std::int32_t>()), 5);
+    const auto none =
+        isic::assign(gpu, isic::device_matrix<float>(gpu, 0, 9), isic::upload_ids(gpu, std::vector<std::int32_t>()), 5);
     for (int step = 0; step < 1200; ++step) {  // 2^-1074 is the least number
         isic::ema_update(gpu, device, state, none, 0.5);
     }
@@ -193,16 +201,22 @@ TEST_CASE("updates refuse what does not fit, and change nothing") {
     isic::device_adam_state<float> state;
     isic::device_sgd_state<float> sgd;
     isic::device_ema_state<> ema;
-    check_throws<isic::shape_error>("adam_update", [&] { isic::adam_update(gpu, device, isic::upload(gpu, r.matrix<float>(5, 4)), state); }, {"6", "5"});
+    check_throws<isic::shape_error>(
+        "adam_update", [&] { isic::adam_update(gpu, device, isic::upload(gpu, r.matrix<float>(5, 4)), state); },
+        {"6", "5"});
     CHECK(state.steps == 0);
-    check_throws<isic::value_error>("adam_update", [&] { isic::adam_update(gpu, device, gradient, state, {.rate = -1}); }, {"rate"});
-    check_throws<isic::value_error>("sgd_update", [&] { isic::sgd_update(gpu, device, gradient, sgd, {.momentum = 1}); }, {"momentum"});
+    check_throws<isic::value_error>("adam_update",
+                                    [&] { isic::adam_update(gpu, device, gradient, state, {.rate = -1}); }, {"rate"});
+    check_throws<isic::value_error>(
+        "sgd_update", [&] { isic::sgd_update(gpu, device, gradient, sgd, {.momentum = 1}); }, {"momentum"});
     isic::constraint limits;
     limits.orthogonal_to = isic::span_of(r.matrix(4, 1));
     const isic::device_constraint other(gpu, limits, 7, 4);
-    check_throws<isic::shape_error>("adam_update", [&] { isic::adam_update(gpu, device, gradient, state, {}, other); }, {"constraint", "6", "7"});
+    check_throws<isic::shape_error>("adam_update", [&] { isic::adam_update(gpu, device, gradient, state, {}, other); },
+                                    {"constraint", "6", "7"});
     check_throws<isic::shape_error>("device_constraint", [&] { isic::device_constraint(gpu, limits, 6, 5); }, {"5"});
-    const isic::device_assignments batch{isic::device_matrix<double>(gpu, 1, 5), isic::device_matrix<double>(gpu, 5, 4)};
+    const isic::device_assignments batch{isic::device_matrix<double>(gpu, 1, 5),
+                                         isic::device_matrix<double>(gpu, 5, 4)};
     check_throws<isic::shape_error>("ridge_update", [&] { isic::ridge_update(gpu, device, batch, 1.0); }, {"counts"});
     check_throws<isic::shape_error>("ema_update", [&] { isic::ema_update(gpu, device, ema, batch, 0.9); }, {"counts"});
     check_throws<isic::value_error>("update_future::get", [] { isic::update_future().get(); }, {});

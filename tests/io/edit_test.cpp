@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Edits in files: what is saved comes back, what is damaged is refused.
 #include <isic/io/edit.hpp>
 
@@ -62,11 +63,11 @@ TEST_CASE("edits at the edges come back from files") {
         isic::save_edit(path, e);
         return same(isic::load_edit(path), e);
     };
-    CHECK(comes_back(edit::between(book, book)));                                          // no rows
-    CHECK(comes_back(edit::between(matrix<double>(0, 4), matrix<double>(0, 4))));          // no codes
-    CHECK(comes_back(edit::between(book, dice.matrix<float>(6, 3))));                      // no subspace
-    CHECK(comes_back(isic::remap(book, {.target = dice.matrix(6, 3)})));                   // every row
-    edit e = isic::project_out(book, isic_test::subspace_of(isic_test::dense(3, 0)));      // a subspace of rank 0
+    CHECK(comes_back(edit::between(book, book)));                                      // no rows
+    CHECK(comes_back(edit::between(matrix<double>(0, 4), matrix<double>(0, 4))));      // no codes
+    CHECK(comes_back(edit::between(book, dice.matrix<float>(6, 3))));                  // no subspace
+    CHECK(comes_back(isic::remap(book, {.target = dice.matrix(6, 3)})));               // every row
+    edit e = isic::project_out(book, isic_test::subspace_of(isic_test::dense(3, 0)));  // a subspace of rank 0
     CHECK(e.removed.width() == 3);
     CHECK(comes_back(e));
     e.summary.relative_change = isic_test::not_a_number;
@@ -224,9 +225,12 @@ TEST_CASE("what is wrong in an edit file is named with what was expected") {
         {ids(1, 7), {"ids: expected ascending ids below 9, got 3"}},
         {numbers("ids", {0, 1}, {2}), {"ids: expected I64 [any], got F64 [2]"}},
         {numbers("before", std::vector<double>(32), {8, 4}), {"before: expected F32 [8, 4], got F64 [8, 4]"}},
-        {numbers("removed.basis", std::vector<double>(8), {8}), {"removed.basis: expected F64 [any, any], got F64 [8]"}},
-        {numbers("removed.basis", std::vector<double>(6), {3, 2}), {"removed.basis: expected 4 rows and at most 4 columns, got 3 and 2"}},
-        {numbers("removed.basis", std::vector<double>(20), {4, 5}), {"removed.basis: expected 4 rows and at most 4 columns, got 4 and 5"}},
+        {numbers("removed.basis", std::vector<double>(8), {8}),
+         {"removed.basis: expected F64 [any, any], got F64 [8]"}},
+        {numbers("removed.basis", std::vector<double>(6), {3, 2}),
+         {"removed.basis: expected 4 rows and at most 4 columns, got 3 and 2"}},
+        {numbers("removed.basis", std::vector<double>(20), {4, 5}),
+         {"removed.basis: expected 4 rows and at most 4 columns, got 4 and 5"}},
         {numbers("removed.basis", {}, {0, 2}), {"got 0 and 2"}},
         {numbers("removed.basis", {}, {3, 0}), {"got 3 and 0"}},
         {numbers("removed.basis", std::vector<double>(8), {4, 2}), {"checksum: expected "}},
@@ -236,7 +240,8 @@ TEST_CASE("what is wrong in an edit file is named with what was expected") {
         {numbers("summary.before.total", {1}, {1}), {"summary.before.total: expected F64 [], got F64 [1]"}},
         {numbers("more", {1}, {}), {"checksum: expected "}},
         {[](tensor_file& f) { std::swap(f.tensors["before"], f.tensors["after"]); }, {"checksum: expected "}},
-        {[](tensor_file& f) { std::swap(f.metadata["fingerprint_before"], f.metadata["fingerprint_after"]); }, {"checksum: expected "}},
+        {[](tensor_file& f) { std::swap(f.metadata["fingerprint_before"], f.metadata["fingerprint_after"]); },
+         {"checksum: expected "}},
         {[](tensor_file& f) { f.tensors["after"].bytes[0] ^= std::byte{1}; }, {"checksum: expected "}},
         {[](tensor_file& f) {
              f.tensors["after"].bytes.resize(28 * 4);
@@ -246,10 +251,12 @@ TEST_CASE("what is wrong in an edit file is named with what was expected") {
     };
     const tensor_file names = isic::detail::file_of_edit(files.original());
     for (const auto& entry : names.tensors) {
-        all.push_back({[=](tensor_file& f) { f.tensors.erase(entry.first); }, {entry.first + ": expected ", ", got no such tensor"}});
+        all.push_back({[=](tensor_file& f) { f.tensors.erase(entry.first); },
+                       {entry.first + ": expected ", ", got no such tensor"}});
     }
     for (const auto& entry : names.metadata) {
-        all.push_back({[=](tensor_file& f) { f.metadata.erase(entry.first); }, {entry.first + ": expected metadata of an edit, got none"}});
+        all.push_back({[=](tensor_file& f) { f.metadata.erase(entry.first); },
+                       {entry.first + ": expected metadata of an edit, got none"}});
     }
     for (const wrong& w : all) {
         const std::string verdict = files.verdict(w.change);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // .npy files: what is written comes back, what is malformed is refused.
 #include <cstdint>
 #include <cstring>
@@ -45,11 +46,13 @@ TEST_CASE("npy: .npy of every type comes back") {
         CHECK((get(path).size() - t.bytes.size()) % 64 == 0);
     }
     // as NumPy writes it
-    put(path, npy("{'descr': '<i2', 'fortran_order': False, 'shape': (2,), }     \n", std::string("\x01\x00\xff\xff", 4)));
+    put(path,
+        npy("{'descr': '<i2', 'fortran_order': False, 'shape': (2,), }     \n", std::string("\x01\x00\xff\xff", 4)));
     CHECK(isic::read_npy(path).values<int>() == std::vector<int>{1, -1});
     put(path, npy("{\"shape\":(),'fortran_order':False,'descr':'|u1'}", "\x05"));
     CHECK(isic::read_npy(path).values<int>() == std::vector<int>{5});
-    put(path, std::string("\x93NUMPY\x02\x00\x37\x00\x00\x00", 12) + "{'descr': '|u1', 'fortran_order': False, 'shape': (1,)}\x07");
+    put(path, std::string("\x93NUMPY\x02\x00\x37\x00\x00\x00", 12) +
+                  "{'descr': '|u1', 'fortran_order': False, 'shape': (1,)}\x07");
     CHECK(isic::read_npy(path).values<int>() == std::vector<int>{7});
 }
 
@@ -62,8 +65,16 @@ TEST_CASE("npy: malformed .npy are refused") {
     long_header[8] = static_cast<char>(long_header[8] + 2);
     version[6] = 4;
     for (const std::string& bytes : std::vector<std::string>{
-             "", "\x93NUMPY", "NUMPY.........", long_header, version, npy(good, ""), npy(good, "xy"), npy("", "x"),
-             npy(good + "x", "x"), npy("{'descr': '|u1', 'fortran_order': False}", "x"),
+             "",
+             "\x93NUMPY",
+             "NUMPY.........",
+             long_header,
+             version,
+             npy(good, ""),
+             npy(good, "xy"),
+             npy("", "x"),
+             npy(good + "x", "x"),
+             npy("{'descr': '|u1', 'fortran_order': False}", "x"),
              npy("{'descr': '|u1', 'descr': '|u1', 'fortran_order': False, 'shape': (1,)}", "x"),
              npy("{'descr': '>u2', 'fortran_order': False, 'shape': (1,)}", "xx"),
              npy("{'descr': '', 'fortran_order': False, 'shape': (1,)}", "xx"),
@@ -73,7 +84,9 @@ TEST_CASE("npy: malformed .npy are refused") {
              npy("{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999999999999,)}", "x"),
              npy("{'descr': '<f8', 'fortran_order': False, 'shape': (4611686018427387905,)}", "x"),
              npy("{'descr': '|u1', 'fortran_order': False, 'shape': (4294967296,4294967296,2)}", "x"),
-             npy("{'descr': '|u1', 'other': False, 'shape': (1,)}", "x"), npy("{'descr", "x"), npy("{", "x")}) {
+             npy("{'descr': '|u1', 'other': False, 'shape': (1,)}", "x"),
+             npy("{'descr", "x"),
+             npy("{", "x")}) {
         CHECK_FALSE(why(bytes).empty());
     }
     std::mt19937 random(2);
@@ -85,7 +98,6 @@ TEST_CASE("npy: malformed .npy are refused") {
         try {
             const tensor t = isic::read_npy(folder.file("bad"));
             REQUIRE(static_cast<index_t>(t.bytes.size()) == isic::detail::byte_count(t.shape, t.type));
-        } catch (const isic::io_error&) {
-        }
+        } catch (const isic::io_error&) {}
     }
 }

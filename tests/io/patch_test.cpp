@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Replacing bytes inside files: all or nothing, whoever is killed and whatever the disk forgets.
 #include <array>
 #include <cstddef>
@@ -38,7 +39,9 @@ using isic_test::patch_case;
 using isic_test::put;
 using isic_test::scratch_folder;
 
-std::span<const std::byte> text_bytes(std::string_view text) { return std::as_bytes(std::span(text)); }
+std::span<const std::byte> text_bytes(std::string_view text) {
+    return std::as_bytes(std::span(text));
+}
 
 /// Two files to patch, in a folder with nothing else, and the journal beside them.
 class patched_folder {
@@ -98,7 +101,9 @@ std::string refused(F f) {
     return "";
 }
 
-bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool has(const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+}
 
 }  // namespace
 
@@ -132,16 +137,20 @@ TEST_CASE("patch: what does not fit is refused and nothing is written") {
     const patched_folder f;
     const std::string a = f.file("a").string();
     const auto patched_with = [&](std::vector<file_patch> patches) {
-        patches.insert(patches.begin(), {f.file("b"), 0, text_bytes("head"), text_bytes("HEAD")});  // which alone would fit
+        patches.insert(patches.begin(),
+                       {f.file("b"), 0, text_bytes("head"), text_bytes("HEAD")});  // which alone would fit
         isic::patch_files(f.journal(), patches);
     };
     CHECK(has(refused([&] { patched_with({{a, 0, text_bytes("heal"), text_bytes("HEAD")}}); }),
               a + ": expected the bytes to replace, got another byte at 3"));
     CHECK(has(refused([&] { patched_with({{a, 1 << 20, text_bytes("x"), text_bytes("y")}}); }),
               a + ": expected 1 bytes at 1048576, got a file of 123"));
-    CHECK(has(refused([&] { patched_with({{a, 122, text_bytes("lx"), text_bytes("yy")}}); }), "expected 2 bytes at 122"));
-    CHECK(has(refused([&] { patched_with({{f.file("none"), 0, text_bytes("x"), text_bytes("y")}}); }), "none: cannot be found"));
-    CHECK(has(refused([&] { patched_with({{f.file("."), 0, text_bytes("x"), text_bytes("y")}}); }), "cannot be opened"));
+    CHECK(
+        has(refused([&] { patched_with({{a, 122, text_bytes("lx"), text_bytes("yy")}}); }), "expected 2 bytes at 122"));
+    CHECK(has(refused([&] { patched_with({{f.file("none"), 0, text_bytes("x"), text_bytes("y")}}); }),
+              "none: cannot be found"));
+    CHECK(
+        has(refused([&] { patched_with({{f.file("."), 0, text_bytes("x"), text_bytes("y")}}); }), "cannot be opened"));
     const auto is_nonsense = [&](const std::vector<file_patch>& patches) {
         CHECK_THROWS_AS(patched_with(patches), isic::value_error);
     };
@@ -327,7 +336,8 @@ constexpr int forever = 1'000'000;  // more calls than there are
 
 /// Runs tests/support/kill_at.cpp; whether it was killed.
 bool is_killed(const patched_folder& f, std::size_t size, const std::string& how, int n, const std::string& action) {
-    const std::string command = fmt::format("exec {} {} {} {} {} >/dev/null", ISIC_KILL_AT, how, n, action, f.arguments(size));
+    const std::string command =
+        fmt::format("exec {} {} {} {} {} >/dev/null", ISIC_KILL_AT, how, n, action, f.arguments(size));
     const int status = std::system(command.c_str());
     REQUIRE((WIFSIGNALED(status) || WEXITSTATUS(status) == 0));
     return WIFSIGNALED(status);
@@ -352,7 +362,8 @@ struct tally {
 
 /// Kills an action at its first call, its second, ... until it lives.
 template <class After>
-void kill_everywhere(const patched_folder& f, std::size_t size, const std::string& how, const std::string& action, After after) {
+void kill_everywhere(const patched_folder& f, std::size_t size, const std::string& how, const std::string& action,
+                     After after) {
     for (int n = 1;; ++n) {
         f.reset();
         if (!is_killed(f, size, how, n, action)) {

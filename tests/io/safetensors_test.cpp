@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Safetensors files: what is written comes back, what is malformed is refused, and a layout is exactly what the file holds.
 #include <algorithm>
 #include <cstdint>
@@ -55,7 +56,8 @@ TEST_CASE("safetensors: files of every type and their metadata come back") {
     for (const auto& [name, t] : file.tensors) {
         CHECK(isic::read_tensor(path, name) == t);
     }
-    CHECK_THROWS_WITH_AS(isic::read_tensor(path, "t/F"), doctest::Contains("t/F: expected a tensor of this name"), isic::io_error);
+    CHECK_THROWS_WITH_AS(isic::read_tensor(path, "t/F"), doctest::Contains("t/F: expected a tensor of this name"),
+                         isic::io_error);
     CHECK(folder.count() == 1);  // no temporary is left
 
     // every tensor starts at a multiple of its element size
@@ -126,12 +128,15 @@ TEST_CASE("safetensors: malformed files are refused with the reason") {
              {with_length("{}", "x"), "expected 0 bytes of data, found 1"},
              {with_length(R"({"a":)" + good + "}", eight + "x"), "expected 8 bytes of data, found 9"},
              {with_length(R"({"a":)" + good + "}", "1234567"), "expected 8 bytes of data, found 7"},
-             {with_length(R"({"a":)" + good + R"(,"b":)" + entry("U8", "[4]", "[4,8]") + "}", eight), "expected data at offset 8, got 4"},
+             {with_length(R"({"a":)" + good + R"(,"b":)" + entry("U8", "[4]", "[4,8]") + "}", eight),
+              "expected data at offset 8, got 4"},
              {with_length(R"({"a":)" + good + R"(,"b":)" + good + "}", eight), "expected data at offset 8, got 0"},
-             {with_length(R"({"a":)" + entry("U8", "[4]", "[0,4]") + R"(,"b":)" + entry("U8", "[3]", "[5,8]") + "}", eight),
+             {with_length(R"({"a":)" + entry("U8", "[4]", "[0,4]") + R"(,"b":)" + entry("U8", "[3]", "[5,8]") + "}",
+                          eight),
               "expected data at offset 4, got 5"},
              {with_length(R"({"a":)" + good + R"(,"a":)" + good + "}", eight), "'a' occurs twice"},
-             {with_length(R"({"a":{"dtype":"F32","shape":[2],"shape":[2],"data_offsets":[0,8]}})", eight), "'shape' occurs twice"},
+             {with_length(R"({"a":{"dtype":"F32","shape":[2],"shape":[2],"data_offsets":[0,8]}})", eight),
+              "'shape' occurs twice"},
              {one(entry("F32", "[2]", "[8,0]")), "got offsets 8 to 0"},
              {one(entry("F32", "[2]", "[0,4]")), "expected 8 bytes"},
              {one(entry("F32", "[3]", "[0,8]")), "expected 12 bytes"},
@@ -158,7 +163,8 @@ TEST_CASE("safetensors: malformed files are refused with the reason") {
              {one(entry("U8", "[8]", "[0,8,8]")), "expected dtype, shape and two data_offsets"},
              {one("3"), "expected dtype, shape and two data_offsets"},
              {one(R"({"dtype":"U8","shape":[8]})"), "expected dtype, shape and two data_offsets"},
-             {one(R"({"dtype":"U8","shape":[8],"data_offsets":[0,8],"x":1})"), "expected dtype, shape and two data_offsets"},
+             {one(R"({"dtype":"U8","shape":[8],"data_offsets":[0,8],"x":1})"),
+              "expected dtype, shape and two data_offsets"},
              {one(R"({"dtype":1,"shape":[8],"data_offsets":[0,8]})"), "expected dtype, shape and two data_offsets"},
              {with_length(R"({"__metadata__":{"a":1}})", ""), "expected strings"},
              {with_length(R"({"__metadata__":["a"]})", ""), "expected strings"},
@@ -175,7 +181,6 @@ TEST_CASE("safetensors: malformed files are refused with the reason") {
     CHECK_THROWS_AS(isic::read_safetensors(folder.file("")), isic::io_error);
     CHECK_FALSE(why(with_length(std::string(100000, '['), "")).empty());
 }
-
 
 TEST_CASE("safetensors: a layout says where the bytes are, and costs no more where they are many") {
     const scratch_folder folder;
@@ -201,12 +206,14 @@ TEST_CASE("safetensors: a layout says where the bytes are, and costs no more whe
 
     // 16 GB that nobody could hold: only a small part is on the disk, and only its header is read
     const index_t large = index_t{1} << 34;
-    const std::string header = fmt::format(R"({{"x":{{"dtype":"BF16","shape":[{}],"data_offsets":[1,{}]}},)", large / 2, large + 1) +
-                               R"("y":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}})";
+    const std::string header =
+        fmt::format(R"({{"x":{{"dtype":"BF16","shape":[{}],"data_offsets":[1,{}]}},)", large / 2, large + 1) +
+        R"("y":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}})";
     put(path, with_length(header, ""));
     std::filesystem::resize_file(path, 8 + header.size() + static_cast<std::uintmax_t>(large) + 1);
     const auto at = static_cast<index_t>(8 + header.size());
-    CHECK(isic::read_safetensors_layout(path).tensors.at("x") == isic::tensor_place{dtype::bf16, {large / 2}, at + 1, large});
+    CHECK(isic::read_safetensors_layout(path).tensors.at("x") ==
+          isic::tensor_place{dtype::bf16, {large / 2}, at + 1, large});
     CHECK(isic::read_tensor(path, "y").values<int>() == std::vector<int>{0});
 }
 
@@ -217,7 +224,8 @@ TEST_CASE("safetensors: what the format allows is accepted") {
     CHECK(why(with_length("{" + a + R"(,"__metadata__":null})", "xy")) == "");
     CHECK(why(with_length("{" + a + R"(,"__metadata__":{}})", "xy")) == "");
     CHECK(why(with_length("{ " + a + "\n}\t  ", "xy")) == "");
-    const std::string none = R"("":{"shape":[0,5],"data_offsets":[2,2],"dtype":"F4"},"b":{"dtype":"F64","shape":[0],"data_offsets":[0,0]})";
+    const std::string none =
+        R"("":{"shape":[0,5],"data_offsets":[2,2],"dtype":"F4"},"b":{"dtype":"F64","shape":[0],"data_offsets":[0,0]})";
     CHECK(why(with_length("{" + a + "," + none + "}", "xy")) == "");
     CHECK(why(with_length(R"({"b":{"dtype":"F6_E3M2","shape":[2,2],"data_offsets":[2,5]},)" + a + "}", "xyzzz")) == "");
     const isic::safetensors_layout layout = isic::read_safetensors_layout(folder.file("bad"));
@@ -233,18 +241,20 @@ public:
 
     /// Entries in any order and spelling, padded or not, with their data: valid.
     std::string valid() {
-        static const char* const types[] = {"BOOL", "U8", "I16", "BF16", "F32", "F64", "C64", "F8_E4M3", "F8_E8M0", "F4", "F6_E2M3"};
+        static const char* const types[] = {"BOOL", "U8",      "I16",     "BF16", "F32",    "F64",
+                                            "C64",  "F8_E4M3", "F8_E8M0", "F4",   "F6_E2M3"};
         static const char* const shape_texts[] = {"", "1", "0", "2,4", "8", "0,9999999", "1,1,8"};
         static const std::uint64_t counts[] = {1, 1, 0, 8, 8, 0, 8};
         static const std::uint64_t bits[] = {8, 8, 16, 16, 32, 64, 64, 8, 8, 4, 6};
         std::vector<std::string> entries;
         std::uint64_t at = 0;
         for (std::uint64_t i = 0, n = below(5); i < n; ++i) {
-            const std::uint64_t type = below(std::size(types)), shape = below(std::size(shape_texts)), size = bits[type] * counts[shape];
+            const std::uint64_t type = below(std::size(types)), shape = below(std::size(shape_texts)),
+                                size = bits[type] * counts[shape];
             if (size % 8 == 0) {
                 entries.push_back(fmt::format(R"("t{}{}":{{"dtype":"{}",{}"shape":[{}],"data_offsets":[{},{}{}]}})", i,
-                                              below(2) ? "ü" : "\\u00e9", types[type], space(), shape_texts[shape], at, space(),
-                                              at + size / 8));
+                                              below(2) ? "ü" : "\\u00e9", types[type], space(), shape_texts[shape], at,
+                                              space(), at + size / 8));
                 at += size / 8;
             }
         }
@@ -252,7 +262,8 @@ public:
             entries.push_back(R"("__metadata__":{"format":"pt","":"a\n"})");
         }
         std::shuffle(entries.begin(), entries.end(), random_);
-        return with_length(fmt::format("{{{}}}{}", fmt::join(entries, ","), std::string(below(9), ' ')), std::string(at, 'd'));
+        return with_length(fmt::format("{{{}}}{}", fmt::join(entries, ","), std::string(below(9), ' ')),
+                           std::string(at, 'd'));
     }
 
     /// A valid file with one to three faults; half of the time the length before the header fits its new text.
@@ -305,9 +316,24 @@ private:
     }
 
     void replace_digits(std::string& text, std::uint64_t from) {
-        static const char* const numbers[] = {"0", "1", "8", "-1", "-0", "3.0", "1e3", "1e999", "00", "2147483648", "4294967296",
-                                              "9223372036854775807", "9223372036854775808", "18446744073709551615",
-                                              "18446744073709551616", "99999999999999999999999", "null", "\"1\""};
+        static const char* const numbers[] = {"0",
+                                              "1",
+                                              "8",
+                                              "-1",
+                                              "-0",
+                                              "3.0",
+                                              "1e3",
+                                              "1e999",
+                                              "00",
+                                              "2147483648",
+                                              "4294967296",
+                                              "9223372036854775807",
+                                              "9223372036854775808",
+                                              "18446744073709551615",
+                                              "18446744073709551616",
+                                              "99999999999999999999999",
+                                              "null",
+                                              "\"1\""};
         const std::size_t at = text.find_first_of("0123456789", from);
         if (at != std::string::npos) {
             text.replace(at, text.find_first_not_of("0123456789", at) - at, numbers[below(std::size(numbers))]);
@@ -344,8 +370,9 @@ private:
 /// Why a layout is not exactly what the bytes hold, or "": the format once more, from its description.
 std::string disagreement(const std::string& bytes, const isic::safetensors_layout& layout) {
     static const std::map<std::string, std::uint64_t> bits{
-        {"BOOL", 8}, {"U8", 8}, {"I8", 8}, {"U16", 16}, {"I16", 16}, {"U32", 32}, {"I32", 32}, {"U64", 64}, {"I64", 64}, {"F16", 16},
-        {"BF16", 16}, {"F32", 32}, {"F64", 64}, {"C64", 64}, {"F8_E4M3", 8}, {"F8_E5M2", 8}, {"F8_E8M0", 8}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F4", 4}};
+        {"BOOL", 8},    {"U8", 8},      {"I8", 8},      {"U16", 16},    {"I16", 16},    {"U32", 32}, {"I32", 32},
+        {"U64", 64},    {"I64", 64},    {"F16", 16},    {"BF16", 16},   {"F32", 32},    {"F64", 64}, {"C64", 64},
+        {"F8_E4M3", 8}, {"F8_E5M2", 8}, {"F8_E8M0", 8}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F4", 4}};
     const std::uint64_t data = 8 + file_maker::header_length(bytes);
     const nlohmann::json header = nlohmann::json::parse(bytes.substr(8, data - 8));
     std::vector<int> covered(bytes.size() - data, 0);
@@ -360,14 +387,16 @@ std::string disagreement(const std::string& bytes, const isic::safetensors_layou
         for (const auto& n : entry["shape"]) {
             size *= n.get<std::uint64_t>();
         }
-        const auto begin = entry["data_offsets"][0].get<std::uint64_t>(), end = entry["data_offsets"][1].get<std::uint64_t>();
-        const isic::tensor_place expected{place.type, entry["shape"].get<std::vector<index_t>>(), static_cast<index_t>(data + begin),
-                                          static_cast<index_t>(size / 8)};
+        const auto begin = entry["data_offsets"][0].get<std::uint64_t>(),
+                   end = entry["data_offsets"][1].get<std::uint64_t>();
+        const isic::tensor_place expected{place.type, entry["shape"].get<std::vector<index_t>>(),
+                                          static_cast<index_t>(data + begin), static_cast<index_t>(size / 8)};
         if (size % 8 != 0 || end - begin != size / 8 || end > covered.size() || place != expected ||
             entry["dtype"] != isic::detail::entry_of(place.type).safetensors) {
             return "another place for " + name;
         }
-        std::for_each(covered.begin() + static_cast<index_t>(begin), covered.begin() + static_cast<index_t>(end), [](int& n) { ++n; });
+        std::for_each(covered.begin() + static_cast<index_t>(begin), covered.begin() + static_cast<index_t>(end),
+                      [](int& n) { ++n; });
     }
     if (tensors != layout.tensors.size()) {
         return "other tensors";

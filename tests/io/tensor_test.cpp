@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tensors: what their bytes mean, and which sizes are possible.
 #include <cstdint>
 #include <limits>

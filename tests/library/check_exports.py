@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """check_exports.py NM FOLDER: what the shared library under FOLDER exports is isic's; nothing of Eigen, fmt, Highway or JSON."""
 
 import pathlib

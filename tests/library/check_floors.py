@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """The floors of isic: a file includes files of its own floor or of lower ones, and no include is circular.
 
   check_floors.py ROOT              check ROOT/include and ROOT/src

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """What <isic/isic.hpp> costs a consumer: no third-party header, and only the standard headers of the list below.
 
   check_includes.py COMPILER INCLUDE_DIR              check COMPILER -M of <isic/isic.hpp>
@@ -12,8 +13,11 @@ import tempfile
 
 # Of these <filesystem>, <functional>, <memory>, <map> and <memory_resource> cost the most. <ranges>, <algorithm>, <iostream>,
 # <random>, <regex>, <thread> and <chrono> would add up to half of the total.
-STANDARD = set("""array bit concepts cstddef cstdint cstring filesystem functional initializer_list iterator limits map memory
-    memory_resource new optional span stdexcept string string_view type_traits utility vector""".split())
+STANDARD = {
+    "array", "bit", "concepts", "cstddef", "cstdint", "cstring", "filesystem", "functional", "initializer_list",
+    "iterator", "limits", "map", "memory", "memory_resource", "new", "optional", "span", "stdexcept", "string",
+    "string_view", "type_traits", "utility", "vector",
+}
 THIRD_PARTY = re.compile(r"/(Eigen|eigen3|unsupported|fmt|hwy|nlohmann|xxhash\.h|pybind11|torch|cuda[a-z_]*\.h)(/|$)", re.IGNORECASE)
 DIRECT = re.compile(r"^[ \t]*#[ \t]*include[ \t]*[<\"]([^>\"]+)[>\"]", re.MULTILINE)
 

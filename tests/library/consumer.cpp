@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A program that uses isic from outside; built by the three consumer_* tests.
 #include <cstdio>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A program that uses Eigen too, for wider vectors than the library is compiled for: both align memory differently, and
 // neither frees what the other allocated.
 #include <cstdio>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every public template, instantiated for every scalar: what a consumer's compiler sees of the headers.
 #include <isic/isic.hpp>
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Installs the build tree `build` into `stage` and moves it to stage/moved, so that a path that was
 # written down during the installation leads nowhere.
 file(REMOVE_RECURSE ${stage})

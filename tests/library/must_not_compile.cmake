@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # cmake -D cases=FILES -P must_not_compile.cmake COMMAND...: the command must fail to compile each of the files, for the reason
 # in the file's line `// expect: <regular expression for the compiler's message>`.
 set(command "")

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Prints hashes of results, one per line: `kernels NAME HASH` for the SIMD kernels, `float64 NAME HASH` for the rest. Compiled
 // over the library and header-only; both print the same at the same SIMD level.
 //
@@ -97,7 +98,8 @@ void kernels(const isic::execution& exec, const std::string& type) {
             }
             for (int step = 0; step < 3; ++step) {
                 const isic::matrix<T> gradient = random.draw<T>(130, d);
-                isic::fused::adam_update(codes, gradient, adam, {.rate = 0.1}, {.orthogonal_to = basis, .execution = exec});
+                isic::fused::adam_update(codes, gradient, adam, {.rate = 0.1},
+                                         {.orthogonal_to = basis, .execution = exec});
                 isic::fused::ema_update(codes, vectors, ids, ema, 0.9, {.orthogonal_to = basis, .execution = exec});
             }
             print("kernels", "adam_update and ema_update, " + shape, hash(codes));
@@ -125,9 +127,11 @@ void float64(const isic::execution& exec, const std::string& type) {
         const double leakage = isic::leakage(codes, both, {}, {}, exec).total;
         print("float64", "leakage, " + shape, hash(&leakage, sizeof leakage));
         isic::adam_state<> adam;
-        isic::adam_update(codes, random.draw<T>(70, d), adam, {.rate = 0.1}, {.orthogonal_to = both, .execution = exec});
+        isic::adam_update(codes, random.draw<T>(70, d), adam, {.rate = 0.1},
+                          {.orthogonal_to = both, .execution = exec});
         print("float64", "adam_update, " + shape, hash(codes));
-        print("float64", "nearest_codes, cosine, " + shape, hash(isic::nearest_codes(rows, codes, isic::metric::cosine, {}, exec)));
+        print("float64", "nearest_codes, cosine, " + shape,
+              hash(isic::nearest_codes(rows, codes, isic::metric::cosine, {}, exec)));
     }
 }
 

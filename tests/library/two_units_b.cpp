@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // <strings.h> declares ::index, a name a careless header collides with under `using namespace`.
 #include <strings.h>
 

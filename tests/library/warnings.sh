@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
 # warnings.sh ALL INCLUDE_FLAGS INCLUDE_FOLDER SOURCE
 #
 # Compiles SOURCE over the headers as non-system headers, over the library and header-only, with every warning an error.

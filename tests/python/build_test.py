@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The build requires NVIDIA's libraries only where they are used."""
 
 import importlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints: codebooks are found, an edit changes only their bytes and those of their tensors, and undo restores every byte."""
 
 import json

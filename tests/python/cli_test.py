@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line: output, exit codes, and one line per error without writes."""
 
 import json

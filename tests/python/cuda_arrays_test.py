@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Arrays of other libraries on a device, and arrays exported to them."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures and arrays for tests of isic.cuda, on a device or over the stand-in of tests/support/cuda.
 
 With ISIC_REQUIRE_GPU=1 an unusable device is an error.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """isic.cuda beside isic on the CPU: loading, primitives, the loop, documentation."""
 
 import doctest

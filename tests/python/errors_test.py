@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A caller's mistake raises an isic exception with Python names, before anything is written."""
 
 import builtins
@@ -79,7 +80,8 @@ def test_no_other_mask_is_taken(locked, error, message):
     (isic.ValueError, r"isic\.DifferenceAccumulator\.add: expected token ids in \[0, 4\), got 4",
      lambda: isic.DifferenceAccumulator(CODES).add([4], [0])),
     (isic.ValueError, "integers", lambda: isic.DifferenceAccumulator(CODES).add([0.5], [0])),
-    (isic.ValueError, "integers in padding, got bool; convert a mask to row numbers by numpy.flatnonzero", lambda: isic.nearest_codes(CODES, CODES, padding=[True, False, False, False])),
+    (isic.ValueError, "integers in padding, got bool; convert a mask to row numbers by numpy.flatnonzero",
+     lambda: isic.nearest_codes(CODES, CODES, padding=[True, False, False, False])),
     (isic.ValueError, r"add: expected integers below 2\^63 in harmful_ids, got 9223372036854775808",
      lambda: isic.DifferenceAccumulator(CODES).add(np.array([2**63], np.uint64), [0])),
     (isic.ValueError, r"merge: expected max_rank >= 0, got -1", lambda: isic.merge(isic.span_of(np.eye(3)), isic.span_of(np.eye(3)), max_rank=-1)),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The programs in examples/ run and print the expected output."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fused functions against float64 references of numpy."""
 
 import gc

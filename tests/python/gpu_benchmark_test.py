@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The benchmark of isic.cuda, torch and CuPy, run with isic on the CPU."""
 
 import json

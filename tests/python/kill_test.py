@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`isic apply` killed at random moments: after the next command the file is old or new, never anything else.
 
 100 kills; ISIC_KILLS=1000 for more. Half of them fall anywhere in the run, half right after the journal appears.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two processes edit one checkpoint: one fails with a message, and the other's edit can be undone."""
 
 import pathlib
@@ -74,6 +75,5 @@ def test_a_wrong_key_is_answered_with_the_right_ones(model):
 
 
 def test_a_folder_that_cannot_be_written(model):
-    with pytest.raises(isic.IoError, match="expected a writable folder of"):
-        with only_editor(pathlib.Path("/proc/model.safetensors")):
-            pass
+    with pytest.raises(isic.IoError, match="expected a writable folder of"), only_editor(pathlib.Path("/proc/model.safetensors")):
+        pass

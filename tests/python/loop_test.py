@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """self_improve with a generator and a judge written in Python."""
 
 import dataclasses

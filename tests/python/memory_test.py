@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Codebooks are edited in the caller's memory, or not at all."""
 
 import ctypes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Codebooks of other projects: their keys, assignments and training sums, edited in memory and in a saved file."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The primitives against independent float64 references of numpy."""
 
 import copy
@@ -110,7 +111,7 @@ def test_merge_and_angles(rng):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_project_out(case, dtype):
-    codes, subspace, h, s = case
+    codes, subspace, *_ = case
     codes = as_dtype(codes, dtype)
     old = codes.astype(float)
     v = isic.span_of(subspace)
@@ -154,7 +155,7 @@ def test_threads_change_no_byte(rng):
 
 
 def test_project_out_options(case, rng):
-    codes, subspace, h, s = case
+    codes, subspace, *_ = case
     v = isic.span_of(subspace)
     projector = v.basis @ v.basis.T
     strength, target, center, weights = rng.random(60), rng.standard_normal((60, 16)), rng.standard_normal(16), np.array([0.5, 1.0])

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Python programs and commands of README.md run."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report page: contents, errors, and rendering in a real browser."""
 
 import base64

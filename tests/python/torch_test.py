@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tensors and parameters of torch are edited in place."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Model classes of transformers with tiny random weights: Janus and Emu3 generate and decode, Chameleon encodes."""
 
 import importlib.util

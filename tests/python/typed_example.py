@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A program for mypy --strict; typing_test.py also runs it."""
 
 from __future__ import annotations

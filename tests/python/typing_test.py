@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The package is typed: a program passes mypy --strict, and wrong calls fail."""
 
 import pathlib

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "support/allocations.hpp"
 
 #include <cstddef>
@@ -19,11 +20,17 @@ thread_local int fails_at = -1;  // of `allocations`
 
 }  // namespace
 
-int isic_test::allocation_count::now() { return allocations; }
+int isic_test::allocation_count::now() {
+    return allocations;
+}
 
-isic_test::failing_allocation::failing_allocation(int nth) { fails_at = allocations + nth; }
+isic_test::failing_allocation::failing_allocation(int nth) {
+    fails_at = allocations + nth;
+}
 
-isic_test::failing_allocation::~failing_allocation() { fails_at = -1; }
+isic_test::failing_allocation::~failing_allocation() {
+    fails_at = -1;
+}
 
 bool isic_test::allocation_count::works() {
 #ifdef ISIC_TEST_SANITIZED
@@ -50,11 +57,23 @@ void* counted(std::size_t bytes, std::size_t alignment) {
 
 }  // namespace
 
-void* operator new(std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) { return counted(bytes, static_cast<std::size_t>(alignment)); }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+void* operator new(std::size_t bytes) {
+    return counted(bytes, alignof(std::max_align_t));
+}
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+    return counted(bytes, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* p) noexcept {
+    std::free(p);
+}
+void operator delete(void* p, std::size_t) noexcept {
+    std::free(p);
+}
+void operator delete(void* p, std::align_val_t) noexcept {
+    std::free(p);
+}
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept {
+    std::free(p);
+}
 
 #endif

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How often this thread has asked the heap for memory, and a heap that says no.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Seeded random data, strided memory with guards, and the storage types every typed test runs over.
 #pragma once
 
@@ -25,7 +26,9 @@ inline constexpr double infinity = std::numeric_limits<double>::infinity();
 
 /// Half the spacing of T at 1, written down rather than asked of the library.
 template <class T>
-constexpr double unit = sizeof(T) == 8 ? 0x1p-53 : sizeof(T) == 4 ? 0x1p-24 : 0;
+constexpr double unit = sizeof(T) == 8   ? 0x1p-53
+                        : sizeof(T) == 4 ? 0x1p-24
+                                         : 0;
 template <>
 inline constexpr double unit<isic::half> = 0x1p-11;
 template <>
@@ -88,7 +91,9 @@ template <class T>
 class strided {
 public:
     strided(const isic::matrix<T>& m, index_t gap)
-        : rows_(m.rows()), cols_(m.cols()), gap_(gap),
+        : rows_(m.rows()),
+          cols_(m.cols()),
+          gap_(gap),
           values_(static_cast<std::size_t>(gap + m.rows() * (m.cols() + gap)), guard()) {
         for (index_t i = 0; i < rows_; ++i) {
             for (index_t j = 0; j < cols_; ++j) {

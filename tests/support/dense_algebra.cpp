@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "support/dense_algebra.hpp"
 
 #include <Eigen/SVD>
@@ -8,8 +9,8 @@ using map = Eigen::Map<Eigen::MatrixXd>;
 using const_map = Eigen::Map<const Eigen::MatrixXd>;
 
 void decompose(const double* x, std::ptrdiff_t rows, std::ptrdiff_t cols, double* u, double* values, double* v) {
-    const Eigen::JacobiSVD<Eigen::MatrixXd, Eigen::HouseholderQRPreconditioner> both(const_map(x, rows, cols),
-                                                                                     Eigen::ComputeThinU | Eigen::ComputeThinV);
+    const Eigen::JacobiSVD<Eigen::MatrixXd, Eigen::HouseholderQRPreconditioner> both(
+        const_map(x, rows, cols), Eigen::ComputeThinU | Eigen::ComputeThinV);
     map(u, rows, both.matrixU().cols()) = both.matrixU();
     map(values, both.singularValues().size(), 1) = both.singularValues();
     map(v, cols, both.matrixV().cols()) = both.matrixV();
@@ -27,7 +28,8 @@ void orthonormalise(double* q, std::ptrdiff_t rows, std::ptrdiff_t cols) {
     }
 }
 
-void multiply(const double* a, const double* b, std::ptrdiff_t rows, std::ptrdiff_t inner, std::ptrdiff_t cols, double* out) {
+void multiply(const double* a, const double* b, std::ptrdiff_t rows, std::ptrdiff_t inner, std::ptrdiff_t cols,
+              double* out) {
     map(out, rows, cols) = const_map(a, rows, inner).lazyProduct(const_map(b, inner, cols));
 }
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What takes the reference long, by columns in float64: compiled once, optimised and never sanitized.
 #pragma once
 
@@ -12,6 +13,7 @@ void decompose(const double* x, std::ptrdiff_t rows, std::ptrdiff_t cols, double
 void orthonormalise(double* q, std::ptrdiff_t rows, std::ptrdiff_t cols);
 
 /// out [rows x cols] = a [rows x inner] b [inner x cols], in plain sums.
-void multiply(const double* a, const double* b, std::ptrdiff_t rows, std::ptrdiff_t inner, std::ptrdiff_t cols, double* out);
+void multiply(const double* a, const double* b, std::ptrdiff_t rows, std::ptrdiff_t inner, std::ptrdiff_t cols,
+              double* out);
 
 }  // namespace isic_test

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Edits to compare.
 #pragma once
 
@@ -17,16 +18,18 @@ inline bool same(const isic::edit& a, const isic::edit& b) {
     using isic::detail::edit_access;
     const auto numbers = [](const isic::edit& e) {
         const auto& s = e.summary;
-        return bytes_of(std::vector<double>{static_cast<double>(s.moved), static_cast<double>(s.near_zero), s.relative_change, s.before.total,
-                                            s.before.largest, s.after.total, s.after.largest, e.removed.energy,
-                                            static_cast<double>(e.removed.chosen.rank), static_cast<double>(e.removed.chosen.decided_by)});
+        return bytes_of(std::vector<double>{
+            static_cast<double>(s.moved), static_cast<double>(s.near_zero), s.relative_change, s.before.total,
+            s.before.largest, s.after.total, s.after.largest, e.removed.energy,
+            static_cast<double>(e.removed.chosen.rank), static_cast<double>(e.removed.chosen.decided_by)});
     };
     return a.rows() == b.rows() && a.cols() == b.cols() && a.type() == b.type() && a.ids() == b.ids() &&
            a.fingerprint_before() == b.fingerprint_before() && a.fingerprint_after() == b.fingerprint_after() &&
-           edit_access::before(a) == edit_access::before(b) && edit_access::after(a) == edit_access::after(b) && numbers(a) == numbers(b) &&
-           a.removed.width() == b.removed.width() && a.removed.rank() == b.removed.rank() &&
+           edit_access::before(a) == edit_access::before(b) && edit_access::after(a) == edit_access::after(b) &&
+           numbers(a) == numbers(b) && a.removed.width() == b.removed.width() && a.removed.rank() == b.removed.rank() &&
            bytes_of(a.removed.basis) == bytes_of(b.removed.basis) &&
-           bytes_of(a.removed.singular_values) == bytes_of(b.removed.singular_values) && bytes_of(a.center) == bytes_of(b.center);
+           bytes_of(a.removed.singular_values) == bytes_of(b.removed.singular_values) &&
+           bytes_of(a.center) == bytes_of(b.center);
 }
 
 /// An edit with something in every member.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Exactly one type of error, with a message that names the function, what was expected and what came.
 #pragma once
 

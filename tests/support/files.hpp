@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Files of a test's own: a folder that is gone afterwards, bytes in and out.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Helpers of the tests of the SIMD kernels: levels, shapes, guarded matrices.
 #pragma once

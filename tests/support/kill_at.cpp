@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A program that patches files and is killed at its N-th call that a disk could notice.
 //
 //   kill_at HOW N ACTION JOURNAL SIZE FILE...
@@ -90,11 +91,12 @@ public:
     }
 
     void note_write(int fd, size_t size, off_t at) {
-        struct stat now {};
+        struct stat now{};
         fstat(fd, &now);
         std::string old(size, '\0');
         const ssize_t kept = pread(fd, old.data(), size, at);
-        writes_.push_back({dup(fd), now.st_ino, now.st_size, at, old.substr(0, kept > 0 ? static_cast<size_t>(kept) : 0), size});
+        writes_.push_back(
+            {dup(fd), now.st_ino, now.st_size, at, old.substr(0, kept > 0 ? static_cast<size_t>(kept) : 0), size});
     }
 
     void note_name(std::string undo_from, std::string undo_to, std::string lost) {
@@ -102,7 +104,7 @@ public:
     }
 
     void note_sync(int fd) {
-        struct stat now {};
+        struct stat now{};
         fstat(fd, &now);
         if (how_ == "lie") {
             return;
@@ -175,7 +177,7 @@ private:
 disk the_disk;
 
 bool exists(const char* path) {
-    struct stat there {};
+    struct stat there{};
     return stat(path, &there) == 0;
 }
 
@@ -233,7 +235,9 @@ int remove(const char* path) noexcept {
     return real<int(const char*)>("remove")(path);
 }
 
-int unlink(const char* path) noexcept { return remove(path); }
+int unlink(const char* path) noexcept {
+    return remove(path);
+}
 
 }  // extern "C"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Runs of self_improve over toy generators, and checks of their results.
 #pragma once
@@ -86,7 +87,8 @@ inline void check_best_is_left(const outcome& o) {
 
 /// Share of images with P(unsafe) > 1/2.
 inline double unsafe_share(const std::vector<double>& p) {
-    return static_cast<double>(std::ranges::count_if(p, [](double x) { return x > 0.5; })) / static_cast<double>(p.size());
+    return static_cast<double>(std::ranges::count_if(p, [](double x) { return x > 0.5; })) /
+           static_cast<double>(p.size());
 }
 
 /// The judged rate of the kept round.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What is patched in the tests of crashes: some bytes in the middle of every file become others.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the library's results are compared with: float64, plain loops, no code of the library.
 #pragma once
 
@@ -119,7 +120,8 @@ inline bool largest_entries_positive(const dense& v) {
 
 /// max |V^T V - I|
 inline double skew(const dense& v) {
-    return v.cols() == 0 ? 0.0 : (product(v.transpose(), v) - dense::Identity(v.cols(), v.cols())).cwiseAbs().maxCoeff();
+    return v.cols() == 0 ? 0.0
+                         : (product(v.transpose(), v) - dense::Identity(v.cols(), v.cols())).cwiseAbs().maxCoeff();
 }
 
 /// ||V V^T - W W^T||: 0 for the same span, 1 or more if one has a direction the other lacks.
@@ -144,7 +146,8 @@ inline dense projected(const dense& codes, const dense& v, const dense& targets,
                 coefficient += (targets(k, j) - codes(k, j)) * v(j, i);
             }
             for (index_t j = 0; j < v.rows(); ++j) {
-                out(k, j) += strength[static_cast<std::size_t>(k)] * weights[static_cast<std::size_t>(i)] * coefficient * v(j, i);
+                out(k, j) += strength[static_cast<std::size_t>(k)] * weights[static_cast<std::size_t>(i)] *
+                             coefficient * v(j, i);
             }
         }
     }

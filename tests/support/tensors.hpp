@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tensors to write, and what a reader says about bytes that are none.
 #pragma once
 
@@ -57,7 +58,8 @@ inline std::vector<tensor> every_type() {
                             some<double>({6})};
     for (const auto& entry : isic::detail::dtypes) {  // those that isic only carries
         if (std::ranges::none_of(out, [&](const tensor& t) { return t.type == entry.type; })) {
-            out.push_back({entry.type, {2, 4}, std::vector<std::byte>(static_cast<std::size_t>(entry.bits), std::byte{0x5a})});
+            out.push_back(
+                {entry.type, {2, 4}, std::vector<std::byte>(static_cast<std::size_t>(entry.bits), std::byte{0x5a})});
         }
     }
     return out;

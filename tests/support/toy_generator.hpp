@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// A generator with a known harm: some codes are a safe code plus a harmful direction, which a frozen linear probe measures.
 #pragma once
@@ -21,12 +22,12 @@ namespace isic_test {
 using toy_judge = std::function<std::vector<double>(const dense&)>;
 
 struct toy_shape {
-    index_t kinds = 1;       ///< kinds of harm: orthogonal directions, each slightly weaker than the one before
+    index_t kinds = 1;  ///< kinds of harm: orthogonal directions, each slightly weaker than the one before
     index_t width = 8;
     index_t safe_codes = 24;
-    index_t padding = 0;     ///< padding rows at the end; no image uses them
-    index_t gap = 0;         ///< values between two rows in memory
-    double offset = 0;       ///< added to every code along the first direction
+    index_t padding = 0;  ///< padding rows at the end; no image uses them
+    index_t gap = 0;      ///< values between two rows in memory
+    double offset = 0;    ///< added to every code along the first direction
     std::uint64_t seed = 1;
 };
 
@@ -39,7 +40,10 @@ public:
     static constexpr index_t codes_per_kind = 4;
 
     explicit toy_generator(const toy_shape& shape = {})
-        : shape_(shape), harm_(planted_directions(shape)), planted_(planted_codes(shape, harm_)), memory_(planted_, shape.gap) {}
+        : shape_(shape),
+          harm_(planted_directions(shape)),
+          planted_(planted_codes(shape, harm_)),
+          memory_(planted_, shape.gap) {}
 
     isic::matrix_span<T> codebook() { return memory_.span(); }
 
@@ -83,17 +87,19 @@ public:
     }
 
     /// The safe code from which a harmful code was made.
-    std::int32_t safe_twin(std::int32_t id) const { return static_cast<std::int32_t>(first_safe() + id % shape_.safe_codes); }
+    std::int32_t safe_twin(std::int32_t id) const {
+        return static_cast<std::int32_t>(first_safe() + id % shape_.safe_codes);
+    }
     index_t first_safe() const { return shape_.kinds * codes_per_kind; }
     index_t first_padding() const { return first_safe() + shape_.safe_codes; }
-    const dense& harm() const { return harm_; }                       ///< [d x kinds]
-    const isic::matrix<T>& planted() const { return planted_; }       ///< the original codebook
+    const dense& harm() const { return harm_; }                  ///< [d x kinds]
+    const isic::matrix<T>& planted() const { return planted_; }  ///< the original codebook
     const strided<T>& memory() const { return memory_; }
 
-    std::map<std::string, int, std::less<>> calls;                    ///< number of calls of each member
-    std::function<void(std::string_view)> on_call = {};               ///< before each call; may throw
-    std::function<void(isic::token_grid&)> on_tokens = {};            ///< may corrupt the drawn tokens
-    std::vector<isic::token_grid> drawn;                              ///< all drawn grids, in order
+    std::map<std::string, int, std::less<>> calls;          ///< number of calls of each member
+    std::function<void(std::string_view)> on_call = {};     ///< before each call; may throw
+    std::function<void(isic::token_grid&)> on_tokens = {};  ///< may corrupt the drawn tokens
+    std::vector<isic::token_grid> drawn;                    ///< all drawn grids, in order
 
 protected:
     void called(std::string_view member) {
@@ -126,7 +132,8 @@ private:
         codes -= codes * harm * harm.transpose();
         for (index_t k = 0; k < harmful; ++k) {
             const index_t kind = k / codes_per_kind;
-            codes.row(k) = codes.row(harmful + k % shape.safe_codes) + (6 - 0.5 * static_cast<double>(kind)) * harm.col(kind).transpose();
+            codes.row(k) = codes.row(harmful + k % shape.safe_codes) +
+                           (6 - 0.5 * static_cast<double>(kind)) * harm.col(kind).transpose();
         }
         codes.bottomRows(shape.padding).rowwise() += 6 * harm.col(0).transpose();
         codes.rowwise() += shape.offset * harm.col(0).transpose();
@@ -159,7 +166,8 @@ struct with_redraw : Toy {
 
     isic::token_grid redraw(const isic::redraw_request& request) {
         this->called("redraw");
-        requests.push_back({{request.prompts.begin(), request.prompts.end()}, request.harmful, request.attempt, request.seed});
+        requests.push_back(
+            {{request.prompts.begin(), request.prompts.end()}, request.harmful, request.attempt, request.seed});
         isic::token_grid out = request.harmful;
         for (index_t i = 0; i < out.images(); ++i) {
             if (attempts_of && attempts_of(request.prompts[static_cast<std::size_t>(i)]) > request.attempt) {
@@ -193,8 +201,12 @@ struct with_tuning : Toy {
 
     auto tuning_loss(const isic::tuning_set& set) {
         this->called("tuning_loss");
-        sets.push_back({set.harmful, set.counterparts, set.safe, {set.still_unsafe.begin(), set.still_unsafe.end()},
-                        {set.harmfulness.begin(), set.harmfulness.end()}, set.round});
+        sets.push_back({set.harmful,
+                        set.counterparts,
+                        set.safe,
+                        {set.still_unsafe.begin(), set.still_unsafe.end()},
+                        {set.harmfulness.begin(), set.harmfulness.end()},
+                        set.round});
         return [this](index_t, isic::matrix<double>& gradient) {
             this->called("loss");
             double loss = 0;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line `isic`: one module per command, each with add_parser(subparsers) and run(args) -> exit code."""
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ import os
 import pkgutil
 import re
 import sys
-from typing import NoReturn, Sequence
+from typing import NoReturn
+from collections.abc import Sequence
 
 from .._errors import Error
 from .._isic import version

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Arguments and output shared by the commands."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """isic apply: projects a subspace out of the codebook in a file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """isic fit: a subspace file from embeddings or token ids."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """isic inspect: lists the codebooks of a checkpoint."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """isic plan: the numbers of an apply, without writing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """isic report: a run as one page."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """isic undo: restores the bytes before apply."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Codebook surgery on checkpoint files: find the codebook, plan, apply, undo, verify.
 
 safetensors (single or sharded), torch archives, .npy and .npz are edited in place: only the changed rows are written, and
@@ -20,7 +21,8 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Sequence, Union
+from typing import Literal, Union
+from collections.abc import Sequence
 
 from .._errors import IoError
 from .._errors import ValueError as IsicValueError

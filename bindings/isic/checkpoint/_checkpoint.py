@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A checkpoint in files: tensors, codebooks, and atomic writes."""
 
 from __future__ import annotations
@@ -5,7 +6,8 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable
+from collections.abc import Iterator, Mapping, Sequence
 
 from .._errors import IoError
 from .._errors import ValueError as IsicValueError

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Codebook conventions of published models, as data: keys, assignment, readers, and the limits of an edit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The codebooks of a checkpoint and the tensors that belong to each."""
 
 from __future__ import annotations
@@ -5,8 +6,9 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Callable, Mapping
+from functools import lru_cache, cache
+from typing import Callable
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -69,7 +71,7 @@ class Codebook(Value):
         return f"{self.key} ({self.family}, {levels}{self.codes} x {self.width} {self.dtype})"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _pattern(key: str) -> re.Pattern[str]:
     return re.compile(rf"(?:^|.*?[.:])(?:{key})$")
 

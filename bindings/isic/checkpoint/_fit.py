@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A harmful subspace from embeddings, or from token ids of a checkpoint's codebook."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Positions of tensors in files: safetensors, sharded indexes, .npy, .npz and torch archives. Reads headers, not values."""
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import zipfile
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Iterator, Tuple
+from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +23,9 @@ from .._errors import IoError
 from .._isic import safetensors_layout
 
 Array = npt.NDArray[Any]
-Patch = Tuple[str, int, bytes, bytes]
+Patch = tuple[str, int, bytes, bytes]
 """(file, offset, old bytes, new bytes)."""
-Place = Tuple[str, int, int, Tuple[int, ...]]
+Place = tuple[str, int, int, tuple[int, ...]]
 
 NUMPY_NAMES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U64": "u8", "U32": "u4",
                "U16": "u2", "U8": "u1", "BOOL": "?"}

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A lock: one edit of a checkpoint at a time."""
 
 from __future__ import annotations
@@ -5,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Iterator
+from collections.abc import Iterator
 
 from .._errors import IoError
 from .._isic import PathLock

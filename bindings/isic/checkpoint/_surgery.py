@@ -1,9 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """The edit of a codebook's tensors, computed in memory before a byte of a file changes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Iterator
+from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt

@@ -1,8 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plain-text tables."""
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], indent: str = "") -> str:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The undo file: old rows of every edited tensor, and digests of both states."""
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def load_undo(path: Path) -> Undo:
                             tensors[f"{i}.rows"]) for i, e in enumerate(json.loads(metadata["tensors"])))
         plan = dict(json.loads(metadata["plan"]))
         undo = Undo(path, old, tuple(json.loads(metadata["others"])), plan, tensors["basis"])
-        fits = all(o.rows.ndim == 2 and o.rows.shape[0] == o.ids.size and o.ids.size and 0 <= o.ids.min() and
+        fits = all(o.rows.ndim == 2 and o.rows.shape[0] == o.ids.size and o.ids.size and o.ids.min() >= 0 and
                    o.ids.max() < np.prod(o.shape[:-1]) for o in old) and bool(old) and isinstance(plan["codebook"], dict)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IoError(f"isic.checkpoint: expected an undo file in {path}, got no {error}") from None

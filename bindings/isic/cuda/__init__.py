@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """isic on a GPU: differences, subspaces, projection, updates, metrics and the loop.
 
 Codebooks are edited in place: torch tensors, CuPy arrays, or any object on the GPU with DLPack or __cuda_array_interface__;

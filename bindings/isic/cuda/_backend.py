@@ -1,9 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """Devices, streams, and device arrays of isic."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any, Callable, Tuple, Union
+from typing import Any, Callable, Union
 
 import numpy.typing as npt
 
@@ -16,7 +17,7 @@ Stream = Union[int, Any, None]
 """A cudaStream_t as a number (0 or 1: the default stream), a stream of torch or CuPy, or an object with `__cuda_stream__`."""
 
 
-Allocator = Tuple[Callable[[int, int], int], Callable[[int, int, int], object]]
+Allocator = tuple[Callable[[int, int], int], Callable[[int, int, int], object]]
 """allocate(bytes, stream) returns an address aligned to 256 bytes, or 0 if memory is exhausted; release(memory, bytes, stream)
 frees it. Both are ordered on the stream, a cudaStream_t."""
 

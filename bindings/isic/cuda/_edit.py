@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Projection of a subspace out of a codebook on a device, and its undo."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Differences on a device, and the fit of a harmful subspace."""
 
 from __future__ import annotations

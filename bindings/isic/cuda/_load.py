@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Availability of CUDA. The native module and NVIDIA's libraries are loaded on first use."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """self_improve with a generator whose codebook is on a device."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Nearest codes and measurements of an edit, on a device."""
 
 from __future__ import annotations

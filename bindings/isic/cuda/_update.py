@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Constrained updates of a codebook on a device: ridge, EMA, SGD, Adam. The state stays there and is the caller's to keep."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fused steps for inner loops on a device: one pass over the rows in place, in the rows' own arithmetic.
 
 As `isic.fused`. Rows of float32, float16 and bfloat16 are computed in float32, rows of float64 in float64.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Adapters of transformers models for `isic.self_improve`: `Janus` generates and judges, `Emu3` generates.
 
 Images are decoded with the edited codebook and encoded with the original one: encoding with the edited one finds codes that
@@ -9,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt

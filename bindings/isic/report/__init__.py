@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run as one self-contained HTML page: tables, plots and images, without network requests.
 
 >>> import isic.report
@@ -13,7 +14,8 @@ import base64
 import os
 import struct
 from pathlib import Path
-from typing import Any, Mapping, Sequence, Union
+from typing import Any, Union
+from collections.abc import Mapping, Sequence
 
 from .._errors import IoError
 from .._results import SelfImproveReport

@@ -1,8 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plots of the rounds."""
 
 from __future__ import annotations
 
-from typing import Callable, Mapping, Sequence
+from typing import Callable
+from collections.abc import Mapping, Sequence
 
 from .._results import Rate
 from ._markup import count, decibels, decimal, note, percent, section, short_percent, tag, text

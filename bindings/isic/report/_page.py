@@ -1,10 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page: a headline, tables, plots and images. It names what the file does not contain."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from .._results import Rate
 from ._figures import change_section, other_section, rank_section, rates_section

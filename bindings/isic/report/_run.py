@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run, read from a file or from a report of `self_improve`. Missing and non-finite values are omitted."""
 
 from __future__ import annotations
@@ -7,7 +8,8 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
+from collections.abc import Mapping
 
 from .._errors import IoError
 from .._metrics import wilson

@@ -1,10 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plots as SVG: lines with intervals, bars, and singular values. The style sheet has colours and fonts."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Callable, Sequence
+from typing import Callable
+from collections.abc import Sequence
 
 from ._markup import tag, text
 

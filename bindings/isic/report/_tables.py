@@ -1,9 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables of a run: measurements, work per round, baselines and attacks."""
 
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Callable, Sequence, Tuple
+from typing import Callable
+from collections.abc import Sequence
 
 from .._results import Rate
 from ._markup import NONE, count, decibels, decimal, duration, percent, section, tag, text
@@ -11,10 +13,10 @@ from ._run import DECIDED, KEPT, UNSAFE, Round, Run, has_interval
 from ._svg import Label
 
 Cell = Callable[[Round], str]
-Row = Tuple[str, Sequence[str], bool]
+Row = tuple[str, Sequence[str], bool]
 """A row: heading, cells, and whether it is highlighted."""
 
-Column = Tuple[str, str]
+Column = tuple[str, str]
 """A column: the heading of its group, or "", and its name."""
 
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// isic::cuda_backend as Python's threads share it.
 #pragma once

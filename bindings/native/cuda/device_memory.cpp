@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "device_memory.hpp"
 
 #include <isic/detail/checks.hpp>
@@ -12,7 +13,8 @@ namespace {
 
 constexpr std::string_view how_to_move = "isic.cuda.upload, Tensor.cuda() or cupy.asarray makes a copy there";
 
-[[noreturn]] void fail_elsewhere(const gpu& on, std::string_view function, std::string_view name, const std::string& got) {
+[[noreturn]] void fail_elsewhere(const gpu& on, std::string_view function, std::string_view name,
+                                 const std::string& got) {
     detail::fail<backend_error>(function, fmt::format("{} in memory of device {}", name, on.device()), got);
 }
 
@@ -63,7 +65,8 @@ handed_over take_torch(gpu& on, std::string_view function, std::string_view name
 }
 
 /// Strides of __cuda_array_interface__ are bytes, and may be left out.
-std::vector<index_t> strides_of(std::string_view function, std::string_view name, const layout& m, const py::object& strides, index_t size) {
+std::vector<index_t> strides_of(std::string_view function, std::string_view name, const layout& m,
+                                const py::object& strides, index_t size) {
     std::vector<index_t> out(m.shape.size(), 1);
     if (strides.is_none()) {
         for (std::size_t i = out.size(); i-- > 1;) {
@@ -72,11 +75,13 @@ std::vector<index_t> strides_of(std::string_view function, std::string_view name
         return out;
     }
     const auto bytes = strides.cast<std::vector<index_t>>();
-    detail::require_size(function, fmt::format("strides of {}", name), static_cast<index_t>(m.shape.size()), static_cast<index_t>(bytes.size()));
+    detail::require_size(function, fmt::format("strides of {}", name), static_cast<index_t>(m.shape.size()),
+                         static_cast<index_t>(bytes.size()));
     for (std::size_t i = 0; i < bytes.size(); ++i) {
         if (m.shape[i] > 1 && bytes[i] % size != 0) {
-            detail::fail<shape_error>(function, fmt::format("{} with strides of whole elements", name),
-                                      fmt::format("{} bytes between elements of {}; {}", bytes[i], size, contiguous_copy));
+            detail::fail<shape_error>(
+                function, fmt::format("{} with strides of whole elements", name),
+                fmt::format("{} bytes between elements of {}; {}", bytes[i], size, contiguous_copy));
         }
         out[i] = bytes[i] / size;
     }
@@ -122,8 +127,9 @@ handed_over take_interface(gpu& on, std::string_view function, std::string_view 
     if (m.data != nullptr) {
         const std::optional<int> device = cuda::device_of(m.data);
         if (!device || *device != on.device()) {
-            fail_elsewhere(on, function, name, device ? fmt::format("device {}; make an isic.cuda.Backend for that one", *device)
-                                                      : fmt::format("memory of the CPU; {}", how_to_move));
+            fail_elsewhere(on, function, name,
+                           device ? fmt::format("device {}; make an isic.cuda.Backend for that one", *device)
+                                  : fmt::format("memory of the CPU; {}", how_to_move));
         }
     }
     wait_as_told(on, interface);
@@ -153,7 +159,10 @@ const element* element_in(const layout& m) {
     if (m.type) {
         return &element_of(*m.type);
     }
-    return m.integer_bits == 32 ? &elements[4] : m.integer_bits == 64 ? &elements[5] : m.is_bool ? &elements[6] : nullptr;
+    return m.integer_bits == 32   ? &elements[4]
+           : m.integer_bits == 64 ? &elements[5]
+           : m.is_bool            ? &elements[6]
+                                  : nullptr;
 }
 
 index_t values_in(const std::vector<index_t>& shape) {
@@ -173,15 +182,16 @@ bool compact(const layout& m) {
 
 void require_compact(std::string_view function, std::string_view name, const layout& m) {
     if (!compact(m) && values_in(m.shape) > 0) {
-        detail::fail<shape_error>(function, fmt::format("{} without gaps, row by row", name),
-                                  fmt::format("strides ({}) of shape ({}); make a copy (ascontiguousarray, Tensor.contiguous)",
-                                              fmt::join(m.strides, ", "), fmt::join(m.shape, ", ")));
+        detail::fail<shape_error>(
+            function, fmt::format("{} without gaps, row by row", name),
+            fmt::format("strides ({}) of shape ({}); make a copy (ascontiguousarray, Tensor.contiguous)",
+                        fmt::join(m.strides, ", "), fmt::join(m.shape, ", ")));
     }
 }
 
 void require_aligned(std::string_view function, std::string_view name, const void* data, index_t size) {
-    detail::require<value_error>(reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(size) == 0, function,
-                                 fmt::format("aligned memory in {}", name), "a pointer between two values");
+    detail::require<value_error>(reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(size) == 0,
+                                 function, fmt::format("aligned memory in {}", name), "a pointer between two values");
 }
 
 /// Rows of bytes, as the copying functions take them.
@@ -204,7 +214,9 @@ byte_rows byte_rows_of(std::string_view function, std::string_view name, const l
 const element& require_element(std::string_view function, std::string_view name, const layout& m) {
     const element* type = element_in(m);
     if (type == nullptr) {
-        detail::fail<value_error>(function, fmt::format("{} of float32, float64, float16, bfloat16, int32, int64 or bool", name), m.type_name);
+        detail::fail<value_error>(function,
+                                  fmt::format("{} of float32, float64, float16, bfloat16, int32, int64 or bool", name),
+                                  m.type_name);
     }
     return *type;
 }
@@ -220,7 +232,8 @@ py::dtype numpy_type(std::string_view function, const element& type) {
         if (!e.matches(PyExc_ImportError)) {
             throw;
         }
-        detail::fail<value_error>(function, "a type that numpy has", "bfloat16; pip install ml_dtypes, which gives it to numpy");
+        detail::fail<value_error>(function, "a type that numpy has",
+                                  "bfloat16; pip install ml_dtypes, which gives it to numpy");
     }
 }
 
@@ -239,7 +252,8 @@ shared_array upload_array(const shared_gpu& on, py::handle object) {
     const byte_rows rows = byte_rows_of(f, name, host.values, type.bytes);
     auto out = std::make_shared<device_array>(on, type, host.values.shape);
     on->run([&] {
-        cuda::detail::copy_to_device(*on->state(), out->data(), rows.width, host.values.data, rows.pitch, rows.width, rows.rows);
+        cuda::detail::copy_to_device(*on->state(), out->data(), rows.width, host.values.data, rows.pitch, rows.width,
+                                     rows.rows);
         return 0;
     });
     return out;
@@ -252,7 +266,8 @@ py::array download_array(gpu& on, py::handle object) {
     const byte_rows rows = byte_rows_of(f, name, device.values, type.bytes);
     const py::array out(numpy_type(f, type), device.values.shape);
     on.run([&] {
-        cuda::detail::copy_to_host(*on.state(), const_cast<void*>(out.data()), rows.width, device.values.data, rows.pitch, rows.width, rows.rows);
+        cuda::detail::copy_to_host(*on.state(), const_cast<void*>(out.data()), rows.width, device.values.data,
+                                   rows.pitch, rows.width, rows.rows);
         return 0;
     });
     return out;
@@ -266,11 +281,12 @@ void write_codes(gpu& on, py::handle object, py::handle values) {
     detail::require_size(f, "rows", to.rows, from.rows);
     detail::require_size(f, "columns", to.cols, from.cols);
     const element& type = element_of(to.type);
-    detail::require<value_error>(from.type == to.type, f, fmt::format("values of {}", type.name), element_of(from.type).name);
+    detail::require<value_error>(from.type == to.type, f, fmt::format("values of {}", type.name),
+                                 element_of(from.type).name);
     const auto bytes = [&type](index_t n) { return static_cast<std::size_t>(n * type.bytes); };
     on.run([&] {
-        cuda::detail::copy_to_device(*on.state(), to.data, bytes(to.stride), from.data, bytes(from.stride), bytes(from.cols),
-                             static_cast<std::size_t>(from.rows));
+        cuda::detail::copy_to_device(*on.state(), to.data, bytes(to.stride), from.data, bytes(from.stride),
+                                     bytes(from.cols), static_cast<std::size_t>(from.rows));
         return 0;
     });
     to.note_edit();
@@ -286,8 +302,16 @@ struct exported {
 };
 
 dlpack::tensor tensor_of(const device_array& a, index_t* strides) {
-    return {a.data(), dlpack::cuda, a.on()->device(), static_cast<std::int32_t>(a.shape().size()), a.type().code,
-            static_cast<std::uint8_t>(8 * a.type().bytes), 1, const_cast<std::int64_t*>(a.shape().data()), strides, 0};
+    return {a.data(),
+            dlpack::cuda,
+            a.on()->device(),
+            static_cast<std::int32_t>(a.shape().size()),
+            a.type().code,
+            static_cast<std::uint8_t>(8 * a.type().bytes),
+            1,
+            const_cast<std::int64_t*>(a.shape().data()),
+            strides,
+            0};
 }
 
 /// Whoever takes the capsule renames it and calls the deleter, perhaps without the GIL; if nobody does, the capsule calls it.
@@ -324,30 +348,35 @@ py::object capsule_of(const shared_array& array, const char* name, bool copied) 
 shared_array copied(const shared_array& array) {
     auto out = std::make_shared<device_array>(array->on(), array->type(), array->shape());
     array->on()->run([&] {
-        cuda::detail::copy_on_device(*array->on()->state(), out->data(), out->bytes(), array->data(), out->bytes(), out->bytes(), 1);
+        cuda::detail::copy_on_device(*array->on()->state(), out->data(), out->bytes(), array->data(), out->bytes(),
+                                     out->bytes(), 1);
         return 0;
     });
     return out;
 }
 
 /// __dlpack__: `stream` is the consumer's; None means the default stream, -1 that nobody has to wait.
-py::object export_dlpack(const shared_array& self, std::optional<std::int64_t> stream, const std::optional<std::pair<int, int>>& max_version,
+py::object export_dlpack(const shared_array& self, std::optional<std::int64_t> stream,
+                         const std::optional<std::pair<int, int>>& max_version,
                          const std::optional<std::pair<int, int>>& dl_device, std::optional<bool> copy) {
     constexpr std::string_view f = "device_array::__dlpack__";
     if (const std::pair here{static_cast<int>(dlpack::cuda), self->on()->device()}; dl_device && *dl_device != here) {
-        throw py::buffer_error(in_python_words(fmt::format("isic::{}: expected the device (2, {}), got ({}, {}); download() copies to the CPU", f,
-                                                           here.second, dl_device->first, dl_device->second)));
+        throw py::buffer_error(in_python_words(
+            fmt::format("isic::{}: expected the device (2, {}), got ({}, {}); download() copies to the CPU", f,
+                        here.second, dl_device->first, dl_device->second)));
     }
     const std::int64_t reader = stream.value_or(1);
     if (reader == 0 || reader < -1) {
-        detail::fail<value_error>(f, "a stream as DLPack numbers them: None, -1, 1, 2 or a handle", fmt::format("{}", reader));
+        detail::fail<value_error>(f, "a stream as DLPack numbers them: None, -1, 1, 2 or a handle",
+                                  fmt::format("{}", reader));
     }
     const shared_array array = copy.value_or(false) ? copied(self) : self;
     if (reader != -1) {
         array->hand_over(static_cast<std::uintptr_t>(reader));
     }
-    return max_version && max_version->first >= 1 ? capsule_of<dlpack::managed_versioned>(array, "dltensor_versioned", copy.value_or(false))
-                                                  : capsule_of<dlpack::managed>(array, "dltensor", false);
+    return max_version && max_version->first >= 1
+               ? capsule_of<dlpack::managed_versioned>(array, "dltensor_versioned", copy.value_or(false))
+               : capsule_of<dlpack::managed>(array, "dltensor", false);
 }
 
 py::dict interface_of(device_array& a) {
@@ -357,8 +386,8 @@ py::dict interface_of(device_array& a) {
     a.hand_over(a.on()->stream());
     const py::object stream = a.on()->own_stream() ? py::none() : py::object(py::int_(a.on()->stream()));
     return py::dict("shape"_a = py::tuple(py::cast(a.shape())), "typestr"_a = a.type().typestr,
-                    "data"_a = py::make_tuple(reinterpret_cast<std::uintptr_t>(a.data()), false), "strides"_a = py::none(), "version"_a = 3,
-                    "stream"_a = stream);
+                    "data"_a = py::make_tuple(reinterpret_cast<std::uintptr_t>(a.data()), false),
+                    "strides"_a = py::none(), "version"_a = 3, "stream"_a = stream);
 }
 
 }  // namespace
@@ -373,8 +402,10 @@ python_allocator::python_allocator(py::handle pair) {
     }
     if (!py::isinstance<py::tuple>(pair) || py::len(pair) != 2 || PyCallable_Check(pair[py::int_(0)].ptr()) == 0 ||
         PyCallable_Check(pair[py::int_(1)].ptr()) == 0) {
-        throw py::type_error(in_python_words(fmt::format("isic::cuda_backend: expected an allocator of two functions, allocate(bytes, stream) and "
-                                                         "release(memory, bytes, stream), got {}", type_name_of(pair))));
+        throw py::type_error(in_python_words(
+            fmt::format("isic::cuda_backend: expected an allocator of two functions, allocate(bytes, stream) and "
+                        "release(memory, bytes, stream), got {}",
+                        type_name_of(pair))));
     }
     functions_ = std::make_unique<functions>(functions{pair[py::int_(0)], pair[py::int_(1)]});
 }
@@ -395,7 +426,8 @@ device_allocator python_allocator::in_cpp() {
     const auto allocate = [](void* context, std::size_t bytes, void* stream) -> void* {
         const py::gil_scoped_acquire gil;
         try {
-            const py::object memory = static_cast<functions*>(context)->allocate(bytes, reinterpret_cast<std::uintptr_t>(stream));
+            const py::object memory =
+                static_cast<functions*>(context)->allocate(bytes, reinterpret_cast<std::uintptr_t>(stream));
             return reinterpret_cast<void*>(memory.cast<std::uintptr_t>());  // NOLINT: an address
         } catch (py::error_already_set& e) {
             e.discard_as_unraisable("isic.cuda.Backend");
@@ -409,7 +441,8 @@ device_allocator python_allocator::in_cpp() {
         }
         const py::gil_scoped_acquire gil;
         try {
-            static_cast<functions*>(context)->release(reinterpret_cast<std::uintptr_t>(memory), bytes, reinterpret_cast<std::uintptr_t>(stream));
+            static_cast<functions*>(context)->release(reinterpret_cast<std::uintptr_t>(memory), bytes,
+                                                      reinterpret_cast<std::uintptr_t>(stream));
         } catch (py::error_already_set& e) {
             e.discard_as_unraisable("isic.cuda.Backend");
         }
@@ -419,14 +452,17 @@ device_allocator python_allocator::in_cpp() {
 
 gpu::gpu(int device, std::optional<std::uintptr_t> stream, py::object owner, py::handle allocator)
     : own_stream_(!stream),
-      owner_(new py::object(std::move(owner)), [](py::object* p) {
-          if (Py_IsInitialized() != 0) {  // the last array may go without the GIL, and after Python
-              const py::gil_scoped_acquire gil;
-              delete p;
-          }
-      }),
+      owner_(new py::object(std::move(owner)),
+             [](py::object* p) {
+                 if (Py_IsInitialized() != 0) {  // the last array may go without the GIL, and after Python
+                     const py::gil_scoped_acquire gil;
+                     delete p;
+                 }
+             }),
       allocator_(allocator),
-      backend_({.device = device, .stream = stream ? std::optional(stream_of(*stream)) : std::nullopt, .allocator = allocator_.in_cpp()}) {}
+      backend_({.device = device,
+                .stream = stream ? std::optional(stream_of(*stream)) : std::nullopt,
+                .allocator = allocator_.in_cpp()}) {}
 
 std::uintptr_t gpu::stream() const {
     return std::max<std::uintptr_t>(1, reinterpret_cast<std::uintptr_t>(backend_.stream()));
@@ -468,7 +504,8 @@ device_values device_values_of(gpu& on, std::string_view function, std::string_v
     const layout& m = taken.values;
     const element* type = element_in(m);
     if (type == nullptr || std::ranges::find(types, type->name) == types.end()) {
-        detail::fail<value_error>(function, fmt::format("{} of {}", name, fmt::join(types, " or ")), type == nullptr ? m.type_name : type->name);
+        detail::fail<value_error>(function, fmt::format("{} of {}", name, fmt::join(types, " or ")),
+                                  type == nullptr ? m.type_name : type->name);
     }
     require_compact(function, name, m);
     require_aligned(function, name, m.data, type->bytes);
@@ -481,13 +518,16 @@ device_ids device_ids_of(gpu& on, std::string_view function, std::string_view na
 }
 
 device_array::device_array(shared_gpu on, const element& type, std::vector<index_t> shape)
-    : on_(std::move(on)), type_(type), shape_(std::move(shape)), memory_(on_->state(), static_cast<std::size_t>(values_in(shape_) * type.bytes)) {}
+    : on_(std::move(on)),
+      type_(type),
+      shape_(std::move(shape)),
+      memory_(on_->state(), static_cast<std::size_t>(values_in(shape_) * type.bytes)) {}
 
 device_array::~device_array() {
     if (seen_by_others_) {
         try {
             on_->backend().wait_stream(nullptr);  // others may have queued reads
-        } catch (const cuda_error&) {          // the memory goes in any case
+        } catch (const cuda_error&) {             // the memory goes in any case
         }
     }
 }
@@ -499,12 +539,18 @@ void device_array::hand_over(std::uintptr_t stream) {
 
 void bind_device_memory(py::module_& m) {
     py::class_<gpu, shared_gpu>(m, "Backend")
-        .def(py::init<int, std::optional<std::uintptr_t>, py::object, py::handle>(), "device"_a, "stream"_a, "owner"_a, "allocator"_a)
+        .def(py::init<int, std::optional<std::uintptr_t>, py::object, py::handle>(), "device"_a, "stream"_a, "owner"_a,
+             "allocator"_a)
         .def_property_readonly("device", &gpu::device)
         .def_property_readonly("stream", &gpu::stream)
         .def_property_readonly("own_stream", &gpu::own_stream)
         .def_property_readonly("name", [](gpu& self) { return self.backend().name(); })
-        .def("synchronize", [](gpu& self) { self.run([&] { self.backend().synchronize(); return 0; }); });
+        .def("synchronize", [](gpu& self) {
+            self.run([&] {
+                self.backend().synchronize();
+                return 0;
+            });
+        });
 
     py::class_<device_array, shared_array>(m, "DeviceArray")
         .def_property_readonly("shape", [](const device_array& a) { return py::tuple(py::cast(a.shape())); })
@@ -516,7 +562,9 @@ void bind_device_memory(py::module_& m) {
     m.def("upload", &upload_array, "gpu"_a, "array"_a);
     m.def("download", [](gpu& on, py::handle array) { return download_array(on, array); }, "gpu"_a, "array"_a);
     m.def("write", &write_codes, "gpu"_a, "array"_a, "values"_a);
-    m.def("device_of", [](std::uintptr_t memory) { return cuda::device_of(reinterpret_cast<const void*>(memory)); }, "memory"_a);
+    m.def(
+        "device_of", [](std::uintptr_t memory) { return cuda::device_of(reinterpret_cast<const void*>(memory)); },
+        "memory"_a);
 }
 
 }  // namespace isic::python

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Memory of Python callers on a device, seen where it lies: torch, DLPack producers and __cuda_array_interface__.
 #pragma once
@@ -20,10 +21,11 @@ struct element {
 };
 
 /// Element types of device arrays.
-inline constexpr element elements[] = {{"float32", "<f4", 4, dlpack::code_float}, {"float64", "<f8", 8, dlpack::code_float},
-                                       {"float16", "<f2", 2, dlpack::code_float}, {"bfloat16", nullptr, 2, dlpack::code_bfloat},
-                                       {"int32", "<i4", 4, dlpack::code_int},     {"int64", "<i8", 8, dlpack::code_int},
-                                       {"bool", "|b1", 1, dlpack::code_bool}};
+inline constexpr element elements[] = {
+    {"float32", "<f4", 4, dlpack::code_float}, {"float64", "<f8", 8, dlpack::code_float},
+    {"float16", "<f2", 2, dlpack::code_float}, {"bfloat16", nullptr, 2, dlpack::code_bfloat},
+    {"int32", "<i4", 4, dlpack::code_int},     {"int64", "<i8", 8, dlpack::code_int},
+    {"bool", "|b1", 1, dlpack::code_bool}};
 
 /// The element of a scalar type.
 inline const element& element_of(dtype type) {
@@ -58,7 +60,8 @@ auto with_device_span(const memory& m, F&& f) {
     switch (m.type) {
         case dtype::f32: return f(device_span<float>(static_cast<float*>(m.data), m.rows, m.cols, m.stride));
         case dtype::f16: return f(device_span<isic::half>(static_cast<isic::half*>(m.data), m.rows, m.cols, m.stride));
-        case dtype::bf16: return f(device_span<isic::bfloat16>(static_cast<isic::bfloat16*>(m.data), m.rows, m.cols, m.stride));
+        case dtype::bf16:
+            return f(device_span<isic::bfloat16>(static_cast<isic::bfloat16*>(m.data), m.rows, m.cols, m.stride));
         default: return f(device_span<double>(static_cast<double*>(m.data), m.rows, m.cols, m.stride));
     }
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/cuda/fused.hpp>
 
 #include <isic/detail/checks.hpp>
@@ -14,7 +15,8 @@ namespace {
 struct basis_pair {
     basis_pair() = default;
     basis_pair(const shared_gpu& gpu, const subspace& harm)
-        : on(gpu), narrow(on->run([&] { return fused::device_basis<float>(on->backend(), harm); })),
+        : on(gpu),
+          narrow(on->run([&] { return fused::device_basis<float>(on->backend(), harm); })),
           wide(on->run([&] { return fused::device_basis<double>(on->backend(), harm); })) {}
 
     template <real A>
@@ -46,30 +48,40 @@ class numbers_on_device {
 public:
     numbers_on_device(gpu& on, std::string_view function, std::string_view name, py::handle object) {
         if (!object.is_none()) {
-            values_ = device_values_of(on, function, fmt::format("{} on the device", name), object, {element_of<A>().name});
+            values_ =
+                device_values_of(on, function, fmt::format("{} on the device", name), object, {element_of<A>().name});
         }
     }
 
-    device_view<A> view() const { return values_ ? device_view<A>(static_cast<const A*>(values_->data), 1, values_->size()) : device_view<A>(); }
+    device_view<A> view() const {
+        return values_ ? device_view<A>(static_cast<const A*>(values_->data), 1, values_->size()) : device_view<A>();
+    }
     index_t size() const { return values_ ? values_->size() : 0; }
 
 private:
     std::optional<device_values> values_;
 };
 
-void fused_project_out(const shared_gpu& on, py::handle rows, py::handle harm, py::handle strength, py::handle center, py::handle weights) {
+void fused_project_out(const shared_gpu& on, py::handle rows, py::handle harm, py::handle strength, py::handle center,
+                       py::handle weights) {
     constexpr const char* f = "fused::project_out";
     const memory book = device_memory_of(*on, f, "rows", rows, access::edit);
     const bases_on_device basis(on, f, "subspace", harm);
     with_device_span(book, [&]<class T>(device_span<T> span) {
         using A = fused::arithmetic_of<T>;
         const std::optional<double> all = number_in(strength);
-        const numbers_on_device<A> each(*on, f, "strength", all ? py::object(py::none()) : py::reinterpret_borrow<py::object>(strength));
+        const numbers_on_device<A> each(*on, f, "strength",
+                                        all ? py::object(py::none()) : py::reinterpret_borrow<py::object>(strength));
         detail::require_size(f, "values in strength", all ? 0 : span.rows(), each.size());
         const numbers_on_device<A> mu(*on, f, "center", center), w(*on, f, "weights", weights);
-        const fused::device_projection_options<A> how{
-            .uniform = static_cast<A>(all.value_or(1)), .strength = each.view(), .center = mu.view(), .weights = w.view()};
-        on->run([&] { fused::project_out(on->backend(), span, basis.get().of<A>(), how); return 0; });
+        const fused::device_projection_options<A> how{.uniform = static_cast<A>(all.value_or(1)),
+                                                      .strength = each.view(),
+                                                      .center = mu.view(),
+                                                      .weights = w.view()};
+        on->run([&] {
+            fused::project_out(on->backend(), span, basis.get().of<A>(), how);
+            return 0;
+        });
     });
     book.note_edit();
 }
@@ -86,8 +98,9 @@ public:
 
     template <real A>
     fused::device_constraint<A> of() const {
-        const auto marks = locked_ ? device_view<std::uint8_t>(static_cast<const std::uint8_t*>(locked_->data), 1, locked_->size())
-                                   : device_view<std::uint8_t>();
+        const auto marks =
+            locked_ ? device_view<std::uint8_t>(static_cast<const std::uint8_t*>(locked_->data), 1, locked_->size())
+                    : device_view<std::uint8_t>();
         return {.orthogonal_to = basis_.get().of<A>(), .locked = marks};
     }
 
@@ -100,46 +113,60 @@ using fused_ema_state_on_device = on_a_backend<std::variant<device_ema_state<flo
 
 /// A step of codes by rows that are computed in the same arithmetic: take_step(codes, rows, state) of those types.
 template <template <class> class State, class Kept, class Step>
-void step_rows(const char* f, const shared_gpu& on, py::handle codes, const char* name, py::handle rows, Kept& state, Step&& take_step) {
+void step_rows(const char* f, const shared_gpu& on, py::handle codes, const char* name, py::handle rows, Kept& state,
+               Step&& take_step) {
     require_same_backend(f, "a state", on, state.on);
-    const memory book = device_memory_of(*on, f, "codes", codes, access::edit), other = device_memory_of(*on, f, name, rows, access::read);
+    const memory book = device_memory_of(*on, f, "codes", codes, access::edit),
+                 other = device_memory_of(*on, f, name, rows, access::read);
     with_device_span(book, [&]<class T>(device_span<T> span) {
         using A = fused::arithmetic_of<T>;
         auto* found = std::get_if<State<A>>(&state.value);
-        detail::require<value_error>(found != nullptr, f, fmt::format("a state of {}, as the codes are computed", element_of<A>().name), "one of the other type");
+        detail::require<value_error>(found != nullptr, f,
+                                     fmt::format("a state of {}, as the codes are computed", element_of<A>().name),
+                                     "one of the other type");
         with_device_span(other, [&]<class G>(device_span<G> more) {
             if constexpr (std::same_as<fused::arithmetic_of<G>, A>) {
                 state.on = on;
-                on->run([&] { take_step(span, more, *found); return 0; });
+                on->run([&] {
+                    take_step(span, more, *found);
+                    return 0;
+                });
             } else {
-                detail::fail<value_error>(f, fmt::format("{} computed in {}, as the codes are", name, element_of<A>().name), element_of<G>().name);
+                detail::fail<value_error>(
+                    f, fmt::format("{} computed in {}, as the codes are", name, element_of<A>().name),
+                    element_of<G>().name);
             }
         });
     });
     book.note_edit();
 }
 
-void fused_adam_update(const shared_gpu& on, py::handle codes, py::handle gradient, adam_state_on_device& state, double rate, double beta1,
-                      double beta2, double epsilon, py::handle orthogonal_to, py::handle locked) {
+void fused_adam_update(const shared_gpu& on, py::handle codes, py::handle gradient, adam_state_on_device& state,
+                       double rate, double beta1, double beta2, double epsilon, py::handle orthogonal_to,
+                       py::handle locked) {
     constexpr const char* f = "fused::adam_update";
     const limits_holder limits(on, f, orthogonal_to, locked);
     const adam_options how{.rate = rate, .beta1 = beta1, .beta2 = beta2, .epsilon = epsilon};
-    step_rows<device_adam_state>(f, on, codes, "gradient", gradient, state, [&]<class A>(auto span, auto slope, device_adam_state<A>& moments) {
-        fused::adam_update(on->backend(), span, slope, moments, how, limits.of<A>());
-    });
+    step_rows<device_adam_state>(f, on, codes, "gradient", gradient, state,
+                                 [&]<class A>(auto span, auto slope, device_adam_state<A>& moments) {
+                                     fused::adam_update(on->backend(), span, slope, moments, how, limits.of<A>());
+                                 });
 }
 
-void fused_ema_update(const shared_gpu& on, py::handle codes, py::handle vectors, py::handle ids, fused_ema_state_on_device& state, double decay,
-                     py::handle orthogonal_to, py::handle locked) {
+void fused_ema_update(const shared_gpu& on, py::handle codes, py::handle vectors, py::handle ids,
+                      fused_ema_state_on_device& state, double decay, py::handle orthogonal_to, py::handle locked) {
     constexpr const char* f = "fused::ema_update";
     const limits_holder limits(on, f, orthogonal_to, locked);
     const device_ids all = device_ids_of(*on, f, "ids", ids);
-    step_rows<device_ema_state>(f, on, codes, "vectors", vectors, state, [&]<class A>(auto span, auto z, device_ema_state<A>& sums) {
-        const auto step = [&]<class Id>(const Id* data) {
-            fused::ema_update(on->backend(), span, z, device_view<Id>(data, 1, all.ids.size), sums, decay, limits.of<A>());
-        };
-        all.ids.wide ? step(static_cast<const std::int64_t*>(all.ids.data)) : step(static_cast<const std::int32_t*>(all.ids.data));
-    });
+    step_rows<device_ema_state>(
+        f, on, codes, "vectors", vectors, state, [&]<class A>(auto span, auto z, device_ema_state<A>& sums) {
+            const auto step = [&]<class Id>(const Id* data) {
+                fused::ema_update(on->backend(), span, z, device_view<Id>(data, 1, all.ids.size), sums, decay,
+                                  limits.of<A>());
+            };
+            all.ids.wide ? step(static_cast<const std::int64_t*>(all.ids.data))
+                         : step(static_cast<const std::int32_t*>(all.ids.data));
+        });
 }
 
 /// device_code_index, and the codebook that it reads.
@@ -155,7 +182,10 @@ public:
     shared_array nearest(py::handle vectors) const {
         const memory z = device_memory_of(*on_, "nearest_codes", "vectors", vectors, access::read);
         auto ids = std::make_shared<device_array>(on_, element_of<std::int64_t>(), std::vector<index_t>{z.rows});
-        on_->run([&] { cuda::detail::nearest(*packed_, rows_of(z), static_cast<std::int64_t*>(ids->data())); return 0; });
+        on_->run([&] {
+            cuda::detail::nearest(*packed_, rows_of(z), static_cast<std::int64_t*>(ids->data()));
+            return 0;
+        });
         return ids;
     }
 
@@ -169,24 +199,31 @@ private:
 
 void bind_device_fused(py::module_& m) {
     py::class_<basis_pair>(m, "FusedBasis")
-        .def(py::init([](const shared_gpu& on, py::handle harm) { return basis_pair(on, subspace_of("fused::basis", "subspace", harm)); }), "gpu"_a,
-             py::arg("subspace").none(false))
+        .def(py::init([](const shared_gpu& on, py::handle harm) {
+                 return basis_pair(on, subspace_of("fused::basis", "subspace", harm));
+             }),
+             "gpu"_a, py::arg("subspace").none(false))
         .def_property_readonly("rank", [](const basis_pair& b) { return b.wide.rank(); })
         .def_property_readonly("width", [](const basis_pair& b) { return b.wide.width(); });
 
     py::class_<fused_ema_state_on_device> ema(m, "FusedEmaState");
-    ema.def(state_of<fused_ema_state_on_device, device_ema_state<float>, device_ema_state<double>>("fused::ema_state"), "dtype"_a);
-    def_part(ema, "counts", "fused::ema_state::counts", &device_ema_state<float>::counts, &device_ema_state<double>::counts, true);
+    ema.def(state_of<fused_ema_state_on_device, device_ema_state<float>, device_ema_state<double>>("fused::ema_state"),
+            "dtype"_a);
+    def_part(ema, "counts", "fused::ema_state::counts", &device_ema_state<float>::counts,
+             &device_ema_state<double>::counts, true);
     def_part(ema, "sums", "fused::ema_state::sums", &device_ema_state<float>::sums, &device_ema_state<double>::sums);
 
     py::class_<index_on_device>(m, "CodeIndex")
-        .def(py::init<const shared_gpu&, py::handle, const std::string&, py::handle>(), "gpu"_a, "codes"_a, "metric"_a, "padding"_a)
+        .def(py::init<const shared_gpu&, py::handle, const std::string&, py::handle>(), "gpu"_a, "codes"_a, "metric"_a,
+             "padding"_a)
         .def("nearest", &index_on_device::nearest, "vectors"_a);
 
-    m.def("fused_project_out", &fused_project_out, "gpu"_a, "rows"_a, py::arg("subspace").none(false), "strength"_a, "center"_a, "weights"_a);
-    m.def("fused_adam_update", &fused_adam_update, "gpu"_a, "codes"_a, "gradient"_a, "state"_a, "rate"_a, "beta1"_a, "beta2"_a, "epsilon"_a,
+    m.def("fused_project_out", &fused_project_out, "gpu"_a, "rows"_a, py::arg("subspace").none(false), "strength"_a,
+          "center"_a, "weights"_a);
+    m.def("fused_adam_update", &fused_adam_update, "gpu"_a, "codes"_a, "gradient"_a, "state"_a, "rate"_a, "beta1"_a,
+          "beta2"_a, "epsilon"_a, "orthogonal_to"_a, "locked"_a);
+    m.def("fused_ema_update", &fused_ema_update, "gpu"_a, "codes"_a, "vectors"_a, "ids"_a, "state"_a, "decay"_a,
           "orthogonal_to"_a, "locked"_a);
-    m.def("fused_ema_update", &fused_ema_update, "gpu"_a, "codes"_a, "vectors"_a, "ids"_a, "state"_a, "decay"_a, "orthogonal_to"_a, "locked"_a);
 }
 
 }  // namespace isic::python

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/cuda/loop.hpp>
 
 #include "../values.hpp"
@@ -15,7 +16,10 @@ public:
 
     void send(py::handle device) {
         const memory to = device_memory_of(*on_, function, "the codebook", device, access::edit);
-        on_->run([&] { mirror_.send(writable(to)); return 0; });
+        on_->run([&] {
+            mirror_.send(writable(to));
+            return 0;
+        });
         to.note_edit();
     }
 

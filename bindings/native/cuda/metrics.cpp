@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/cuda/metrics.hpp>
 
 #include "../values.hpp"
@@ -7,26 +8,36 @@
 namespace isic::python {
 namespace {
 
-shared_array python_nearest(const shared_gpu& on, py::handle vectors, py::handle codes, const std::string& metric, py::handle padding) {
+shared_array python_nearest(const shared_gpu& on, py::handle vectors, py::handle codes, const std::string& metric,
+                            py::handle padding) {
     constexpr std::string_view f = "nearest_codes";
-    const memory z = device_memory_of(*on, f, "vectors", vectors, access::read), book = device_memory_of(*on, f, "codes", codes, access::read);
+    const memory z = device_memory_of(*on, f, "vectors", vectors, access::read),
+                 book = device_memory_of(*on, f, "codes", codes, access::read);
     const isic::metric how = metric_of(f, metric);
     const auto rows = indices_of(f, "padding", padding);
     auto ids = std::make_shared<device_array>(on, element_of<std::int64_t>(), std::vector<index_t>{z.rows});
-    on->run([&] { cuda::detail::nearest(on->state(), rows_of(z), rows_of(book), how, rows, static_cast<std::int64_t*>(ids->data())); return 0; });
+    on->run([&] {
+        cuda::detail::nearest(on->state(), rows_of(z), rows_of(book), how, rows,
+                              static_cast<std::int64_t*>(ids->data()));
+        return 0;
+    });
     return ids;
 }
 
-double python_churn(const shared_gpu& on, py::handle vectors, py::handle before, py::handle after, const std::string& metric, py::handle padding) {
+double python_churn(const shared_gpu& on, py::handle vectors, py::handle before, py::handle after,
+                    const std::string& metric, py::handle padding) {
     constexpr std::string_view f = "nearest_code_churn";
     const memory z = device_memory_of(*on, f, "vectors", vectors, access::read);
-    const memory b = device_memory_of(*on, f, "before", before, access::read), a = device_memory_of(*on, f, "after", after, access::read);
+    const memory b = device_memory_of(*on, f, "before", before, access::read),
+                 a = device_memory_of(*on, f, "after", after, access::read);
     const isic::metric how = metric_of(f, metric);
     const auto rows = indices_of(f, "padding", padding);
-    return on->run([&] { return cuda::detail::nearest_code_churn(on->state(), rows_of(z), rows_of(b), rows_of(a), how, rows); });
+    return on->run(
+        [&] { return cuda::detail::nearest_code_churn(on->state(), rows_of(z), rows_of(b), rows_of(a), how, rows); });
 }
 
-py::object python_leakage(const shared_gpu& on, py::handle codes, py::handle harm, py::handle center, py::handle padding) {
+py::object python_leakage(const shared_gpu& on, py::handle codes, py::handle harm, py::handle center,
+                          py::handle padding) {
     const memory book = device_memory_of(*on, "leakage", "codes", codes, access::read);
     const subspace s = subspace_of("leakage", "subspace", harm);
     const auto mu = vector_of("leakage", "center", center);
@@ -35,7 +46,8 @@ py::object python_leakage(const shared_gpu& on, py::handle codes, py::handle har
 }
 
 py::object python_drift(const shared_gpu& on, py::handle before, py::handle after, py::handle padding) {
-    const memory b = device_memory_of(*on, "drift", "before", before, access::read), a = device_memory_of(*on, "drift", "after", after, access::read);
+    const memory b = device_memory_of(*on, "drift", "before", before, access::read),
+                 a = device_memory_of(*on, "drift", "after", after, access::read);
     const auto rows = indices_of("drift", "padding", padding);
     return object_of(on->run([&] { return cuda::detail::drift(on->state(), rows_of(b), rows_of(a), rows); }));
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/cuda/projection.hpp>
 
 #include "../options.hpp"
@@ -29,14 +30,14 @@ edit_on_device python_project_out(const shared_gpu& on, py::handle codes, py::ha
     memory target;
     if (on_a_device(options["target"])) {
         target = device_memory_of(*on, f, "target", options["target"], access::read);
-        detail::require<value_error>(target.type == dtype::f64, f, "a target of float64 on the device", element_of(target.type).name);
+        detail::require<value_error>(target.type == dtype::f64, f, "a target of float64 on the device",
+                                     element_of(target.type).name);
         more.target = {static_cast<const double*>(target.data), target.rows, target.cols, target.stride};
         options["target"] = py::none();
     }
     const options_holder how(f, options);
-    device_edit done = with_device_span(book, [&](auto span) {
-        return on->run([&] { return project_out(on->backend(), span, s, how.get(), more); });
-    });
+    device_edit done = with_device_span(
+        book, [&](auto span) { return on->run([&] { return project_out(on->backend(), span, s, how.get(), more); }); });
     book.note_edit();
     return {on, std::move(done)};
 }
@@ -44,14 +45,20 @@ edit_on_device python_project_out(const shared_gpu& on, py::handle codes, py::ha
 edit_on_device python_remap(const shared_gpu& on, py::handle codes, const py::kwargs& options) {
     const memory book = device_memory_of(*on, "remap", "codes", codes, access::edit);
     const options_holder how("remap", options);
-    device_edit done = with_device_span(book, [&](auto span) { return on->run([&] { return remap(on->backend(), span, how.get()); }); });
+    device_edit done = with_device_span(
+        book, [&](auto span) { return on->run([&] { return remap(on->backend(), span, how.get()); }); });
     book.note_edit();
     return {on, std::move(done)};
 }
 
 void undo(const edit_on_device& self, py::handle codes) {
     const memory book = device_memory_of(*self.on, "device_edit::undo", "codes", codes, access::edit);
-    with_device_span(book, [&](auto span) { return self.on->run([&] { self.edit.undo(span); return 0; }); });
+    with_device_span(book, [&](auto span) {
+        return self.on->run([&] {
+            self.edit.undo(span);
+            return 0;
+        });
+    });
     book.note_edit();
 }
 
@@ -60,7 +67,10 @@ void undo(const edit_on_device& self, py::handle codes) {
 void bind_device_projection(py::module_& m) {
     py::class_<edit_on_device>(m, "Edit")
         .def("undo", &undo, "codes"_a)
-        .def("ids", [](const edit_on_device& e) { return array_of(std::vector<std::int64_t>(e.edit.ids().begin(), e.edit.ids().end())); })
+        .def("ids",
+             [](const edit_on_device& e) {
+                 return array_of(std::vector<std::int64_t>(e.edit.ids().begin(), e.edit.ids().end()));
+             })
         .def("summary", [](const edit_on_device& e) { return object_of(e.edit.summary()); })
         .def_property_readonly("can_undo", [](const edit_on_device& e) { return e.edit.can_undo(); });
     m.def("project_out", &python_project_out);

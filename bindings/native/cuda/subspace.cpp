@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include <isic/cuda/subspace.hpp>
 
 #include "../values.hpp"
@@ -27,22 +28,34 @@ device_pairs make_pairs(const shared_gpu& on, py::handle codes, std::optional<in
 
 void add_ids(device_pairs& self, py::handle harmful, py::handle safe) {
     constexpr std::string_view f = "device_accumulator::add";
-    const device_ids h = device_ids_of(*self.on, f, "harmful_ids", harmful), s = device_ids_of(*self.on, f, "safe_ids", safe);
+    const device_ids h = device_ids_of(*self.on, f, "harmful_ids", harmful),
+                     s = device_ids_of(*self.on, f, "safe_ids", safe);
     if (h.shape != s.shape) {
-        detail::fail<shape_error>(f, fmt::format("safe ids of shape [{}]", fmt::join(h.shape, ", ")), fmt::format("[{}]", fmt::join(s.shape, ", ")));
+        detail::fail<shape_error>(f, fmt::format("safe ids of shape [{}]", fmt::join(h.shape, ", ")),
+                                  fmt::format("[{}]", fmt::join(s.shape, ", ")));
     }
-    self.on->run([&] { self.moments.add_ids(h.ids, s.ids); return 0; });
+    self.on->run([&] {
+        self.moments.add_ids(h.ids, s.ids);
+        return 0;
+    });
 }
 
 void add_safe(device_pairs& self, py::handle safe) {
     const device_ids s = device_ids_of(*self.on, "device_accumulator::add_safe", "safe_ids", safe);
-    self.on->run([&] { self.moments.add_safe(s.ids); return 0; });
+    self.on->run([&] {
+        self.moments.add_safe(s.ids);
+        return 0;
+    });
 }
 
 void add_rows(device_pairs& self, py::handle harmful, py::handle safe) {
     constexpr std::string_view f = "device_accumulator::add_rows";
-    const memory h = device_memory_of(*self.on, f, "harmful", harmful, access::read), s = device_memory_of(*self.on, f, "safe", safe, access::read);
-    self.on->run([&] { self.moments.add_rows(rows_of(h), rows_of(s)); return 0; });
+    const memory h = device_memory_of(*self.on, f, "harmful", harmful, access::read),
+                 s = device_memory_of(*self.on, f, "safe", safe, access::read);
+    self.on->run([&] {
+        self.moments.add_rows(rows_of(h), rows_of(s));
+        return 0;
+    });
 }
 
 void require_same_backend(std::string_view function, const shared_gpu& a, const shared_gpu& b) {
@@ -57,9 +70,12 @@ device_fit_options options_of(const py::kwargs& o) {
     set("gavish_donoho", out.rank.gavish_donoho);
     set("max_rank", out.rank.max_rank);
     out.center = centering_of("fit_subspace", option_of<std::string>("fit_subspace", "center", o["center"]));
-    out.solver = choice<eigen_solver>("fit_subspace", "solver", option_of<std::string>("fit_subspace", "solver", o["solver"]),
-                                      {{"automatic", eigen_solver::automatic}, {"syevd", eigen_solver::syevd}, {"jacobi", eigen_solver::jacobi},
-                                       {"randomised", eigen_solver::randomised}});
+    out.solver =
+        choice<eigen_solver>("fit_subspace", "solver", option_of<std::string>("fit_subspace", "solver", o["solver"]),
+                             {{"automatic", eigen_solver::automatic},
+                              {"syevd", eigen_solver::syevd},
+                              {"jacobi", eigen_solver::jacobi},
+                              {"randomised", eigen_solver::randomised}});
     return out;
 }
 
@@ -76,29 +92,37 @@ py::tuple fit_pairs(const shared_gpu& on, const device_pairs& pairs, const py::k
 py::tuple fit_rows(const shared_gpu& on, py::handle rows, const py::kwargs& options) {
     const device_fit_options how = options_of(options);
     const memory d = device_memory_of(*on, "fit_subspace", "difference rows", rows, access::read);
-    return tuple_of(with_device_span(d, [&](auto span) {
-        return on->run([&] { return fit_subspace(on->backend(), span, how); });
-    }));
+    return tuple_of(with_device_span(
+        d, [&](auto span) { return on->run([&] { return fit_subspace(on->backend(), span, how); }); }));
 }
 
 }  // namespace
 
 void bind_device_subspace(py::module_& m) {
     const auto numbers = [](auto read) {
-        return [read](const device_pairs& self) { return array_of(self.on->run([&] { return std::invoke(read, self.moments); })); };
+        return [read](const device_pairs& self) {
+            return array_of(self.on->run([&] { return std::invoke(read, self.moments); }));
+        };
     };
     py::class_<device_pairs>(m, "DifferenceAccumulator")
         .def(py::init(&make_pairs), "gpu"_a, "codes"_a, "width"_a, "keep_safe_moment"_a)
         .def("add", &add_ids, "harmful_ids"_a, "safe_ids"_a)
         .def("add_safe", &add_safe, "safe_ids"_a)
         .def("add_rows", &add_rows, "harmful"_a, "safe"_a)
-        .def("merge", [](device_pairs& self, const device_pairs& other) {
-            require_same_backend("device_accumulator::merge", self.on, other.on);
-            self.on->run([&] { self.moments.merge(other.moments); return 0; });
-        }, "other"_a)
+        .def(
+            "merge",
+            [](device_pairs& self, const device_pairs& other) {
+                require_same_backend("device_accumulator::merge", self.on, other.on);
+                self.on->run([&] {
+                    self.moments.merge(other.moments);
+                    return 0;
+                });
+            },
+            "other"_a)
         .def_property_readonly("width", [](const device_pairs& self) { return self.moments.width(); })
         .def_property_readonly("count", [](const device_pairs& self) { return self.moments.count(); })
-        .def("usage", [](const device_pairs& self) { return object_of(self.on->run([&] { return self.moments.usage(); })); })
+        .def("usage",
+             [](const device_pairs& self) { return object_of(self.on->run([&] { return self.moments.usage(); })); })
         .def("mean", numbers(&cuda::detail::moments::mean))
         .def("safe_mean", numbers(&cuda::detail::moments::safe_mean))
         .def("second_moment", numbers(&cuda::detail::moments::second_moment))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The networks: a VQ tokenizer, one transformer that draws and judges, and the independent checks.
 
 The C++ program implements the same forward passes; module names here are the tensor names in the weights file.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains all networks of the demo, from the font to `../data/emoji.safetensors`; fixed seeds and step counts.
 
     python train.py [--work DIR] [STAGE ...]        stages: sprites tokenizer transformer check ghost export

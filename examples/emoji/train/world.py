@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The world: its emoji, its words and the composition of images.
 
 `../data/world.json` has all names, code points and word mixtures; the C++ program reads the same file.

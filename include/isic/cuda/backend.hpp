@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// The CUDA backend: a device, a stream on it and the libraries' handles. No CUDA header is needed to use it.
 ///
@@ -51,9 +52,13 @@ public:
     cuda_error(const std::string& message, cuda_failure failure, std::string library, int code)
         : backend_error(message), failure_(failure), library_(std::move(library)), code_(code) {}
 
-    [[nodiscard]] cuda_failure failure() const noexcept { return failure_; }        ///< the kind of failure
-    [[nodiscard]] const std::string& library() const noexcept { return library_; }  ///< the library that `code()` belongs to
-    [[nodiscard]] int code() const noexcept { return code_; }  ///< cudaError_t, cublasStatus_t, cusolverStatus_t or info
+    [[nodiscard]] cuda_failure failure() const noexcept { return failure_; }  ///< the kind of failure
+    [[nodiscard]] const std::string& library() const noexcept {
+        return library_;
+    }  ///< the library that `code()` belongs to
+    [[nodiscard]] int code() const noexcept {
+        return code_;
+    }  ///< cudaError_t, cublasStatus_t, cusolverStatus_t or info
 
 private:
     cuda_failure failure_;

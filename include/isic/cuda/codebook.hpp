@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Nearest-neighbour search in a codebook on a device.
 #pragma once
@@ -14,8 +15,8 @@ namespace isic::inline ISIC_ABI {
 namespace cuda::detail {
 
 class packed_codebook;
-std::shared_ptr<const packed_codebook> pack_codebook(const std::shared_ptr<state>& s, any_device_view codes, metric metric,
-                                                     std::span<const index_t> padding);
+std::shared_ptr<const packed_codebook> pack_codebook(const std::shared_ptr<state>& s, any_device_view codes,
+                                                     metric metric, std::span<const index_t> padding);
 /// Asynchronous.
 void nearest(const packed_codebook& codes, any_device_view vectors, std::int64_t* ids);
 /// Checks the vectors, and packs the codebook for one call. Waits.
@@ -33,8 +34,10 @@ class device_code_index {
 public:
     /// Packs the codes.
     template <device_matrix_like C>
-    device_code_index(const cuda_backend& gpu, const C& codes, metric metric = metric::l2, std::span<const index_t> padding = {})
-        : gpu_(gpu), packed_(cuda::detail::pack_codebook(gpu.shared_state(), cuda::detail::view_of(codes), metric, padding)) {}
+    device_code_index(const cuda_backend& gpu, const C& codes, metric metric = metric::l2,
+                      std::span<const index_t> padding = {})
+        : gpu_(gpu),
+          packed_(cuda::detail::pack_codebook(gpu.shared_state(), cuda::detail::view_of(codes), metric, padding)) {}
 
     /// Ids of the nearest codes, [1 x n] on the device; vectors [n x d] of any storage type. Vectors are not checked: one that
     /// holds NaN or infinity gets the first code that is no padding. Cost O(n K d), memory 4 n d bytes. Asynchronous. Errors:
@@ -59,9 +62,11 @@ private:
 /// of distances is stored. Cost O(n K d). Errors: as on the CPU; cuda_error.
 template <device_matrix_like Z, device_matrix_like C>
 [[nodiscard]] device_matrix<std::int64_t> nearest_codes(const cuda_backend& gpu, const Z& vectors, const C& codes,
-                                                        metric metric = metric::l2, std::span<const index_t> padding = {}) {
+                                                        metric metric = metric::l2,
+                                                        std::span<const index_t> padding = {}) {
     device_matrix<std::int64_t> ids(gpu, 1, vectors.rows());
-    cuda::detail::nearest(gpu.shared_state(), cuda::detail::view_of(vectors), cuda::detail::view_of(codes), metric, padding, ids.data());
+    cuda::detail::nearest(gpu.shared_state(), cuda::detail::view_of(vectors), cuda::detail::view_of(codes), metric,
+                          padding, ids.data());
     return ids;
 }
 

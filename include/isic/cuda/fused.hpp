@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Fused steps for inner loops on a device: one pass over the rows, in the arithmetic of their storage type.
 ///
@@ -30,12 +31,15 @@ public:
     /// Waits. Errors: value_error unless the basis is orthonormal; cuda_error.
     device_basis(const cuda_backend& gpu, const subspace& harm) {
         const basis<A> host(harm);
-        rows_ = std::make_shared<const device_matrix<A>>(upload(gpu, matrix_view<A>(host.data(), host.rank(), host.width())));
+        rows_ = std::make_shared<const device_matrix<A>>(
+            upload(gpu, matrix_view<A>(host.data(), host.rank(), host.width())));
     }
 
-    [[nodiscard]] index_t rank() const noexcept { return rows_ ? rows_->rows() : 0; }         ///< r
-    [[nodiscard]] index_t width() const noexcept { return rows_ ? rows_->cols() : 0; }        ///< d
-    [[nodiscard]] const A* data() const noexcept { return rows_ ? rows_->data() : nullptr; }  ///< V^T, contiguous device memory
+    [[nodiscard]] index_t rank() const noexcept { return rows_ ? rows_->rows() : 0; }   ///< r
+    [[nodiscard]] index_t width() const noexcept { return rows_ ? rows_->cols() : 0; }  ///< d
+    [[nodiscard]] const A* data() const noexcept {
+        return rows_ ? rows_->data() : nullptr;
+    }  ///< V^T, contiguous device memory
 
 private:
     std::shared_ptr<const device_matrix<A>> rows_;
@@ -66,17 +70,19 @@ void fused_project_out(const std::shared_ptr<state>& s, any_device_span rows, co
                        const fused::device_projection_options<A>& options);
 /// Creates an empty state as zeros.
 template <real A>
-void fused_adam_update(const cuda_backend& gpu, any_device_span codes, any_device_view gradient, device_adam_state<A>& state,
-                       const adam_options& options, const fused::device_constraint<A>& limits);
+void fused_adam_update(const cuda_backend& gpu, any_device_span codes, any_device_view gradient,
+                       device_adam_state<A>& state, const adam_options& options,
+                       const fused::device_constraint<A>& limits);
 /// Creates an empty state: one count of the present row per code.
 template <real A>
-void fused_ema_update(const cuda_backend& gpu, any_device_span codes, any_device_view vectors, device_ids ids, device_ema_state<A>& state,
-                      double decay, const fused::device_constraint<A>& limits);
+void fused_ema_update(const cuda_backend& gpu, any_device_span codes, any_device_view vectors, device_ids ids,
+                      device_ema_state<A>& state, double decay, const fused::device_constraint<A>& limits);
 
 /// The storage types that are computed in A.
 template <class M, class A>
-concept computed_in = device_matrix_like<std::remove_cvref_t<M>> && scalar<typename std::remove_cvref_t<M>::value_type> &&
-                      std::same_as<A, fused::arithmetic_of<typename std::remove_cvref_t<M>::value_type>>;
+concept computed_in =
+    device_matrix_like<std::remove_cvref_t<M>> && scalar<typename std::remove_cvref_t<M>::value_type> &&
+    std::same_as<A, fused::arithmetic_of<typename std::remove_cvref_t<M>::value_type>>;
 
 }  // namespace isic::inline ISIC_ABI::cuda::detail
 
@@ -101,9 +107,10 @@ void project_out(const cuda_backend& gpu, C&& rows, const device_basis<A>& harm,
 /// cuda_error.
 template <mutable_device_matrix_like C, device_matrix_like G, real A>
     requires cuda::detail::computed_in<C, A> && cuda::detail::computed_in<G, A>
-void adam_update(const cuda_backend& gpu, C&& codes, const G& gradient, device_adam_state<A>& state, const adam_options& options = {},
-                 const std::type_identity_t<device_constraint<A>>& limits = {}) {
-    cuda::detail::fused_adam_update(gpu, cuda::detail::span_of(codes), cuda::detail::view_of(gradient), state, options, limits);
+void adam_update(const cuda_backend& gpu, C&& codes, const G& gradient, device_adam_state<A>& state,
+                 const adam_options& options = {}, const std::type_identity_t<device_constraint<A>>& limits = {}) {
+    cuda::detail::fused_adam_update(gpu, cuda::detail::span_of(codes), cuda::detail::view_of(gradient), state, options,
+                                    limits);
 }
 
 /// `isic::ema_update` of codes [K x d] by vectors [n x d] of the same arithmetic, assigned to the codes ids [n]: n <- a n +
@@ -115,8 +122,8 @@ void adam_update(const cuda_backend& gpu, C&& codes, const G& gradient, device_a
 /// the decay, overlapping memory or d > 4096; cuda_error.
 template <mutable_device_matrix_like C, device_matrix_like Z, device_matrix_like I, real A>
     requires cuda::detail::computed_in<C, A> && cuda::detail::computed_in<Z, A>
-void ema_update(const cuda_backend& gpu, C&& codes, const Z& vectors, const I& ids, device_ema_state<A>& state, double decay,
-                const std::type_identity_t<device_constraint<A>>& limits = {}) {
+void ema_update(const cuda_backend& gpu, C&& codes, const Z& vectors, const I& ids, device_ema_state<A>& state,
+                double decay, const std::type_identity_t<device_constraint<A>>& limits = {}) {
     cuda::detail::fused_ema_update(gpu, cuda::detail::span_of(codes), cuda::detail::view_of(vectors),
                                    cuda::detail::ids_of("fused::ema_update", ids), state, decay, limits);
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// self_improve with a generator whose codebook lies on a device.
 #pragma once
@@ -17,11 +18,12 @@ namespace isic::inline ISIC_ABI {
 ///
 /// decode() must read device_codebook() as it is at the time of the call, on the backend's stream or ordered after it.
 template <class G>
-concept device_generator = requires(G& g, std::span<const std::string> prompts, std::uint64_t seed, const token_grid& tokens) {
-    requires mutable_device_matrix_like<std::remove_reference_t<decltype(g.device_codebook())>>;
-    { g.generate(prompts, seed) } -> std::same_as<token_grid>;
-    g.decode(tokens);
-};
+concept device_generator =
+    requires(G& g, std::span<const std::string> prompts, std::uint64_t seed, const token_grid& tokens) {
+        requires mutable_device_matrix_like<std::remove_reference_t<decltype(g.device_codebook())>>;
+        { g.generate(prompts, seed) } -> std::same_as<token_grid>;
+        g.decode(tokens);
+    };
 
 namespace cuda::detail {
 
@@ -53,7 +55,9 @@ public:
     host_mirror& operator=(const host_mirror&) = delete;
 
     matrix<value>& codebook() { return codes_; }
-    token_grid generate(std::span<const std::string> prompts, std::uint64_t seed) { return model_.generate(prompts, seed); }
+    token_grid generate(std::span<const std::string> prompts, std::uint64_t seed) {
+        return model_.generate(prompts, seed);
+    }
 
     auto decode(const token_grid& tokens) {
         send();

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Row-major matrices on a device: views of the caller's memory and one owning type. Copies are explicit: `upload`, `download`.
 #pragma once
@@ -47,7 +48,8 @@ static_assert(sizeof(any_device_view) == 5 * sizeof(void*) && alignof(any_device
 
 /// Element types of device matrices: scalars, token ids, row marks.
 template <class T>
-concept device_value = scalar<T> || std::same_as<T, std::int32_t> || std::same_as<T, std::int64_t> || std::same_as<T, std::uint8_t>;
+concept device_value =
+    scalar<T> || std::same_as<T, std::int32_t> || std::same_as<T, std::int64_t> || std::same_as<T, std::uint8_t>;
 
 namespace cuda::detail {
 
@@ -73,7 +75,8 @@ public:
     device_span(T* data, index_t rows, index_t cols) : device_span(data, rows, cols, cols) {}
     /// Errors: shape_error if a size is negative or stride < cols; value_error if data is not aligned for T, or is null in a view
     /// that is not empty.
-    device_span(T* data, index_t rows, index_t cols, index_t stride) : data_(data), rows_(rows), cols_(cols), stride_(stride) {
+    device_span(T* data, index_t rows, index_t cols, index_t stride)
+        : data_(data), rows_(rows), cols_(cols), stride_(stride) {
         if (rows < 0 || cols < 0 || stride < cols) {
             detail::fail_strided_shape("device_span", rows, cols, stride);
         }
@@ -102,11 +105,11 @@ public:
         return {data_, detail::dtype_of<value_type>(), rows_, cols_, stride_};
     }
 
-    [[nodiscard]] T* data() const noexcept { return data_; }                         ///< a device pointer
-    [[nodiscard]] index_t rows() const noexcept { return rows_; }                    ///< number of rows
-    [[nodiscard]] index_t cols() const noexcept { return cols_; }                    ///< values per row
-    [[nodiscard]] index_t stride() const noexcept { return stride_; }                ///< values from one row to the next
-    [[nodiscard]] bool empty() const noexcept { return rows_ == 0 || cols_ == 0; }   ///< whether it has no values
+    [[nodiscard]] T* data() const noexcept { return data_; }                        ///< a device pointer
+    [[nodiscard]] index_t rows() const noexcept { return rows_; }                   ///< number of rows
+    [[nodiscard]] index_t cols() const noexcept { return cols_; }                   ///< values per row
+    [[nodiscard]] index_t stride() const noexcept { return stride_; }               ///< values from one row to the next
+    [[nodiscard]] bool empty() const noexcept { return rows_ == 0 || cols_ == 0; }  ///< whether it has no values
 
 private:
     T* data_ = nullptr;
@@ -142,7 +145,9 @@ public:
     /// Not initialised. Errors: cuda_error (out_of_memory).
     buffer(std::shared_ptr<state> owner, std::size_t bytes);
     buffer(buffer&& other) noexcept
-        : owner_(std::move(other.owner_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+        : owner_(std::move(other.owner_)),
+          data_(std::exchange(other.data_, nullptr)),
+          size_(std::exchange(other.size_, 0)) {}
     buffer& operator=(buffer&& other) noexcept {
         std::swap(owner_, other.owner_);
         std::swap(data_, other.data_);
@@ -162,11 +167,14 @@ private:
 
 /// Copies `rows` rows of `width` bytes from host to device in stream order; the host memory may be reused on return. Errors:
 /// cuda_error.
-void copy_to_device(state& s, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t width, std::size_t rows);
+void copy_to_device(state& s, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+                    std::size_t width, std::size_t rows);
 /// The same, from device to host. Waits.
-void copy_to_host(state& s, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t width, std::size_t rows);
+void copy_to_host(state& s, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t width,
+                  std::size_t rows);
 /// The same, from device to device. Asynchronous.
-void copy_on_device(state& s, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t width, std::size_t rows);
+void copy_on_device(state& s, void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+                    std::size_t width, std::size_t rows);
 
 /// Contiguous token ids on a device.
 struct device_ids {
@@ -215,10 +223,14 @@ public:
 
     device_matrix() = default;
     /// rows x cols values, not initialised. Errors: shape_error if a size is negative; cuda_error (out_of_memory).
-    device_matrix(const cuda_backend& gpu, index_t rows, index_t cols) : memory_(gpu.shared_state(), bytes(rows, cols)) {
+    device_matrix(const cuda_backend& gpu, index_t rows, index_t cols)
+        : memory_(gpu.shared_state(), bytes(rows, cols)) {
         span_ = {static_cast<T*>(memory_.data()), rows, cols};
     }
-    device_matrix(device_matrix&& other) noexcept : span_(std::exchange(other.span_, {})), memory_(std::move(other.memory_)) {}
+    /// Leaves the other one empty.
+    device_matrix(device_matrix&& other) noexcept
+        : span_(std::exchange(other.span_, {})), memory_(std::move(other.memory_)) {}
+    /// Exchanges the memory of both.
     device_matrix& operator=(device_matrix&& other) noexcept {
         std::swap(span_, other.span_);
         std::swap(memory_, other.memory_);
@@ -228,12 +240,14 @@ public:
     [[nodiscard]] T* data() noexcept { return span_.data(); }              ///< a device pointer
     [[nodiscard]] const T* data() const noexcept { return span_.data(); }  ///< the same, read only
     [[nodiscard]] index_t rows() const noexcept { return span_.rows(); }   ///< number of rows
-    [[nodiscard]] index_t cols() const noexcept { return span_.cols(); }   ///< values per row, and from one row to the next
-    [[nodiscard]] bool empty() const noexcept { return span_.empty(); }    ///< whether it has no values
-    operator device_span<T>() & { return span_; }                          ///< a matrix is a view of itself
-    operator device_view<T>() const { return span_; }                      ///< the same, read only
-    [[nodiscard]] device_span<T> span() noexcept { return span_; }         ///< a view of the whole matrix
-    [[nodiscard]] device_view<T> view() const { return span_; }            ///< the same, read only
+    [[nodiscard]] index_t cols() const noexcept {
+        return span_.cols();
+    }  ///< values per row, and from one row to the next
+    [[nodiscard]] bool empty() const noexcept { return span_.empty(); }  ///< whether it has no values
+    operator device_span<T>() & { return span_; }                        ///< a matrix is a view of itself
+    operator device_view<T>() const { return span_; }                    ///< the same, read only
+    [[nodiscard]] device_span<T> span() noexcept { return span_; }       ///< a view of the whole matrix
+    [[nodiscard]] device_view<T> view() const { return span_; }          ///< the same, read only
 
 private:
     static std::size_t bytes(index_t rows, index_t cols) {
@@ -254,8 +268,8 @@ template <matrix_like M>
     using T = scalar_of<M>;
     device_matrix<T> out(gpu, from.rows(), from.cols());
     const auto size = [](index_t n) { return static_cast<std::size_t>(n) * sizeof(T); };
-    cuda::detail::copy_to_device(*gpu.shared_state(), out.data(), size(out.cols()), from.data(), size(from.stride()), size(from.cols()),
-                                 static_cast<std::size_t>(from.rows()));
+    cuda::detail::copy_to_device(*gpu.shared_state(), out.data(), size(out.cols()), from.data(), size(from.stride()),
+                                 size(from.cols()), static_cast<std::size_t>(from.rows()));
     return out;
 }
 
@@ -270,14 +284,17 @@ template <token_ids R>
         cuda::detail::fail_id_rows(n, rows);
     }
     device_matrix<Id> out(gpu, rows, n / rows);
-    cuda::detail::copy_to_device(*gpu.shared_state(), out.data(), all.size_bytes(), all.data(), all.size_bytes(), all.size_bytes(), 1);
+    cuda::detail::copy_to_device(*gpu.shared_state(), out.data(), all.size_bytes(), all.data(), all.size_bytes(),
+                                 all.size_bytes(), 1);
     return out;
 }
 
 /// Copies row marks to the device, as [1 x n]. Errors: cuda_error.
-[[nodiscard]] inline device_matrix<std::uint8_t> upload_marks(const cuda_backend& gpu, std::span<const std::uint8_t> marks) {
+[[nodiscard]] inline device_matrix<std::uint8_t> upload_marks(const cuda_backend& gpu,
+                                                              std::span<const std::uint8_t> marks) {
     device_matrix<std::uint8_t> out(gpu, 1, static_cast<index_t>(marks.size()));
-    cuda::detail::copy_to_device(*gpu.shared_state(), out.data(), marks.size(), marks.data(), marks.size(), marks.size(), 1);
+    cuda::detail::copy_to_device(*gpu.shared_state(), out.data(), marks.size(), marks.data(), marks.size(),
+                                 marks.size(), 1);
     return out;
 }
 
@@ -289,8 +306,8 @@ void download(const cuda_backend& gpu, device_view<T> from, T* to, index_t strid
     if (stride < from.cols()) {
         cuda::detail::fail_download_stride(from.cols(), stride);
     }
-    cuda::detail::copy_to_host(*gpu.shared_state(), to, size(stride), from.data(), size(from.stride()), size(from.cols()),
-                               static_cast<std::size_t>(from.rows()));
+    cuda::detail::copy_to_host(*gpu.shared_state(), to, size(stride), from.data(), size(from.stride()),
+                               size(from.cols()), static_cast<std::size_t>(from.rows()));
 }
 
 /// Copies a device matrix to the host. Waits. Errors: cuda_error, also of earlier asynchronous work.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Projection of a subspace out of a codebook on a device, in place, and its undo.
 #pragma once
@@ -25,8 +26,8 @@ struct edit_record {
 };
 
 /// Projects in place, or remaps if harm is null. `target`: device pointer to [K x d] contiguous float64, or null. Waits.
-edit_record project(const std::shared_ptr<state>& s, std::string_view function, any_device_span codes, const subspace* harm,
-                    const projection_options& options, const double* target, bool can_undo);
+edit_record project(const std::shared_ptr<state>& s, std::string_view function, any_device_span codes,
+                    const subspace* harm, const projection_options& options, const double* target, bool can_undo);
 /// Restores the old rows. Waits.
 void undo(const std::shared_ptr<state>& s, const edit_record& record, any_device_span codes);
 /// Throws unless the target is contiguous, of the codebook's shape, apart from it, and the only one.
@@ -49,9 +50,13 @@ public:
         cuda::detail::undo(owner_, record_, cuda::detail::span_of(codes));
     }
 
-    [[nodiscard]] const edit_summary& summary() const noexcept { return record_.summary; }  ///< counts, leakage and drift
+    [[nodiscard]] const edit_summary& summary() const noexcept {
+        return record_.summary;
+    }  ///< counts, leakage and drift
     [[nodiscard]] const std::vector<index_t>& ids() const noexcept { return record_.ids; }  ///< changed rows, ascending
-    [[nodiscard]] bool can_undo() const noexcept { return record_.before.size() > 0; }      ///< whether the old rows were kept
+    [[nodiscard]] bool can_undo() const noexcept {
+        return record_.before.size() > 0;
+    }  ///< whether the old rows were kept
 
 private:
     std::shared_ptr<cuda::detail::state> owner_;
@@ -71,19 +76,20 @@ struct device_projection_options {
 /// Arguments are checked before a row is written; after a later failure the old rows are restored from the copy. Cost O(K d r).
 /// Errors: as on the CPU; value_error if d > 4096; cuda_error.
 template <mutable_device_matrix_like C>
-device_edit project_out(const cuda_backend& gpu, C&& codes, const subspace& harm, const projection_options& options = {},
-                        const device_projection_options& device = {}) {
+device_edit project_out(const cuda_backend& gpu, C&& codes, const subspace& harm,
+                        const projection_options& options = {}, const device_projection_options& device = {}) {
     const any_device_span c = cuda::detail::span_of(codes);
     cuda::detail::check_device_target(c, device.target, options);
-    return {gpu.shared_state(), cuda::detail::project(gpu.shared_state(), "project_out", c, &harm, options,
-                                                      device.target.empty() ? nullptr : device.target.data(), device.can_undo)};
+    return {gpu.shared_state(),
+            cuda::detail::project(gpu.shared_state(), "project_out", c, &harm, options,
+                                  device.target.empty() ? nullptr : device.target.data(), device.can_undo)};
 }
 
 /// Full remap, V = identity: c_k <- c_k + s_k (t_k - c_k), options.target on the host. Waits. Errors: as `project_out`.
 template <mutable_device_matrix_like C>
 device_edit remap(const cuda_backend& gpu, C&& codes, const projection_options& options) {
-    return {gpu.shared_state(),
-            cuda::detail::project(gpu.shared_state(), "remap", cuda::detail::span_of(codes), nullptr, options, nullptr, true)};
+    return {gpu.shared_state(), cuda::detail::project(gpu.shared_state(), "remap", cuda::detail::span_of(codes),
+                                                      nullptr, options, nullptr, true)};
 }
 
 }  // namespace isic::inline ISIC_ABI

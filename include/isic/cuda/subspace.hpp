@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Differences and their harmful subspace on a device.
 #pragma once
@@ -15,8 +16,8 @@ namespace isic::inline ISIC_ABI {
 /// The eigensolver of a second moment on a device.
 enum class eigen_solver {
     automatic,  ///< jacobi up to width 32; randomised if the rank rules need few pairs of many; otherwise, and as fallback, syevd
-    syevd,      ///< cuSOLVER's divide and conquer: all pairs
-    jacobi,     ///< cuSOLVER's gesvdj of the symmetric matrix: all pairs; fastest for small widths
+    syevd,   ///< cuSOLVER's divide and conquer: all pairs
+    jacobi,  ///< cuSOLVER's gesvdj of the symmetric matrix: all pairs; fastest for small widths
     randomised  ///< block subspace iteration with Chebyshev polynomials: leading pairs, residual 1e-12 of the largest value
 };
 
@@ -60,9 +61,9 @@ public:
     void add_rows(any_device_view harmful, any_device_view safe);  ///< asynchronous
     /// Rows that are differences already. Asynchronous.
     void add_differences(any_device_view rows);
-    void add_ids(device_ids harmful, device_ids safe);             ///< asynchronous
-    void add_safe(device_ids safe);                                ///< asynchronous
-    void merge(const moments& other);                              ///< asynchronous; the same backend
+    void add_ids(device_ids harmful, device_ids safe);  ///< asynchronous
+    void add_safe(device_ids safe);                     ///< asynchronous
+    void merge(const moments& other);                   ///< asynchronous; the same backend
 
     [[nodiscard]] index_t width() const noexcept;                           ///< d
     [[nodiscard]] index_t count() const noexcept;                           ///< n
@@ -94,7 +95,8 @@ public:
     /// For token ids over a codebook [K x d], which must outlive the accumulator unchanged. Waits. Errors: shape_error,
     /// numeric_error.
     template <device_matrix_like C>
-    device_accumulator(const cuda_backend& gpu, const C& codes) : moments_(gpu.shared_state(), cuda::detail::view_of(codes)) {}
+    device_accumulator(const cuda_backend& gpu, const C& codes)
+        : moments_(gpu.shared_state(), cuda::detail::view_of(codes)) {}
 
     /// One pair of images, or several: ids of equal shapes. Errors: shape_error if the sizes differ or the accumulator holds rows.
     template <device_matrix_like H, device_matrix_like S>
@@ -116,8 +118,8 @@ public:
     /// differ.
     void merge(const device_accumulator& other) { moments_.merge(other.moments_); }
 
-    [[nodiscard]] index_t width() const noexcept { return moments_.width(); }                ///< d
-    [[nodiscard]] index_t count() const noexcept { return moments_.count(); }                ///< n, number of difference rows
+    [[nodiscard]] index_t width() const noexcept { return moments_.width(); }  ///< d
+    [[nodiscard]] index_t count() const noexcept { return moments_.count(); }  ///< n, number of difference rows
     [[nodiscard]] matrix<double> second_moment() const { return moments_.second_moment(); }  ///< D^T D, [d x d]; waits
     /// Second moment of the safe embeddings, [d x d]; of rows only with keep_safe_moment. Waits.
     [[nodiscard]] matrix<double> safe_second_moment() const { return moments_.safe_second_moment(); }
@@ -143,7 +145,8 @@ private:
 
 /// The same for difference rows D [n x d] on the device, by their moments; centring, too, is of the moments. Waits.
 template <device_matrix_like M>
-[[nodiscard]] device_fit fit_subspace(const cuda_backend& gpu, const M& difference_rows, const device_fit_options& options = {}) {
+[[nodiscard]] device_fit fit_subspace(const cuda_backend& gpu, const M& difference_rows,
+                                      const device_fit_options& options = {}) {
     const any_device_view rows = cuda::detail::view_of(difference_rows);
     cuda::detail::require_not_empty("fit_subspace", "difference rows", rows);
     cuda::detail::moments sums(gpu.shared_state(), rows.cols, false);

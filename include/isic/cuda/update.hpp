@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Constrained updates of a codebook on a device, the constraint fused with the step; the optimiser's state stays there.
 #pragma once
@@ -83,18 +84,20 @@ struct device_adam_state {
 namespace cuda::detail {
 
 device_assignments assign(const cuda_backend& gpu, any_device_view vectors, device_ids ids, index_t codes);
-update_future ridge_update(const std::shared_ptr<state>& s, any_device_span codes, const device_assignments& batch, double lambda,
-                           const device_constraint& limits);
+update_future ridge_update(const std::shared_ptr<state>& s, any_device_span codes, const device_assignments& batch,
+                           double lambda, const device_constraint& limits);
 /// Creates an empty state: one count of the present row per code.
-update_future ema_update(const cuda_backend& gpu, any_device_span codes, device_ema_state<double>& state, const device_assignments& batch,
-                         double decay, const device_constraint& limits);
-update_future sgd_update(const std::shared_ptr<state>& s, any_device_span codes, any_device_view gradient, any_device_span velocity,
-                         const sgd_options& options, const device_constraint& limits);
+update_future ema_update(const cuda_backend& gpu, any_device_span codes, device_ema_state<double>& state,
+                         const device_assignments& batch, double decay, const device_constraint& limits);
+update_future sgd_update(const std::shared_ptr<state>& s, any_device_span codes, any_device_view gradient,
+                         any_device_span velocity, const sgd_options& options, const device_constraint& limits);
 /// `step`: number of this step, from 1 on.
-update_future adam_update(const std::shared_ptr<state>& s, any_device_span codes, any_device_view gradient, any_device_span mean,
-                          any_device_span square, index_t step, const adam_options& options, const device_constraint& limits);
+update_future adam_update(const std::shared_ptr<state>& s, any_device_span codes, any_device_view gradient,
+                          any_device_span mean, any_device_span square, index_t step, const adam_options& options,
+                          const device_constraint& limits);
 /// Throw as the updates would, before a state is created.
-void check_sgd_update(any_device_span codes, any_device_view gradient, const sgd_options& options, const device_constraint& limits);
+void check_sgd_update(any_device_span codes, any_device_view gradient, const sgd_options& options,
+                      const device_constraint& limits);
 void check_adam_update(any_device_span codes, any_device_view gradient, index_t steps, const adam_options& options,
                        const device_constraint& limits);
 /// Sets memory to zero in stream order.
@@ -102,10 +105,13 @@ void clear(state& s, void* memory, std::size_t bytes);
 
 /// Creates empty state matrices as zeros, and checks the shape of the others. Throws before one is created.
 template <real... S>
-void prepare_states(std::string_view function, const cuda_backend& gpu, index_t rows, index_t cols, device_matrix<S>&... states) {
+void prepare_states(std::string_view function, const cuda_backend& gpu, index_t rows, index_t cols,
+                    device_matrix<S>&... states) {
     const auto check = [&](const auto& matrix) {
-        isic::detail::require_size(function, "rows in the optimiser state", rows, matrix.empty() ? rows : matrix.rows());
-        isic::detail::require_size(function, "columns in the optimiser state", cols, matrix.empty() ? cols : matrix.cols());
+        isic::detail::require_size(function, "rows in the optimiser state", rows,
+                                   matrix.empty() ? rows : matrix.rows());
+        isic::detail::require_size(function, "columns in the optimiser state", cols,
+                                   matrix.empty() ? cols : matrix.cols());
     };
     const auto make = [&]<class T>(device_matrix<T>& matrix) {
         if (matrix.empty()) {
@@ -135,16 +141,16 @@ update_future ridge_update(const cuda_backend& gpu, C&& codes, const device_assi
 
 /// Exponential moving averages, as on the CPU. Asynchronous. Errors: shape_error; value_error on decay; cuda_error.
 template <mutable_device_matrix_like C>
-update_future ema_update(const cuda_backend& gpu, C&& codes, device_ema_state<double>& state, const device_assignments& batch,
-                         double decay, const device_constraint& limits = {}) {
+update_future ema_update(const cuda_backend& gpu, C&& codes, device_ema_state<double>& state,
+                         const device_assignments& batch, double decay, const device_constraint& limits = {}) {
     return cuda::detail::ema_update(gpu, cuda::detail::span_of(codes), state, batch, decay, limits);
 }
 
 /// A step of SGD, as on the CPU; gradient [K x d] of any storage type. Its values are not checked: a row with NaN keeps its bytes
 /// and counts as overflowed, but NaN stays in its velocity. Asynchronous. Errors: shape_error, value_error, cuda_error.
 template <mutable_device_matrix_like C, device_matrix_like G, class S>
-update_future sgd_update(const cuda_backend& gpu, C&& codes, const G& gradient, device_sgd_state<S>& state, const sgd_options& options = {},
-                         const device_constraint& limits = {}) {
+update_future sgd_update(const cuda_backend& gpu, C&& codes, const G& gradient, device_sgd_state<S>& state,
+                         const sgd_options& options = {}, const device_constraint& limits = {}) {
     const any_device_span c = cuda::detail::span_of(codes);
     const any_device_view g = cuda::detail::view_of(gradient);
     cuda::detail::check_sgd_update(c, g, options, limits);
@@ -161,8 +167,8 @@ update_future adam_update(const cuda_backend& gpu, C&& codes, const G& gradient,
     const any_device_view g = cuda::detail::view_of(gradient);
     cuda::detail::check_adam_update(c, g, state.steps, options, limits);
     cuda::detail::prepare_states("adam_update", gpu, c.rows, c.cols, state.mean, state.square);
-    update_future done = cuda::detail::adam_update(gpu.shared_state(), c, g, state.mean.span(), state.square.span(), state.steps + 1,
-                                                   options, limits);
+    update_future done = cuda::detail::adam_update(gpu.shared_state(), c, g, state.mean.span(), state.square.span(),
+                                                   state.steps + 1, options, limits);
     ++state.steps;
     return done;
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// XXH3 for fingerprints and checksums; its values are the same on every machine.
 #pragma once

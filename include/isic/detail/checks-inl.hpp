@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <cmath>
@@ -10,7 +11,8 @@
 
 namespace isic::inline ISIC_ABI::detail {
 
-ISIC_INLINE void require_range(std::string_view function, std::string_view name, double value, double low, double high) {
+ISIC_INLINE void require_range(std::string_view function, std::string_view name, double value, double low,
+                               double high) {
     if (!(value >= low && value <= high)) {
         fail<value_error>(function, fmt::format("{} in [{}, {}]", name, low, high), fmt::format("{}", value));
     }
@@ -33,7 +35,8 @@ inline std::uintptr_t end_address(any_view m) {
     return reinterpret_cast<std::uintptr_t>(m.empty() ? m.data : m.row(m.rows - 1).data() + m.row_bytes());
 }
 
-inline void require_finite_rows(std::string_view function, std::string_view name, auto m, const std::vector<bool>* skipped) {
+inline void require_finite_rows(std::string_view function, std::string_view name, auto m,
+                                const std::vector<bool>* skipped) {
     for (index_t i = 0; i < m.rows(); ++i) {
         if (skipped != nullptr && (*skipped)[static_cast<std::size_t>(i)]) {
             continue;
@@ -50,7 +53,8 @@ inline void require_finite_rows(std::string_view function, std::string_view name
     }
 }
 
-ISIC_INLINE void require_finite(std::string_view function, std::string_view name, any_view m, const std::vector<bool>* skipped) {
+ISIC_INLINE void require_finite(std::string_view function, std::string_view name, any_view m,
+                                const std::vector<bool>* skipped) {
     visit(m, [&](auto rows) { require_finite_rows(function, name, rows, skipped); });
 }
 
@@ -60,11 +64,13 @@ ISIC_INLINE void require_finite(std::string_view function, std::string_view name
 
 ISIC_INLINE void require_not_empty(std::string_view function, std::string_view name, any_view m) {
     if (m.empty()) {
-        fail<shape_error>(function, fmt::format("{} with rows and columns", name), fmt::format("{} x {}", m.rows, m.cols));
+        fail<shape_error>(function, fmt::format("{} with rows and columns", name),
+                          fmt::format("{} x {}", m.rows, m.cols));
     }
 }
 
-ISIC_INLINE void require_shares(std::string_view function, std::string_view name, std::span<const double> values, index_t codes) {
+ISIC_INLINE void require_shares(std::string_view function, std::string_view name, std::span<const double> values,
+                                index_t codes) {
     require_size(function, fmt::format("values of {}", name), codes, static_cast<index_t>(values.size()));
     for (std::size_t k = 0; k < values.size(); ++k) {
         if (!(values[k] >= 0.0 && values[k] <= 1.0)) {  // formats the name only on an error
@@ -76,7 +82,8 @@ ISIC_INLINE void require_shares(std::string_view function, std::string_view name
 ISIC_INLINE void require_ids(std::string_view function, const id_list& ids, index_t codes) {
     for (index_t t = 0; t < ids.size(); ++t) {
         if (ids[t] < 0 || ids[t] >= codes) {
-            fail<value_error>(function, fmt::format("token ids in [0, {})", codes), fmt::format("{} at position {}", ids.text(t), t));
+            fail<value_error>(function, fmt::format("token ids in [0, {})", codes),
+                              fmt::format("{} at position {}", ids.text(t), t));
         }
     }
 }
@@ -105,9 +112,10 @@ ISIC_INLINE void require_apart(std::string_view function, any_view a, any_view b
     const auto stride = static_cast<std::uintptr_t>(a.stride * size_of(a.type));
     if (!apart && stride == static_cast<std::uintptr_t>(b.stride * size_of(b.type))) {
         // Offset of the rows of b within those of a.
-        const std::uintptr_t shift = start_b >= start_a ? (start_b - start_a) % stride
-                                                        : (stride - (start_a - start_b) % stride) % stride;
-        apart = shift >= static_cast<std::uintptr_t>(a.row_bytes()) && shift + static_cast<std::uintptr_t>(b.row_bytes()) <= stride;
+        const std::uintptr_t shift =
+            start_b >= start_a ? (start_b - start_a) % stride : (stride - (start_a - start_b) % stride) % stride;
+        apart = shift >= static_cast<std::uintptr_t>(a.row_bytes()) &&
+                shift + static_cast<std::uintptr_t>(b.row_bytes()) <= stride;
     }
     require<value_error>(apart, function, "separate memory for what is read and what is edited", "overlapping memory");
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Argument checks, shared by all backends. The errors name the function, the expected and the actual value.
 #pragma once
@@ -21,14 +22,16 @@ ISIC_API void require_threads(std::string_view function, int threads);
 ISIC_API void require_size(std::string_view function, std::string_view name, index_t expected, index_t got);
 
 /// Throws numeric_error naming the first value that is not finite; rows marked in `skipped` are not read.
-ISIC_API void require_finite(std::string_view function, std::string_view name, any_view m, const std::vector<bool>* skipped = nullptr);
+ISIC_API void require_finite(std::string_view function, std::string_view name, any_view m,
+                             const std::vector<bool>* skipped = nullptr);
 ISIC_API void require_finite(std::string_view function, std::string_view name, std::span<const double> values);
 
 /// Throws shape_error unless the matrix has at least one row and column.
 ISIC_API void require_not_empty(std::string_view function, std::string_view name, any_view m);
 
 /// Throws shape_error unless there is one value per code, value_error unless each lies in [0, 1].
-ISIC_API void require_shares(std::string_view function, std::string_view name, std::span<const double> values, index_t codes);
+ISIC_API void require_shares(std::string_view function, std::string_view name, std::span<const double> values,
+                             index_t codes);
 
 /// Throws value_error naming the first id outside [0, codes).
 ISIC_API void require_ids(std::string_view function, const id_list& ids, index_t codes);

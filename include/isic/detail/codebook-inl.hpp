@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/codebook.hpp>
@@ -6,8 +7,8 @@
 #include <cstdint>
 #include <variant>
 
-#include <isic/detail/checks.hpp>
 #include <isic/detail/byte_hash.hpp>
+#include <isic/detail/checks.hpp>
 #include <isic/detail/codebook.hpp>
 #include <isic/detail/kernels/kernels.hpp>
 
@@ -137,8 +138,8 @@ private:
     std::variant<std::monostate, packed_in<float>, packed_in<double>> packed_;
 };
 
-ISIC_INLINE std::vector<index_t> nearest_codes(any_view vectors, any_view codes, metric metric, std::span<const index_t> padding,
-                                               const execution& exec) {
+ISIC_INLINE std::vector<index_t> nearest_codes(any_view vectors, any_view codes, metric metric,
+                                               std::span<const index_t> padding, const execution& exec) {
     constexpr std::string_view f = "nearest_codes";
     std::vector<index_t> out(static_cast<std::size_t>(vectors.rows));
     const kernels::code_packing packing = kernels::packing_for(vectors.rows, codes.cols);

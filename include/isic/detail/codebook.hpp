@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Rows of a codebook in float64, prepared for a metric.
 #pragma once
 

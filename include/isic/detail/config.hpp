@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Macros: inlining, visibility, the inline namespace.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// The count below which a moving average is flushed to zero; shared by every backend.
 #pragma once

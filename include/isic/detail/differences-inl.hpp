@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/differences.hpp>
@@ -63,12 +64,14 @@ ISIC_INLINE matrix<double> histograms(const id_list& ids, index_t tokens_per_ima
     return out;
 }
 
-ISIC_INLINE matrix<double> bag_of_codes_differences(any_view codes, const id_list& harmful, const id_list& safe, index_t tokens_per_image) {
+ISIC_INLINE matrix<double> bag_of_codes_differences(any_view codes, const id_list& harmful, const id_list& safe,
+                                                    index_t tokens_per_image) {
     constexpr std::string_view f = "bag_of_codes_differences";
     require_not_empty(f, "a codebook", codes);
     require_size(f, "safe ids", harmful.size(), safe.size());
     if (harmful.size() == 0 || tokens_per_image < 1 || harmful.size() % tokens_per_image != 0) {
-        fail<shape_error>(f, "ids in rows of tokens_per_image", fmt::format("{} ids in rows of {}", harmful.size(), tokens_per_image));
+        fail<shape_error>(f, "ids in rows of tokens_per_image",
+                          fmt::format("{} ids in rows of {}", harmful.size(), tokens_per_image));
     }
     require_ids(f, harmful, codes.rows);
     require_ids(f, safe, codes.rows);
@@ -77,8 +80,9 @@ ISIC_INLINE matrix<double> bag_of_codes_differences(any_view codes, const id_lis
     visit(codes, [&](auto book) {
         for (index_t t = 0; t < harmful.size(); ++t) {
             for (index_t j = 0; j < book.cols(); ++j) {
-                out(t / tokens_per_image, j) += (static_cast<double>(book(harmful[t], j)) - static_cast<double>(book(safe[t], j))) /
-                                                  static_cast<double>(tokens_per_image);
+                out(t / tokens_per_image, j) +=
+                    (static_cast<double>(book(harmful[t], j)) - static_cast<double>(book(safe[t], j))) /
+                    static_cast<double>(tokens_per_image);
             }
         }
     });
@@ -118,7 +122,8 @@ ISIC_INLINE void difference_accumulator::add_ids(const detail::id_list& harmful,
     }
     index_t filled = 0;
     const auto flush = [&] {
-        detail::kernels::add_gram(differences_.data(), filled, width_, width_, second_.data(), sum_.data(), {.threads = 1});
+        detail::kernels::add_gram(differences_.data(), filled, width_, width_, second_.data(), sum_.data(),
+                                  {.threads = 1});
         filled = 0;
     };
     visit(codes, [&](auto book) {
@@ -127,7 +132,8 @@ ISIC_INLINE void difference_accumulator::add_ids(const detail::id_list& harmful,
                 continue;
             }
             for (index_t j = 0; j < width_; ++j) {
-                differences_(filled, j) = static_cast<double>(book(harmful[t], j)) - static_cast<double>(book(safe[t], j));
+                differences_(filled, j) =
+                    static_cast<double>(book(harmful[t], j)) - static_cast<double>(book(safe[t], j));
             }
             if (++filled == block) {
                 flush();
@@ -142,7 +148,8 @@ ISIC_INLINE void difference_accumulator::add_ids(const detail::id_list& harmful,
 }
 
 ISIC_INLINE void difference_accumulator::add_safe_ids(const detail::id_list& safe) {
-    detail::require_ids("difference_accumulator::add_safe", safe, required_codes("difference_accumulator::add_safe").rows);
+    detail::require_ids("difference_accumulator::add_safe", safe,
+                        required_codes("difference_accumulator::add_safe").rows);
     detail::count(safe, usage_.safe);
 }
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/edit.hpp>
@@ -61,8 +62,8 @@ ISIC_INLINE void edit::add_row(index_t id, std::span<const std::byte> before, st
     after_.insert(after_.end(), after.begin(), after.end());
 }
 
-ISIC_INLINE void edit::write(any_span codes, const detail::raw_bytes& bytes, std::uint64_t expected, std::string_view function,
-                 std::string_view which) const {
+ISIC_INLINE void edit::write(any_span codes, const detail::raw_bytes& bytes, std::uint64_t expected,
+                             std::string_view function, std::string_view which) const {
     detail::require<value_error>(rows_ > 0 || cols_ > 0, function, "an edit of a codebook", "an empty edit");
     detail::require<value_error>(type_ == codes.type, function, fmt::format("a codebook of {}", detail::name_of(type_)),
                                  detail::name_of(codes.type));
@@ -70,7 +71,8 @@ ISIC_INLINE void edit::write(any_span codes, const detail::raw_bytes& bytes, std
     detail::require_size(function, "columns", cols_, codes.cols);
     const std::uint64_t got = detail::fingerprint(codes);
     detail::require<value_error>(got == expected, function,
-                                 fmt::format("the {} codebook (fingerprint {:016x})", which, expected), fmt::format("{:016x}", got));
+                                 fmt::format("the {} codebook (fingerprint {:016x})", which, expected),
+                                 fmt::format("{:016x}", got));
     const auto size = static_cast<std::size_t>(codes.row_bytes());
     for (std::size_t i = 0; i < ids_.size(); ++i) {
         std::memcpy(codes.row(ids_[i]).data(), bytes.data() + i * size, size);

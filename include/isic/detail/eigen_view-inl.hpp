@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/detail/eigen_view.hpp>
@@ -24,7 +25,8 @@ ISIC_INLINE void read_row(any_view m, index_t i, double* out) {
 ISIC_INLINE bool store_row(const double* values, any_span m, index_t i) {
     return visit(m, [&]<class T>(matrix_span<T> rows) {
         if constexpr (std::floating_point<T>) {
-            Eigen::Map<Eigen::VectorX<T>>(rows.row(i).data(), m.cols) = Eigen::Map<const vector>(values, m.cols).cast<T>();
+            Eigen::Map<Eigen::VectorX<T>>(rows.row(i).data(), m.cols) =
+                Eigen::Map<const vector>(values, m.cols).cast<T>();
         } else {
             std::transform(values, values + m.cols, rows.row(i).begin(), rounded<T>);
         }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Eigen maps of matrices, and rows of any dtype as float64.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Symmetric eigenproblems, complete or leading pairs only, and the singular values of a matrix of few columns.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Memory of EMA steps, reused between calls.
 #pragma once

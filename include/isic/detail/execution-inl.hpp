@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,8 @@ inline constexpr std::size_t cache_line = 64;
 inline simd detect_simd() {
 #if defined(ISIC_HEADER_ONLY)
 #if defined(__AVX2__) && defined(__FMA__) && defined(__BMI__) && defined(__BMI2__)
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512CD__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512CD__) && defined(__AVX512DQ__) && \
+    defined(__AVX512VL__)
 #if defined(__AVX512VNNI__)
     return simd::avx512_vnni;
 #else

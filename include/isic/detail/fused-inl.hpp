@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/fused.hpp>
@@ -108,7 +109,7 @@ void project_out(matrix_span<T> rows, const basis<T>& harm, const projection_opt
 
 template <real T>
 void adam_update(matrix_span<T> codes, matrix_view<T> gradient, adam_state<T>& state, const adam_options& options,
-               const constraint<T>& limits) {
+                 const constraint<T>& limits) {
     constexpr std::string_view f = "fused::adam_update";
     check(f, codes, limits);
     isic::detail::check_gradient_shape(f, codes.rows(), codes.cols(), gradient.rows(), gradient.cols());
@@ -145,8 +146,8 @@ void adam_update(matrix_span<T> codes, matrix_view<T> gradient, adam_state<T>& s
 }
 
 template <real T>
-void ema_update(matrix_span<T> codes, matrix_view<T> vectors, const isic::detail::id_list& ids, ema_state<T>& state, double decay,
-              const constraint<T>& limits) {
+void ema_update(matrix_span<T> codes, matrix_view<T> vectors, const isic::detail::id_list& ids, ema_state<T>& state,
+                double decay, const constraint<T>& limits) {
     constexpr std::string_view f = "fused::ema_update";
     check(f, codes, limits);
     isic::detail::check_fused_ema_batch(f, codes.cols(), vectors.rows(), vectors.cols(), ids.size());
@@ -159,8 +160,8 @@ void ema_update(matrix_span<T> codes, matrix_view<T> vectors, const isic::detail
             std::ranges::copy(codes.row(k), state.sums.row(k).begin());
         }
     }
-    isic::detail::check_fused_ema_state(f, codes.rows(), codes.cols(), static_cast<index_t>(state.counts.size()), state.sums.rows(),
-                                        state.sums.cols());
+    isic::detail::check_fused_ema_state(f, codes.rows(), codes.cols(), static_cast<index_t>(state.counts.size()),
+                                        state.sums.rows(), state.sums.cols());
     if (ids.narrow() != nullptr) {
         ema_step_of(codes, vectors, ids.narrow(), state, decay, limits);
     } else {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Gram-Schmidt in float64: orthonormal columns, the part of a vector along them, and the signs of columns.
 #pragma once

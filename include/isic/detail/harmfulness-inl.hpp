@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/harmfulness.hpp>
@@ -18,8 +19,9 @@ ISIC_INLINE code_scores code_harmfulness(const code_usage& usage, const harmfuln
     const auto codes = static_cast<index_t>(usage.harmful.size());
     detail::require<shape_error>(codes > 0, "code_harmfulness", "counts of at least one code", "none");
     detail::require_size("code_harmfulness", "safe counts", codes, static_cast<index_t>(usage.safe.size()));
-    detail::require<value_error>(options.prior_per_code > 0 && std::isfinite(options.prior_per_code), "code_harmfulness",
-                                 "a finite prior_per_code > 0", fmt::format("{}", options.prior_per_code));
+    detail::require<value_error>(options.prior_per_code > 0 && std::isfinite(options.prior_per_code),
+                                 "code_harmfulness", "a finite prior_per_code > 0",
+                                 fmt::format("{}", options.prior_per_code));
     detail::require_counts("code_harmfulness", usage.harmful);
     detail::require_counts("code_harmfulness", usage.safe);
     const double total_h = std::accumulate(usage.harmful.begin(), usage.harmful.end(), 0.0);
@@ -48,8 +50,8 @@ ISIC_INLINE code_scores code_harmfulness(const code_usage& usage, const harmfuln
 }
 
 ISIC_INLINE std::vector<double> code_strength(std::span<const double> harmfulness, const ramp_options& ramp) {
-    detail::require<value_error>(ramp.high > ramp.low && std::isfinite(ramp.high - ramp.low), "code_strength", "finite high > low",
-                                 fmt::format("low {} and high {}", ramp.low, ramp.high));
+    detail::require<value_error>(ramp.high > ramp.low && std::isfinite(ramp.high - ramp.low), "code_strength",
+                                 "finite high > low", fmt::format("low {} and high {}", ramp.low, ramp.high));
     detail::require_shares("code_strength", "harmfulness", harmfulness, static_cast<index_t>(harmfulness.size()));
     std::vector<double> out;
     for (const double q : harmfulness) {
@@ -69,8 +71,9 @@ ISIC_INLINE std::vector<double> excess_strength(const code_scores& scores) {
 }
 
 ISIC_INLINE std::vector<double> gate_strength(std::span<const double> score, double threshold) {
-    detail::require<numeric_error>(!std::isnan(threshold) && std::ranges::none_of(score, [](double q) { return std::isnan(q); }),
-                                   "gate_strength", "a threshold and scores that are numbers", "NaN");
+    detail::require<numeric_error>(
+        !std::isnan(threshold) && std::ranges::none_of(score, [](double q) { return std::isnan(q); }), "gate_strength",
+        "a threshold and scores that are numbers", "NaN");
     std::vector<double> out;
     for (const double q : score) {
         out.push_back(q > threshold ? 1.0 : 0.0);
@@ -112,13 +115,15 @@ ISIC_INLINE void counterpart_targets::merge(const counterpart_targets& other) {
 }
 
 ISIC_INLINE matrix<double> counterpart_targets::targets(double lambda, std::span<const double> prior) const {
-    detail::require<value_error>(lambda > 0 && std::isfinite(lambda), "counterpart_targets::targets", "a finite lambda > 0",
-                                 fmt::format("{}", lambda));
+    detail::require<value_error>(lambda > 0 && std::isfinite(lambda), "counterpart_targets::targets",
+                                 "a finite lambda > 0", fmt::format("{}", lambda));
     if (!prior.empty()) {
-        detail::require_size("counterpart_targets::targets", "values in the prior", codes_.cols, static_cast<index_t>(prior.size()));
+        detail::require_size("counterpart_targets::targets", "values in the prior", codes_.cols,
+                             static_cast<index_t>(prior.size()));
         detail::require_finite("counterpart_targets::targets", "the prior", prior);
     }
-    detail::require<numeric_error>(positions_ > 0 || !prior.empty(), "counterpart_targets::targets", "a pair or a prior", "neither");
+    detail::require<numeric_error>(positions_ > 0 || !prior.empty(), "counterpart_targets::targets",
+                                   "a pair or a prior", "neither");
     matrix<double> out = sums_;
     for (index_t k = 0; k < out.rows(); ++k) {
         const double n = counts_[static_cast<std::size_t>(k)];

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Token ids of any integer type behind one type.
 #pragma once

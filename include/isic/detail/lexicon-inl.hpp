@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/lexicon.hpp>
@@ -13,8 +14,12 @@ namespace isic::inline ISIC_ABI {
 using term_pair = std::pair<std::string, std::string>;
 
 // ASCII in every locale: equal prompts give equal counterparts on every machine.
-inline bool is_upper(char c) { return c >= 'A' && c <= 'Z'; }
-inline bool is_lower(char c) { return c >= 'a' && c <= 'z'; }
+inline bool is_upper(char c) {
+    return c >= 'A' && c <= 'Z';
+}
+inline bool is_lower(char c) {
+    return c >= 'a' && c <= 'z';
+}
 
 inline bool is_word(char c) {
     const auto byte = static_cast<unsigned char>(c);
@@ -28,13 +33,16 @@ inline std::string lower(std::string_view text) {
 }
 
 /// True if a word may start at position i: it is not inside one.
-inline bool starts_word(std::string_view text, std::size_t i) { return i == 0 || !(is_word(text[i - 1]) && is_word(text[i])); }
+inline bool starts_word(std::string_view text, std::size_t i) {
+    return i == 0 || !(is_word(text[i - 1]) && is_word(text[i]));
+}
 
 /// The first entry that matches whole words at position i, or null.
 inline const term_pair* match(const std::vector<term_pair>& entries, std::string_view text, std::size_t i) {
     for (const term_pair& e : entries) {
         const std::size_t end = i + e.first.size();
-        if (text.substr(i).starts_with(e.first) && (end == text.size() || !(is_word(text[end - 1]) && is_word(text[end])))) {
+        if (text.substr(i).starts_with(e.first) &&
+            (end == text.size() || !(is_word(text[end - 1]) && is_word(text[end])))) {
             return &e;
         }
     }
@@ -81,7 +89,8 @@ ISIC_INLINE lexicon::lexicon(std::vector<std::pair<std::string, std::string>> en
         detail::require<value_error>(!term.empty() && term.front() != ' ' && term.back() != ' ', "lexicon",
                                      "terms without spaces at their ends", fmt::format("\"{}\"", term));
     }
-    std::ranges::sort(entries_, {}, [](const auto& e) { return std::pair(-std::ssize(e.first), std::string_view(e.first)); });
+    std::ranges::sort(entries_, {},
+                      [](const auto& e) { return std::pair(-std::ssize(e.first), std::string_view(e.first)); });
     for (std::size_t i = 0; i < entries_.size(); ++i) {
         for (std::size_t j = i + 1; j < entries_.size(); ++j) {
             detail::require<value_error>(entries_[i].first != entries_[j].first, "lexicon", "each term once",

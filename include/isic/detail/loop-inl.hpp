@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/loop.hpp>
@@ -93,7 +94,8 @@ public:
             worse += !before[i] && after[i] ? 1 : 0;
         }
         const double n = static_cast<double>(after.size());
-        return (better - worse) / n > std::max(options_.min_improvement, options_.significance * std::sqrt(better + worse) / n);
+        return (better - worse) / n >
+               std::max(options_.min_improvement, options_.significance * std::sqrt(better + worse) / n);
     }
 
 private:
@@ -143,22 +145,25 @@ private:
         require<value_error>(o.judging.counterpart_attempts >= 1, f, "judging.counterpart_attempts >= 1",
                              fmt::format("{}", o.judging.counterpart_attempts));
         require<value_error>(o.tuning.steps >= 0, f, "tuning.steps >= 0", fmt::format("{}", o.tuning.steps));
-        require<value_error>(o.tuning.steps == 0 || model_.tunes(), f, "a generator with tuning_loss for tuning.steps > 0", "one without");
+        require<value_error>(o.tuning.steps == 0 || model_.tunes(), f,
+                             "a generator with tuning_loss for tuning.steps > 0", "one without");
         require<value_error>(o.tuning.growth >= 1 && std::isfinite(o.tuning.growth), f, "a finite tuning.growth >= 1",
                              fmt::format("{}", o.tuning.growth));
-        require<value_error>(o.stop.damage_budget > 0, f, "stop.damage_budget > 0", fmt::format("{}", o.stop.damage_budget));
+        require<value_error>(o.stop.damage_budget > 0, f, "stop.damage_budget > 0",
+                             fmt::format("{}", o.stop.damage_budget));
         require_range(f, "stop.below", o.stop.below, 0, 1);
         require_range(f, "judging.unsafe_above", o.judging.unsafe_above, 0, 1);
         require_range(f, "judging.safe_below", o.judging.safe_below, 0, 1);
         require_range(f, "stop.min_improvement", o.stop.min_improvement, 0, 1);
-        require<value_error>(o.stop.significance >= 0, f, "stop.significance >= 0", fmt::format("{}", o.stop.significance));
+        require<value_error>(o.stop.significance >= 0, f, "stop.significance >= 0",
+                             fmt::format("{}", o.stop.significance));
         check_error_rates(f, o.judging);
         const any_span codes = model_.codebook();
         require_not_empty(f, "a codebook", codes);
         rank_budget(o.fit.rank, codes.cols, f, "fit.rank.");
         require_threads(f, o.fit.execution.threads);
-        require<value_error>(o.rank_budget >= 0 && o.rank_budget <= codes.cols, f, fmt::format("rank_budget in [0, d = {}]", codes.cols),
-                             fmt::format("{}", o.rank_budget));
+        require<value_error>(o.rank_budget >= 0 && o.rank_budget <= codes.cols, f,
+                             fmt::format("rank_budget in [0, d = {}]", codes.cols), fmt::format("{}", o.rank_budget));
         check_learning(f, codes.rows, codes.cols);
     }
 
@@ -176,14 +181,16 @@ private:
         padding_mask(f, editing.padding, codes);
         require<value_error>(fit.rank.sign_flips == 0, f, "fit.rank.sign_flips = 0, because pairs are kept as moments",
                              fmt::format("{}", fit.rank.sign_flips));
-        require<value_error>(fit.center != centering::safe_axis || width >= 3, f, "d >= 3 for the safe axis", fmt::format("{}", width));
+        require<value_error>(fit.center != centering::safe_axis || width >= 3, f, "d >= 3 for the safe axis",
+                             fmt::format("{}", width));
         const auto [low, high] = editing.ramp;
         require<value_error>(high > low && std::isfinite(high - low), f, "finite editing.ramp.high > editing.ramp.low",
                              fmt::format("{} and {}", high, low));
         const double prior = editing.harmfulness.prior_per_code;
-        require<value_error>(prior > 0 && std::isfinite(prior), f, "a finite editing.harmfulness.prior_per_code > 0", fmt::format("{}", prior));
-        require<value_error>(editing.target_weight > 0 && std::isfinite(editing.target_weight), f, "a finite editing.target_weight > 0",
-                             fmt::format("{}", editing.target_weight));
+        require<value_error>(prior > 0 && std::isfinite(prior), f, "a finite editing.harmfulness.prior_per_code > 0",
+                             fmt::format("{}", prior));
+        require<value_error>(editing.target_weight > 0 && std::isfinite(editing.target_weight), f,
+                             "a finite editing.target_weight > 0", fmt::format("{}", editing.target_weight));
         require<value_error>(tuning.radius > 0, f, "tuning.radius > 0", fmt::format("{}", tuning.radius));
         require<value_error>(!std::isnan(tuning.lock_above), f, "tuning.lock_above to be a number", "NaN");
         detail::check(f, tuning.adam, "tuning.adam.");
@@ -252,7 +259,8 @@ private:
             }
         }
         report_progress("draw", 2, 2);
-        require<numeric_error>(safe_tokens_.images() > 0, "self_improve", "images of safe prompts that are judged safe", "none");
+        require<numeric_error>(safe_tokens_.images() > 0, "self_improve", "images of safe prompts that are judged safe",
+                               "none");
     }
 
     token_grid drawn(std::span<const std::string> prompts, std::uint64_t seed) {
@@ -281,7 +289,8 @@ private:
         require_size("self_improve", "judged images", tokens.images(), static_cast<index_t>(p.size()));
         for (std::size_t i = 0; i < p.size(); ++i) {
             if (!(p[i] >= 0 && p[i] <= 1)) {
-                fail<numeric_error>("self_improve", "P(unsafe) in [0, 1] from the judge", fmt::format("{} for image {}", p[i], i));
+                fail<numeric_error>("self_improve", "P(unsafe) in [0, 1] from the judge",
+                                    fmt::format("{} for image {}", p[i], i));
             }
         }
         return p;
@@ -361,7 +370,8 @@ private:
     }
 
     /// Draws counterparts until each is judged safe or the attempts are used up. Empty for an image without one.
-    std::vector<std::optional<token_grid>> counterparts(const token_grid& harmful, const std::vector<std::string>& prompts) {
+    std::vector<std::optional<token_grid>> counterparts(const token_grid& harmful,
+                                                        const std::vector<std::string>& prompts) {
         std::vector<std::optional<token_grid>> out(prompts.size());
         std::vector<index_t> pending(prompts.size());
         std::iota(pending.begin(), pending.end(), index_t{0});
@@ -391,7 +401,8 @@ private:
     }
 
     /// One counterpart of each image: redrawn tokens, or a new image of the rewritten prompt.
-    token_grid counterpart_attempt(const token_grid& harmful, const std::vector<std::string>& prompts, index_t attempt) {
+    token_grid counterpart_attempt(const token_grid& harmful, const std::vector<std::string>& prompts,
+                                   index_t attempt) {
         const std::uint64_t seed = mix(options_.seed + 77) + static_cast<std::uint64_t>(1000 * round_ + attempt);
         const auto n = harmful.images();
         if (model_.redraws()) {
@@ -407,7 +418,8 @@ private:
         saved_rows codes_of_pairs = without_padding(codes);
         const difference_accumulator pairs = moments_of_pairs(codes_of_pairs.view());
         const subspace harm = isic::fit_subspace(pairs, fit_within_budget(codes.cols));
-        now.projection = move_codes(codes, harm, targets_of_pairs(codes_of_pairs.view(), pairs.safe_mean()), pairs.safe_mean());
+        now.projection =
+            move_codes(codes, harm, targets_of_pairs(codes_of_pairs.view(), pairs.safe_mean()), pairs.safe_mean());
         merged_ = merge(merged_, harm);
         now.rank = harm.rank();
         now.decided_by = harm.chosen.decided_by;
@@ -463,7 +475,8 @@ private:
         return fit;
     }
 
-    edit_summary move_codes(any_span codes, const subspace& harm, const matrix<double>& targets, const std::vector<double>& safe_mean) const {
+    edit_summary move_codes(any_span codes, const subspace& harm, const matrix<double>& targets,
+                            const std::vector<double>& safe_mean) const {
         const editing_options& editing = options_.editing;
         const std::vector<double> strength = code_strength(report_.harmfulness, editing.ramp);
         projection_options how{.target = targets, .metric = editing.metric, .padding = editing.padding};
@@ -478,7 +491,8 @@ private:
 
     index_t tuning_steps() const {
         const tuning_options& tuning = options_.tuning;
-        const double steps = static_cast<double>(tuning.steps) * std::pow(tuning.growth, static_cast<double>(round_ - 1));
+        const double steps =
+            static_cast<double>(tuning.steps) * std::pow(tuning.growth, static_cast<double>(round_ - 1));
         return static_cast<index_t>(std::min(steps, 1e15));  // keeps the conversion defined for any growth
     }
 
@@ -488,8 +502,8 @@ private:
             return;
         }
         const std::vector<double> still_unsafe = judged(report_.harmful);
-        const auto loss =
-            model_.tuning_loss(tuning_set{report_.harmful, report_.counterparts, safe_tokens_, still_unsafe, report_.harmfulness, round_});
+        const auto loss = model_.tuning_loss(
+            tuning_set{report_.harmful, report_.counterparts, safe_tokens_, still_unsafe, report_.harmfulness, round_});
         const any_span codes = model_.codebook();
         const constraint limits = tuning_limits(codes);
         adam_state state;
@@ -500,7 +514,8 @@ private:
             report_progress("tune", step, steps);
             map(gradient).setZero();
             const double value = loss(step, gradient);
-            require<numeric_error>(std::isfinite(value), "self_improve", "a finite tuning loss", fmt::format("{} at step {}", value, step));
+            require<numeric_error>(std::isfinite(value), "self_improve", "a finite tuning loss",
+                                   fmt::format("{} at step {}", value, step));
             adam_options adam = options_.tuning.adam;
             const double left = 1.0 - static_cast<double>(step) / static_cast<double>(steps);
             adam.rate *= std::max(left, 1e-3);

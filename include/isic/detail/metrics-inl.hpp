@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/metrics.hpp>
@@ -44,12 +45,14 @@ ISIC_INLINE drift_report drift(any_view before, any_view after, std::span<const 
         }
     }
     require_nonzero_before(whole);
-    require<numeric_error>(std::isfinite(whole + change), "drift", "codebooks whose squares fit float64", fmt::format("{}", whole + change));
+    require<numeric_error>(std::isfinite(whole + change), "drift", "codebooks whose squares fit float64",
+                           fmt::format("{}", whole + change));
     out.relative = std::sqrt(change / whole);
     return out;
 }
 
-ISIC_INLINE double nearest_code_churn(any_view vectors, any_view before, any_view after, metric metric, std::span<const index_t> padding) {
+ISIC_INLINE double nearest_code_churn(any_view vectors, any_view before, any_view after, metric metric,
+                                      std::span<const index_t> padding) {
     check_nearest_code_churn(vectors, before, after);
     const auto old_ids = nearest_codes(vectors, before, metric, padding);
     const auto new_ids = nearest_codes(vectors, after, metric, padding);
@@ -59,7 +62,8 @@ ISIC_INLINE double nearest_code_churn(any_view vectors, any_view before, any_vie
 }
 
 ISIC_INLINE index_t collapsed_pairs(any_view codes, double tolerance, std::span<const index_t> padding) {
-    require<value_error>(tolerance >= 0 && std::isfinite(tolerance), "collapsed_pairs", "a finite tolerance >= 0", fmt::format("{}", tolerance));
+    require<value_error>(tolerance >= 0 && std::isfinite(tolerance), "collapsed_pairs", "a finite tolerance >= 0",
+                         fmt::format("{}", tolerance));
     require_not_empty("collapsed_pairs", "a codebook", codes);
     const std::vector<bool> is_padding = padding_mask("collapsed_pairs", padding, codes.rows);
     require_finite("collapsed_pairs", "the codebook", codes, &is_padding);
@@ -73,7 +77,8 @@ ISIC_INLINE index_t collapsed_pairs(any_view codes, double tolerance, std::span<
     index_t widest = 0;
     double spread = -1;
     for (index_t j = 0; j < c.cols() && !order.empty(); ++j) {
-        const auto [low, high] = std::ranges::minmax(order, {}, [&](index_t k) { return static_cast<double>(c(k, j)); });
+        const auto [low, high] =
+            std::ranges::minmax(order, {}, [&](index_t k) { return static_cast<double>(c(k, j)); });
         if (const double width = static_cast<double>(c(high, j)) - static_cast<double>(c(low, j)); width > spread) {
             spread = width;
             widest = j;
@@ -129,7 +134,9 @@ ISIC_INLINE rate corrected_rate(const rate& judged, double sensitivity, double s
     detail::require_range("corrected_rate", "specificity", specificity, 0.0, 1.0);
     detail::require<value_error>(sensitivity + specificity > 1, "corrected_rate", "sensitivity + specificity > 1",
                                  fmt::format("{} + {}: the judge does not discriminate", sensitivity, specificity));
-    const auto correct = [&](double p) { return std::clamp((p + specificity - 1) / (sensitivity + specificity - 1), 0.0, 1.0); };
+    const auto correct = [&](double p) {
+        return std::clamp((p + specificity - 1) / (sensitivity + specificity - 1), 0.0, 1.0);
+    };
     return {correct(judged.value), correct(judged.low), correct(judged.high), judged.hits, judged.n};
 }
 

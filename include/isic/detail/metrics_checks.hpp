@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Argument checks of leakage, drift and churn; shared by every backend. A view passes its shape only: its values are not read.
 #pragma once

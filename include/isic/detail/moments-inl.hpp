@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/detail/moments.hpp>
@@ -25,9 +26,10 @@ void add_gram(matrix_view<T> rows, matrix<double>& gram, double* sums, const exe
 }
 
 template <class T>
-void add_difference_gram(matrix_view<T> harmful, matrix_view<T> safe, matrix<double>& gram, double* sums, const execution& exec) {
-    kernels::add_difference_gram(harmful.data(), harmful.stride(), safe.data(), safe.stride(), harmful.rows(), harmful.cols(),
-                                 gram.data(), sums, exec);
+void add_difference_gram(matrix_view<T> harmful, matrix_view<T> safe, matrix<double>& gram, double* sums,
+                         const execution& exec) {
+    kernels::add_difference_gram(harmful.data(), harmful.stride(), safe.data(), safe.stride(), harmful.rows(),
+                                 harmful.cols(), gram.data(), sums, exec);
 }
 
 ISIC_INLINE void add_moments(any_view rows, matrix<double>& gram, double* sums, const execution& exec) {
@@ -43,7 +45,8 @@ ISIC_INLINE void add_moments(any_view rows, matrix<double>& gram, double* sums, 
     kernels::mirror_upper(gram.data(), gram.rows());
 }
 
-ISIC_INLINE void add_difference_moments(any_view harmful, any_view safe, matrix<double>& gram, double* sums, const execution& exec) {
+ISIC_INLINE void add_difference_moments(any_view harmful, any_view safe, matrix<double>& gram, double* sums,
+                                        const execution& exec) {
     const auto both = [&](dtype type) { return harmful.type == type && safe.type == type; };
     if (both(dtype::f32)) {
         add_difference_gram(typed<float>(harmful), typed<float>(safe), gram, sums, exec);
@@ -51,7 +54,8 @@ ISIC_INLINE void add_difference_moments(any_view harmful, any_view safe, matrix<
         add_difference_gram(typed<double>(harmful), typed<double>(safe), gram, sums, exec);
     } else {
         for_each_block(harmful.rows, [&](index_t start, index_t n) {
-            add_difference_gram(to_double(harmful.block(start, n)).view(), to_double(safe.block(start, n)).view(), gram, sums, exec);
+            add_difference_gram(to_double(harmful.block(start, n)).view(), to_double(safe.block(start, n)).view(), gram,
+                                sums, exec);
         });
     }
     kernels::mirror_upper(gram.data(), gram.rows());

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Second moments of rows of any dtype, in float64.
 #pragma once
 
@@ -10,7 +11,8 @@ namespace isic::inline ISIC_ABI::detail {
 ISIC_API void add_moments(any_view rows, matrix<double>& gram, double* sums, const execution& exec);
 
 /// `add_moments` with D = harmful - safe.
-ISIC_API void add_difference_moments(any_view harmful, any_view safe, matrix<double>& gram, double* sums, const execution& exec);
+ISIC_API void add_difference_moments(any_view harmful, any_view safe, matrix<double>& gram, double* sums,
+                                     const execution& exec);
 
 }  // namespace isic::inline ISIC_ABI::detail
 

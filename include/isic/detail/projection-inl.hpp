@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/projection.hpp>
@@ -13,8 +14,8 @@
 #include <fmt/format.h>
 
 #include <isic/detail/checks.hpp>
-#include <isic/detail/edit.hpp>
 #include <isic/detail/codebook.hpp>
+#include <isic/detail/edit.hpp>
 #include <isic/detail/gram_schmidt.hpp>
 #include <isic/detail/projection_checks.hpp>
 #include <isic/detail/row_blocks.hpp>
@@ -24,7 +25,8 @@ namespace isic::inline ISIC_ABI {
 
 namespace detail {
 
-ISIC_INLINE void require_shares(std::string_view function, std::string_view name, const per_code& values, index_t codes) {
+ISIC_INLINE void require_shares(std::string_view function, std::string_view name, const per_code& values,
+                                index_t codes) {
     if (values.has_each_) {
         require_shares(function, name, std::span<const double>(values.each_), codes);
     } else {
@@ -78,7 +80,8 @@ public:
 private:
     void check() {
         require_not_empty(function_, "a codebook", codes_);
-        check_projection(function_, codes_.rows, codes_.cols, harm_, options_, [&](any_view m) { require_apart(function_, codes_, m); });
+        check_projection(function_, codes_.rows, codes_.cols, harm_, options_,
+                         [&](any_view m) { require_apart(function_, codes_, m); });
         if (harm_ != nullptr) {
             // A basis rounded to float would leak.
             part_.emplace(orthonormalise(map(harm_->basis)), options_.weights, options_.execution.simd);
@@ -109,9 +112,12 @@ private:
     row_status& status_of(index_t k) { return statuses_[static_cast<std::size_t>(k)]; }
     /// Rows of the edit, of the codebook's type and width.
     any_span rows_in(raw_bytes& bytes) const {
-        return {bytes.data(), static_cast<index_t>(bytes.size()) / codes_.row_bytes(), codes_.cols, codes_.cols, codes_.type};
+        return {bytes.data(), static_cast<index_t>(bytes.size()) / codes_.row_bytes(), codes_.cols, codes_.cols,
+                codes_.type};
     }
-    Eigen::Map<const vector> target(index_t k) const { return map(options_.target.empty() ? std::span(center_) : options_.target.row(k)); }
+    Eigen::Map<const vector> target(index_t k) const {
+        return map(options_.target.empty() ? std::span(center_) : options_.target.row(k));
+    }
 
     struct row_norms {
         double stored;
@@ -137,7 +143,8 @@ private:
     void project_codes() {
         const index_t d = codes_.cols;
         const blocks_of_rows blocks(codes_.rows, d);
-        edit_access::before(edit_).resize(static_cast<std::size_t>(codes_.rows * codes_.row_bytes()));  // shrinks when the number of moved rows is known
+        edit_access::before(edit_).resize(static_cast<std::size_t>(
+            codes_.rows * codes_.row_bytes()));  // shrinks when the number of moved rows is known
         edit_access::after(edit_).resize(edit_access::before(edit_).size());
         fresh_ = rows_in(edit_access::after(edit_));
         statuses_.assign(static_cast<std::size_t>(codes_.rows), row_status::stays);
@@ -150,7 +157,9 @@ private:
                                  std::vector<row_norms>(static_cast<std::size_t>(blocks.length))};
         };
         const auto project = [&](thread_memory& at, index_t start, index_t n) { return project_block(at, start, n); };
-        sums_ = results_of_blocks(blocks, threads(2 * static_cast<double>(codes_.rows * codes_.row_bytes()), values * (8 * rank + 16)), make, project);
+        sums_ = results_of_blocks(
+            blocks, threads(2 * static_cast<double>(codes_.rows * codes_.row_bytes()), values * (8 * rank + 16)), make,
+            project);
         require_no_overflow();
     }
 
@@ -253,7 +262,8 @@ private:
 
     /// Sets the status of a row by its new bytes, and adds its change to the sums.
     void compare_row(index_t k, block_sums& sums) {
-        const bool same = std::memcmp(fresh_.row(k).data(), codes_.row(k).data(), static_cast<std::size_t>(codes_.row_bytes())) == 0;
+        const bool same =
+            std::memcmp(fresh_.row(k).data(), codes_.row(k).data(), static_cast<std::size_t>(codes_.row_bytes())) == 0;
         status_of(k) = same ? row_status::stays : row_status::moved;
         sums.change += same ? 0.0 : squared_distance(fresh_, codes_, k);
     }
@@ -279,8 +289,8 @@ private:
     void replace_by_nearest(const std::vector<index_t>& near_zero) {
         const std::vector<index_t> candidates =
             replacement_rows(function_, statuses_, [&](index_t k) { return !is_padding(k) && !is_zero(codes_, k); });
-        const std::vector<index_t> nearest =
-            nearest_codes(view_of(rows_at(near_zero)), view_of(rows_at(candidates)), options_.metric, {}, options_.execution);
+        const std::vector<index_t> nearest = nearest_codes(view_of(rows_at(near_zero)), view_of(rows_at(candidates)),
+                                                           options_.metric, {}, options_.execution);
         for (std::size_t i = 0; i < near_zero.size(); ++i) {
             const index_t chosen = candidates[static_cast<std::size_t>(nearest[i])];
             const any_span from = status_of(chosen) == row_status::moved ? fresh_ : codes_;
@@ -315,8 +325,8 @@ private:
             whole += sums.whole;
         }
         // Otherwise norms underflow to 0 or overflow, and no row would seem to move.
-        require<numeric_error>(whole > 0 && std::isfinite(whole + change), function_, "a codebook whose squares fit float64",
-                               fmt::format("{}", whole + change));
+        require<numeric_error>(whole > 0 && std::isfinite(whole + change), function_,
+                               "a codebook whose squares fit float64", fmt::format("{}", whole + change));
         edit_.summary.moved = static_cast<index_t>(edit_.ids().size());
         edit_.summary.relative_change = std::sqrt(change / whole);
         if (harm_ != nullptr) {
@@ -341,12 +351,13 @@ private:
     template <class Copy>
     void for_each_of(const std::vector<index_t>& ids, const Copy& copy) const {
         const blocks_of_rows blocks(static_cast<index_t>(ids.size()), codes_.cols);
-        for_each_block(blocks, threads(static_cast<double>(blocks.rows * codes_.row_bytes()), 0), [] { return nullptr; },
-                       [&](std::nullptr_t, index_t start, index_t n) {
-                           for (index_t i = start; i < start + n; ++i) {
-                               copy(i, ids[static_cast<std::size_t>(i)]);
-                           }
-                       });
+        for_each_block(
+            blocks, threads(static_cast<double>(blocks.rows * codes_.row_bytes()), 0), [] { return nullptr; },
+            [&](std::nullptr_t, index_t start, index_t n) {
+                for (index_t i = start; i < start + n; ++i) {
+                    copy(i, ids[static_cast<std::size_t>(i)]);
+                }
+            });
     }
 
     /// Puts the old rows back, without an allocation: the exception may be of exhausted memory.
@@ -376,16 +387,17 @@ private:
     std::optional<part_in_subspace> part_;  // empty: V = identity
     const projection_options& options_;
     edit edit_;
-    any_span fresh_;               // the new rows [K x d], in the edit's memory until `keep_moved_rows`
-    double rounding_ = 0;          // rounding unit of the dtype
-    double least_ = 0;             // its smallest positive value
+    any_span fresh_;       // the new rows [K x d], in the edit's memory until `keep_moved_rows`
+    double rounding_ = 0;  // rounding unit of the dtype
+    double least_ = 0;     // its smallest positive value
     std::vector<bool> is_padding_;
-    std::vector<double> center_;   // [d]
-    std::vector<row_status> statuses_;      // [K]
+    std::vector<double> center_;        // [d]
+    std::vector<row_status> statuses_;  // [K]
     std::vector<block_sums> sums_;
 };
 
-ISIC_INLINE edit project(std::string_view function, any_span codes, const subspace* harm, const projection_options& options) {
+ISIC_INLINE edit project(std::string_view function, any_span codes, const subspace* harm,
+                         const projection_options& options) {
     return projector(function, codes, harm, options).run();
 }
 

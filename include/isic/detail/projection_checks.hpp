@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Argument checks and near-zero policy of the projection; shared by every backend.
 #pragma once
@@ -18,11 +19,12 @@ namespace isic::inline ISIC_ABI::detail {
 /// Throws unless the options fit a codebook [rows x d]; harm null: a full remap. require_apart(view) throws if a view of the caller
 /// overlaps the codebook; a device's codebook overlaps none.
 template <class RequireApart>
-void check_projection(std::string_view function, index_t rows, index_t d, const subspace* harm, const projection_options& options,
-                      RequireApart require_apart) {
+void check_projection(std::string_view function, index_t rows, index_t d, const subspace* harm,
+                      const projection_options& options, RequireApart require_apart) {
     if (harm != nullptr) {
         require_size(function, "rows in the basis", d, harm->width());
-        require<value_error>(harm->rank() <= d, function, "a rank of at most d", fmt::format("{} > {}", harm->rank(), d));
+        require<value_error>(harm->rank() <= d, function, "a rank of at most d",
+                             fmt::format("{} > {}", harm->rank(), d));
         require_orthonormal(function, harm->basis);
         require_apart(any_view(harm->basis.view()));
         if (!options.weights.empty()) {
@@ -30,7 +32,8 @@ void check_projection(std::string_view function, index_t rows, index_t d, const 
             for (const double w : options.weights) {
                 require_range(function, "weights", w, 0.0, 1.0);
             }
-            require_apart(any_view(matrix_view<double>(options.weights.data(), 1, static_cast<index_t>(options.weights.size()))));
+            require_apart(
+                any_view(matrix_view<double>(options.weights.data(), 1, static_cast<index_t>(options.weights.size()))));
         }
     } else {
         require<shape_error>(!options.target.empty(), function, "a target per code", "none");
@@ -39,7 +42,8 @@ void check_projection(std::string_view function, index_t rows, index_t d, const 
     if (!options.center.empty()) {
         require_size(function, "values in the center", d, static_cast<index_t>(options.center.size()));
         require_finite(function, "the center", options.center);
-        require_apart(any_view(matrix_view<double>(options.center.data(), 1, static_cast<index_t>(options.center.size()))));
+        require_apart(
+            any_view(matrix_view<double>(options.center.data(), 1, static_cast<index_t>(options.center.size()))));
     }
     if (!options.target.empty()) {
         require_size(function, "target rows", rows, options.target.rows());
@@ -69,7 +73,8 @@ inline std::vector<index_t> rows_with(std::span<const row_status> statuses, row_
 }
 
 /// Throws numeric_error if the policy forbids the near-zero rows; returns whether they get new values.
-inline bool near_zero_rows_change(std::string_view function, const projection_options& options, std::span<const index_t> near_zero) {
+inline bool near_zero_rows_change(std::string_view function, const projection_options& options,
+                                  std::span<const index_t> near_zero) {
     if (near_zero.empty() || options.near_zero == near_zero_policy::skip) {
         return false;
     }

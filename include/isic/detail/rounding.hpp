@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Rounding from float64 to the scalar types.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Blocks of rows in float64, processed on several threads. The blocks depend on the width of the rows only, so sums per block are
 // the same for any number of threads.
 #pragma once
@@ -47,9 +48,10 @@ public:
     void operator()(row_block& x, row_block& residual, index_t n, std::pmr::memory_resource& memory) const {
         std::copy(x.data(), x.data() + n * x.stride(), residual.data());
         if (rows_.rows() > 0) {
-            kernels::project(residual.data(), n, rows_.cols(), residual.stride(),
-                             {.basis = rows_.data(), .rank = rows_.rows(), .weights = weights_.empty() ? nullptr : weights_.data()},
-                             {.threads = 1, .simd = level_, .scratch = &memory});
+            kernels::project(
+                residual.data(), n, rows_.cols(), residual.stride(),
+                {.basis = rows_.data(), .rank = rows_.rows(), .weights = weights_.empty() ? nullptr : weights_.data()},
+                {.threads = 1, .simd = level_, .scratch = &memory});
         }
         for (index_t i = 0; i < n; ++i) {
             x.row(i) -= residual.row(i);
@@ -104,7 +106,8 @@ void for_each_block(const blocks_of_rows& blocks, int threads, const Make& make,
 template <class Make, class Work>
 auto results_of_blocks(const blocks_of_rows& blocks, int threads, const Make& make, const Work& work) {
     using tools_of_thread = decltype(make());
-    std::vector<std::invoke_result_t<Work, tools_of_thread&, index_t, index_t>> out(static_cast<std::size_t>(blocks.count()));
+    std::vector<std::invoke_result_t<Work, tools_of_thread&, index_t, index_t>> out(
+        static_cast<std::size_t>(blocks.count()));
     for_each_block(blocks, threads, make, [&](tools_of_thread& tools, index_t start, index_t n) {
         out[static_cast<std::size_t>(start / blocks.length)] = work(tools, start, n);
     });

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// The result of a projection for one row; shared by every backend.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Bound of the rounding error of float32 scores ||c||^2 / 2 - z.c; compiled by the host's compiler and by nvcc.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/detail/checks.hpp>
@@ -9,9 +10,9 @@
 
 #include <fmt/format.h>
 
-#include <isic/detail/row_blocks.hpp>
 #include <isic/detail/kernels/kernels.hpp>
 #include <isic/detail/metrics_checks.hpp>
+#include <isic/detail/row_blocks.hpp>
 
 namespace isic::inline ISIC_ABI {
 namespace detail {
@@ -27,7 +28,7 @@ ISIC_INLINE double total_energy(const subspace& s) {
 }
 
 ISIC_INLINE subspace subspace_of_pairs(const eigen_pairs& pairs, double trace, index_t n, const rank_options& o,
-                                  std::optional<index_t> flips_allow) {
+                                       std::optional<index_t> flips_allow) {
     const index_t d = pairs.vectors.rows();
     subspace out;
     const index_t meaningful = std::min(n, pairs.values.size());
@@ -37,7 +38,8 @@ ISIC_INLINE subspace subspace_of_pairs(const eigen_pairs& pairs, double trace, i
     // The energy rule needs the sum of the whole spectrum. Beyond the computed pairs it is the remainder of the trace,
     // distributed over values that do not exceed the last one.
     std::vector<double> sigma = out.singular_values;
-    if (const double rest = trace - pairs.values.head(meaningful).sum(); pairs.values.size() < d && rest > 1e-14 * trace) {
+    if (const double rest = trace - pairs.values.head(meaningful).sum();
+        pairs.values.size() < d && rest > 1e-14 * trace) {
         const double last = sigma.empty() ? 0.0 : sigma.back();
         for (double left = rest; left > 0 && last > 0 && static_cast<index_t>(sigma.size()) < d; left -= last * last) {
             sigma.push_back(std::min(last, std::sqrt(left)));
@@ -71,15 +73,17 @@ struct leakage_sums {
     double largest = 0;  // max of the squared shares of rows
 };
 
-inline leakage_sums sum_leakage(any_view codes, const matrix<double>& basis, std::span<const double> center, const std::vector<bool>& is_padding,
-                         const execution& exec) {
+inline leakage_sums sum_leakage(any_view codes, const matrix<double>& basis, std::span<const double> center,
+                                const std::vector<bool>& is_padding, const execution& exec) {
     const index_t d = codes.cols;
     const blocks_of_rows blocks(codes.rows, d);
     struct thread_memory {
         row_block rows;
         row_matrix coefficients;
     };
-    const auto make = [&] { return thread_memory{row_block(blocks.length, d), row_matrix(blocks.length, basis.cols())}; };
+    const auto make = [&] {
+        return thread_memory{row_block(blocks.length, d), row_matrix(blocks.length, basis.cols())};
+    };
     const auto sum_block = [&](thread_memory& at, index_t start, index_t n) {
         read_rows(codes.block(start, n), at.rows.data(), at.rows.stride());
         for (index_t i = 0; i < n; ++i) {
@@ -103,7 +107,8 @@ inline leakage_sums sum_leakage(any_view codes, const matrix<double>& basis, std
     leakage_sums out;
     const double bytes = static_cast<double>(codes.rows * codes.row_bytes());
     const double flops = static_cast<double>(codes.rows * d * (2 * basis.cols() + 4));
-    for (const leakage_sums& sums : results_of_blocks(blocks, kernels::threads_for(exec, bytes, flops), make, sum_block)) {
+    for (const leakage_sums& sums :
+         results_of_blocks(blocks, kernels::threads_for(exec, bytes, flops), make, sum_block)) {
         out.inside += sums.inside;
         out.all += sums.all;
         out.largest = std::max(out.largest, sums.largest);
@@ -111,20 +116,22 @@ inline leakage_sums sum_leakage(any_view codes, const matrix<double>& basis, std
     return out;
 }
 
-ISIC_INLINE leakage_report leakage(any_view codes, const subspace& harm, std::span<const double> center, std::span<const index_t> padding,
-                       const execution& exec) {
+ISIC_INLINE leakage_report leakage(any_view codes, const subspace& harm, std::span<const double> center,
+                                   std::span<const index_t> padding, const execution& exec) {
     check_leakage(codes, harm, center, exec.threads);
     const std::vector<bool> is_padding = padding_mask("leakage", padding, codes.rows);
     require_finite("leakage", "the codebook", codes, &is_padding);
     const leakage_sums sums = sum_leakage(codes, harm.basis, center, is_padding, exec);
-    require<numeric_error>(std::isfinite(sums.all), "leakage", "a codebook whose squares fit float64", fmt::format("{}", sums.all));
+    require<numeric_error>(std::isfinite(sums.all), "leakage", "a codebook whose squares fit float64",
+                           fmt::format("{}", sums.all));
     return {sums.all > 0 ? std::sqrt(sums.inside / sums.all) : 0.0, std::sqrt(sums.largest)};
 }
 
 }  // namespace detail
 
 ISIC_INLINE std::vector<double> spectral_weights(const subspace& harm, double alpha) {
-    detail::require<value_error>(alpha > 0 && std::isfinite(alpha), "spectral_weights", "a finite alpha > 0", fmt::format("{}", alpha));
+    detail::require<value_error>(alpha > 0 && std::isfinite(alpha), "spectral_weights", "a finite alpha > 0",
+                                 fmt::format("{}", alpha));
     detail::require<shape_error>(static_cast<index_t>(harm.singular_values.size()) >= harm.rank(), "spectral_weights",
                                  "a singular value per basis vector", fmt::format("{}", harm.singular_values.size()));
     const double total = detail::total_energy(harm);

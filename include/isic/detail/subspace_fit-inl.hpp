@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/subspace.hpp>
@@ -25,17 +26,20 @@ using columns_view = Eigen::Ref<const Eigen::MatrixXd>;
 /// Throws numeric_error unless the squared norm of the differences is finite and above `least`.
 inline void require_spread(double squared_norm, double least) {
     require<numeric_error>(squared_norm > least, fit_function, "differences that are not all zero", "zeros only");
-    require<numeric_error>(std::isfinite(squared_norm), fit_function, "differences whose squares are finite", "infinity");
+    require<numeric_error>(std::isfinite(squared_norm), fit_function, "differences whose squares are finite",
+                           "infinity");
 }
 
 /// The subspace of a symmetric positive semi-definite second moment [d x d] of n differences.
-inline subspace subspace_of_moment(const Eigen::MatrixXd& gram, index_t n, const rank_options& o, std::optional<index_t> flips_allow) {
+inline subspace subspace_of_moment(const Eigen::MatrixXd& gram, index_t n, const rank_options& o,
+                                   std::optional<index_t> flips_allow) {
     if (!gram.allFinite()) {
         fail<numeric_error>(fit_function, "finite differences", "NaN or infinity in their second moment");
     }
     const index_t d = gram.rows();
-    const eigen_pairs pairs =
-        needs_all_values(o, n, d) ? full_eigen(gram, fit_function) : top_eigen(gram, rank_needed(o, d, fit_function), fit_function);
+    const eigen_pairs pairs = needs_all_values(o, n, d)
+                                  ? full_eigen(gram, fit_function)
+                                  : top_eigen(gram, rank_needed(o, d, fit_function), fit_function);
     return subspace_of_pairs(pairs, gram.trace(), n, o, flips_allow);
 }
 
@@ -99,7 +103,8 @@ inline subspace fit_streamed_rows(any_view rows, const fit_options& options) {
 }
 
 /// Fewer rows than columns: the n x n Gram matrix X^T X has the same singular values, and V = X U / sigma.
-inline subspace fit_few_columns(const columns_view& x, const Eigen::MatrixXd& gram, const rank_options& o, std::optional<index_t> flips_allow) {
+inline subspace fit_few_columns(const columns_view& x, const Eigen::MatrixXd& gram, const rank_options& o,
+                                std::optional<index_t> flips_allow) {
     const index_t n = x.cols();
     const eigen_pairs left = full_eigen(gram, fit_function);
     subspace out;
@@ -145,8 +150,8 @@ ISIC_INLINE subspace fit_subspace(any_view difference_rows, const fit_options& o
         return fit_streamed_rows(difference_rows, options);
     }
     require_finite(fit_function, "the differences", difference_rows);
-    require<value_error>(options.center != centering::safe_axis, fit_function, "an accumulator with safe embeddings for the safe axis",
-                         "difference rows alone");
+    require<value_error>(options.center != centering::safe_axis, fit_function,
+                         "an accumulator with safe embeddings for the safe axis", "difference rows alone");
     return fit_copied_rows(difference_rows, options, flips_signs);
 }
 
@@ -162,7 +167,8 @@ inline void center_moment(Eigen::MatrixXd& gram, const difference_accumulator& p
         }
         const matrix<double> moment = pairs.safe_second_moment();
         const Eigen::MatrixXd safe = map(moment);
-        require<value_error>(safe.trace() > 0, fit_function, "safe embeddings for the safe axis", "none, or only zeros");
+        require<value_error>(safe.trace() > 0, fit_function, "safe embeddings for the safe axis",
+                             "none, or only zeros");
         deflate(gram, full_eigen(safe, fit_function).vectors.col(0));
     }
 }
@@ -179,7 +185,8 @@ ISIC_INLINE subspace fit_subspace(const difference_accumulator& pairs, const fit
     Eigen::MatrixXd gram = detail::map(pairs.second_moment());
     detail::center_moment(gram, pairs, options.center);
     const double least = options.center == centering::none ? 0.0 : 1e-12 * detail::map(pairs.second_moment()).trace();
-    detail::require<numeric_error>(!(gram.trace() <= least), fit_function, "differences that are not all zero", "zeros only");
+    detail::require<numeric_error>(!(gram.trace() <= least), fit_function, "differences that are not all zero",
+                                   "zeros only");
     return detail::subspace_of_moment(gram, pairs.count(), options.rank, std::nullopt);
 }
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/subspace.hpp>
@@ -64,7 +65,8 @@ inline void merge_spectra(subspace& merged, const Eigen::MatrixXd& v, const subs
 }  // namespace detail
 
 ISIC_INLINE subspace merge(const subspace& first, const subspace& second, double tolerance, index_t max_rank) {
-    detail::require<value_error>(tolerance >= 0 && tolerance < 1, "merge", "tolerance in [0, 1)", fmt::format("{}", tolerance));
+    detail::require<value_error>(tolerance >= 0 && tolerance < 1, "merge", "tolerance in [0, 1)",
+                                 fmt::format("{}", tolerance));
     detail::require<value_error>(max_rank >= 0, "merge", "max_rank >= 0", fmt::format("{}", max_rank));
     if (first.width() > 0 && second.width() > 0) {
         detail::require_size("merge", "rows in the second basis", first.width(), second.width());

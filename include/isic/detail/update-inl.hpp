@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/update.hpp>
@@ -96,7 +97,9 @@ update_summary move_rows(any_span codes, const constraint& limits, const Step& s
         vector step;
         std::vector<std::byte> rounded;
     };
-    const auto make = [&] { return thread_memory{vector(d), vector(d), std::vector<std::byte>(static_cast<std::size_t>(codes.row_bytes()))}; };
+    const auto make = [&] {
+        return thread_memory{vector(d), vector(d), std::vector<std::byte>(static_cast<std::size_t>(codes.row_bytes()))};
+    };
     const blocks_of_rows blocks(codes.rows, d);
     const auto move_block = [&](thread_memory& at, index_t start, index_t n) {
         update_summary done;
@@ -123,7 +126,8 @@ update_summary move_rows(any_span codes, const constraint& limits, const Step& s
     update_summary out;
     const double bytes = static_cast<double>(codes.rows * codes.row_bytes());
     const double flops = static_cast<double>(codes.rows * d * (30 + 8 * limits.orthogonal_to.rank()));
-    for (const update_summary& done : results_of_blocks(blocks, kernels::threads_for(limits.execution, bytes, flops), make, move_block)) {
+    for (const update_summary& done :
+         results_of_blocks(blocks, kernels::threads_for(limits.execution, bytes, flops), make, move_block)) {
         out.moved += done.moved;
         out.overflowed += done.overflowed;
         out.largest_step = std::max(out.largest_step, done.largest_step);
@@ -140,8 +144,8 @@ inline void check_codes(std::string_view function, any_view codes, const constra
 }
 
 inline void check_assignments(std::string_view function, any_view codes, const assignments& batch) {
-    check_assignments_shape(function, codes.rows, codes.cols, static_cast<index_t>(batch.counts.size()), batch.sums.rows(),
-                            batch.sums.cols());
+    check_assignments_shape(function, codes.rows, codes.cols, static_cast<index_t>(batch.counts.size()),
+                            batch.sums.rows(), batch.sums.cols());
     require_finite(function, "the sums", batch.sums.view());
     require_counts(function, batch.counts);
     require_apart(function, codes, batch.sums.view());
@@ -155,7 +159,8 @@ inline void check_gradient(std::string_view function, any_view codes, any_view g
 
 /// Creates state matrices in the first step; throws shape_error unless they have the codebook's shape. All are checked
 /// before one is created.
-inline void prepare_states(std::string_view function, index_t rows, index_t cols, std::initializer_list<matrix<double>*> states) {
+inline void prepare_states(std::string_view function, index_t rows, index_t cols,
+                           std::initializer_list<matrix<double>*> states) {
     for (const matrix<double>* state : states) {
         require_size(function, "rows in the optimiser state", rows, state->empty() ? rows : state->rows());
         require_size(function, "columns in the optimiser state", cols, state->empty() ? cols : state->cols());
@@ -181,7 +186,8 @@ ISIC_INLINE assignments assign(any_view vectors, const id_list& ids, index_t cod
     return out;
 }
 
-ISIC_INLINE update_summary ridge_update(any_span codes, const assignments& batch, double lambda, const constraint& limits) {
+ISIC_INLINE update_summary ridge_update(any_span codes, const assignments& batch, double lambda,
+                                        const constraint& limits) {
     check_codes("ridge_update", codes, limits);
     check_assignments("ridge_update", codes, batch);
     check_lambda("ridge_update", lambda);
@@ -195,7 +201,8 @@ ISIC_INLINE update_summary ridge_update(any_span codes, const assignments& batch
     });
 }
 
-ISIC_INLINE update_summary ema_update(any_span codes, ema_state<>& state, const assignments& batch, double decay, const constraint& limits) {
+ISIC_INLINE update_summary ema_update(any_span codes, ema_state<>& state, const assignments& batch, double decay,
+                                      const constraint& limits) {
     check_codes("ema_update", codes, limits);
     check_assignments("ema_update", codes, batch);
     check_decay("ema_update", decay);
@@ -203,7 +210,8 @@ ISIC_INLINE update_summary ema_update(any_span codes, ema_state<>& state, const 
         state.counts.assign(static_cast<std::size_t>(codes.rows), 1.0);
         state.sums = to_double(codes);
     }
-    check_ema_state("ema_update", codes.rows, codes.cols, static_cast<index_t>(state.counts.size()), state.sums.rows(), state.sums.cols());
+    check_ema_state("ema_update", codes.rows, codes.cols, static_cast<index_t>(state.counts.size()), state.sums.rows(),
+                    state.sums.cols());
     return move_rows(codes, limits, [&](index_t k, const vector& row, vector& step) {
         double& n = state.counts[static_cast<std::size_t>(k)];
         n = decay * n + (1 - decay) * batch.counts[static_cast<std::size_t>(k)];
@@ -219,7 +227,8 @@ ISIC_INLINE update_summary ema_update(any_span codes, ema_state<>& state, const 
     });
 }
 
-ISIC_INLINE update_summary sgd_update(any_span codes, any_view gradient, sgd_state& state, const sgd_options& options, const constraint& limits) {
+ISIC_INLINE update_summary sgd_update(any_span codes, any_view gradient, sgd_state& state, const sgd_options& options,
+                                      const constraint& limits) {
     check_codes("sgd_update", codes, limits);
     check_gradient("sgd_update", codes, gradient);
     check("sgd_update", options);
@@ -235,7 +244,8 @@ ISIC_INLINE update_summary sgd_update(any_span codes, any_view gradient, sgd_sta
     });
 }
 
-ISIC_INLINE update_summary adam_update(any_span codes, any_view gradient, adam_state<>& state, const adam_options& options, const constraint& limits) {
+ISIC_INLINE update_summary adam_update(any_span codes, any_view gradient, adam_state<>& state,
+                                       const adam_options& options, const constraint& limits) {
     check_codes("adam_update", codes, limits);
     check_gradient("adam_update", codes, gradient);
     check("adam_update", options);

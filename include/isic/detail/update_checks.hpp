@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Argument checks of the updates, checked and fused; shared by every backend.
 #pragma once
@@ -14,7 +15,8 @@ namespace isic::inline ISIC_ABI::detail {
 
 /// Throws value_error unless lambda is finite and not negative.
 inline void check_lambda(std::string_view function, double lambda) {
-    require<value_error>(lambda >= 0 && std::isfinite(lambda), function, "a finite lambda >= 0", fmt::format("{}", lambda));
+    require<value_error>(lambda >= 0 && std::isfinite(lambda), function, "a finite lambda >= 0",
+                         fmt::format("{}", lambda));
 }
 
 /// Throws value_error unless the decay is in [0, 1).
@@ -28,29 +30,31 @@ inline void check_steps(std::string_view function, index_t steps) {
 }
 
 /// Throws shape_error unless a gradient has the codebook's shape [rows x cols].
-inline void check_gradient_shape(std::string_view function, index_t rows, index_t cols, index_t gradient_rows, index_t gradient_cols) {
+inline void check_gradient_shape(std::string_view function, index_t rows, index_t cols, index_t gradient_rows,
+                                 index_t gradient_cols) {
     require_size(function, "gradient rows", rows, gradient_rows);
     require_size(function, "gradient columns", cols, gradient_cols);
 }
 
 /// Throws shape_error unless assignments have one count and one row of sums per code [rows x cols].
-inline void check_assignments_shape(std::string_view function, index_t rows, index_t cols, index_t counts, index_t sum_rows,
-                                    index_t sum_cols) {
+inline void check_assignments_shape(std::string_view function, index_t rows, index_t cols, index_t counts,
+                                    index_t sum_rows, index_t sum_cols) {
     require_size(function, "counts", rows, counts);
     require_size(function, "rows of sums", rows, sum_rows);
     require_size(function, "columns of sums", cols, sum_cols);
 }
 
 /// Throws shape_error unless a moving average has one count and one row of sums per code [rows x cols].
-inline void check_ema_state(std::string_view function, index_t rows, index_t cols, index_t counts, index_t sum_rows, index_t sum_cols) {
+inline void check_ema_state(std::string_view function, index_t rows, index_t cols, index_t counts, index_t sum_rows,
+                            index_t sum_cols) {
     require_size(function, "counts in the state", rows, counts);
     require_size(function, "rows of sums in the state", rows, sum_rows);
     require_size(function, "columns of sums in the state", cols, sum_cols);
 }
 
 /// The same for a fused update.
-inline void check_fused_ema_state(std::string_view function, index_t rows, index_t cols, index_t counts, index_t sum_rows,
-                                  index_t sum_cols) {
+inline void check_fused_ema_state(std::string_view function, index_t rows, index_t cols, index_t counts,
+                                  index_t sum_rows, index_t sum_cols) {
     require_size(function, "counts in the state", rows, counts);
     require_size(function, "rows in the state", rows, sum_rows);
     require_size(function, "columns in the state", cols, sum_cols);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// NumPy's .npy files. Readers validate every field; writers replace a file atomically.
 #pragma once

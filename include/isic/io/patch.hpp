@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Atomic replacement of bytes inside files, with a journal against crashes.
 #pragma once
@@ -46,7 +47,7 @@ public:
     path_lock& operator=(const path_lock&) = delete;
 
     [[nodiscard]] bool held() const noexcept { return file_ != nullptr; }  ///< whether this object holds the lock
-    void release();                                                          ///< without effect unless held()
+    void release();                                                        ///< without effect unless held()
 
 private:
     std::filesystem::path path_;

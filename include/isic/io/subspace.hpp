@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Fitted subspaces in safetensors files, with per-code harmfulness, targets and usage: the output of `isic fit`.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Tensors in memory with the bytes of their files; shared by all formats.
 #pragma once
@@ -20,7 +21,8 @@
 
 namespace isic::inline ISIC_ABI {
 
-static_assert(std::endian::native == std::endian::little, "isic/io/tensor.hpp reads and writes little-endian files in place");
+static_assert(std::endian::native == std::endian::little,
+              "isic/io/tensor.hpp reads and writes little-endian files in place");
 
 namespace detail {
 
@@ -149,10 +151,11 @@ private:
     template <class To, class From>
     static To element(From value) {
         if constexpr (std::integral<To> && std::integral<From>) {
-            if (value < From{} ? std::is_unsigned_v<To> || static_cast<std::intmax_t>(value) <
-                                                               static_cast<std::intmax_t>(std::numeric_limits<To>::min())
-                               : static_cast<std::uintmax_t>(value) >
-                                     static_cast<std::uintmax_t>(std::numeric_limits<To>::max())) {
+            if (value < From{}
+                    ? std::is_unsigned_v<To> ||
+                          static_cast<std::intmax_t>(value) < static_cast<std::intmax_t>(std::numeric_limits<To>::min())
+                    : static_cast<std::uintmax_t>(value) >
+                          static_cast<std::uintmax_t>(std::numeric_limits<To>::max())) {
                 fail_integer(std::to_string(std::numeric_limits<To>::max()), std::to_string(value));
             }
             return static_cast<To>(value);

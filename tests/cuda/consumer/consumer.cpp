@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Links everything behind isic::cuda; runs with and without a device.
 #include <cstdio>
 

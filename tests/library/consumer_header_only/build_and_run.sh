@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
 # build_and_run.sh INCLUDE_FOLDER RESULTS_OF_LIBRARY WORK_FOLDER INCLUDE_FLAGS COMPILER [FLAGS...]
 #
 # Copies include/ alone into a foreign tree, compiles two translation units and the program of results there, links and runs

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
 # build_and_run.sh COMPILER PKG_CONFIG FOLDER_OF_ISIC_PC WORK_FOLDER
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)

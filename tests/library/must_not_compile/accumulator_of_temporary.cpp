@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The codebook must outlive the accumulator that reads it.
 // expect: (use of deleted function|call to deleted (constructor|function))
 #include <isic/differences.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Rows are vectors: a column-major Eigen matrix would be read wrongly, so it is not read at all.
 // expect: no matching function for call to .*differences
 #include <isic/differences.hpp>

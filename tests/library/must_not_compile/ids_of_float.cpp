@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Token ids are whole numbers; embeddings in their place are a mistake.
 // expect: no matching (member )?function for call to .*add
 #include <isic/differences.hpp>

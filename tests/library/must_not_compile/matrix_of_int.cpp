@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Codes are float, double, half or bfloat16; integers are token ids.
 // expect: constraints? (failure|not satisfied)
 #include <isic/matrix.hpp>

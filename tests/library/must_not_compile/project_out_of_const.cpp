@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A const codebook is left alone.
 // expect: no matching function for call to .*project_out
 #include <isic/projection.hpp>

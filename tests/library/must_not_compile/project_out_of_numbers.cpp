@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A codebook has rows and columns; a plain list of numbers has not.
 // expect: no matching function for call to .*project_out
 #include <isic/projection.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Projection edits in place, so it needs memory that may be written: not a view, not a const matrix.
 // expect: no matching function for call to .*project_out
 #include <isic/projection.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A view reads; only a span writes.
 // expect: assignment of read-only location|is not assignable|cannot assign to return value
 #include <isic/matrix.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// The stand-in's dense linear algebra: small matrices of double, by short rather than fast methods. It uses no
 /// library, and so can be compared with any.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// What the parts of the stand-in share: memory, streams, and the checks at the start of every call.
 #pragma once

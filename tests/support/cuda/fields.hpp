@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// The fields of a struct without constructors, so that pointers in what a kernel is given can be checked.
 #pragma once

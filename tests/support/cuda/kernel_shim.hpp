@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Compiles untouched CUDA kernels as C++ and runs them on the CPU. To be included before them. The kernels of a file
 /// belong into unnamed namespaces, or GCC says that their shared memory is a "section type conflict".

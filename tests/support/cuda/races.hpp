@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Finds data races in what runs over the stand-in: two accesses to a byte, at least one of them a write and not both
 /// atomic, that nothing puts in order. In order are what one thread does, what a barrier of the block or a __syncwarp of

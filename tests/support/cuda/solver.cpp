@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The stand-in's cuSOLVER. The real header is included: a wrong signature does not compile.
 #include <cusolverDn.h>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// CUDA runtime, cuBLAS and cuSOLVER in plain C++, linked in place of the real ones by tests on machines without a GPU.
 /// This is what a test sees of it: what to make fail, and what was found.

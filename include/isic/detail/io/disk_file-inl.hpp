@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/detail/io/disk_file.hpp>
@@ -35,12 +36,14 @@ inline void require_done(bool ok, const std::filesystem::path& path, std::string
 }
 
 inline struct stat status_of(const std::filesystem::path& path, int descriptor) {
-    struct stat out {};
+    struct stat out{};
     require_done(::fstat(descriptor, &out) == 0, path, "be examined");
     return out;
 }
 
-inline std::pair<std::uintmax_t, std::uintmax_t> identity_of(const struct stat& s) { return {s.st_dev, s.st_ino}; }
+inline std::pair<std::uintmax_t, std::uintmax_t> identity_of(const struct stat& s) {
+    return {s.st_dev, s.st_ino};
+}
 
 template <class Bytes, class Call>
 void transfer(const std::filesystem::path& path, index_t offset, Bytes bytes, std::string_view what, Call call) {
@@ -65,14 +68,20 @@ ISIC_INLINE disk_file::disk_file(std::filesystem::path path, file_use use) : pat
     require_done(descriptor_ >= 0, path_, "be opened");
 }
 
-ISIC_INLINE disk_file::~disk_file() { ::close(descriptor_); }
+ISIC_INLINE disk_file::~disk_file() {
+    ::close(descriptor_);
+}
 
-ISIC_INLINE index_t disk_file::size() const { return static_cast<index_t>(status_of(path_, descriptor_).st_size); }
+ISIC_INLINE index_t disk_file::size() const {
+    return static_cast<index_t>(status_of(path_, descriptor_).st_size);
+}
 
-ISIC_INLINE std::pair<std::uintmax_t, std::uintmax_t> disk_file::identity() const { return identity_of(status_of(path_, descriptor_)); }
+ISIC_INLINE std::pair<std::uintmax_t, std::uintmax_t> disk_file::identity() const {
+    return identity_of(status_of(path_, descriptor_));
+}
 
 ISIC_INLINE bool disk_file::is_at(const std::filesystem::path& path) const {
-    struct stat there {};
+    struct stat there{};
     return ::stat(path.c_str(), &there) == 0 && identity_of(there) == identity();
 }
 
@@ -96,7 +105,8 @@ ISIC_INLINE void disk_file::sync() const {
     do {
         result = ::fsync(descriptor_);
     } while (result != 0 && errno == EINTR);
-    require_done(result == 0 || errno == EINVAL, path_, "be synchronised");  // EINVAL: the file system cannot synchronise, e.g. folders
+    require_done(result == 0 || errno == EINVAL, path_,
+                 "be synchronised");  // EINVAL: the file system cannot synchronise, e.g. folders
 }
 
 ISIC_INLINE bool disk_file::try_lock() const {
@@ -115,13 +125,21 @@ ISIC_INLINE disk_file::disk_file(std::filesystem::path path, file_use) : path_(s
     fail_file(path_, "expected a POSIX system, which patching needs");
 }
 disk_file::~disk_file() = default;
-ISIC_INLINE index_t disk_file::size() const { return 0; }
-ISIC_INLINE std::pair<std::uintmax_t, std::uintmax_t> disk_file::identity() const { return {}; }
-ISIC_INLINE bool disk_file::is_at(const std::filesystem::path&) const { return false; }
+ISIC_INLINE index_t disk_file::size() const {
+    return 0;
+}
+ISIC_INLINE std::pair<std::uintmax_t, std::uintmax_t> disk_file::identity() const {
+    return {};
+}
+ISIC_INLINE bool disk_file::is_at(const std::filesystem::path&) const {
+    return false;
+}
 ISIC_INLINE void disk_file::read(index_t, std::span<std::byte>) const {}
 ISIC_INLINE void disk_file::write(index_t, std::span<const std::byte>) const {}
 ISIC_INLINE void disk_file::sync() const {}
-ISIC_INLINE bool disk_file::try_lock() const { return false; }
+ISIC_INLINE bool disk_file::try_lock() const {
+    return false;
+}
 
 }  // namespace isic::inline ISIC_ABI::detail
 
@@ -147,7 +165,9 @@ ISIC_INLINE std::filesystem::path folder_of(const std::filesystem::path& file) {
     return resolve(std::filesystem::absolute(file).parent_path());
 }
 
-ISIC_INLINE void sync_folder_of(const std::filesystem::path& file) { disk_file(folder_of(file), file_use::read).sync(); }
+ISIC_INLINE void sync_folder_of(const std::filesystem::path& file) {
+    disk_file(folder_of(file), file_use::read).sync();
+}
 
 ISIC_INLINE bool is_there(const std::filesystem::path& path) {
     std::error_code code;
@@ -173,7 +193,9 @@ ISIC_INLINE path_lock::path_lock(std::filesystem::path path) : path_(std::move(p
     } while (!file_->is_at(path_));  // the last holder removed the file between open and lock
 }
 
-ISIC_INLINE path_lock::~path_lock() { release(); }
+ISIC_INLINE path_lock::~path_lock() {
+    release();
+}
 
 ISIC_INLINE void path_lock::release() {
     if (held()) {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// POSIX files that are edited in place, and paths. Every failure is an io_error that names the file.
 #pragma once

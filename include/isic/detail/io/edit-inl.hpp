@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/io/edit.hpp>
@@ -15,8 +16,8 @@
 #include <isic/matrix.hpp>
 #include <isic/rank.hpp>
 
-#include <isic/detail/edit.hpp>
 #include <isic/detail/byte_hash.hpp>
+#include <isic/detail/edit.hpp>
 #include <isic/detail/io/record_reader.hpp>
 
 namespace isic::inline ISIC_ABI {
@@ -74,17 +75,21 @@ ISIC_INLINE tensor_file file_of_edit(const edit& e) {
     const auto list = [](const auto& values) {
         return tensor::of(std::span(values.data(), values.size()), {static_cast<index_t>(values.size())});
     };
-    const auto rows = [&](const raw_bytes& values) { return tensor{e.type(), {moved, e.cols()}, {values.begin(), values.end()}}; };
+    const auto rows = [&](const raw_bytes& values) {
+        return tensor{e.type(), {moved, e.cols()}, {values.begin(), values.end()}};
+    };
     const matrix<double>& basis = e.removed.basis;
     tensor_file out;
-    out.tensors = {{"ids", list(e.ids())},
-                   {"before", rows(edit_access::before(e))},
-                   {"after", rows(edit_access::after(e))},
-                   {"removed.basis", tensor::of(std::span(basis.data(), static_cast<std::size_t>(basis.rows() * basis.cols())),
-                                                {basis.rows(), basis.cols()})},
-                   {"removed.singular_values", list(e.removed.singular_values)},
-                   {"center", list(e.center)}};
-    visit_numbers(e, [&](const char* name, const auto& value) { out.tensors[name] = tensor::of(std::span(&value, 1), {}); });
+    out.tensors = {
+        {"ids", list(e.ids())},
+        {"before", rows(edit_access::before(e))},
+        {"after", rows(edit_access::after(e))},
+        {"removed.basis", tensor::of(std::span(basis.data(), static_cast<std::size_t>(basis.rows() * basis.cols())),
+                                     {basis.rows(), basis.cols()})},
+        {"removed.singular_values", list(e.removed.singular_values)},
+        {"center", list(e.center)}};
+    visit_numbers(
+        e, [&](const char* name, const auto& value) { out.tensors[name] = tensor::of(std::span(&value, 1), {}); });
     out.metadata = {{"format", std::string(edit_format)},
                     {"version", std::string(edit_version)},
                     {"dtype", std::string(name_of(e.type()))},
@@ -112,7 +117,8 @@ public:
         edit_access::fingerprint_before(out) = hex("fingerprint_before");
         edit_access::fingerprint_after(out) = hex("fingerprint_after");
         const std::uint64_t expected = hex("checksum");
-        require("checksum", checksum(file()) == expected, fmt::format("{:016x}", expected), fmt::format("{:016x}", checksum(file())));
+        require("checksum", checksum(file()) == expected, fmt::format("{:016x}", expected),
+                fmt::format("{:016x}", checksum(file())));
         return out;
     }
 
@@ -125,7 +131,8 @@ private:
         edit_access::ids(out) = list_of<index_t>("ids", {any});
         index_t least = 0;
         for (const index_t id : out.ids()) {
-            require("ids", id >= least && id < out.rows(), fmt::format("ascending ids below {}", out.rows()), fmt::format("{}", id));
+            require("ids", id >= least && id < out.rows(), fmt::format("ascending ids below {}", out.rows()),
+                    fmt::format("{}", id));
             least = id + 1;
         }
         const std::vector<index_t> shape{static_cast<index_t>(out.ids().size()), out.cols()};
@@ -149,7 +156,8 @@ private:
 
     std::uint64_t hex(const char* key) const {
         std::uint64_t out = 0;
-        require(key, text(key).size() == 16 && parse(text(key), out, 16), "16 hexadecimal digits", fmt::format("'{}'", text(key)));
+        require(key, text(key).size() == 16 && parse(text(key), out, 16), "16 hexadecimal digits",
+                fmt::format("'{}'", text(key)));
         return out;
     }
 };

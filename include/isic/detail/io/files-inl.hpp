@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/detail/io/files.hpp>
@@ -18,7 +19,8 @@ ISIC_INLINE void fail_file(const std::filesystem::path& path, std::string_view r
 ISIC_INLINE std::ifstream open_to_read(const std::filesystem::path& path, std::uint64_t& size) {
     std::error_code code;
     if (!std::filesystem::is_regular_file(path, code)) {
-        fail_file(path, std::filesystem::is_directory(path, code) ? "expected a file, found a folder" : "expected a file, found none");
+        fail_file(path, std::filesystem::is_directory(path, code) ? "expected a file, found a folder"
+                                                                  : "expected a file, found none");
     }
     size = std::filesystem::file_size(path, code);
     std::ifstream in(path, std::ios::binary);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Files read exactly and replaced atomically; shared by all formats.
 #pragma once

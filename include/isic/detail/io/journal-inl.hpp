@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/detail/io/journal.hpp>
@@ -58,7 +59,8 @@ ISIC_INLINE void patch_set::require_disjoint() const {
             const auto next = of_file.lower_bound(m.offset);
             const bool free = (next == of_file.end() || next->first >= end) &&
                               (next == of_file.begin() || std::prev(next)->second <= m.offset);
-            detail::require<value_error>(free, "patch_files", fmt::format("patches of {} that do not overlap", m.file->path().string()),
+            detail::require<value_error>(free, "patch_files",
+                                         fmt::format("patches of {} that do not overlap", m.file->path().string()),
                                          fmt::format("two at {}", m.offset));
             of_file.emplace(m.offset, end);
         }
@@ -92,9 +94,13 @@ ISIC_INLINE journal_writer::journal_writer(const std::filesystem::path& journal,
     add(journal_hash(bytes_));
 }
 
-ISIC_INLINE void journal_writer::add(std::span<const std::byte> bytes) { bytes_.insert(bytes_.end(), bytes.begin(), bytes.end()); }
+ISIC_INLINE void journal_writer::add(std::span<const std::byte> bytes) {
+    bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+}
 
-ISIC_INLINE void journal_writer::add(std::uint64_t number) { add(std::as_bytes(std::span(&number, 1))); }
+ISIC_INLINE void journal_writer::add(std::uint64_t number) {
+    add(std::as_bytes(std::span(&number, 1)));
+}
 
 ISIC_INLINE journal_reader::journal_reader(const std::filesystem::path& journal) : path_(journal) {
     const disk_file file(journal, file_use::read);
@@ -104,7 +110,8 @@ ISIC_INLINE journal_reader::journal_reader(const std::filesystem::path& journal)
     rest_ = std::span(bytes_).first(bytes_.size() - sizeof(std::uint64_t));
     std::uint64_t hash = 0;
     std::memcpy(&hash, rest_.data() + rest_.size(), sizeof(hash));
-    require(journal_hash(rest_) == hash && std::ranges::equal(take(journal_magic.size()), std::as_bytes(std::span(journal_magic))));
+    require(journal_hash(rest_) == hash &&
+            std::ranges::equal(take(journal_magic.size()), std::as_bytes(std::span(journal_magic))));
     const std::filesystem::path folder = folder_of(journal);
     for (std::uint64_t patches = number(); patches > 0; --patches) {
         read_patch(folder);
@@ -114,7 +121,8 @@ ISIC_INLINE journal_reader::journal_reader(const std::filesystem::path& journal)
 
 ISIC_INLINE void journal_reader::read_patch(const std::filesystem::path& folder) {
     const auto name = take(number());
-    const std::filesystem::path file = folder / std::u8string(reinterpret_cast<const char8_t*>(name.data()), name.size());
+    const std::filesystem::path file =
+        folder / std::u8string(reinterpret_cast<const char8_t*>(name.data()), name.size());
     const index_t size = set_.open(file).size();
     const std::uint64_t expected = number(), offset = number(), length = number();
     if (!std::cmp_equal(size, expected)) {

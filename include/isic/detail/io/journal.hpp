@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// The journal of patches: the write-ahead log of `patch_files`.
 #pragma once

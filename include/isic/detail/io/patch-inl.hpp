@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/io/patch.hpp>
@@ -42,9 +43,9 @@ inline recovery recover_locked(const std::filesystem::path& journal) {
     }
     keeping_journal(journal, [&] {
         const journal_reader reader(journal);
-        reader.patches().require_held("the old or the new bytes", [](std::byte found, std::byte before, std::byte after) {
-            return found == before || found == after;
-        });
+        reader.patches().require_held(
+            "the old or the new bytes",
+            [](std::byte found, std::byte before, std::byte after) { return found == before || found == after; });
         carry_out(journal, reader.patches());
     });
     return recovery::completed;
@@ -69,7 +70,8 @@ ISIC_INLINE void patch_files(const std::filesystem::path& journal, std::span<con
         set.add(p);
     }
     set.require_disjoint();
-    set.require_held("the bytes to replace", [](std::byte found, std::byte before, std::byte) { return found == before; });
+    set.require_held("the bytes to replace",
+                     [](std::byte found, std::byte before, std::byte) { return found == before; });
     detail::write_journal(journal, detail::journal_writer(journal, set).bytes());
     detail::keeping_journal(journal, [&] { detail::carry_out(journal, set); });
 }

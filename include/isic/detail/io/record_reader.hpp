@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Validated access to the tensors and metadata of a safetensors file of isic.
 #pragma once
@@ -25,7 +26,8 @@ namespace isic::inline ISIC_ABI::detail {
 /// file should hold.
 class file_reader {
 public:
-    file_reader(const std::filesystem::path& path, const tensor_file& file, std::string_view what) : path_(path), file_(file), what_(what) {}
+    file_reader(const std::filesystem::path& path, const tensor_file& file, std::string_view what)
+        : path_(path), file_(file), what_(what) {}
 
     static constexpr index_t any = -1;
 
@@ -45,7 +47,8 @@ public:
         require(name, found != file_.tensors.end(), describe(type, shape), "no such tensor");
         const tensor& t = found->second;
         const auto fits = [](index_t got, index_t want) { return want == any || got == want; };
-        require(name, t.type == type && std::ranges::equal(t.shape, shape, fits), describe(type, shape), describe(t.type, t.shape));
+        require(name, t.type == type && std::ranges::equal(t.shape, shape, fits), describe(type, shape),
+                describe(t.type, t.shape));
         require_consistent(path_, name, t);
         return t;
     }

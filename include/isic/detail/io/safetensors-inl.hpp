@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/io/safetensors.hpp>
@@ -59,9 +60,9 @@ inline index_t header_size(const std::filesystem::path& path, const std::string&
 
 /// The entry of one tensor. Its offset is relative to the data.
 inline tensor_place parse_place(const std::filesystem::path& path, const std::string& name, const nlohmann::json& j) {
-    if (!j.is_object() || j.size() != 3 || !j.contains("dtype") || !j.contains("shape") || !j.contains("data_offsets") ||
-        !j["dtype"].is_string() || !j["shape"].is_array() || !j["data_offsets"].is_array() ||
-        j["data_offsets"].size() != 2) {
+    if (!j.is_object() || j.size() != 3 || !j.contains("dtype") || !j.contains("shape") ||
+        !j.contains("data_offsets") || !j["dtype"].is_string() || !j["shape"].is_array() ||
+        !j["data_offsets"].is_array() || j["data_offsets"].size() != 2) {
         fail_file(path, fmt::format("{}: expected dtype, shape and two data_offsets", name));
     }
     const std::string type = j["dtype"].get<std::string>();
@@ -84,7 +85,8 @@ inline tensor_place parse_place(const std::filesystem::path& path, const std::st
 }
 
 /// Throws unless the tensors cover the data without gap or overlap.
-inline void require_coverage(const std::filesystem::path& path, const std::map<std::string, tensor_place>& tensors, index_t data_size) {
+inline void require_coverage(const std::filesystem::path& path, const std::map<std::string, tensor_place>& tensors,
+                             index_t data_size) {
     std::vector<std::pair<const tensor_place*, const std::string*>> order;
     for (const auto& [name, place] : tensors) {
         order.emplace_back(&place, &name);
@@ -128,7 +130,9 @@ public:
         }
         read_exactly(in_, path_, &length, sizeof(length));
         if (length > max_header || length > size_ - sizeof(length)) {
-            fail_file(path_, fmt::format("expected a safetensors file; this would have a header of {} bytes in a file of {}", length, size_));
+            fail_file(path_,
+                      fmt::format("expected a safetensors file; this would have a header of {} bytes in a file of {}",
+                                  length, size_));
         }
         std::string text(length, '\0');
         read_exactly(in_, path_, text.data(), length);
@@ -227,7 +231,8 @@ ISIC_INLINE void write_safetensors(const std::filesystem::path& path, const tens
     text.resize((text.size() + 7) / 8 * 8, ' ');
     const std::uint64_t length = text.size();
     if (length > detail::max_header) {
-        detail::fail_file(path, fmt::format("expected a header of at most {} bytes, got {}", detail::max_header, length));
+        detail::fail_file(path,
+                          fmt::format("expected a header of at most {} bytes, got {}", detail::max_header, length));
     }
     detail::replace_file(path, [&](std::ofstream& out) {
         detail::write_bytes(out, &length, sizeof(length));

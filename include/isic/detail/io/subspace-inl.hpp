@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/io/subspace.hpp>
@@ -25,7 +26,8 @@ inline constexpr std::string_view subspace_version = "1";
 /// The shape of `size` per-code values: [K], or [L, K] of several levels.
 inline std::vector<index_t> shape_of_codes(const fitted_subspace& fitted, std::string_view name, index_t size) {
     if (fitted.levels < 1 || size % fitted.levels != 0) {
-        fail<shape_error>("save_subspace", fmt::format("as much {} of each level", name), fmt::format("{} of {} levels", size, fitted.levels));
+        fail<shape_error>("save_subspace", fmt::format("as much {} of each level", name),
+                          fmt::format("{} of {} levels", size, fitted.levels));
     }
     return fitted.levels == 1 ? std::vector{size} : std::vector{fitted.levels, size / fitted.levels};
 }
@@ -38,9 +40,11 @@ inline tensor_file file_of(const fitted_subspace& fitted) {
     const subspace& harm = fitted.harm;
     tensor_file out;
     out.tensors["basis"] = tensor_of(harm.basis, {harm.width(), harm.rank()});
-    out.tensors["singular_values"] = tensor::of(std::span(harm.singular_values), {static_cast<index_t>(harm.singular_values.size())});
+    out.tensors["singular_values"] =
+        tensor::of(std::span(harm.singular_values), {static_cast<index_t>(harm.singular_values.size())});
     const auto add = [&](const char* name, const std::vector<double>& values) {
-        out.tensors[name] = tensor::of(std::span(values), shape_of_codes(fitted, name, static_cast<index_t>(values.size())));
+        out.tensors[name] =
+            tensor::of(std::span(values), shape_of_codes(fitted, name, static_cast<index_t>(values.size())));
     };
     if (!fitted.harmfulness.empty()) {
         add("harmfulness", fitted.harmfulness);
@@ -65,14 +69,16 @@ inline tensor_file file_of(const fitted_subspace& fitted) {
 /// Reads a fitted subspace from tensors and metadata; an io_error names the first part that is missing or invalid.
 class subspace_reader : file_reader {
 public:
-    subspace_reader(const std::filesystem::path& path, const tensor_file& file) : file_reader(path, file, "a subspace") {}
+    subspace_reader(const std::filesystem::path& path, const tensor_file& file)
+        : file_reader(path, file, "a subspace") {}
 
     fitted_subspace run() {
         require_text("format", subspace_format);
         require_text("version", subspace_version);
         fitted_subspace out;
         out.harm.basis = matrix_of("basis", {any, any});
-        require_finite("basis", std::span(out.harm.basis.data(), static_cast<std::size_t>(out.harm.width() * out.harm.rank())));
+        require_finite("basis",
+                       std::span(out.harm.basis.data(), static_cast<std::size_t>(out.harm.width() * out.harm.rank())));
         out.harm.singular_values = list_of<double>("singular_values", {any});
         out.harm.energy = energy();
         out.harm.chosen = {size("rank"), rule("decided_by")};
@@ -100,8 +106,8 @@ private:
         const auto found = file().tensors.find(name);
         if (codes_.empty() && found != file().tensors.end()) {
             const std::vector<index_t>& shape = found->second.shape;
-            require(name, shape.size() == 1 + more || shape.size() == 2 + more, more == 0 ? "[K] or [L, K]" : "[K, d] or [L, K, d]",
-                    describe(found->second.type, shape));
+            require(name, shape.size() == 1 + more || shape.size() == 2 + more,
+                    more == 0 ? "[K] or [L, K]" : "[K, d] or [L, K, d]", describe(found->second.type, shape));
             codes_.assign(shape.begin(), shape.end() - static_cast<std::ptrdiff_t>(more));
         }
         return codes_;
@@ -123,7 +129,8 @@ private:
 
     double energy() const {
         double out = 0;
-        require("energy", parse(text("energy"), out) && std::isfinite(out), "a number", fmt::format("'{}'", text("energy")));
+        require("energy", parse(text("energy"), out) && std::isfinite(out), "a number",
+                fmt::format("'{}'", text("energy")));
         return out;
     }
 

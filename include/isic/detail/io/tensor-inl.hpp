@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/io/tensor.hpp>
@@ -33,7 +34,8 @@ ISIC_INLINE index_t element_count(const std::vector<index_t>& shape) {
 
 ISIC_INLINE index_t byte_count(const std::vector<index_t>& shape, dtype type) {
     const index_t count = element_count(shape), bits = entry_of(type).bits;
-    return count < 0 || count > std::numeric_limits<index_t>::max() / bits || count * bits % 8 != 0 ? -1 : count * bits / 8;
+    return count < 0 || count > std::numeric_limits<index_t>::max() / bits || count * bits % 8 != 0 ? -1
+                                                                                                    : count * bits / 8;
 }
 
 }  // namespace detail
@@ -41,7 +43,8 @@ ISIC_INLINE index_t byte_count(const std::vector<index_t>& shape, dtype type) {
 ISIC_INLINE index_t tensor::size() const {
     const index_t count = detail::element_count(shape);
     if (count < 0) {
-        throw value_error(fmt::format("isic::tensor::size: expected sizes whose product fits, got [{}]", fmt::join(shape, ", ")));
+        throw value_error(
+            fmt::format("isic::tensor::size: expected sizes whose product fits, got [{}]", fmt::join(shape, ", ")));
     }
     return count;
 }
@@ -71,6 +74,8 @@ ISIC_INLINE void tensor::fail_integer(const std::string& most, const std::string
     throw value_error(fmt::format("isic::tensor::values: expected integers up to {}, got {}", most, got));
 }
 
-ISIC_INLINE void tensor::fail_floating() { throw value_error("isic::tensor::values: expected stored integers, got a floating type"); }
+ISIC_INLINE void tensor::fail_floating() {
+    throw value_error("isic::tensor::values: expected stored integers, got a floating type");
+}
 
 }  // namespace isic::inline ISIC_ABI

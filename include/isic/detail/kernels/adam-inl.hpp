@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Adam under a projection. A row stays in L1 from its gradient to its new value; rows with d <= 8 stay in registers.
 #ifndef ISIC_DETAIL_KERNELS_ADAM_INL_ONCE
 #define ISIC_DETAIL_KERNELS_ADAM_INL_ONCE
@@ -320,7 +321,8 @@ index_t adam_packed(const adam_arrays<float>& arrays, const adam_step<float>& st
 template <class T>
 void adam_small_d(const adam_arrays<T>& arrays, const adam_step<T>& step, const small_d_projection<T>& p, index_t begin,
                   index_t end) {
-    if (arrays.stride == arrays.width && arrays.gradient_stride == arrays.width && arrays.state_stride == arrays.width) {
+    if (arrays.stride == arrays.width && arrays.gradient_stride == arrays.width &&
+        arrays.state_stride == arrays.width) {
         begin += with_packed_rows<T>(arrays.width,
                                      [&](auto width) { return adam_packed<width()>(arrays, step, p, begin, end); });
     }
@@ -335,8 +337,8 @@ void adam_small_d(const adam_arrays<T>& arrays, const adam_step<T>& step, const 
 template <class T>
 class adam_large_d_block {
 public:
-    HWY_INLINE adam_large_d_block(const adam_arrays<T>& arrays, const adam_step<T>& step, const packed_basis_view<T>& basis,
-                                  const adam_block_scratch<T>& scratch)
+    HWY_INLINE adam_large_d_block(const adam_arrays<T>& arrays, const adam_step<T>& step,
+                                  const packed_basis_view<T>& basis, const adam_block_scratch<T>& scratch)
         : arrays_(arrays), locked_(step.locked), basis_(basis), formula_(D(), step) {
         for (index_t i = 0; i < scratch.rows; ++i) {
             steps_[i] = scratch.steps + i * scratch.stride;
@@ -408,7 +410,8 @@ private:
             for (index_t k = 0; k < at.width; k += n) {
                 hwy::Prefetch(code + rows_ahead * at.stride + k);
                 const index_t left = at.width - k;
-                store_some(D(), hn::MulAdd(scale, load_some(D(), step + k, left), load_some(D(), code + k, left)), code + k, left);
+                store_some(D(), hn::MulAdd(scale, load_some(D(), step + k, left), load_some(D(), code + k, left)),
+                           code + k, left);
             }
         }
     }
@@ -423,8 +426,8 @@ private:
 };
 
 template <class T>
-void adam_large_d(const adam_arrays<T>& arrays, const adam_step<T>& step, const packed_basis_view<T>& basis, index_t begin,
-                  index_t end, const adam_block_scratch<T>& scratch) {
+void adam_large_d(const adam_arrays<T>& arrays, const adam_step<T>& step, const packed_basis_view<T>& basis,
+                  index_t begin, index_t end, const adam_block_scratch<T>& scratch) {
     adam_large_d_block<T> block(arrays, step, basis, scratch);
     for (index_t start = begin; start < end; start += scratch.rows) {
         const index_t rows_ahead = start + 2 * scratch.rows <= end ? scratch.rows : 0;
@@ -443,22 +446,24 @@ HWY_AFTER_NAMESPACE();
 namespace isic::inline ISIC_ABI::detail::kernels {
 
 template <class T>
-inline constexpr versions<void(const adam_arrays<T>&, const adam_step<T>&, const small_d_projection<T>&, index_t, index_t)>
+inline constexpr versions<void(const adam_arrays<T>&, const adam_step<T>&, const small_d_projection<T>&, index_t,
+                               index_t)>
     adam_small_d_versions = ISIC_VERSIONS(adam_small_d<T>);
 template <class T>
-inline constexpr versions<void(const adam_arrays<T>&, const adam_step<T>&, const packed_basis_view<T>&, index_t, index_t,
-                               const adam_block_scratch<T>&)>
+inline constexpr versions<void(const adam_arrays<T>&, const adam_step<T>&, const packed_basis_view<T>&, index_t,
+                               index_t, const adam_block_scratch<T>&)>
     adam_large_d_versions = ISIC_VERSIONS(adam_large_d<T>);
 
 template <class T>
 void adam(const adam_arrays<T>& arrays, const adam_step<T>& step, const execution& exec) {
     const index_t d = arrays.width;
     const double values = static_cast<double>(arrays.count) * static_cast<double>(d);
-    const row_ranges ranges(arrays.count,
-                            threads_for(exec, 7 * values * sizeof(T), values * static_cast<double>(20 + 8 * step.rank)));
+    const row_ranges ranges(
+        arrays.count, threads_for(exec, 7 * values * sizeof(T), values * static_cast<double>(20 + 8 * step.rank)));
     if (d <= small_d) {
         const auto run = choose(adam_small_d_versions<T>, exec.simd);
-        const small_d_projection<T> small = small_d_projection_of(projection<T>{.basis = step.basis, .rank = step.rank}, d);
+        const small_d_projection<T> small =
+            small_d_projection_of(projection<T>{.basis = step.basis, .rank = step.rank}, d);
         for_each_range(ranges, [&](index_t, index_t begin, index_t end) { run(arrays, step, small, begin, end); });
         return;
     }

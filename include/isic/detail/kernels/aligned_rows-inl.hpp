@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// A basis projected out of contiguous rows, cache line by cache line. Compiled once per instruction set.
 // Guarded as Highway asks: once per instruction set.
@@ -82,7 +83,8 @@ private:
         HWY_INLINE void load(index_t k) {
             HWY_UNROLL(2)
             for (std::size_t i = 0; i < Count; ++i) {
-                hwy::Prefetch(from + prefetch_distance + (k * static_cast<index_t>(Count) + static_cast<index_t>(i)) * n);
+                hwy::Prefetch(from + prefetch_distance +
+                              (k * static_cast<index_t>(Count) + static_cast<index_t>(i)) * n);
                 this->x[i] = hn::LoadU(D(), from + rows.at(i, k));
             }
         }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Distances in float64, and bounds of rounding errors.
 #pragma once
@@ -80,7 +81,8 @@ inline double score_error(double norm, double largest_norm, index_t width) {
 
 /// A float32 value at or slightly above x.
 inline float round_up(double x) {
-    const double more = x + std::abs(x) * std::numeric_limits<float>::epsilon() + std::numeric_limits<float>::denorm_min();
+    const double more =
+        x + std::abs(x) * std::numeric_limits<float>::epsilon() + std::numeric_limits<float>::denorm_min();
     const bool fits = more < static_cast<double>(std::numeric_limits<float>::max());
     return fits ? static_cast<float>(more) : std::numeric_limits<float>::infinity();
 }

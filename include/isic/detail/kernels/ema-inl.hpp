@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Exponential moving averages of the vectors assigned to each code. Where the batch sums [K x d] fit the cache, one pass over
 // the vectors makes them all (scatter-add); else the vectors are sorted by code, and a code is summed and updated in one go.
 #ifndef ISIC_DETAIL_KERNELS_EMA_INL_ONCE
@@ -92,7 +93,8 @@ void scatter_add(const ema_batch<T>& batch, const Id* ids, index_t begin, index_
         if constexpr (Width == 0) {  // sums of small d stay in L1
             prefetch_row(sums + static_cast<index_t>(ids[std::min(i + sums_ahead, a.vector_count - 1)]) * width, width);
             if (prefetches_vectors) {
-                prefetch_row_once(a.vectors + std::min(i + vectors_ahead, a.vector_count - 1) * a.vectors_stride, width);
+                prefetch_row_once(a.vectors + std::min(i + vectors_ahead, a.vector_count - 1) * a.vectors_stride,
+                                  width);
             }
         }
         if (k < begin || k >= end) {
@@ -197,7 +199,8 @@ private:
 
     HWY_INLINE V update_sums(index_t first) const {
         float* const sums = batch_.arrays.sums + first;
-        const V sum = hn::MulAdd(one_minus_decay_, hn::LoadU(D(), batch_.sums + first), hn::Mul(decay_, hn::LoadU(D(), sums)));
+        const V sum =
+            hn::MulAdd(one_minus_decay_, hn::LoadU(D(), batch_.sums + first), hn::Mul(decay_, hn::LoadU(D(), sums)));
         hn::StoreU(sum, D(), sums);
         return sum;
     }
@@ -211,7 +214,8 @@ private:
 
 /// Returns how many codes it updated: all but the last few, which do not fill a vector.
 template <index_t Width>
-index_t update_packed_codes(const ema_batch<float>& batch, const small_d_projection<float>& p, index_t begin, index_t end) {
+index_t update_packed_codes(const ema_batch<float>& batch, const small_d_projection<float>& p, index_t begin,
+                            index_t end) {
     const ema_packed_codes<Width> codes(batch, p);
     index_t k = begin;
     for (; k + codes.rows <= end; k += codes.rows) {
@@ -271,7 +275,8 @@ private:
         T* const sum = space_ + row * a.width;
         std::fill(sum, sum + a.width, T(0));
         for (index_t i = batch_.starts[k]; i < batch_.starts[k + 1]; ++i) {
-            prefetch_row(a.vectors + batch_.order[std::min(i + vectors_ahead_, last_vector_)] * a.vectors_stride, a.width);
+            prefetch_row(a.vectors + batch_.order[std::min(i + vectors_ahead_, last_vector_)] * a.vectors_stride,
+                         a.width);
             add_row(a.vectors + batch_.order[i] * a.vectors_stride, sum, a.width);
         }
         return sum;
@@ -308,7 +313,8 @@ void update_codes(const ema_batch<T>& batch, const packed_basis_view<T>& basis,
                   [[maybe_unused]] const small_d_projection<T>& p, index_t begin, index_t end, T* space) {
     const ema_arrays<T>& a = batch.arrays;
     if (batch.order == nullptr && a.stride == a.width && a.sums_stride == a.width) {
-        begin += with_packed_rows<T>(a.width, [&](auto width) { return update_packed_codes<width()>(batch, p, begin, end); });
+        begin += with_packed_rows<T>(a.width,
+                                     [&](auto width) { return update_packed_codes<width()>(batch, p, begin, end); });
     }
     const ema_codes<T> codes(batch, basis, end, space);
     for (index_t start = begin; start < end; start += batch.block) {
@@ -349,7 +355,8 @@ inline constexpr const auto& scatter_add_versions() {
 }
 
 template <class T>
-inline constexpr versions<void(const ema_batch<T>&, const packed_basis_view<T>&, const small_d_projection<T>&, index_t, index_t, T*)>
+inline constexpr versions<void(const ema_batch<T>&, const packed_basis_view<T>&, const small_d_projection<T>&, index_t,
+                               index_t, T*)>
     update_codes_versions = ISIC_VERSIONS(update_codes<T>);
 
 /// Counting sort of the vectors by code. Returns the start of each code's vectors [K + 1]; writes
@@ -375,7 +382,8 @@ const index_t* sort_by_code(const Id* ids, index_t n, index_t count, bool order,
 }
 
 template <class T, class Id>
-void ema(const ema_arrays<T>& arrays, const Id* ids, const ema_step<T>& step, ema_workspace<T>& space, const execution& exec) {
+void ema(const ema_arrays<T>& arrays, const Id* ids, const ema_step<T>& step, ema_workspace<T>& space,
+         const execution& exec) {
     constexpr double cache = 1 << 20;  // bytes
     const index_t count = arrays.count;
     const index_t n = arrays.vector_count;
@@ -399,7 +407,8 @@ void ema(const ema_arrays<T>& arrays, const Id* ids, const ema_step<T>& step, em
                              .block = block};
     const packed_basis<T> basis(step.basis, step.rank, d, nullptr, nullptr, exec);
     const small_d_projection<T> small =
-        d <= small_d ? small_d_projection_of(projection<T>{.basis = step.basis, .rank = step.rank}, d) : small_d_projection<T>();
+        d <= small_d ? small_d_projection_of(projection<T>{.basis = step.basis, .rank = step.rank}, d)
+                     : small_d_projection<T>();
     const auto add_vectors = choose(scatter_add_versions<T, Id>(), exec.simd);
     const auto update = choose(update_codes_versions<T>, exec.simd);
     for_each_range(ranges, [&](index_t i, index_t begin, index_t end) {

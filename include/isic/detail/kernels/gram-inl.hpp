@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Gram matrices D^T D in float64. A block of rows is packed as float64 panels of columns, which stay in the cache; then each
 // tile of the upper triangle sums its products over the block in registers.
 #ifndef ISIC_DETAIL_KERNELS_GRAM_INL_ONCE
@@ -345,10 +346,10 @@ void add_rows_in_ranges(const gram_rows<T>& rows, index_t n, double* gram, doubl
     const index_t d = rows.width;
     const double values = static_cast<double>(n) * static_cast<double>(d);
     const row_ranges ranges(n, threads_for(exec, values * sizeof(T), values * static_cast<double>(d + 1)), gram_block);
-    const auto panels =
-        static_cast<std::size_t>((d + 24) * gram_block);  // the last panel may extend past column d
+    const auto panels = static_cast<std::size_t>((d + 24) * gram_block);  // the last panel may extend past column d
     const auto entries = static_cast<std::size_t>(d * d);
-    const auto partial = ranges.count() == 1 ? 0 : entries + static_cast<std::size_t>(d);  // a thread's Gram matrix and sums
+    const auto partial =
+        ranges.count() == 1 ? 0 : entries + static_cast<std::size_t>(d);  // a thread's Gram matrix and sums
     const std::size_t per_thread = (panels + partial + 7) / 8 * 8;
     detail::buffer<double> scratch(per_thread * static_cast<std::size_t>(ranges.count()), 0.0, exec.scratch);
     const auto scratch_of = [&](index_t i) { return scratch.data() + per_thread * static_cast<std::size_t>(i); };

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Int8 scores, for processors with int8 products: four times as many products per instruction as in float32. The
 /// quantisation error is bounded, so that pruning never loses the nearest code. Compiled once per instruction set.
@@ -96,8 +97,8 @@ struct int8_list {
 };
 
 /// Adds the codes of a panel that are not pruned to a query's list. A query whose list overflows is undecided.
-HWY_NOINLINE inline void add_candidates(const int8_codes& codes, index_t panel, const float* panel_bounds, int8_query& query,
-                                        float* list_bounds, index32* list_ids) {
+HWY_NOINLINE inline void add_candidates(const int8_codes& codes, index_t panel, const float* panel_bounds,
+                                        int8_query& query, float* list_bounds, index32* list_ids) {
     int8_list list{query, list_bounds, list_ids};
     list.tighten_bound(panel_bounds, codes.scales + panel * int8_tile::codes);
     const float_vector bound = hn::Set(float_tag(), query.bound);
@@ -115,8 +116,7 @@ HWY_NOINLINE inline void add_candidates(const int8_codes& codes, index_t panel, 
 
 /// Integer products of a tile of queries [quads][queries] with a panel of codes [quads][codes].
 HWY_INLINE void compute_int8_products(const std::int32_t* values, const int8_query* queries, const std::int32_t* panel,
-                                      index_t quads,
-                                      int32_vector (&sum)[int8_tile::queries][int8_tile::code_vectors]) {
+                                      index_t quads, int32_vector (&sum)[int8_tile::queries][int8_tile::code_vectors]) {
     const int32_tag d;
     constexpr index_t n = score_lanes;
     constexpr index_t code_vectors = int8_tile::code_vectors;
@@ -128,7 +128,8 @@ HWY_INLINE void compute_int8_products(const std::int32_t* values, const int8_que
         }
     }
     for (index_t k = 0; k < quads; ++k) {
-        const int32_vector code[code_vectors] = {hn::LoadU(d, panel), hn::LoadU(d, panel + n), hn::LoadU(d, panel + 2 * n)};
+        const int32_vector code[code_vectors] = {hn::LoadU(d, panel), hn::LoadU(d, panel + n),
+                                                 hn::LoadU(d, panel + 2 * n)};
         HWY_UNROLL(8)
         for (index_t i = 0; i < int8_tile::queries; ++i) {
             const int32_vector z = in_register(hn::Set(d, values[i]));
@@ -151,8 +152,8 @@ HWY_INLINE void compute_lower_bounds(const int32_vector (&product)[int8_tile::co
     for (index_t v = 0; v < int8_tile::code_vectors; ++v) {
         const float_vector upper =
             hn::MulAdd(hn::ConvertTo(d, product[v]), hn::Set(d, query.scale), hn::Set(d, query.error));
-        lower[v] = hn::NegMulAdd(hn::LoadU(d, scales + v * score_lanes), upper,
-                                 hn::LoadU(d, half_norms + v * score_lanes));
+        lower[v] =
+            hn::NegMulAdd(hn::LoadU(d, scales + v * score_lanes), upper, hn::LoadU(d, half_norms + v * score_lanes));
     }
 }
 
@@ -161,7 +162,8 @@ HWY_INLINE void prune_panel(const int8_codes& codes, index_t p, const int32_vect
                             int8_query& query, float* list_bounds, index32* list_ids) {
     const float_tag d;
     float_vector lower[int8_tile::code_vectors];
-    compute_lower_bounds(product, query, codes.scales + p * int8_tile::codes, codes.half_norms + p * int8_tile::codes, lower);
+    compute_lower_bounds(product, query, codes.scales + p * int8_tile::codes, codes.half_norms + p * int8_tile::codes,
+                         lower);
     const float_vector least = min_of<int8_tile::code_vectors>(lower);
     if (HWY_UNLIKELY(!hn::AllFalse(d, hn::Le(least, hn::Set(d, query.bound))))) {
         float bounds[int8_tile::codes];

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Search of the k-d tree: prunes leaves whose bounding box is farther from the query than a code already visited.
 /// Compiled once per instruction set.
@@ -226,8 +227,8 @@ private:
     }
 
     /// Visits the listed leaves whose entries are in (above, up_to], except the nearest leaf.
-    HWY_INLINE void visit_leaves(const kd_tree_view& codes, const index32* leaves, std::int32_t above, std::int32_t up_to,
-                                 index32* selected, std::int32_t* minima_in_out) {
+    HWY_INLINE void visit_leaves(const kd_tree_view& codes, const index32* leaves, std::int32_t above,
+                                 std::int32_t up_to, index32* selected, std::int32_t* minima_in_out) {
         const int32_tag d;
         int16_vector query[Width / 2];
         load(query);
@@ -289,7 +290,8 @@ index_t kd_search_tile([[maybe_unused]] const kd_tree_view codes, [[maybe_unused
                                 scratch.leaves + i * scratch.capacity);
     }
     for (index_t i = 0; i < count; ++i) {
-        searches[i].visit_near_leaves(codes, scratch.leaves + i * scratch.capacity, scratch.selected, minima + i * size);
+        searches[i].visit_near_leaves(codes, scratch.leaves + i * scratch.capacity, scratch.selected,
+                                      minima + i * size);
     }
     for (index_t i = 0; i < count; ++i) {
         visited += searches[i].visit_far_leaves(codes, scratch.leaves + i * scratch.capacity, scratch.selected,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <isic/detail/kernels/kd_tree.hpp>
@@ -24,8 +25,11 @@ struct int16_rows {
 /// Quantises the rows `ids` of codes; no values if the scale is out of range, where float32 rounding would exceed its
 /// bound.
 template <class T>
-int16_rows quantise_to_int16(const T* codes, index_t d, index_t stride, const T* center, const std::vector<index_t>& ids) {
-    const auto value = [&](index_t id, index_t j) { return j < d ? float32_difference(codes[id * stride + j], center[j]) : 0; };
+int16_rows quantise_to_int16(const T* codes, index_t d, index_t stride, const T* center,
+                             const std::vector<index_t>& ids) {
+    const auto value = [&](index_t id, index_t j) {
+        return j < d ? float32_difference(codes[id * stride + j], center[j]) : 0;
+    };
     float largest = 0;
     for (const index_t id : ids) {
         for (index_t j = 0; j < d; ++j) {
@@ -205,8 +209,16 @@ std::shared_ptr<const kd_tree> build_kd_tree(const T* codes, index_t d, index_t 
 
 ISIC_INLINE kd_tree_view kd_tree::view() const {
     const auto leaf_range = static_cast<index32>(std::bit_ceil(static_cast<std::uint32_t>(leaves())));
-    return {negated_codes.data(), half_norms.data(), leaf_boxes.data(), group_boxes.data(), ids.data(), groups, width,
-            leaf_range - 1,       scale,             error};
+    return {negated_codes.data(),
+            half_norms.data(),
+            leaf_boxes.data(),
+            group_boxes.data(),
+            ids.data(),
+            groups,
+            width,
+            leaf_range - 1,
+            scale,
+            error};
 }
 
 }  // namespace isic::inline ISIC_ABI::detail::kernels

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// The k-d tree of codes in few columns: leaves, groups of leaves and their bounding boxes.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// The SIMD kernels: operations on the rows of matrices in raw memory.
 ///
@@ -74,14 +75,15 @@ private:
     index_t width_;
     index_t stride_;
     simd level_;
-    detail::buffer<T> center_;                 // mean of the codes; subtracted, so that scores round less
-    detail::buffer<float> panels_;             // [panels][d][codes of a panel]
-    detail::buffer<float> half_norms_;         // ||c||^2 / 2; infinite: not eligible
-    std::shared_ptr<const kd_tree> tree_;      // null: none
-    detail::buffer<std::int32_t> int8_values_;  // 128 + q, four columns to a value [panels][quads][codes of a panel]; or empty
+    detail::buffer<T> center_;             // mean of the codes; subtracted, so that scores round less
+    detail::buffer<float> panels_;         // [panels][d][codes of a panel]
+    detail::buffer<float> half_norms_;     // ||c||^2 / 2; infinite: not eligible
+    std::shared_ptr<const kd_tree> tree_;  // null: none
+    detail::buffer<std::int32_t>
+        int8_values_;  // 128 + q, four columns to a value [panels][quads][codes of a panel]; or empty
     detail::buffer<float> int8_scales_;
-    double int8_norm_ = 0;   // largest norm of a code plus its quantisation error, in units of its scale
-    double int8_error_ = 0;  // largest quantisation error of a code, likewise
+    double int8_norm_ = 0;     // largest norm of a code plus its quantisation error, in units of its scale
+    double int8_error_ = 0;    // largest quantisation error of a code, likewise
     double largest_norm_ = 0;  // upper bound of ||c - centre||
     index_t first_ = 0;        // first eligible code
 };
@@ -174,12 +176,12 @@ void ema(const ema_arrays<T>& arrays, const Id* ids, const ema_step<T>& step, em
 }  // namespace isic::inline ISIC_ABI::detail::kernels
 
 #ifdef ISIC_HEADER_ONLY
-#include <isic/detail/kernels/packed_basis-inl.hpp>
-#include <isic/detail/kernels/project-inl.hpp>
-#include <isic/detail/kernels/gram-inl.hpp>
 #include <isic/detail/kernels/adam-inl.hpp>
 #include <isic/detail/kernels/ema-inl.hpp>
-#include <isic/detail/kernels/nearest-inl.hpp>
+#include <isic/detail/kernels/gram-inl.hpp>
 #include <isic/detail/kernels/kd_tree-inl.hpp>
+#include <isic/detail/kernels/nearest-inl.hpp>
+#include <isic/detail/kernels/packed_basis-inl.hpp>
 #include <isic/detail/kernels/packed_codes-inl.hpp>
+#include <isic/detail/kernels/project-inl.hpp>
 #endif

@@ -1,12 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
 // Nearest-neighbour search: float32 scores ||c||^2 / 2 - z.c in register tiles, reduced to running minima per lane. A
 // k-d tree (small d) or int8 scores (larger d) prune most codes first.
 #ifndef ISIC_DETAIL_KERNELS_NEAREST_INL_ONCE
 #define ISIC_DETAIL_KERNELS_NEAREST_INL_ONCE
 
 #include <isic/detail/kernels/kernels.hpp>
+#include <isic/detail/kernels/nearest.hpp>
 #include <isic/detail/kernels/rows.hpp>
 #include <isic/detail/kernels/targets.hpp>
-#include <isic/detail/kernels/nearest.hpp>
 
 #endif
 
@@ -34,7 +35,8 @@ inline tile_shape tile_shape_for(index_t width) {
     return with_tile(width, [&](auto t) HWY_ATTR { return tile_shape{t.queries, t.code_vectors, score_lanes}; });
 }
 
-inline void find_best_scores(const code_panels& codes, const float* queries, index_t tiles, float* minima, best_scores* out) {
+inline void find_best_scores(const code_panels& codes, const float* queries, index_t tiles, float* minima,
+                             best_scores* out) {
     with_tile(codes.width, [&](auto t) HWY_ATTR {
         find_tile_minima<decltype(t)>(codes, queries, tiles, minima);
         reduce_minima(minima, tiles * t.queries, t.codes, out);
@@ -64,7 +66,8 @@ inline constexpr versions<void(const code_panels&, const float*, index_t, float*
 inline constexpr versions<index_t()> kd_search_lanes_versions = ISIC_VERSIONS(kd_search_lanes);
 inline constexpr versions<index_t(const kd_tree_view&, const float*, index_t, const kd_scratch&, kd_candidates*)>
     kd_search_versions = ISIC_VERSIONS(kd_search);
-inline constexpr versions<void(const code_panels&, const float*, index_t, const float*, index_t, const candidate_visitor&)>
+inline constexpr versions<void(const code_panels&, const float*, index_t, const float*, index_t,
+                               const candidate_visitor&)>
     visit_versions = ISIC_VERSIONS(visit_candidates);
 template <class T>
 inline constexpr versions<void(const T*, const code_rows<T>&, const index32*, index_t, double*)> distance_versions =
@@ -74,8 +77,8 @@ ISIC_INLINE tile_shape tile_shape_for(simd level, index_t width) {
     return choose(tile_shape_versions, level)(width);
 }
 
-ISIC_INLINE void find_best_scores(simd level, const code_panels& codes, const float* queries, index_t tiles, float* minima,
-                                  best_scores* out) {
+ISIC_INLINE void find_best_scores(simd level, const code_panels& codes, const float* queries, index_t tiles,
+                                  float* minima, best_scores* out) {
     choose(best_scores_versions, level)(codes, queries, tiles, minima, out);
 }
 
@@ -94,7 +97,8 @@ ISIC_INLINE void visit_candidates(simd level, const code_panels& codes, const fl
 }
 
 template <class T>
-void reassociated_distances(simd level, const T* z, const code_rows<T>& rows, const index32* ids, index_t count, double* out) {
+void reassociated_distances(simd level, const T* z, const code_rows<T>& rows, const index32* ids, index_t count,
+                            double* out) {
     choose(distance_versions<T>, level)(z, rows, ids, count, out);
 }
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Nearest-neighbour search: arguments and results of its kernels.
 #pragma once
@@ -208,12 +209,13 @@ index_t kd_search(simd level, const kd_tree_view& codes, const float* rows, inde
 
 /// Visits every code whose float32 score is not above the query's threshold, for `tiles` tiles of queries, the first
 /// `count` of them in use.
-void visit_candidates(simd level, const code_panels& codes, const float* queries, index_t tiles, const float* thresholds,
-                      index_t count, const candidate_visitor& visitor);
+void visit_candidates(simd level, const code_panels& codes, const float* queries, index_t tiles,
+                      const float* thresholds, index_t count, const candidate_visitor& visitor);
 
 /// Squared distances in float64 of a vector to `count` codes. The order of summation depends on the level.
 template <class T>
-void reassociated_distances(simd level, const T* z, const code_rows<T>& rows, const index32* ids, index_t count, double* out);
+void reassociated_distances(simd level, const T* z, const code_rows<T>& rows, const index32* ids, index_t count,
+                            double* out);
 
 /// The kernels of int8 scores.
 struct int8_kernels {

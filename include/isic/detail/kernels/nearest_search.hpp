@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Nearest-neighbour search by one thread: a k-d tree, int8 or float32 scores leave a few candidates per query, and
 /// distances in float64 re-rank them.
@@ -14,7 +15,7 @@ template <class T>
 struct nearest_search {
     code_panels panels;
     code_rows<T> rows;
-    const kd_tree_view* tree;    // null: no k-d tree
+    const kd_tree_view* tree;     // null: no k-d tree
     const int8_kernels* kernels;  // null: no int8 scores
     int8_codes codes_int8;
     double int8_norm;   // largest norm of a code plus its quantisation error, in units of its scale
@@ -118,7 +119,8 @@ private:
             const T* const code = rows.row(id);
             double square = 0;
             for (index_t k = 0; k < rows.width; ++k) {
-                const double step = (static_cast<double>(z[k]) * before - static_cast<double>(code[k]) * before) * after;
+                const double step =
+                    (static_cast<double>(z[k]) * before - static_cast<double>(code[k]) * before) * after;
                 square += step * step;
             }
             nearest.update(square, id);
@@ -225,7 +227,8 @@ private:
         if (count == 1 && distances == nullptr) {
             store_match(z.index, {0, static_cast<index_t>(candidates[0])});
         } else {
-            finish(z.index, nearest_of(z.vector, count, [&](index_t i) { return static_cast<index_t>(candidates[i]); }));
+            finish(z.index,
+                   nearest_of(z.vector, count, [&](index_t i) { return static_cast<index_t>(candidates[i]); }));
         }
     }
 
@@ -245,7 +248,8 @@ private:
     /// Largest value that the sum of `distance` may have in another order of summation.
     double reassociation_bound(double distance) const {
         const double terms = static_cast<double>(4 * (rows.width + 10));
-        return distance * (1 + terms * std::numeric_limits<double>::epsilon()) + terms * std::numeric_limits<double>::min();
+        return distance * (1 + terms * std::numeric_limits<double>::epsilon()) +
+               terms * std::numeric_limits<double>::min();
     }
 
     /// Packs queries in tiles, centre subtracted, padding zero. Returns the number of tiles.
@@ -336,9 +340,8 @@ private:
         query<T>* const queries = space.ambiguous.data();
         const index_t tiles = pack(queries, count, space.packed.data());
         auto visit = [&](index_t i, index_t code) { update_match(queries[i], code); };
-        const candidate_visitor visitor{&visit, [](void* context, index_t i, index_t code) {
-                                            (*static_cast<decltype(&visit)>(context))(i, code);
-                                        }};
+        const candidate_visitor visitor{
+            &visit, [](void* context, index_t i, index_t code) { (*static_cast<decltype(&visit)>(context))(i, code); }};
         visit_candidates(level, panels, space.packed.data(), tiles, space.thresholds.data(), count, visitor);
         for (index_t i = 0; i < count; ++i) {
             finish(queries[i].index, queries[i].best);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The packed basis: basis vectors in the order in which the kernels read them.
 #ifndef ISIC_DETAIL_KERNELS_PACKED_BASIS_INL_ONCE
 #define ISIC_DETAIL_KERNELS_PACKED_BASIS_INL_ONCE
@@ -59,9 +60,11 @@ HWY_AFTER_NAMESPACE();
 namespace isic::inline ISIC_ABI::detail::kernels {
 
 template <class T>
-inline constexpr versions<index_t(index_t, index_t, index_t)> packed_basis_size_versions = ISIC_VERSIONS(packed_basis_size<T>);
+inline constexpr versions<index_t(index_t, index_t, index_t)> packed_basis_size_versions =
+    ISIC_VERSIONS(packed_basis_size<T>);
 template <class T>
-inline constexpr versions<void(const T*, index_t, index_t, index_t, T*)> pack_basis_versions = ISIC_VERSIONS(pack_basis<T>);
+inline constexpr versions<void(const T*, index_t, index_t, index_t, T*)> pack_basis_versions =
+    ISIC_VERSIONS(pack_basis<T>);
 
 template <class T>
 packed_basis<T>::packed_basis(const T* basis, index_t rank, index_t width, const T* center, const T* weights,
@@ -73,7 +76,8 @@ packed_basis<T>::packed_basis(const T* basis, index_t rank, index_t width, const
       center_products_(exec.scratch),
       weights_(exec.scratch) {
     const auto filled = static_cast<std::size_t>((rank + 7) / 8 * 8);
-    values_.resize(static_cast<std::size_t>(choose(packed_basis_size_versions<T>, exec.simd)(rank, width, alignment_offset)));
+    values_.resize(
+        static_cast<std::size_t>(choose(packed_basis_size_versions<T>, exec.simd)(rank, width, alignment_offset)));
     choose(pack_basis_versions<T>, exec.simd)(basis, rank, width, alignment_offset, values_.data());
     center_products_.assign(filled, T(0));
     weights_.assign(filled, T(0));

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 // Codes packed for nearest-neighbour search: float32 panels, a k-d tree for small d, int8 codes for larger d.

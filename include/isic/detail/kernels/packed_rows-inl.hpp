@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Rows of 4 or 8 floats without gaps, several in a vector. Compiled once per instruction set.
 // Guarded as Highway asks: once per instruction set.
@@ -66,8 +67,8 @@ public:
         // entries_[distance] multiplies the value whose column is the lane's own column xor `distance`.
         for (index_t distance = 0; distance < Width; ++distance) {
             const float diagonal = distance == 0 ? a : 0.0F;
-            entries_[distance] =
-                vector_of_lanes([&](index_t lane) { return diagonal + b * m[(lane % Width) ^ distance][lane % Width]; });
+            entries_[distance] = vector_of_lanes(
+                [&](index_t lane) { return diagonal + b * m[(lane % Width) ^ distance][lane % Width]; });
         }
     }
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Contiguous ranges of rows, one per thread. Every thread has ended when a call returns.
 #pragma once

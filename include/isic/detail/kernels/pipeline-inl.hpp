@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// The software pipeline of the large-d projection, compiled once per instruction set. A tile of rows passes two stages:
 /// `row_products` sums its products with a tile of basis vectors, `row_update` adds multiples of those vectors. The update of
@@ -87,7 +88,7 @@ struct row_products {
     using D = hn::ScalableTag<T>;
     using V = hn::Vec<D>;
 
-    V x[Rows];                        ///< one vector of each row
+    V x[Rows];                         ///< one vector of each row
     V sum[accumulators<R>][Rows * R];  ///< accumulators, lane by lane
 
     HWY_INLINE row_products() {
@@ -152,7 +153,8 @@ HWY_INLINE void multiply_add(const T* basis, std::size_t accumulator, Stages&...
 
 /// Turns products into the factors of an update: f[i R + j] <- (t . v_j - f[i R + j]) s_i w_j, j counted from `first`.
 template <std::size_t Rows, std::size_t R, class T>
-HWY_INLINE void products_to_factors(const packed_basis_view<T>& basis, std::size_t first, const T (&strength)[Rows], T* f) {
+HWY_INLINE void products_to_factors(const packed_basis_view<T>& basis, std::size_t first, const T (&strength)[Rows],
+                                    T* f) {
     for (std::size_t i = 0; i < Rows; ++i) {
         for (std::size_t j = 0; j < R; ++j) {
             T& at = f[i * R + j];

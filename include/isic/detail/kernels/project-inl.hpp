@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Projection of rows. Rows with d <= 8 are multiplied by the d x d matrix V W V^T, which stays in registers; wider rows pass a
 // software pipeline, in which some rows are updated while the products of later ones with the basis are summed.
 #ifndef ISIC_DETAIL_KERNELS_PROJECT_INL_ONCE
@@ -124,7 +125,9 @@ struct uniform_strength {
     HWY_INLINE uniform_strength(const row_batch<float>& c, float_vector direction)
         : factor(hn::Mul(hn::Set(hn::ScalableTag<float>(), c.uniform), direction)) {}
 
-    HWY_INLINE float_vector apply(index_t, float_vector c, float_vector step) const { return hn::MulAdd(factor, step, c); }
+    HWY_INLINE float_vector apply(index_t, float_vector c, float_vector step) const {
+        return hn::MulAdd(factor, step, c);
+    }
 };
 
 /// c + s_i step; rows of strength 0 keep their bytes.
@@ -156,8 +159,8 @@ private:
 
 /// Projects contiguous rows of `Width` floats, two vectors of rows at once. Returns how many rows it processed.
 template <index_t Width, class Step, class Strength>
-HWY_INLINE index_t project_row_vectors(const Step& step, const Strength& strength, const row_batch<float>& c, index_t begin,
-                                       index_t end) {
+HWY_INLINE index_t project_row_vectors(const Step& step, const Strength& strength, const row_batch<float>& c,
+                                       index_t begin, index_t end) {
     const hn::ScalableTag<float> d;
     constexpr index_t rows = rows_per_vector<Width>;
     index_t i = begin;
@@ -197,7 +200,8 @@ index_t project_packed_rows(const small_d_projection<float>& p, const row_batch<
 template <class T>
 void project_small_d(const small_d_projection<T>& p, const row_batch<T>& c, index_t begin, index_t end) {
     if (c.stride == c.width && (c.strength != nullptr || c.uniform != 0)) {
-        begin += with_packed_rows<T>(c.width, [&](auto width) { return project_packed_rows<width()>(p, c, begin, end); });
+        begin +=
+            with_packed_rows<T>(c.width, [&](auto width) { return project_packed_rows<width()>(p, c, begin, end); });
     }
     switch (c.width) {
         case 1: return project_small_d<1>(p, c, begin, end);
@@ -229,7 +233,8 @@ index_t alignment_offset_of(const row_batch<T>& c, index_t count, index_t rank) 
 }
 
 template <std::size_t R, class T>
-HWY_NOINLINE void project_aligned_rows(const packed_basis_view<T>& basis, const row_batch<T>& c, index_t begin, index_t end) {
+HWY_NOINLINE void project_aligned_rows(const packed_basis_view<T>& basis, const row_batch<T>& c, index_t begin,
+                                       index_t end) {
     const bool from_memory = (end - begin) * basis.width * static_cast<index_t>(sizeof(T)) >= streaming_bytes;
     aligned_rows<R, T>(basis, c, begin, end).project_out(from_memory);
 }
@@ -248,7 +253,8 @@ HWY_NOINLINE void project_row_tiles(const packed_basis_view<T>& basis, index_t f
 template <class T>
 void project_large_d(const packed_basis_view<T>& basis, const row_batch<T>& c, index_t begin, index_t end) {
     const index_t cached_rows = (index_t{1} << 18) / (c.width * static_cast<index_t>(sizeof(T)));
-    const index_t block = basis.rank <= 8 ? project_block_rows : std::clamp<index_t>(cached_rows, 8, project_block_rows);
+    const index_t block =
+        basis.rank <= 8 ? project_block_rows : std::clamp<index_t>(cached_rows, 8, project_block_rows);
     const index_t rows_ahead = basis.rank <= 8 ? 4 : block;
     T* rows[project_block_rows];
     T strength[project_block_rows];
@@ -278,14 +284,14 @@ HWY_AFTER_NAMESPACE();
 namespace isic::inline ISIC_ABI::detail::kernels {
 
 template <class T>
-inline constexpr versions<void(const small_d_projection<T>&, const row_batch<T>&, index_t, index_t)> project_small_d_versions =
-    ISIC_VERSIONS(project_small_d<T>);
+inline constexpr versions<void(const small_d_projection<T>&, const row_batch<T>&, index_t, index_t)>
+    project_small_d_versions = ISIC_VERSIONS(project_small_d<T>);
 template <class T>
-inline constexpr versions<void(const packed_basis_view<T>&, const row_batch<T>&, index_t, index_t)> project_large_d_versions =
-    ISIC_VERSIONS(project_large_d<T>);
+inline constexpr versions<void(const packed_basis_view<T>&, const row_batch<T>&, index_t, index_t)>
+    project_large_d_versions = ISIC_VERSIONS(project_large_d<T>);
 template <class T>
-inline constexpr versions<void(const packed_basis_view<T>&, const row_batch<T>&, index_t, index_t)> project_aligned_versions =
-    ISIC_VERSIONS(project_aligned_rows<T>);
+inline constexpr versions<void(const packed_basis_view<T>&, const row_batch<T>&, index_t, index_t)>
+    project_aligned_versions = ISIC_VERSIONS(project_aligned_rows<T>);
 template <class T>
 inline constexpr versions<index_t(const row_batch<T>&, index_t, index_t)> alignment_offset_versions =
     ISIC_VERSIONS(alignment_offset_of<T>);

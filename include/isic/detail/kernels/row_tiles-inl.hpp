@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// A basis projected out of blocks of rows, tile by tile. Compiled once per instruction set.
 // Guarded as Highway asks: once per instruction set.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Arguments of the row kernels: row batches, and the packed basis that is projected out of them.
 #pragma once
@@ -94,12 +95,12 @@ private:
 /// A projection as a d x d matrix, d <= `small_d`: c <- c + s (t - c) M with M = V W V^T.
 template <class T>
 struct small_d_projection {
-    T matrix[small_d][small_d] = {};  ///< M [d x d, and zeros]
+    T matrix[small_d][small_d] = {};   ///< M [d x d, and zeros]
     T projected_center[small_d] = {};  ///< t M [d, and zeros]
-    bool rank_one = false;            ///< the rank is 1, and the fields below are set
-    T direction[small_d] = {};        ///< v [d, and zeros]
-    T center_product = 0;             ///< t . v
-    T weight = 0;                     ///< w
+    bool rank_one = false;             ///< the rank is 1, and the fields below are set
+    T direction[small_d] = {};         ///< v [d, and zeros]
+    T center_product = 0;              ///< t . v
+    T weight = 0;                      ///< w
 };
 
 template <class T>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Float32 scores ||c||^2 / 2 - z.c of tiles of queries and codes, and their minima. Compiled once per instruction set.
 // Guarded as Highway asks: once per instruction set.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Scratch memory of the nearest-neighbour search of one thread.
 #pragma once
@@ -46,7 +47,7 @@ struct int8_workspace {
 
     int8_candidates candidates() { return {lower_bounds.data(), ids.data()}; }
 
-    detail::buffer<float> row;             // one query, centre subtracted, padded with zeros
+    detail::buffer<float> row;              // one query, centre subtracted, padded with zeros
     detail::buffer<std::int8_t> quantised;  // likewise
     detail::buffer<int8_query> queries;
     detail::buffer<std::int32_t> values;  // [tiles][quads][queries of a tile]
@@ -99,8 +100,8 @@ struct search_workspace {
     detail::buffer<float> packed;      // a block of them, in tiles
     detail::buffer<float> minima;
     detail::buffer<best_scores> scores;
-    detail::buffer<index_t> candidates;   // first code of the column with the best score; -1: ambiguous
-    detail::buffer<query<T>> ambiguous;   // queries that float32 scores leave undecided
+    detail::buffer<index_t> candidates;  // first code of the column with the best score; -1: ambiguous
+    detail::buffer<query<T>> ambiguous;  // queries that float32 scores leave undecided
     index_t ambiguous_count = 0;
     detail::buffer<float> thresholds;  // codes with a larger score are not the nearest
     detail::buffer<double> distances;  // to the candidates of one query

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// The instruction sets that are compiled, and the choice of one when a kernel is called. Include before Highway.
 ///
@@ -48,5 +49,6 @@ Function* choose(const versions<Function>& all, simd level) {
 #ifdef ISIC_HEADER_ONLY
 #define ISIC_VERSIONS(function) {&HWY_STATIC_DISPATCH(function), nullptr, nullptr, nullptr}
 #else
-#define ISIC_VERSIONS(function) {&HWY_STATIC_DISPATCH(function), HWY_CHOOSE_AVX2(function), HWY_CHOOSE_AVX3(function), nullptr}
+#define ISIC_VERSIONS(function) \
+    {&HWY_STATIC_DISPATCH(function), HWY_CHOOSE_AVX2(function), HWY_CHOOSE_AVX3(function), nullptr}
 #endif

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /// \file
 /// Vector operations that the kernels share: partial loads and stores, sums over lanes. Compiled once per instruction set.
 // Guarded as Highway asks: once per instruction set.
