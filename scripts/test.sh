@@ -14,6 +14,8 @@
 #        docs      every public name is documented; the documentation builds without a warning
 #        lint      formatting, static analysis, spelling, workflows, licence lines: scripts/lint.sh
 #        python    the package, built as a wheel from the sdist and installed alone: pytest, mypy
+#        header    not by default: the C++ suite over the header-only library, for this machine's instructions; every compiler's warnings
+#        aarch64   not by default: the kernel tests for AArch64, under qemu
 #        cuda      where nvcc is: the CUDA backend and isic.cuda over a stand-in, sanitized; no kernel spills; on a GPU too if there is one
 set -euo pipefail
 
@@ -94,6 +96,17 @@ part_gcc() {
     # the emoji demo's program is compiled for the wheel, its parts for the tests
     cmake --build build/test-gcc --target isic_tests
     run_tests build/test-gcc
+}
+
+part_header() {
+    configure build/test-header release -DISIC_CUDA=OFF -DISIC_PYTHON=OFF -DISIC_BENCHMARKS=OFF -DISIC_WERROR=OFF -DISIC_ALL_COMPILERS=ON
+    cmake --build build/test-header --target isic_tests_header_only
+    build/test-header/tests/isic_tests_header_only
+    ctest --test-dir build/test-header --output-on-failure --no-tests=error -R 'library\.(results|consumer_header_only|warnings)'
+}
+
+part_aarch64() {
+    scripts/aarch64.sh
 }
 
 # Without the examples, which are programs of their own and would be neither sanitized nor new. -O0: without line numbers, a
@@ -218,6 +231,7 @@ if [ "${1:-}" = --fetch ]; then
 fi
 
 if [ $# -gt 0 ]; then
+    parts+=(header aarch64)
     for part in "$@"; do
         if [[ " ${parts[*]} " != *" $part "* ]]; then
             echo "scripts/test.sh: no part is called $part; there are: ${parts[*]}" >&2
