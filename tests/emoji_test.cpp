@@ -24,18 +24,18 @@ namespace {
 
 using emoji::index_t;
 
-const std::filesystem::path data = ISIC_EMOJI_DATA;
+const std::filesystem::path emoji_data = ISIC_EMOJI_DATA;
 
 const emoji::world& the_world() {
-    static const emoji::world w(data / "world.json");
+    static const emoji::world w(emoji_data / "world.json");
     return w;
 }
 const emoji::weights& the_weights() {
-    static const emoji::weights w(data / "emoji.safetensors");
+    static const emoji::weights w(emoji_data / "emoji.safetensors");
     return w;
 }
 const emoji::renderer& the_renderer() {
-    static const emoji::renderer r(the_world(), data / "sprites.safetensors");
+    static const emoji::renderer r(the_world(), emoji_data / "sprites.safetensors");
     return r;
 }
 const emoji::tokenizer& the_tokenizer() {
@@ -49,7 +49,7 @@ const emoji::transformer& the_transformer() {
 
 // vectors.safetensors; images are turned from [3][32][32] to [32][32][3].
 struct expected_values {
-    isic::tensor_file file = isic::read_safetensors(data / "vectors.safetensors");
+    isic::tensor_file file = isic::read_safetensors(emoji_data / "vectors.safetensors");
 
     emoji::matrix rows(const std::string& name, index_t cols) const {
         const std::vector<float> v = file.tensors.at(name).values<float>();
@@ -461,7 +461,7 @@ TEST_CASE("emoji: redraw keeps unmarked positions and never draws a forbidden co
 TEST_CASE("emoji: errors name the tensor with a wrong shape") {
     const auto path =
         std::filesystem::temp_directory_path() / fmt::format("isic_emoji_test_{}.safetensors", std::rand());
-    isic::tensor_file file = isic::read_safetensors(data / "emoji.safetensors");
+    isic::tensor_file file = isic::read_safetensors(emoji_data / "emoji.safetensors");
     const auto message = [&](const isic::tensor_file& changed) -> std::string {
         isic::write_safetensors(path, changed);
         try {

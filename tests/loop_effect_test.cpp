@@ -229,9 +229,9 @@ TEST_CASE_TEMPLATE(
     "self_improve: padding rows keep their bytes, NaN included; the same rows do not if they are not declared", T,
     ISIC_STORAGE) {
     const auto padding_rows = [](auto& model) {
-        isic_test::bytes out;
+        isic_test::byte_vector out;
         for (index_t k = model.first_padding(); k < model.codebook().rows(); ++k) {
-            const isic_test::bytes row = bytes_of(model.codebook().row(k));
+            const isic_test::byte_vector row = bytes_of(model.codebook().row(k));
             out.insert(out.end(), row.begin(), row.end());
         }
         return out;
@@ -250,7 +250,7 @@ TEST_CASE_TEMPLATE(
             if (declared) {
                 options.editing.padding = {model.first_padding(), model.first_padding() + 1, model.first_padding() + 2};
             }
-            const isic_test::bytes before = padding_rows(model);
+            const isic_test::byte_vector before = padding_rows(model);
             const outcome o = run(model, options);
             INFO(o.report.message);
             check_best_is_left(o);

@@ -229,7 +229,7 @@ TEST_CASE("self_improve: wrong options throw typed errors that name the option, 
         auto o = options_for(1);
         o.tuning.steps = 2;
         spoil(o);
-        const isic_test::bytes before = model.memory().bytes();
+        const isic_test::byte_vector before = model.memory().bytes();
         INFO(std::string(word));
         try {
             isic::self_improve(model, model.judge(), o);

@@ -103,7 +103,7 @@ void require_cpu(std::string_view function, std::string_view name, py::handle ob
 }
 
 void require_changeable(std::string_view function, std::string_view name, py::handle object, access how) {
-    if (how == access::edit && type_name_of(object).rfind("jax", 0) == 0) {  // its capsules do not say read-only
+    if (how == access::edit && type_name_of(object).starts_with("jax")) {  // its capsules do not say read-only
         fail<value_error>(function, fmt::format("writable memory in {}", name),
                           "an array of jax, which is immutable; edit a copy (numpy.array) and convert it back");
     }

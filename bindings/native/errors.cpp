@@ -24,6 +24,7 @@ py::object text_of(const std::exception& e) {
         PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "backslashreplace"));
 }
 
+// NOLINTNEXTLINE(performance-unnecessary-value-param): the signature is pybind11's
 void translate(std::exception_ptr thrown) {
     try {
         std::rethrow_exception(thrown);

@@ -59,7 +59,7 @@ std::string python_name(std::string_view name, bool is_class) {
 
 std::string in_python_words(const std::string& message) {
     const auto end = message.find(": ");
-    if (message.rfind("isic::", 0) != 0 || end == std::string::npos) {
+    if (!message.starts_with("isic::") || end == std::string::npos) {
         return message;
     }
     std::string out(python_package);
@@ -69,7 +69,7 @@ std::string in_python_words(const std::string& message) {
         out += "." + python_name(rest.substr(0, next), next != std::string_view::npos);
         rest = next == std::string_view::npos ? std::string_view() : rest.substr(next + 2);
     }
-    const bool grouped = message.rfind("isic::self_improve: ", 0) == 0;
+    const bool grouped = message.starts_with("isic::self_improve: ");
     return out + options_in_python_words(message.substr(end), grouped ? renames(grouped_keywords) : renames(keywords));
 }
 

@@ -22,7 +22,7 @@ namespace isic_test {
 
 using plain_toy = toy_generator<float>;
 using toy = full_toy<float>;
-using bytes = std::vector<std::byte>;
+using byte_vector = std::vector<std::byte>;
 
 /// Options with prompts of `kinds` kinds of harm in turn; a round fits one direction.
 inline isic::self_improve_options options_for(index_t kinds, index_t images = 24) {
@@ -42,10 +42,10 @@ inline isic::self_improve_options options_for(index_t kinds, index_t images = 24
 /// The report of a run and the bytes of its codebook.
 struct outcome {
     isic::self_improve_report report;
-    std::vector<bytes> after_round;  ///< bytes of the codebook in on_round
-    bytes before;
-    bytes after;
-    bytes undone;
+    std::vector<byte_vector> after_round;  ///< bytes of the codebook in on_round
+    byte_vector before;
+    byte_vector after;
+    byte_vector undone;
 };
 
 /// Runs self_improve, then undoes and applies the edit again.

@@ -77,7 +77,7 @@ template <class T>
 bool all_finite(std::span<const T> values) {
     if constexpr (std::floating_point<T>) {
         const Eigen::Map<const Eigen::ArrayX<T>> x(values.data(), static_cast<index_t>(values.size()));
-        return (x - x).sum() == T(0);  // infinity - infinity is NaN
+        return (x - x).sum() == T(0);  // infinity - infinity is NaN  NOLINT(misc-redundant-expression)
     } else {
         return std::ranges::all_of(values, [](T x) { return std::isfinite(static_cast<float>(x)); });
     }

@@ -41,8 +41,10 @@ ISIC_INLINE subspace subspace_of_pairs(const eigen_pairs& pairs, double trace, i
     if (const double rest = trace - pairs.values.head(meaningful).sum();
         pairs.values.size() < d && rest > 1e-14 * trace) {
         const double last = sigma.empty() ? 0.0 : sigma.back();
-        for (double left = rest; left > 0 && last > 0 && static_cast<index_t>(sigma.size()) < d; left -= last * last) {
+        double left = rest;
+        while (left > 0 && last > 0 && static_cast<index_t>(sigma.size()) < d) {
             sigma.push_back(std::min(last, std::sqrt(left)));
+            left -= last * last;
         }
     }
     out.chosen = choose_rank(sigma, n, d, o, flips_allow, "fit_subspace");

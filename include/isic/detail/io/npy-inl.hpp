@@ -154,7 +154,7 @@ ISIC_INLINE tensor read_npy(const std::filesystem::path& path) {
         detail::read_exactly(in, path, start.data() + from, to - from);
     };
     prefix(0, 8);
-    const int version = start[6];
+    const int version = static_cast<unsigned char>(start[6]);
     if (std::string_view(start.data(), 6) != detail::npy_magic || version < 1 || version > 3) {
         detail::fail_file(path, "expected a .npy file of version 1, 2 or 3");
     }

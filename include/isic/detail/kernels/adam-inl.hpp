@@ -133,7 +133,8 @@ private:
 
     /// A row in registers. x: the gradient, then the step.
     struct row {
-        HWY_INLINE row() {}  // an implicit one would lack the target's attributes
+        // NOLINTNEXTLINE(modernize-use-equals-default): a default one would lack the target's attributes
+        HWY_INLINE row() {}
 
         V x[parts];
         V mean[parts];

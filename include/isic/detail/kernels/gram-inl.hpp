@@ -126,7 +126,7 @@ HWY_INLINE void add_tile(const double* x_top, const double* panel, index_t count
     constexpr index_t columns = Vectors * f64_lanes;
     f64_vector sum[f64_lanes][Vectors];
     HWY_UNROLL(8)
-    for (index_t i = 0; i < f64_lanes; ++i) {
+    for (index_t i = 0; i < f64_lanes; ++i) {  // NOLINT(modernize-loop-convert): unrolled
         HWY_UNROLL(3)
         for (index_t v = Below; v < Vectors; ++v) {
             sum[i][v] = hn::Zero(d);

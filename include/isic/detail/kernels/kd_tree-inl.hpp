@@ -78,7 +78,7 @@ private:
             const std::int16_t* const row = rows_.row(row_at(i));
             for (index_t j = 0; j < rows_.width; ++j) {
                 sum[j] += row[j];
-                square[j] += row[j] * row[j];
+                square[j] += std::int64_t{row[j]} * row[j];
             }
         }
         const auto spread = [&](index_t j) {
