@@ -2,6 +2,7 @@
 #include "errors.hpp"
 
 #include <string>
+#include <utility>
 
 #include <isic/error.hpp>
 
@@ -24,10 +25,9 @@ py::object text_of(const std::exception& e) {
         PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "backslashreplace"));
 }
 
-// NOLINTNEXTLINE(performance-unnecessary-value-param): the signature is pybind11's
 void translate(std::exception_ptr thrown) {
     try {
-        std::rethrow_exception(thrown);
+        std::rethrow_exception(std::move(thrown));
     } catch (const shape_error& e) {
         raise("ShapeError", e);
     } catch (const value_error& e) {

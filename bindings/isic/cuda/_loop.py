@@ -11,7 +11,8 @@ from .._loop import Generator, Images, Judge, TuningLoss
 from .._metrics import fingerprint
 from .._results import RedrawRequest, SelfImproveReport, TuningSet
 from .._typing import Codes, DeviceLike, FloatArray, Ids, TokenArray
-from ._backend import Backend, download, write
+from ._backend import Backend, download, native_of, write
+from ._load import native
 
 
 class LoopEdit(Edit):
@@ -51,7 +52,7 @@ class _HostMirror:
         self._gpu = gpu
         self._generator = generator
         self.codebook = download(gpu, self.on_device())
-        self._sent = fingerprint(self.codebook)
+        self._mirror = native.CodebookMirror(native_of("self_improve", gpu), self.on_device(), self.codebook)
         if hasattr(generator, "redraw"):
             self.redraw = self._redraw
         if hasattr(generator, "tuning_loss"):
@@ -63,10 +64,7 @@ class _HostMirror:
 
     def send(self) -> None:
         """Writes the copy to the device if it changed."""
-        now = fingerprint(self.codebook)
-        if now != self._sent:
-            write(self._gpu, self.on_device(), self.codebook)
-            self._sent = now
+        self._mirror.send(self.on_device())
 
     def generate(self, prompts: list[str], seed: int) -> Ids:
         ids: Ids = self._generator.generate(prompts, seed)
