@@ -39,17 +39,16 @@ constexpr std::uint16_t half_bits(float x) {
 
 /// The value of binary16 bits; exact.
 constexpr float half_value(std::uint16_t bits) {
-    const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000U) << 16;
-    const std::uint32_t shifted = static_cast<std::uint32_t>(bits & 0x7FFFU) << 13;
-    const std::uint32_t exponent = shifted & 0x0F800000U;
-    if (exponent == 0x0F800000U) {  // infinity, NaN
-        return std::bit_cast<float>(sign | (shifted + 0x70000000U));
+    constexpr std::uint32_t special = 0x0F800000U;  // the exponent of infinity and NaN, shifted
+    std::uint32_t out = static_cast<std::uint32_t>(bits & 0x7FFFU) << 13;
+    const std::uint32_t exponent = out & special;
+    out += 0x38000000U;
+    if (exponent == special) {
+        out += 0x38000000U;
+    } else if (exponent == 0) {
+        out = std::bit_cast<std::uint32_t>(std::bit_cast<float>(out + 0x00800000U) - 0x1p-14F);
     }
-    if (exponent == 0) {
-        const float magnitude = std::bit_cast<float>(shifted + 0x38800000U) - 0x1p-14F;
-        return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
-    }
-    return std::bit_cast<float>(sign | (shifted + 0x38000000U));
+    return std::bit_cast<float>(out | static_cast<std::uint32_t>(bits & 0x8000U) << 16);
 }
 
 /// The bits of the bfloat16 value nearest to x, ties to even.
