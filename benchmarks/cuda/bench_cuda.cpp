@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Times the CUDA backend; one JSON object a line, as peers.py, whose cases and names these are.
 //
-// ms is the median of CUDA events after warming up. fused::project_out, adam_rows and code_index are the inner loops, which are only
+// ms is the median of CUDA events after warming up. fused::project_out, fused::adam_update and code_index are the inner loops, which are only
 // queued; the other lines are calls with all that they check, measure and keep.
 #include <algorithm>
 #include <cmath>

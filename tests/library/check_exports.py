@@ -11,10 +11,11 @@ libraries = sorted(p for p in pathlib.Path(folder).rglob("libisic.so*") if not p
 if len(libraries) != 1:
     sys.exit(f"expected one libisic.so in {folder}, got {len(libraries)}")
 output = subprocess.run([nm, "-DC", "--defined-only", libraries[0]], check=True, capture_output=True, text=True).stdout
-names = [line.split(" ", 2)[2] for line in output.splitlines()]
-# The standard library's templates, instantiated, are weak symbols of default visibility, as in every shared library.
-foreign = [n for n in names if not re.search(r"\bisic::", n) and not re.match(r"(.*\s)?(std|__gnu_cxx)::|operator|guard variable for std::", n)]
-private = [n for n in names if re.search(r"\b(isic_eigen|Eigen|fmt|hwy|nlohmann)::", n)]
+symbols = [line.split(" ", 2)[1:] for line in output.splitlines()]
+names = [name for _, name in symbols]
+# Weak symbols are templates of the standard library, of default visibility in every shared library.
+foreign = [name for kind, name in symbols if kind in "TDBRG" and not re.search(r"\bisic::", name)]
+private = [name for name in names if re.search(r"\b(isic_eigen|Eigen|fmt|hwy|nlohmann)::", name)]
 if foreign or private:
     sys.exit("exported, and not isic's interface:\n" + "\n".join((foreign + private)[:20]))
 if not any("isic::v0::linked_version" in n for n in names):
