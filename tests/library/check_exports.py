@@ -15,7 +15,7 @@ symbols = [line.split(" ", 2)[1:] for line in output.splitlines()]
 names = [name for _, name in symbols]
 # Weak symbols are templates of the standard library, of default visibility in every shared library.
 foreign = [name for kind, name in symbols if kind in "TDBRG" and not re.search(r"\bisic::", name)]
-private = [name for name in names if re.search(r"\b(isic_eigen|Eigen|fmt|hwy|nlohmann)::", name)]
+private = [name for kind, name in symbols if kind in "TDBRG" and re.search(r"\b(isic_eigen|Eigen|fmt|hwy|nlohmann)::", name)]
 if foreign or private:
     sys.exit("exported, and not isic's interface:\n" + "\n".join((foreign + private)[:20]))
 if not any("isic::v0::linked_version" in n for n in names):

@@ -47,3 +47,11 @@
 #else
 #define ISIC_MAY_ALIAS
 #endif
+
+/// \def ISIC_INTERNAL_API
+/// Before a function of the implementation that isic::cuda calls: exported only by a library that is built together with it.
+#ifdef ISIC_EXPORTS_INTERNALS
+#define ISIC_INTERNAL_API ISIC_API
+#else
+#define ISIC_INTERNAL_API
+#endif

@@ -31,14 +31,14 @@ Eigen::MatrixXd orthonormalise_against(Eigen::MatrixXd x, const Eigen::MatrixXd&
 Eigen::MatrixXd orthonormalise(Eigen::MatrixXd x);
 
 /// Deflates a second moment by a unit axis a: G <- (I - a a^T) G (I - a a^T).
-ISIC_API void deflate(Eigen::MatrixXd& gram, const vector& axis);
+ISIC_INTERNAL_API void deflate(Eigen::MatrixXd& gram, const vector& axis);
 
 /// Makes the entry of largest magnitude of each column positive; among equal magnitudes the first decides.
-ISIC_API void fix_signs(Eigen::MatrixXd& v);
+ISIC_INTERNAL_API void fix_signs(Eigen::MatrixXd& v);
 
 /// Throws value_error unless the columns of a basis [d x r] are orthonormal to 1e-6, which a basis stored in float32
 /// satisfies.
-ISIC_API void require_orthonormal(std::string_view function, const matrix<double>& basis);
+ISIC_INTERNAL_API void require_orthonormal(std::string_view function, const matrix<double>& basis);
 
 }  // namespace isic::inline ISIC_ABI::detail
 

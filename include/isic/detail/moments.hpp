@@ -8,10 +8,10 @@
 namespace isic::inline ISIC_ABI::detail {
 
 /// gram += D^T D [d x d], both triangles, and sums += the column sums [d], D = rows [n x d].
-ISIC_API void add_moments(any_view rows, matrix<double>& gram, double* sums, const execution& exec);
+ISIC_INTERNAL_API void add_moments(any_view rows, matrix<double>& gram, double* sums, const execution& exec);
 
 /// `add_moments` with D = harmful - safe.
-ISIC_API void add_difference_moments(any_view harmful, any_view safe, matrix<double>& gram, double* sums,
+ISIC_INTERNAL_API void add_difference_moments(any_view harmful, any_view safe, matrix<double>& gram, double* sums,
                                      const execution& exec);
 
 }  // namespace isic::inline ISIC_ABI::detail
