@@ -12,7 +12,7 @@ ISIC_INTERNAL_API void add_moments(any_view rows, matrix<double>& gram, double* 
 
 /// `add_moments` with D = harmful - safe.
 ISIC_INTERNAL_API void add_difference_moments(any_view harmful, any_view safe, matrix<double>& gram, double* sums,
-                                     const execution& exec);
+                                              const execution& exec);
 
 }  // namespace isic::inline ISIC_ABI::detail
 

@@ -14,6 +14,6 @@ namespace isic::inline ISIC_ABI::detail {
 /// The last step of `fit_subspace`: the rank by the rules, the basis and the energy, from the leading eigenpairs of a
 /// second moment of n differences and its trace.
 ISIC_INTERNAL_API subspace subspace_of_pairs(const eigen_pairs& pairs, double trace, index_t n, const rank_options& o,
-                                    std::optional<index_t> flips_allow);
+                                             std::optional<index_t> flips_allow);
 
 }  // namespace isic::inline ISIC_ABI::detail
