@@ -38,7 +38,7 @@ class bases_on_device : public basis_holder<basis_pair> {
 public:
     bases_on_device(const shared_gpu& on, std::string_view function, std::string_view name, py::handle object)
         : basis_holder(function, name, object, [&](const subspace& harm) { return basis_pair(on, harm); }) {
-        require_same_backend(function, "a basis", on, get().on);
+        require_same_backend(function, "a Basis", on, get().on);
     }
 };
 
