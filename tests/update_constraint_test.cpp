@@ -7,7 +7,6 @@
 #include <type_traits>
 
 #include <isic/subspace.hpp>
-#include <isic/update.hpp>
 
 #include "support/data.hpp"
 #include "support/errors.hpp"

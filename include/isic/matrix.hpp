@@ -326,20 +326,23 @@ any_view view_of(const any_matrix<Byte>& m) {
     return m;
 }
 
+/// The view of T that a run-time-typed view stands for; m.type is not checked.
+template <class T, class Byte>
+auto typed(any_matrix<Byte> m) {
+    using value = std::conditional_t<std::is_const_v<Byte>, const T, T>;
+    return matrix_span<value>(reinterpret_cast<value*>(m.data), m.rows, m.cols, m.stride);
+}
+
 }  // namespace detail
 
 /// f(view), view the matrix_span of the run-time type; returns the result of f.
 template <class Byte, class F>
 decltype(auto) visit(any_matrix<Byte> m, F&& f) {
-    const auto as = [&]<class T>() {
-        using value = std::conditional_t<std::is_const_v<Byte>, const T, T>;
-        return matrix_span<value>(reinterpret_cast<value*>(m.data), m.rows, m.cols, m.stride);
-    };
     switch (m.type) {
-        case dtype::f32: return f(as.template operator()<float>());
-        case dtype::f16: return f(as.template operator()<half>());
-        case dtype::bf16: return f(as.template operator()<bfloat16>());
-        default: return f(as.template operator()<double>());
+        case dtype::f32: return f(detail::typed<float>(m));
+        case dtype::f16: return f(detail::typed<half>(m));
+        case dtype::bf16: return f(detail::typed<bfloat16>(m));
+        default: return f(detail::typed<double>(m));
     }
 }
 

@@ -147,59 +147,40 @@ constexpr index_t size_of(dtype type) {
     return type == dtype::f64 ? 8 : type == dtype::f32 ? 4 : 2;
 }
 
+/// std::numeric_limits of a 16-bit binary floating-point type. Digits: of the significand, the implicit one included.
+template <class T, int Digits, int MaxExponent>
+struct sixteen_bit_limits {
+    static constexpr bool is_specialized = true;
+    static constexpr bool is_signed = true;
+    static constexpr bool is_integer = false;
+    static constexpr bool is_exact = false;
+    static constexpr bool has_infinity = true;
+    static constexpr bool has_quiet_NaN = true;
+    static constexpr int digits = Digits;
+    static constexpr int digits10 = (Digits - 1) * 30103 / 100000;
+    static constexpr int max_digits10 = 2 + Digits * 30103 / 100000;
+    static constexpr int radix = 2;
+    static constexpr int min_exponent = 3 - MaxExponent;
+    static constexpr int max_exponent = MaxExponent;
+    static constexpr T min() noexcept { return of_bits(1 << (Digits - 1)); }
+    static constexpr T max() noexcept { return of_bits(infinity_bits - 1); }
+    static constexpr T lowest() noexcept { return of_bits(0x8000 | (infinity_bits - 1)); }
+    static constexpr T epsilon() noexcept { return of_bits((MaxExponent - Digits) << (Digits - 1)); }
+    static constexpr T denorm_min() noexcept { return of_bits(1); }
+    static constexpr T infinity() noexcept { return of_bits(infinity_bits); }
+    static constexpr T quiet_NaN() noexcept { return of_bits(infinity_bits | 1 << (Digits - 2)); }
+
+private:
+    static constexpr int infinity_bits = 0x8000 - (1 << (Digits - 1));
+    static constexpr T of_bits(int bits) noexcept { return std::bit_cast<T>(static_cast<std::uint16_t>(bits)); }
+};
+
 }  // namespace detail
 }  // namespace isic::inline ISIC_ABI
 
 /// \cond
 template <>
-class std::numeric_limits<isic::half> {
-public:
-    static constexpr bool is_specialized = true;
-    static constexpr bool is_signed = true;
-    static constexpr bool is_integer = false;
-    static constexpr bool is_exact = false;
-    static constexpr bool has_infinity = true;
-    static constexpr bool has_quiet_NaN = true;
-    static constexpr int digits = 11;
-    static constexpr int digits10 = 3;
-    static constexpr int max_digits10 = 5;
-    static constexpr int radix = 2;
-    static constexpr int min_exponent = -13;
-    static constexpr int max_exponent = 16;
-    static constexpr isic::half min() noexcept { return isic::half(0x1p-14F); }
-    static constexpr isic::half max() noexcept { return isic::half(65504.0F); }
-    static constexpr isic::half lowest() noexcept { return isic::half(-65504.0F); }
-    static constexpr isic::half epsilon() noexcept { return isic::half(0x1p-10F); }
-    static constexpr isic::half denorm_min() noexcept { return isic::half(0x1p-24F); }
-    static constexpr isic::half infinity() noexcept { return isic::half(std::numeric_limits<float>::infinity()); }
-    static constexpr isic::half quiet_NaN() noexcept { return isic::half(std::numeric_limits<float>::quiet_NaN()); }
-};
-
+class std::numeric_limits<isic::half> : public isic::detail::sixteen_bit_limits<isic::half, 11, 16> {};
 template <>
-class std::numeric_limits<isic::bfloat16> {
-public:
-    static constexpr bool is_specialized = true;
-    static constexpr bool is_signed = true;
-    static constexpr bool is_integer = false;
-    static constexpr bool is_exact = false;
-    static constexpr bool has_infinity = true;
-    static constexpr bool has_quiet_NaN = true;
-    static constexpr int digits = 8;
-    static constexpr int digits10 = 2;
-    static constexpr int max_digits10 = 4;
-    static constexpr int radix = 2;
-    static constexpr int min_exponent = -125;
-    static constexpr int max_exponent = 128;
-    static constexpr isic::bfloat16 min() noexcept { return isic::bfloat16(0x1p-126F); }
-    static constexpr isic::bfloat16 max() noexcept { return isic::bfloat16(0x1.FEp127F); }
-    static constexpr isic::bfloat16 lowest() noexcept { return isic::bfloat16(-0x1.FEp127F); }
-    static constexpr isic::bfloat16 epsilon() noexcept { return isic::bfloat16(0x1p-7F); }
-    static constexpr isic::bfloat16 denorm_min() noexcept { return isic::bfloat16(0x1p-133F); }
-    static constexpr isic::bfloat16 infinity() noexcept {
-        return isic::bfloat16(std::numeric_limits<float>::infinity());
-    }
-    static constexpr isic::bfloat16 quiet_NaN() noexcept {
-        return isic::bfloat16(std::numeric_limits<float>::quiet_NaN());
-    }
-};
+class std::numeric_limits<isic::bfloat16> : public isic::detail::sixteen_bit_limits<isic::bfloat16, 8, 128> {};
 /// \endcond

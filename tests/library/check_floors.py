@@ -11,8 +11,9 @@ cuda/ stand beside the floors: the floors do not include them.
 import pathlib
 import re
 import shutil
-import sys
 import tempfile
+
+import report
 
 # From the ground up, the subjects of each floor. <isic/subject.hpp> and its implementation <isic/detail/subject...> share one.
 FLOORS = {
@@ -187,19 +188,5 @@ def self_test(root):
     return missed
 
 
-def main():
-    arguments = [a for a in sys.argv[1:] if a != "--self-test"]
-    if len(arguments) != 1:
-        sys.exit(__doc__)
-    root = pathlib.Path(arguments[0])
-    if "--self-test" in sys.argv:
-        sys.exit(1 if self_test(root) else 0)
-    found = faults(root)
-    for fault in found:
-        print(fault)
-    print(f"{len(found)} faults in {root}")
-    sys.exit(1 if found else 0)
-
-
 if __name__ == "__main__":
-    main()
+    report.main(__doc__, 1, faults, self_test)

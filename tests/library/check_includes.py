@@ -8,8 +8,9 @@
 import pathlib
 import re
 import subprocess
-import sys
 import tempfile
+
+import report
 
 # Of these <filesystem>, <functional>, <memory>, <map> and <memory_resource> cost the most. <ranges>, <algorithm>, <iostream>,
 # <random>, <regex>, <thread> and <chrono> would add up to half of the total.
@@ -61,19 +62,5 @@ def self_test(compiler, include_dir):
     return missed
 
 
-def main():
-    arguments = [a for a in sys.argv[1:] if a != "--self-test"]
-    if len(arguments) != 2:
-        sys.exit(__doc__)
-    compiler, include_dir = arguments[0], pathlib.Path(arguments[1])
-    if "--self-test" in sys.argv:
-        sys.exit(1 if self_test(compiler, include_dir) else 0)
-    found = faults(compiler, include_dir)
-    for fault in found:
-        print(fault)
-    print(f"{len(found)} faults")
-    sys.exit(1 if found else 0)
-
-
 if __name__ == "__main__":
-    main()
+    report.main(__doc__, 2, faults, self_test)

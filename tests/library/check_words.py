@@ -11,8 +11,9 @@ import fnmatch
 import pathlib
 import re
 import subprocess
-import sys
 import tempfile
+
+import report
 
 ALL = ("*",)
 CODE = ("*.hpp", "*.cpp", "*.cu", "*.cuh")
@@ -195,7 +196,7 @@ def faults(root, exceptions=EXCEPTIONS):
     return found
 
 
-def self_test():
+def self_test(_root):
     """Plants one word at a time; returns the number of faults of the test itself."""
     missed = 0
     for word in WORDS:
@@ -227,18 +228,5 @@ def self_test():
     return missed
 
 
-def main():
-    if len(sys.argv) not in (2, 3) or sys.argv[2:] not in ([], ["--self-test"]):
-        sys.exit(__doc__)
-    if sys.argv[2:]:
-        sys.exit(1 if self_test() else 0)
-    root = pathlib.Path(sys.argv[1])
-    found = faults(root)
-    for fault in found:
-        print(fault)
-    print(f"{len(found)} faults in {root}")
-    sys.exit(1 if found else 0)
-
-
 if __name__ == "__main__":
-    main()
+    report.main(__doc__, 1, faults, self_test)

@@ -27,13 +27,7 @@
 #else
 #define ISIC_INLINE
 #define ISIC_ABI v0
-#if defined(_WIN32) && defined(ISIC_SHARED_LIBRARY)
-#ifdef ISIC_BUILDS_LIBRARY
-#define ISIC_API __declspec(dllexport)
-#else
-#define ISIC_API __declspec(dllimport)
-#endif
-#elif defined(__GNUC__)
+#ifdef __GNUC__
 #define ISIC_API __attribute__((visibility("default")))
 #else
 #define ISIC_API

@@ -19,12 +19,6 @@ using row_matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::
 using vector = Eigen::VectorXd;
 using row_map = Eigen::Map<const row_matrix>;
 
-template <class T, class Byte>
-auto typed(any_matrix<Byte> m) {
-    using value = std::conditional_t<std::is_const_v<Byte>, const T, T>;
-    return matrix_span<value>(reinterpret_cast<value*>(m.data), m.rows, m.cols, m.stride);
-}
-
 inline row_map map(const matrix<double>& m) {
     return {m.data(), m.rows(), m.cols()};
 }
