@@ -37,11 +37,11 @@ struct in_both {
 template <template <class> class Value>
 using in_either = std::variant<Value<float>, Value<double>>;
 
-/// The value in the precision of T. Errors: value_error if it has the other one.
+/// The state in the precision of T. Errors: value_error, with the reason, if it has the other one.
 template <real T, template <class> class Value>
-Value<T>& get_real(std::string_view function, in_either<Value>& value) {
+Value<T>& get_real(std::string_view function, in_either<Value>& value, std::string_view reason = "as the codes are") {
     auto* found = std::get_if<Value<T>>(&value);
-    require<value_error>(found != nullptr, function, fmt::format("a state of {}, as the codes are", real_name<T>()),
+    require<value_error>(found != nullptr, function, fmt::format("a state of {}, {}", real_name<T>(), reason),
                          "one of the other type");
     return *found;
 }

@@ -205,6 +205,7 @@ MISTAKES = [
     (TypeError, r"isic\.cuda\.ridge_update: expected batch to be an isic\.cuda\.Assignments, got Assignments", lambda g, c: isic.cuda.ridge_update(g, c, isic.assign(HOST, [0, 1, 2, 3], codes=4), weight=1.0)),
     (TypeError, r"isic\.cuda\.DifferenceAccumulator\.merge: expected other to be an isic\.cuda\.DifferenceAccumulator, got DifferenceAccumulator", lambda g, c: isic.cuda.DifferenceAccumulator(g, c).merge(isic.DifferenceAccumulator(HOST))),
     (TypeError, r"isic\.cuda\.AdamState\.mean: expected values to be an isic\.cuda\.DeviceArray, got ndarray", lambda g, c: setattr(isic.cuda.AdamState(), "mean", HOST)),
+    (TypeError, r"isic\.cuda\.fused\.EmaState\.sums: expected values to be an isic\.cuda\.DeviceArray, got ndarray", lambda g, c: setattr(isic.cuda.fused.EmaState(), "sums", HOST)),
     (isic.ValueError, "locked on the device of bool, got int32", lambda g, c: isic.cuda.fused.adam_update(g, c, up(g, HOST), isic.cuda.AdamState(), locked=up(g, np.zeros(4, np.int32)))),
     (isic.ShapeError, "values in locked, got 3", lambda g, c: isic.cuda.fused.adam_update(g, c, up(g, HOST), isic.cuda.AdamState(), locked=up(g, np.zeros(3, bool)))),
     (isic.ValueError, r"decay in \[0, 1\)", lambda g, c: isic.cuda.fused.ema_update(g, c, up(g, HOST), up(g, [0, 1, 2, 3]), isic.cuda.fused.EmaState(), decay=1.0)),

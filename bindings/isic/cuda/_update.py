@@ -67,7 +67,8 @@ class _State:
         return DeviceArray(part, self._gpu)
 
     def _set_part(self, name: str, values: DeviceArray) -> None:
-        setattr(self._native, name, native_part(f"{type(self).__name__}.{name}", "values", values, DeviceArray))
+        kind = f"{type(self).__module__}.{type(self).__name__}".removeprefix("isic.cuda.")  # "EmaState" or "fused.EmaState"
+        setattr(self._native, name, native_part(f"{kind}.{name}", "values", values, DeviceArray))
         self._gpu = values.backend
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// \file
-/// isic::cuda_backend as Python's threads share it.
+/// isic::cuda_backend, shared by Python threads.
 #pragma once
 
 #include <cstdint>
@@ -14,13 +14,13 @@
 
 namespace isic::python {
 
-/// CUDA's number of a stream that Python hands over: 1 is the default stream, as in DLPack.
+/// The cudaStream_t of a stream handle from Python; 0 and 1: the default stream, as in DLPack.
 void* stream_of(std::uintptr_t handle);
 
-/// What Python gives memory of a device by: a pair of functions, allocate(bytes, stream) and release(memory, bytes, stream).
+/// A device allocator of two Python functions, allocate(bytes, stream) and release(memory, bytes, stream).
 class python_allocator {
 public:
-    /// None: none. Errors: TypeError for anything else than a pair of functions.
+    /// None: the backend's own pool. Errors: TypeError unless it is a pair of functions.
     explicit python_allocator(py::handle functions);
     ~python_allocator();
     python_allocator(const python_allocator&) = delete;
@@ -36,21 +36,21 @@ private:
     std::unique_ptr<functions> functions_;
 };
 
-/// A device and a stream. Calls take turns; on a stream of its own they return when their work is done, so that Python need
-/// not know about that stream. On a caller's stream they return as the C++ functions do.
+/// A device and a stream. Calls are serialised. On its own stream a call returns when its work is done; on a caller's
+/// stream it returns as the C++ function does.
 class gpu {
 public:
-    /// `owner` keeps a caller's stream alive for as long as anything may be queued on it.
+    /// `owner` keeps a caller's stream alive while work may be queued on it.
     gpu(int device, std::optional<std::uintptr_t> stream, py::object owner, py::handle allocator);
 
     cuda_backend& backend() { return backend_; }
     const std::shared_ptr<cuda::detail::state>& state() const { return backend_.shared_state(); }
     int device() const { return backend_.device(); }
     bool own_stream() const { return own_stream_; }
-    /// As the protocols number streams: 1 for the default stream, never 0.
+    /// The stream's handle as DLPack numbers it: 1 for the default stream, never 0.
     std::uintptr_t stream() const;
 
-    /// f() without the GIL.
+    /// Calls f() without the GIL and returns what f returned.
     template <class F>
     auto run(F&& f) {
         const py::gil_scoped_release release;
@@ -63,7 +63,7 @@ public:
             backend_.synchronize();
             return out;
         } catch (...) {
-            wait_quietly();  // what is queued may use the caller's memory
+            wait_quietly();  // queued work may use the caller's memory
             throw;
         }
     }

@@ -15,7 +15,7 @@ constexpr std::string_view how_to_move = "isic.cuda.upload, Tensor.cuda() or cup
 
 [[noreturn]] void fail_elsewhere(const gpu& on, std::string_view function, std::string_view name,
                                  const std::string& got) {
-    detail::fail<backend_error>(function, fmt::format("{} in memory of device {}", name, on.device()), got);
+    fail<backend_error>(function, fmt::format("{} in memory of device {}", name, on.device()), got);
 }
 
 void require_device(const gpu& on, std::string_view function, std::string_view name, py::handle object) {
@@ -34,7 +34,7 @@ void require_device(const gpu& on, std::string_view function, std::string_view n
     }
 }
 
-/// A context manager of Python, entered for as long as this lives.
+/// A Python context manager, entered for the lifetime of this value.
 class entered {
 public:
     explicit entered(py::object context) : context_(std::move(context)) { context_.attr("__enter__")(); }
@@ -52,8 +52,8 @@ private:
     py::object context_;
 };
 
-/// torch knows on which stream it works; asked not to wait, it does not have to understand ours. It exports from its current
-/// device only.
+/// Imports a torch tensor. The backend waits for torch's current stream, so torch exports without waiting, by stream
+/// -1. torch exports from its current device only.
 handed_over take_torch(gpu& on, std::string_view function, std::string_view name, py::handle object, access how) {
     const py::object values = object.attr("detach")();  // the same memory, without autograd, which refuses to export
     require_device(on, function, name, values);
@@ -64,7 +64,7 @@ handed_over take_torch(gpu& on, std::string_view function, std::string_view name
     return take_dlpack(function, name, values, how, py::dict("stream"_a = -1));
 }
 
-/// Strides of __cuda_array_interface__ are bytes, and may be left out.
+/// Strides in elements. __cuda_array_interface__ counts bytes; None: contiguous.
 std::vector<index_t> strides_of(std::string_view function, std::string_view name, const layout& m,
                                 const py::object& strides, index_t size) {
     std::vector<index_t> out(m.shape.size(), 1);
@@ -79,18 +79,17 @@ std::vector<index_t> strides_of(std::string_view function, std::string_view name
                          static_cast<index_t>(bytes.size()));
     for (std::size_t i = 0; i < bytes.size(); ++i) {
         if (m.shape[i] > 1 && bytes[i] % size != 0) {
-            detail::fail<shape_error>(
-                function, fmt::format("{} with strides of whole elements", name),
-                fmt::format("{} bytes between elements of {}; {}", bytes[i], size, contiguous_copy));
+            fail<shape_error>(function, fmt::format("{} with strides of whole elements", name),
+                              fmt::format("{} bytes between elements of {}; {}", bytes[i], size, contiguous_copy));
         }
         out[i] = bytes[i] / size;
     }
     return out;
 }
 
-/// What has been queued on the stream that the interface names must come first. Before version 3 it named none, and most
-/// libraries work in the order of the default stream.
-void wait_as_told(gpu& on, const py::dict& interface) {
+/// Waits for the stream that the interface names. Before version 3 it names none, and most libraries work in the order
+/// of the default stream.
+void wait_for_producer(gpu& on, const py::dict& interface) {
     if (interface["version"].cast<int>() < 3) {
         on.backend().wait_stream(nullptr);
     } else if (const py::object stream = interface.attr("get")("stream"); !stream.is_none()) {
@@ -101,14 +100,14 @@ void wait_as_told(gpu& on, const py::dict& interface) {
 handed_over take_interface(gpu& on, std::string_view function, std::string_view name, py::handle object) {
     const py::dict interface = object.attr("__cuda_array_interface__");
     if (!interface.attr("get")("mask").is_none()) {
-        detail::fail<value_error>(function, fmt::format("{} without a mask", name), "one with a mask");
+        fail<value_error>(function, fmt::format("{} without a mask", name), "one with a mask");
     }
     const auto typestr = interface["typestr"].cast<std::string>();
     const auto data = interface["data"].cast<std::pair<std::uintptr_t, bool>>();
     layout m;
     m.type_name = typestr;
     m.shape = interface["shape"].cast<std::vector<index_t>>();
-    m.data = reinterpret_cast<void*>(data.first);  // NOLINT: the protocol says so
+    m.data = reinterpret_cast<void*>(data.first);  // NOLINT: an address, by the protocol
     m.writable = !data.second;
     index_t size = 1;
     for (const element& e : elements) {
@@ -132,7 +131,7 @@ handed_over take_interface(gpu& on, std::string_view function, std::string_view 
                                   : fmt::format("memory of the CPU; {}", how_to_move));
         }
     }
-    wait_as_told(on, interface);
+    wait_for_producer(on, interface);
     return {std::move(m), py::reinterpret_borrow<py::object>(object)};
 }
 
@@ -182,26 +181,25 @@ bool compact(const layout& m) {
 
 void require_compact(std::string_view function, std::string_view name, const layout& m) {
     if (!compact(m) && values_in(m.shape) > 0) {
-        detail::fail<shape_error>(
-            function, fmt::format("{} without gaps, row by row", name),
-            fmt::format("strides ({}) of shape ({}); make a copy (ascontiguousarray, Tensor.contiguous)",
-                        fmt::join(m.strides, ", "), fmt::join(m.shape, ", ")));
+        fail<shape_error>(function, fmt::format("{} without gaps, row by row", name),
+                          fmt::format("strides ({}) of shape ({}); make a copy (ascontiguousarray, Tensor.contiguous)",
+                                      fmt::join(m.strides, ", "), fmt::join(m.shape, ", ")));
     }
 }
 
 void require_aligned(std::string_view function, std::string_view name, const void* data, index_t size) {
-    detail::require<value_error>(reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(size) == 0,
-                                 function, fmt::format("aligned memory in {}", name), "a pointer between two values");
+    require<value_error>(reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(size) == 0, function,
+                         fmt::format("aligned memory in {}", name), "a pointer between two values");
 }
 
-/// Rows of bytes, as the copying functions take them.
+/// The shape of a strided copy, in bytes.
 struct byte_rows {
     std::size_t pitch;
     std::size_t width;
     std::size_t rows;
 };
 
-/// An array of two dimensions may have gaps between its rows, others none.
+/// Errors: shape_error unless an array is contiguous; one of two dimensions may have strided rows.
 byte_rows byte_rows_of(std::string_view function, std::string_view name, const layout& m, index_t size) {
     const auto bytes = [size](index_t n) { return static_cast<std::size_t>(n * size); };
     if (m.shape.size() == 2) {
@@ -214,9 +212,9 @@ byte_rows byte_rows_of(std::string_view function, std::string_view name, const l
 const element& require_element(std::string_view function, std::string_view name, const layout& m) {
     const element* type = element_in(m);
     if (type == nullptr) {
-        detail::fail<value_error>(function,
-                                  fmt::format("{} of float32, float64, float16, bfloat16, int32, int64 or bool", name),
-                                  m.type_name);
+        fail<value_error>(function,
+                          fmt::format("{} of float32, float64, float16, bfloat16, int32, int64 or bool", name),
+                          m.type_name);
     }
     return *type;
 }
@@ -232,12 +230,12 @@ py::dtype numpy_type(std::string_view function, const element& type) {
         if (!e.matches(PyExc_ImportError)) {
             throw;
         }
-        detail::fail<value_error>(function, "a type that numpy has",
-                                  "bfloat16; pip install ml_dtypes, which gives it to numpy");
+        fail<value_error>(function, "a type that numpy has",
+                          "bfloat16; pip install ml_dtypes, which gives it to numpy");
     }
 }
 
-/// From an array, a tensor or a list on the CPU.
+/// Uploads an array, a tensor or a list from the CPU.
 shared_array upload_array(const shared_gpu& on, py::handle object) {
     constexpr std::string_view f = "upload", name = "the array";
     require_cpu(f, name, object);
@@ -281,8 +279,7 @@ void write_codes(gpu& on, py::handle object, py::handle values) {
     detail::require_size(f, "rows", to.rows, from.rows);
     detail::require_size(f, "columns", to.cols, from.cols);
     const element& type = element_of(to.type);
-    detail::require<value_error>(from.type == to.type, f, fmt::format("values of {}", type.name),
-                                 element_of(from.type).name);
+    require<value_error>(from.type == to.type, f, fmt::format("values of {}", type.name), element_of(from.type).name);
     const auto bytes = [&type](index_t n) { return static_cast<std::size_t>(n * type.bytes); };
     on.run([&] {
         cuda::detail::copy_to_device(*on.state(), to.data, bytes(to.stride), from.data, bytes(from.stride),
@@ -292,7 +289,7 @@ void write_codes(gpu& on, py::handle object, py::handle values) {
     to.note_edit();
 }
 
-// ---- Handing arrays out
+// ---- Export
 
 template <class Managed>
 struct exported {
@@ -314,7 +311,8 @@ dlpack::tensor tensor_of(const device_array& a, index_t* strides) {
             0};
 }
 
-/// Whoever takes the capsule renames it and calls the deleter, perhaps without the GIL; if nobody does, the capsule calls it.
+/// A DLPack capsule of an array. The consumer renames it and calls the deleter, possibly without the GIL; an unused
+/// capsule calls the deleter itself.
 template <class Managed>
 py::object capsule_of(const shared_array& array, const char* name, bool copied) {
     auto made = std::make_unique<exported<Managed>>();
@@ -341,7 +339,7 @@ py::object capsule_of(const shared_array& array, const char* name, bool copied) 
     if (!out) {
         throw py::error_already_set();
     }
-    made.release();  // NOLINT: the capsule's now
+    made.release();  // NOLINT: the capsule owns it
     return out;
 }
 
@@ -355,7 +353,7 @@ shared_array copied(const shared_array& array) {
     return out;
 }
 
-/// __dlpack__: `stream` is the consumer's; None means the default stream, -1 that nobody has to wait.
+/// __dlpack__: `stream` is the consumer's; None: the default stream; -1: no stream waits.
 py::object export_dlpack(const shared_array& self, std::optional<std::int64_t> stream,
                          const std::optional<std::pair<int, int>>& max_version,
                          const std::optional<std::pair<int, int>>& dl_device, std::optional<bool> copy) {
@@ -367,8 +365,7 @@ py::object export_dlpack(const shared_array& self, std::optional<std::int64_t> s
     }
     const std::int64_t reader = stream.value_or(1);
     if (reader == 0 || reader < -1) {
-        detail::fail<value_error>(f, "a stream as DLPack numbers them: None, -1, 1, 2 or a handle",
-                                  fmt::format("{}", reader));
+        fail<value_error>(f, "a stream as DLPack numbers them: None, -1, 1, 2 or a handle", fmt::format("{}", reader));
     }
     const shared_array array = copy.value_or(false) ? copied(self) : self;
     if (reader != -1) {
@@ -412,7 +409,7 @@ python_allocator::python_allocator(py::handle pair) {
 
 python_allocator::~python_allocator() {
     if (Py_IsInitialized() == 0) {
-        static_cast<void>(functions_.release());  // after Python nothing of it can be let go
+        static_cast<void>(functions_.release());  // without the interpreter the objects cannot be released
         return;
     }
     const py::gil_scoped_acquire gil;
@@ -454,7 +451,7 @@ gpu::gpu(int device, std::optional<std::uintptr_t> stream, py::object owner, py:
     : own_stream_(!stream),
       owner_(new py::object(std::move(owner)),
              [](py::object* p) {
-                 if (Py_IsInitialized() != 0) {  // the last array may go without the GIL, and after Python
+                 if (Py_IsInitialized() != 0) {  // the last array may be destroyed without the GIL or the interpreter
                      const py::gil_scoped_acquire gil;
                      delete p;
                  }
@@ -471,7 +468,7 @@ std::uintptr_t gpu::stream() const {
 void gpu::wait_quietly() noexcept {
     try {
         backend_.synchronize();
-    } catch (const cuda_error&) {  // the first error is the one that is told
+    } catch (const cuda_error&) {  // the first error is reported
     }
 }
 
@@ -486,11 +483,11 @@ memory device_memory_of(gpu& on, std::string_view function, std::string_view nam
     return out;
 }
 
-isic::any_device_view rows_of(const memory& m) {
-    return writable(m);
+any_device_view view_of(const memory& m) {
+    return span_of(m);
 }
 
-isic::any_device_span writable(const memory& m) {
+any_device_span span_of(const memory& m) {
     return {m.data, m.type, m.rows, m.cols, m.stride};
 }
 
@@ -504,8 +501,8 @@ device_values device_values_of(gpu& on, std::string_view function, std::string_v
     const layout& m = taken.values;
     const element* type = element_in(m);
     if (type == nullptr || std::ranges::find(types, type->name) == types.end()) {
-        detail::fail<value_error>(function, fmt::format("{} of {}", name, fmt::join(types, " or ")),
-                                  type == nullptr ? m.type_name : type->name);
+        fail<value_error>(function, fmt::format("{} of {}", name, fmt::join(types, " or ")),
+                          type == nullptr ? m.type_name : type->name);
     }
     require_compact(function, name, m);
     require_aligned(function, name, m.data, type->bytes);
@@ -526,8 +523,8 @@ device_array::device_array(shared_gpu on, const element& type, std::vector<index
 device_array::~device_array() {
     if (seen_by_others_) {
         try {
-            on_->backend().wait_stream(nullptr);  // others may have queued reads
-        } catch (const cuda_error&) {             // the memory goes in any case
+            on_->backend().wait_stream(nullptr);  // consumers may have queued reads
+        } catch (const cuda_error&) {             // the memory is freed in any case
         }
     }
 }

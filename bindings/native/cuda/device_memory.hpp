@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// \file
-/// Memory of Python callers on a device, seen where it lies: torch, DLPack producers and __cuda_array_interface__.
+/// Memory of Python callers on a device, read and edited in place: torch tensors, DLPack producers and
+/// __cuda_array_interface__.
 #pragma once
 
 #include <atomic>
@@ -12,7 +13,7 @@
 
 namespace isic::python {
 
-/// What arrays on a device hold: what a codebook may, token ids, and marks of rows.
+/// An element type of device arrays: codebook values, token ids or row marks.
 struct element {
     const char* name;     // numpy's
     const char* typestr;  // of __cuda_array_interface__, which knows no bfloat16
@@ -47,14 +48,15 @@ const element& element_of() {
     }
 }
 
-/// A codebook or other rows on the backend's device, as `memory_of` on the CPU; later work on the backend's stream comes
-/// after what its producer has queued. Errors: backend_error for memory of the CPU or of another device.
+/// A codebook or other rows on the backend's device, as `memory_of` on the CPU. Later work on the backend's stream
+/// waits for work that the producer has queued. Errors: backend_error for memory of the CPU or of another device.
 memory device_memory_of(gpu& on, std::string_view function, std::string_view name, py::handle object, access how);
 
-isic::any_device_view rows_of(const memory& m);
-isic::any_device_span writable(const memory& m);
+/// The run-time-typed views of device memory.
+any_device_view view_of(const memory& m);
+any_device_span span_of(const memory& m);
 
-/// f(device_span<T>) of the dtype type T.
+/// Calls f(device_span<T>) for the element type T of the memory.
 template <class F>
 auto with_device_span(const memory& m, F&& f) {
     switch (m.type) {
@@ -66,7 +68,7 @@ auto with_device_span(const memory& m, F&& f) {
     }
 }
 
-/// Values on the backend's device without gaps, of any shape.
+/// A contiguous array of any shape on the backend's device.
 struct device_values {
     const void* data;
     const element* type;
@@ -75,7 +77,7 @@ struct device_values {
 
     index_t size() const;
 };
-/// Errors: value_error unless they are of one of the types.
+/// Errors: value_error unless it has one of the types.
 device_values device_values_of(gpu& on, std::string_view function, std::string_view name, py::handle object,
                                const std::vector<std::string_view>& types);
 
@@ -87,7 +89,7 @@ struct device_ids {
 };
 device_ids device_ids_of(gpu& on, std::string_view function, std::string_view name, py::handle object);
 
-/// An array on a device that Python owns, compact. Its memory goes in the order of its backend's stream.
+/// A contiguous array on a device, owned by Python. Its memory is freed in the order of its backend's stream.
 class device_array {
 public:
     device_array(shared_gpu on, const element& type, std::vector<index_t> shape);
@@ -101,7 +103,8 @@ public:
     std::size_t bytes() const { return memory_.size(); }
     void* data() const { return memory_.data(); }
 
-    /// A stream of somebody else, who is going to read this, waits for ours; and ours for the default stream in the end.
+    /// Makes a consumer's stream wait for the backend's. The backend's stream then waits for the default stream before
+    /// the memory is freed.
     void hand_over(std::uintptr_t stream);
 
 private:
@@ -114,7 +117,7 @@ private:
 
 using shared_array = std::shared_ptr<device_array>;
 
-/// A copy of a matrix of isic's own, [rows x cols] or of its values only.
+/// A copy of a device matrix as an array of the given shape.
 template <class T>
 shared_array copy_of(const shared_gpu& on, const device_matrix<T>& m, std::vector<index_t> shape) {
     auto out = std::make_shared<device_array>(on, element_of<T>(), std::move(shape));

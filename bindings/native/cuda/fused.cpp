@@ -3,8 +3,6 @@
 
 #include <isic/detail/checks.hpp>
 
-#include <isic/cuda/codebook.hpp>
-
 #include "module.hpp"
 #include "states.hpp"
 
@@ -12,37 +10,26 @@ namespace isic::python {
 namespace {
 
 /// fused::device_basis in both precisions.
-struct basis_pair {
+struct basis_pair : in_both<fused::device_basis> {
     basis_pair() = default;
-    basis_pair(const shared_gpu& gpu, const subspace& harm)
-        : on(gpu),
-          narrow(on->run([&] { return fused::device_basis<float>(on->backend(), harm); })),
-          wide(on->run([&] { return fused::device_basis<double>(on->backend(), harm); })) {}
-
-    template <real A>
-    const fused::device_basis<A>& of() const {
-        if constexpr (std::same_as<A, float>) {
-            return narrow;
-        } else {
-            return wide;
-        }
-    }
+    basis_pair(const shared_gpu& gpu, const subspace& s)
+        : in_both{gpu->run([&] { return fused::device_basis<float>(gpu->backend(), s); }),
+                  gpu->run([&] { return fused::device_basis<double>(gpu->backend(), s); })},
+          on(gpu) {}
 
     shared_gpu on;
-    fused::device_basis<float> narrow;
-    fused::device_basis<double> wide;
 };
 
-/// Those of the call's backend.
+/// A basis of the backend of the call.
 class bases_on_device : public basis_holder<basis_pair> {
 public:
     bases_on_device(const shared_gpu& on, std::string_view function, std::string_view name, py::handle object)
-        : basis_holder(function, name, object, [&](const subspace& harm) { return basis_pair(on, harm); }) {
+        : basis_holder(function, name, object, [&](const subspace& s) { return basis_pair(on, s); }) {
         require_same_backend(function, "a Basis", on, get().on);
     }
 };
 
-/// Numbers on the device that may be left out, of what the rows are computed in.
+/// Optional numbers on the device, in the arithmetic of the rows.
 template <real A>
 class numbers_on_device {
 public:
@@ -62,11 +49,11 @@ private:
     std::optional<device_values> values_;
 };
 
-void fused_project_out(const shared_gpu& on, py::handle rows, py::handle harm, py::handle strength, py::handle center,
-                       py::handle weights) {
+void fused_project_out(const shared_gpu& on, py::handle rows, py::handle removed, py::handle strength,
+                       py::handle center, py::handle weights) {
     constexpr const char* f = "fused::project_out";
     const memory book = device_memory_of(*on, f, "rows", rows, access::edit);
-    const bases_on_device basis(on, f, "subspace", harm);
+    const bases_on_device basis(on, f, "subspace", removed);
     with_device_span(book, [&]<class T>(device_span<T> span) {
         using A = fused::arithmetic_of<T>;
         const std::optional<double> all = number_in(strength);
@@ -109,32 +96,28 @@ private:
     std::optional<device_values> locked_;
 };
 
-using fused_ema_state_on_device = on_a_backend<std::variant<device_ema_state<float>, device_ema_state<double>>>;
+using fused_ema_state_on_device = either_state_on_device<device_ema_state>;
 
-/// A step of codes by rows that are computed in the same arithmetic: take_step(codes, rows, state) of those types.
-template <template <class> class State, class Kept, class Step>
-void step_rows(const char* f, const shared_gpu& on, py::handle codes, const char* name, py::handle rows, Kept& state,
-               Step&& take_step) {
+/// Runs take_step(codes, rows, state), all three in one arithmetic, without the GIL.
+template <template <class> class State, class Step>
+void step_rows(const char* f, const shared_gpu& on, py::handle codes, const char* name, py::handle rows,
+               either_state_on_device<State>& state, Step&& take_step) {
     require_same_backend(f, "a state", on, state.on);
     const memory book = device_memory_of(*on, f, "codes", codes, access::edit),
                  other = device_memory_of(*on, f, name, rows, access::read);
     with_device_span(book, [&]<class T>(device_span<T> span) {
         using A = fused::arithmetic_of<T>;
-        auto* found = std::get_if<State<A>>(&state.value);
-        detail::require<value_error>(found != nullptr, f,
-                                     fmt::format("a state of {}, as the codes are computed", element_of<A>().name),
-                                     "one of the other type");
+        State<A>& found = get_real<A, State>(f, state.value, "as the codes are computed");
         with_device_span(other, [&]<class G>(device_span<G> more) {
             if constexpr (std::same_as<fused::arithmetic_of<G>, A>) {
                 state.on = on;
                 on->run([&] {
-                    take_step(span, more, *found);
+                    take_step(span, more, found);
                     return 0;
                 });
             } else {
-                detail::fail<value_error>(
-                    f, fmt::format("{} computed in {}, as the codes are", name, element_of<A>().name),
-                    element_of<G>().name);
+                fail<value_error>(f, fmt::format("{} computed in {}, as the codes are", name, element_of<A>().name),
+                                  element_of<G>().name);
             }
         });
     });
@@ -169,54 +152,21 @@ void fused_ema_update(const shared_gpu& on, py::handle codes, py::handle vectors
         });
 }
 
-/// device_code_index, and the codebook that it reads.
-class index_on_device {
-public:
-    index_on_device(const shared_gpu& on, py::handle codes, const std::string& metric, py::handle padding)
-        : on_(on), book_(device_memory_of(*on, "nearest_codes", "codes", codes, access::read)) {
-        const isic::metric how = metric_of("nearest_codes", metric);
-        const auto rows = indices_of("nearest_codes", "padding", padding);
-        packed_ = on_->run([&] { return cuda::detail::pack_codebook(on_->state(), rows_of(book_), how, rows); });
-    }
-
-    shared_array nearest(py::handle vectors) const {
-        const memory z = device_memory_of(*on_, "nearest_codes", "vectors", vectors, access::read);
-        auto ids = std::make_shared<device_array>(on_, element_of<std::int64_t>(), std::vector<index_t>{z.rows});
-        on_->run([&] {
-            cuda::detail::nearest(*packed_, rows_of(z), static_cast<std::int64_t*>(ids->data()));
-            return 0;
-        });
-        return ids;
-    }
-
-private:
-    shared_gpu on_;
-    memory book_;
-    std::shared_ptr<const cuda::detail::packed_codebook> packed_;
-};
-
 }  // namespace
 
 void bind_device_fused(py::module_& m) {
     py::class_<basis_pair>(m, "FusedBasis")
-        .def(py::init([](const shared_gpu& on, py::handle harm) {
-                 return basis_pair(on, subspace_of("fused::basis", "subspace", harm));
+        .def(py::init([](const shared_gpu& on, py::handle s) {
+                 return basis_pair(on, subspace_of("fused::basis", "subspace", s));
              }),
              "gpu"_a, py::arg("subspace").none(false))
         .def_property_readonly("rank", [](const basis_pair& b) { return b.wide.rank(); })
         .def_property_readonly("width", [](const basis_pair& b) { return b.wide.width(); });
 
     py::class_<fused_ema_state_on_device> ema(m, "FusedEmaState");
-    ema.def(state_of<fused_ema_state_on_device, device_ema_state<float>, device_ema_state<double>>("fused::ema_state"),
-            "dtype"_a);
-    def_part(ema, "counts", "fused::ema_state::counts", &device_ema_state<float>::counts,
-             &device_ema_state<double>::counts, true);
-    def_part(ema, "sums", "fused::ema_state::sums", &device_ema_state<float>::sums, &device_ema_state<double>::sums);
-
-    py::class_<index_on_device>(m, "CodeIndex")
-        .def(py::init<const shared_gpu&, py::handle, const std::string&, py::handle>(), "gpu"_a, "codes"_a, "metric"_a,
-             "padding"_a)
-        .def("nearest", &index_on_device::nearest, "vectors"_a);
+    ema.def(init_state<device_ema_state>("fused::ema_state"), "dtype"_a);
+    def_part(ema, "counts", "fused::ema_state::counts", [](auto& s) -> auto& { return s.counts; }, true);
+    def_part(ema, "sums", "fused::ema_state::sums", [](auto& s) -> auto& { return s.sums; });
 
     m.def("fused_project_out", &fused_project_out, "gpu"_a, "rows"_a, py::arg("subspace").none(false), "strength"_a,
           "center"_a, "weights"_a);

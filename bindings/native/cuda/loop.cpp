@@ -17,7 +17,7 @@ public:
     void send(py::handle device) {
         const memory to = device_memory_of(*on_, function, "the codebook", device, access::edit);
         on_->run([&] {
-            mirror_.send(writable(to));
+            mirror_.send(span_of(to));
             return 0;
         });
         to.note_edit();
@@ -28,7 +28,7 @@ private:
 
     cuda::detail::codebook_mirror made(py::handle device) const {
         const memory from = device_memory_of(*on_, function, "the codebook", device, access::read);
-        return on_->run([&] { return cuda::detail::codebook_mirror(on_->state(), rows_of(from), host_.span()); });
+        return on_->run([&] { return cuda::detail::codebook_mirror(on_->state(), view_of(from), host_.span()); });
     }
 
     shared_gpu on_;

@@ -13,7 +13,7 @@ struct edit_on_device {
     device_edit edit;
 };
 
-/// Whether an object has memory on a device, so that it is no option of the host.
+/// Whether an object is in memory of a device.
 bool on_a_device(py::handle object) {
     if (py::hasattr(object, "__dlpack_device__")) {
         return !is_host(dlpack_device(object).first);
@@ -21,17 +21,17 @@ bool on_a_device(py::handle object) {
     return py::hasattr(object, "__cuda_array_interface__");
 }
 
-edit_on_device python_project_out(const shared_gpu& on, py::handle codes, py::handle harm, py::kwargs options) {
+edit_on_device python_project_out(const shared_gpu& on, py::handle codes, py::handle removed, py::kwargs options) {
     constexpr std::string_view f = "project_out";
     const memory book = device_memory_of(*on, f, "codes", codes, access::edit);
-    const subspace s = subspace_of(f, "subspace", harm);
+    const subspace s = subspace_of(f, "subspace", removed);
     device_projection_options more;
     more.can_undo = option_of<bool>("project_out", "can_undo", options["can_undo"]);
     memory target;
     if (on_a_device(options["target"])) {
         target = device_memory_of(*on, f, "target", options["target"], access::read);
-        detail::require<value_error>(target.type == dtype::f64, f, "a target of float64 on the device",
-                                     element_of(target.type).name);
+        require<value_error>(target.type == dtype::f64, f, "a target of float64 on the device",
+                             element_of(target.type).name);
         more.target = {static_cast<const double*>(target.data), target.rows, target.cols, target.stride};
         options["target"] = py::none();
     }

@@ -8,7 +8,7 @@
 namespace isic::python {
 namespace {
 
-/// isic::device_accumulator over any dtype type, with the codebook that it looks into.
+/// The moments of isic::device_accumulator with the memory of their codebook.
 struct device_pairs {
     shared_gpu on;
     memory book;
@@ -22,7 +22,7 @@ device_pairs make_pairs(const shared_gpu& on, py::handle codes, std::optional<in
         return {on, {}, on->run([&] { return cuda::detail::moments(on->state(), *width, keep_safe_moment); })};
     }
     memory book = device_memory_of(*on, who, "codes", codes, access::read);
-    cuda::detail::moments moments = on->run([&] { return cuda::detail::moments(on->state(), rows_of(book)); });
+    cuda::detail::moments moments = on->run([&] { return cuda::detail::moments(on->state(), view_of(book)); });
     return {on, std::move(book), std::move(moments)};
 }
 
@@ -31,8 +31,8 @@ void add_ids(device_pairs& self, py::handle harmful, py::handle safe) {
     const device_ids h = device_ids_of(*self.on, f, "harmful_ids", harmful),
                      s = device_ids_of(*self.on, f, "safe_ids", safe);
     if (h.shape != s.shape) {
-        detail::fail<shape_error>(f, fmt::format("safe ids of shape [{}]", fmt::join(h.shape, ", ")),
-                                  fmt::format("[{}]", fmt::join(s.shape, ", ")));
+        fail<shape_error>(f, fmt::format("safe ids of shape [{}]", fmt::join(h.shape, ", ")),
+                          fmt::format("[{}]", fmt::join(s.shape, ", ")));
     }
     self.on->run([&] {
         self.moments.add_ids(h.ids, s.ids);
@@ -53,13 +53,13 @@ void add_rows(device_pairs& self, py::handle harmful, py::handle safe) {
     const memory h = device_memory_of(*self.on, f, "harmful", harmful, access::read),
                  s = device_memory_of(*self.on, f, "safe", safe, access::read);
     self.on->run([&] {
-        self.moments.add_rows(rows_of(h), rows_of(s));
+        self.moments.add_rows(view_of(h), view_of(s));
         return 0;
     });
 }
 
 void require_same_backend(std::string_view function, const shared_gpu& a, const shared_gpu& b) {
-    detail::require<value_error>(a == b, function, "an accumulator of the same backend", "one of another");
+    require<value_error>(a == b, function, "an accumulator of the same backend", "one of another");
 }
 
 device_fit_options options_of(const py::kwargs& o) {

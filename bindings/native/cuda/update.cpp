@@ -6,8 +6,8 @@
 namespace isic::python {
 namespace {
 
-using ema_state_on_device = on_a_backend<device_ema_state<double>>;
-using sgd_state_on_device = on_a_backend<std::variant<device_sgd_state<float>, device_sgd_state<double>>>;
+using ema_state_on_device = on_a_backend<std::variant<device_ema_state<double>>>;
+using sgd_state_on_device = either_state_on_device<device_sgd_state>;
 using assignments_on_device = on_a_backend<device_assignments>;
 using constraint_on_device = on_a_backend<device_constraint>;
 using summary_on_device = on_a_backend<update_future>;
@@ -22,7 +22,7 @@ const device_constraint& limits_of(std::string_view function, const shared_gpu& 
     return limits->value;
 }
 
-/// Runs an update of a codebook; `update` is given its span.
+/// Runs update(span) of a codebook without the GIL.
 template <class F>
 summary_on_device updated(std::string_view function, const shared_gpu& on, py::handle codes, F&& update) {
     const memory book = device_memory_of(*on, function, "codes", codes, access::edit);
@@ -59,8 +59,9 @@ summary_on_device python_ema(const shared_gpu& on, py::handle codes, ema_state_o
     require_same_backend("ema_update", "a batch", on, batch.on);
     require_same_backend("ema_update", "a state", on, state.on);
     state.on = on;
-    return updated("ema_update", on, codes,
-                   [&](auto span) { return ema_update(on->backend(), span, state.value, batch.value, decay, c); });
+    return updated("ema_update", on, codes, [&](auto span) {
+        return ema_update(on->backend(), span, std::get<0>(state.value), batch.value, decay, c);
+    });
 }
 
 template <class State, class Step>
@@ -111,34 +112,23 @@ void bind_device_update(py::module_& m) {
         return object_of(s.on->run([&] { return s.value.get(); }));
     });
 
-    py::class_<ema_state_on_device>(m, "EmaState")
-        .def(py::init<>())
-        .def_property(
-            "counts", [](const ema_state_on_device& s) { return part_of(s.on, s.value.counts, true); },
-            [](ema_state_on_device& s, const shared_array& from) {
-                set_part("ema_state::counts", s.on, s.value.counts, from);
-            })
-        .def_property(
-            "sums", [](const ema_state_on_device& s) { return part_of(s.on, s.value.sums); },
-            [](ema_state_on_device& s, const shared_array& from) {
-                set_part("ema_state::sums", s.on, s.value.sums, from);
-            });
+    py::class_<ema_state_on_device> ema(m, "EmaState");
+    ema.def(py::init<>());
+    def_part(ema, "counts", "ema_state::counts", [](auto& s) -> auto& { return s.counts; }, true);
+    def_part(ema, "sums", "ema_state::sums", [](auto& s) -> auto& { return s.sums; });
 
     py::class_<sgd_state_on_device> sgd(m, "SgdState");
-    sgd.def(state_of<sgd_state_on_device, device_sgd_state<float>, device_sgd_state<double>>("sgd_state"), "dtype"_a);
-    def_part(sgd, "velocity", "sgd_state::velocity", &device_sgd_state<float>::velocity,
-             &device_sgd_state<double>::velocity);
+    sgd.def(init_state<device_sgd_state>("sgd_state"), "dtype"_a);
+    def_part(sgd, "velocity", "sgd_state::velocity", [](auto& s) -> auto& { return s.velocity; });
 
     py::class_<adam_state_on_device> adam(m, "AdamState");
-    adam.def(state_of<adam_state_on_device, device_adam_state<float>, device_adam_state<double>>("adam_state"),
-             "dtype"_a)
+    adam.def(init_state<device_adam_state>("adam_state"), "dtype"_a)
         .def_property(
             "steps",
-            [](const adam_state_on_device& a) { return std::visit([](const auto& s) { return s.steps; }, a.value); },
-            [](adam_state_on_device& a, index_t steps) { std::visit([&](auto& s) { s.steps = steps; }, a.value); });
-    def_part(adam, "mean", "adam_state::mean", &device_adam_state<float>::mean, &device_adam_state<double>::mean);
-    def_part(adam, "square", "adam_state::square", &device_adam_state<float>::square,
-             &device_adam_state<double>::square);
+            [](const adam_state_on_device& s) { return std::visit([](const auto& v) { return v.steps; }, s.value); },
+            [](adam_state_on_device& s, index_t steps) { std::visit([&](auto& v) { v.steps = steps; }, s.value); });
+    def_part(adam, "mean", "adam_state::mean", [](auto& s) -> auto& { return s.mean; });
+    def_part(adam, "square", "adam_state::square", [](auto& s) -> auto& { return s.square; });
 
     m.def("assign", &python_assign, "gpu"_a, "vectors"_a, "ids"_a, "codes"_a);
     m.def("ridge_update", &python_ridge, "gpu"_a, "codes"_a, "batch"_a, "weight"_a, "constraint"_a.none(true));
